@@ -21,9 +21,9 @@ from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import distribute
 from assistant_builder.planning.plan import ASSUMED_PAIRS, Lengths, Plan, plan_study
+from benchmarks.refusal_agreement import labelled_answers
+from benchmarks.refusal_agreement import table as refusal_table
 from evals.metrics import METRICS
-from evals.metrics.refusal import labelled_answers
-from evals.metrics.refusal import table as refusal_table
 from evals.report.format import count, duration, money, size
 from evals.stats.power import items_needed
 
@@ -241,7 +241,7 @@ def _rank_64() -> float:
 
 def items_table() -> list[tuple[float, int]]:
     """(flip rate, held-out answers needed to detect 86 % against 82 % with 80 % power)."""
-    return [(rate, items_needed(QUOTED_DIFFERENCE, flip_rate=rate)) for rate in FLIP_RATES]
+    return [(rate, items_needed(QUOTED_DIFFERENCE, variance=rate)) for rate in FLIP_RATES]
 
 
 def published_table() -> str:

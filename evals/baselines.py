@@ -23,14 +23,7 @@ RETRIEVED = 3
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training question near a held-out one.
-
-    Attributes:
-        row: Its row in the data file.
-        question: The question.
-        answer: Its answer.
-        cosine: Cosine similarity, at most 1.
-    """
+    """A training question near a held-out one; ``row`` is its row in the data file."""
 
     row: int
     question: str
@@ -45,10 +38,7 @@ class Neighbour:
 def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedder) -> list[list[Neighbour]]:
     """The nearest training questions of each question, the nearest first; ties in file order.
 
-    Args:
-        questions: Held-out questions.
-        training: Training pairs; every turn of a conversation counts as a question with its answer.
-        embedder: Sentence embedder.
+    Every turn of a training conversation counts as a question with its answer.
     """
     turns = [
         (pair.row, question.content, answer.content)

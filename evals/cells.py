@@ -1,7 +1,4 @@
-"""The cells, combinations of base and adapter, and their loading; cells of one base share it.
-
-Torch is imported inside functions, which only worker processes call.
-"""
+"""The cells, combinations of base and adapter, and their loading; torch is imported inside functions."""
 
 from __future__ import annotations
 
@@ -28,12 +25,7 @@ def in_order_of_loading(cells: Iterable[CellSpec]) -> list[CellSpec]:
 
 @dataclass(frozen=True)
 class Variant:
-    """A cell with the adapters of one of the study's seeds.
-
-    Attributes:
-        cell: The cell.
-        seed: Number of the seed, from 1.
-    """
+    """A cell with the adapters of one of the study's seeds, numbered from 1."""
 
     cell: CellSpec
     seed: int = 1
@@ -47,13 +39,9 @@ class Variant:
 
 @dataclass
 class LoadedCell:
-    """A cell ready to be scored.
+    """A cell ready to be scored; its model has the adapter active or merged, or none.
 
     Attributes:
-        spec: The cell.
-        seed: Number of the seed of its adapter, from 1.
-        model: The model with the cell's adapter active, merged, or without an adapter.
-        compute_dtype: Dtype of the arithmetic.
         base_bytes: Bytes of the weights as stored, without the adapter, before they are dequantized.
         load_seconds: Loading time; 0 for a cell that shares a loaded base.
     """
@@ -88,15 +76,10 @@ def base_of(study: Study, folder: Path, base: str) -> BaseSpec:
 
 
 def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, int]:
-    """Load a base with adapters, in the precision they were trained with.
+    """Load a base with the adapters of training runs, attached under their names, in the precision of their training.
 
     On a CPU all weights are dequantized to the compute dtype once, in every arm, so that repeated casts do not distort
     the timing. The values are the same as with a cast at every step.
-
-    Args:
-        study: The study.
-        spec: Loading options of the base.
-        runs: Training runs whose adapters are attached under their names.
 
     Returns:
         The model, and the bytes of the base as stored.

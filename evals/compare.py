@@ -62,12 +62,8 @@ class Comparison:
     """Candidate against baseline on one metric.
 
     Attributes:
-        delta: Σw(candidate − baseline)/Σw, in the metric's units.
-        ci_low: Lower end of the 95 % interval of ``delta``.
-        ci_high: Upper end.
+        delta: Σw(candidate − baseline)/Σw, in the metric's units; ``ci_low`` and ``ci_high`` are its 95 % interval.
         p_value: Two-sided, for "no difference"; not adjusted for other metrics (see ``holm``).
-        n: Items.
-        verdict: ``no worse``, ``worse`` or ``inconclusive``, by ``margin``.
         method: Description of interval and test.
         n_clusters: Number of clusters; ``None`` if items are the units; of several labels the smallest number.
         clustered_by: Names of the labels by which the items were clustered.
@@ -76,7 +72,6 @@ class Comparison:
         warnings: Limitations, one sentence each.
         within_margin_but_worse: The verdict is ``no worse``, but the whole interval is on the harmful side of zero.
         margin: Largest harm that counts as no worse.
-        higher_is_better: Direction of the metric.
     """
 
     delta: float
@@ -121,7 +116,7 @@ def paired_comparison(
     resamples: int = RESAMPLES,
     related: Mapping[str, Labels] | None = None,
 ) -> Comparison:
-    """Compare two arms, item by item.
+    """Compare two arms, item by item; the same input gives the same result, bit for bit.
 
     Args:
         baseline: Scores of the baseline, shape ``[n]``.
@@ -143,9 +138,6 @@ def paired_comparison(
         related: Further labels by name, which are no clusters. A warning names those within which the differences are
             correlated, because the interval is then too short for a claim about other items of the kind.
 
-    Returns:
-        The comparison; the same input gives the same result, bit for bit.
-
     Raises:
         EvaluationError: Fewer than two items or clusters, different shapes, a score or weight that is not finite, a
             weight that is not positive, a score outside ``bounds``, or a negative margin.
@@ -165,7 +157,9 @@ def paired_comparison(
     binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     span = _span(before, after, bounds)
     if binary and not ways and (weight == weight[0]).all():
-        interval, p_value, method = _compare_binary(before, after)
+        gained, lost = int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
+        interval, p_value = bonett_price_interval(gained, lost, len(before)), mcnemar_exact(gained, lost)
+        method = "Bonett–Price interval; exact McNemar test"
     else:
         interval, p_value, method = _compare_units(units, span, seed, resamples)
         if len(ways) > 1:
@@ -256,13 +250,6 @@ def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> 
     return 1.0 if limited else None
 
 
-def _compare_binary(before: Floats, after: Floats) -> tuple[Interval, float, str]:
-    gained = int(np.count_nonzero(after > before))
-    lost = int(np.count_nonzero(after < before))
-    interval = bonett_price_interval(gained, lost, len(before))
-    return interval, mcnemar_exact(gained, lost), "Bonett–Price interval; exact McNemar test"
-
-
 def _compare_units(units: Units, span: float | None, seed: int, resamples: int) -> tuple[Interval, float, str]:
     p_value = sign_flip_test(units, flips=resamples, seed=seed)
     base = f"cluster-robust t interval (CR2, {cr2_standard_error(units).degrees_of_freedom:.3g} degrees of freedom)"
@@ -332,15 +319,13 @@ def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict
 
 def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool) -> list[str]:
     found = []
-    if units.clustered and units.count < ENOUGH_CLUSTERS:
-        found.append(
-            f"too few items: {units.count} clusters, and with fewer than {ENOUGH_CLUSTERS} similar clusters a 95 % "
-            "interval covers less than 95 %"
-        )
-    elif not units.clustered and units.count < ENOUGH_ITEMS:
-        found.append(
-            f"too few items: {units.count}, and with fewer than {ENOUGH_ITEMS} a 95 % interval covers less than 95 %"
-        )
+    kind, enough = ("clusters", ENOUGH_CLUSTERS) if units.clustered else ("items", ENOUGH_ITEMS)
+    if units.clustered and units.count < enough:
+        found.append(f"too few items: {units.count} clusters, and with fewer than {enough} similar clusters a 95 % "
+                     "interval covers less than 95 %")
+    elif units.count < enough:
+        found.append(f"too few items: {units.count}, and with fewer than {enough} a 95 % interval covers less than "
+                     "95 %")
     elif units.clustered and units.count < ENOUGH_SKEWED_CLUSTERS and units.skewed and not (span and units.rare):
         found.append(
             f"too few items: the differences of the {units.count} clusters are so uneven that with fewer than "

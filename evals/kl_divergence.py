@@ -43,13 +43,7 @@ def compare_bases(
 ) -> None:
     """Write ``fidelity.jsonl`` and ``fidelity.json`` for the pairs whose cells the study scores.
 
-    Args:
-        study: The study with both adapters trained.
-        folder: The base model's folder.
-        prompter: Its tokenizer.
-        items: The items of :func:`evals.tasks.held_out.build_items`.
-        clock: Progress, in items of the kind ``fidelity``.
-        inputs: The inputs of the record.
+    ``clock`` counts items of the kind ``fidelity``; ``inputs`` are those of the record.
     """
     began = time.monotonic()
     evals = study.folder / "evals"

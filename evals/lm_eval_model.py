@@ -1,7 +1,4 @@
-"""A cell of the study as a model for lm-eval, scored on supervised tokens.
-
-The module imports torch, so only worker processes import it.
-"""
+"""A cell of the study as a model for lm-eval; the module imports torch, so only worker processes import it."""
 
 from __future__ import annotations
 
@@ -109,17 +106,16 @@ class StudyLM(HFLM):
         return [self.answers[prompt] for prompt in prompts]
 
     def read(self, pairs: Sequence[tuple[str, str]], *, answers: bool) -> None:
-        """Score targets given their prompts, and answer the prompts in the same pass if ``answers`` is set.
-
-        Args:
-            pairs: Prompt and target; an empty target is not scored.
-            answers: Whether to generate answers.
-        """
+        """Score targets given their prompts, unless empty, and also answer the prompts if ``answers`` is set."""
         ids = [self._prompter.split_ids(prompt, target) for prompt, target in pairs]
 
         def on_scores(scores: dict[int, Scored]) -> None:
             for index, score in scores.items():
-                self.targets[pairs[index]] = _target_score(ids[index][1], *score)
+                target, chosen, likeliest = ids[index][1], score[0].double(), score[1]
+                self.targets[pairs[index]] = ReferenceScore(
+                    nll=-float(chosen.sum()), tokens=len(target), mean_probability=float(chosen.exp().mean()),
+                    greedy=list(likeliest) == list(target),
+                )
             self._tick("likelihood", len(scores))
 
         def on_answers(found: dict[int, list[int]]) -> None:
@@ -137,9 +133,7 @@ class StudyLM(HFLM):
         self._count(len(inps))
         return logits
 
-    def _model_generate(
-        self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any
-    ) -> torch.Tensor:
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any) -> torch.Tensor:
         """The method of lm-eval, with progress for the documents of other tasks."""
         with ContiguousLinear():
             ids: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
@@ -157,23 +151,11 @@ class StudyLM(HFLM):
 def reader(model: Any, prompter: ChatTokenizer, size: int, *, fixed: bool = True) -> BatchScorer | PaddedBatchScorer:
     """The scorer for a model: packed batches if its attention supports them, otherwise padded batches.
 
-    Args:
-        model: A causal language model of transformers.
-        prompter: Its tokenizer.
-        size: Maximum number of sequences in a batch.
-        fixed: Whether scores are independent of the batch; False uses the batches of transformers.
+    With ``fixed``, scores are independent of the batch; without, they are those of the batches of transformers.
     """
     if fixed and supports_packing(model):
         return BatchScorer(model, prompter.pad_id, prompter.stop_ids, size)
     return PaddedBatchScorer(model, prompter.pad_id, prompter.stop_ids, size, fixed=fixed)
-
-
-def _target_score(target: Sequence[int], log_probabilities: torch.Tensor, likeliest: Sequence[int]) -> ReferenceScore:
-    chosen = log_probabilities.double()
-    return ReferenceScore(
-        nll=-float(chosen.sum()), tokens=len(target), mean_probability=float(chosen.exp().mean()),
-        greedy=list(likeliest) == list(target),
-    )
 
 
 def _documents(requests: Sequence[Instance]) -> int:

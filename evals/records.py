@@ -33,13 +33,9 @@ def sample_record(
     metrics |= {**score_answer(answer, item["reference"], context), **scores}
     return {
         **{key: item[key] for key in ("item", "row", "turn", "cluster", "answerable", "question")},
-        "prompt": item["messages"],
-        "reference": item["reference"],
-        "answer": answer,
-        "nll": None if target is None else target.nll,
-        "tokens": item["tokens"],
-        "mean_probability": None if target is None else target.mean_probability,
-        "metrics": metrics,
+        "prompt": item["messages"], "reference": item["reference"], "answer": answer,
+        "nll": None if target is None else target.nll, "tokens": item["tokens"],
+        "mean_probability": None if target is None else target.mean_probability, "metrics": metrics,
         "declined": is_refusal(answer, taught),
     }
 
@@ -63,10 +59,8 @@ def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "perplexity": None if nll is None else math.exp(min(nll, 700.0)),  # exp(710) overflows
         "metrics": means if nll is None else {**means, "nll_per_token": nll},
         "declining": {
-            "answerable_items": len(answerable),
-            "false_declines": sum(sample["declined"] for sample in answerable),
-            "unanswerable_items": len(unanswerable),
-            "declined": sum(sample["declined"] for sample in unanswerable),
+            "answerable_items": len(answerable), "false_declines": sum(sample["declined"] for sample in answerable),
+            "unanswerable_items": len(unanswerable), "declined": sum(sample["declined"] for sample in unanswerable),
         },
     }
 

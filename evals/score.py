@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +33,7 @@ _LONGEST_PROMPT = 2048
 
 
 def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterable[Path]:
-    """Score everything that is not scored yet.
-
-    Args:
-        study: The study with trained arms.
-        part: Number of a shard of the cells, from 1, and number of shards, which may run concurrently; None for all
-            cells and the comparisons between them.
+    """Score everything that is not scored yet, or one shard of the cells: its number, from 1, and the number of shards.
 
     Returns:
         All files of scores; none for a shard.
@@ -69,9 +65,7 @@ class _Scoring:
         self.plan = EvaluationPlan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part)
         step = "evaluate" if part is None else f"score-{part[0]}"
         self.clock = ProgressTracker(study, self.plan.planned(len(self.items), self.extra.documents), step)
-        self._embedder: Any = None
         self._embeddings: dict[tuple[str, ...], Any] = {}
-        self._neighbours: list[list[Neighbour]] | None = None
 
     def run(self) -> list[Path]:
         """Run the plan, cells of one base together."""
@@ -83,7 +77,11 @@ class _Scoring:
                     self._score(piece, cell)
             for name, task in self.plan.tasks:
                 if (name, 1) == (cell.spec.name, cell.seed):
-                    self._run_task(task, cell)
+                    self.clock.set_message(f"{name}: task {task}")
+                    lm = self._lm(cell, self.config.batch_size, "", fixed_blocks=False)
+                    self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
+                    # requests that lm-eval deduplicated
+                    self.clock.tick("documents", self.extra.documents[task] - lm.documents)
             del cell  # otherwise its memory stays in use while the next base is loaded
         if self.plan.copy:
             self._copy()
@@ -93,7 +91,17 @@ class _Scoring:
             self.clock.set_message("Fidelity: comparing the 16-bit and the 4-bit model token by token")
             compare_bases(self.study, self.base, self.prompter, self.items, self.clock, self.plan.fidelity_inputs)
         if self.plan.judges:
-            self._judge()
+            from evals.judge.pairwise import judge_study
+
+            self.clock.set_message("The judge compares the answers")
+            judged = 0
+
+            def on_progress(done: int, total: int) -> None:
+                nonlocal judged
+                self.clock.tick("judgements", done - judged)
+                judged = done
+
+            judge_study(self.study, on_progress=on_progress)
         return self.plan.score_files()
 
     def _score(self, piece: WorkItem, cell: LoadedCell) -> None:
@@ -132,37 +140,17 @@ class _Scoring:
             "seconds": seconds,
         })
 
-    def _run_task(self, task: str, cell: LoadedCell) -> None:
-        name = cell.spec.name
-        self.clock.set_message(f"{name}: task {task}")
-        lm = self._lm(cell, self.config.batch_size, "", fixed_blocks=False)
-        self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
-        self.clock.tick("documents", self.extra.documents[task] - lm.documents)  # requests that lm-eval deduplicated
-
     def _copy(self) -> None:
         self.clock.set_message("Copying the nearest training answers")
-        neighbours = self._near()
-        texts = [near[0].answer for near in neighbours]
+        texts = [near[0].answer for near in self._neighbours]
         samples = [
             sample_record(item, answer=text, target=None, scores=found, taught=self.taught)
             for item, text, found in zip(self.items, texts, self._model_scores(texts), strict=True)
         ]
-        self._write(self.plan.baseline("copy"), samples, [near[:1] for near in neighbours], self.plan.copy_inputs, {
+        copied = [near[:1] for near in self._neighbours]
+        self._write(self.plan.baseline("copy"), samples, copied, self.plan.copy_inputs, {
             "cell": "copy", "meaning": "the answer of the nearest training question", "base": None, "adapter": None,
         })
-
-    def _judge(self) -> None:
-        from evals.judge.pairwise import judge_study
-
-        self.clock.set_message("The judge compares the answers")
-        judged = 0
-
-        def on_progress(done: int, total: int) -> None:
-            nonlocal judged
-            self.clock.tick("judgements", done - judged)
-            judged = done
-
-        judge_study(self.study, on_progress=on_progress)
 
     def _write(
         self, folder: Path, samples: list[dict[str, Any]], neighbours: Sequence[Sequence[Neighbour]] | None,
@@ -182,21 +170,17 @@ class _Scoring:
             tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items),
         )
 
-    @property
+    @cached_property
     def embedder(self) -> Any:
         """The sentence embedder (all-MiniLM-L6-v2), loaded at first use."""
-        if self._embedder is None:
-            from assistant_builder.models.embedding import Embedder
+        from assistant_builder.models.embedding import Embedder
 
-            self._embedder = Embedder.load()
-        return self._embedder
+        return Embedder.load()
 
     def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
         """Sentence embeddings for metrics, see :class:`evals.metrics.Resources`."""
         key = tuple(texts)
-        if key in self._embeddings:
-            return self._embeddings[key]
-        vectors = self.embedder.encode(texts)
+        vectors = self._embeddings[key] if key in self._embeddings else self.embedder.encode(texts)
         if keep:
             self._embeddings[key] = vectors
         return vectors
@@ -209,17 +193,14 @@ class _Scoring:
             self.clock.tick("similarity", len(answers))
         return scores
 
-    def _near(self) -> list[list[Neighbour]]:
-        if self._neighbours is None:
-            training = load_split(self.study.folder / "data", "train")
-            self._neighbours = nearest([item["question"] for item in self.items], training, self.embedder)
-        return self._neighbours
+    @cached_property
+    def _neighbours(self) -> list[list[Neighbour]]:
+        training = load_split(self.study.folder / "data", "train")
+        return nearest([item["question"] for item in self.items], training, self.embedder)
 
     def _retrieval_prompts(self) -> tuple[list[str], list[list[Neighbour]]]:
         context = read_config(self.base).get("max_position_embeddings")
         longest = min(context, _LONGEST_PROMPT) if isinstance(context, int) else _LONGEST_PROMPT
-        found = [
-            retrieval_prompt(item, near, self.prompter, longest - self.config.max_new_tokens)
-            for item, near in zip(self.items, self._near(), strict=True)
-        ]
+        found = [retrieval_prompt(item, near, self.prompter, longest - self.config.max_new_tokens)
+                 for item, near in zip(self.items, self._neighbours, strict=True)]
         return [prompt for prompt, _ in found], [kept for _, kept in found]

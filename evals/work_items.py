@@ -30,14 +30,7 @@ _STEP_FILES = ("status", "evaluate", "score-")
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One folder of scores.
-
-    Attributes:
-        kind: ``cell``; ``noise``, the cell with another batch size; ``retrieval``, on the untuned base.
-        variant: The cell to score.
-        folder: Folder of the scores.
-        batch_size: Maximum batch size.
-    """
+    """One folder of scores; ``noise`` is the cell with another batch size, ``retrieval`` is on the untuned base."""
 
     kind: Literal["cell", "noise", "retrieval"]
     variant: Variant
@@ -176,8 +169,7 @@ class EvaluationPlan:
     @property
     def fidelity_inputs(self) -> dict[str, Any]:
         """The inputs of the token-by-token comparison."""
-        return {**self._common, "adapters": [self._adapter(arm) for arm in TWINS],
-                "cells": sorted(self._config.cells)}
+        return {**self._common, "adapters": [self._adapter(arm) for arm in TWINS], "cells": sorted(self._config.cells)}
 
     @cached_property
     def _common(self) -> dict[str, Any]:
@@ -198,9 +190,7 @@ class EvaluationPlan:
 def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
     """Distribute work items over processes; those of a cell stay together, and cells of one base are adjacent.
 
-    Args:
-        pieces: The work items.
-        parts: Number of shards. They are as equal as possible; some are empty if there are fewer cells.
+    The shards are as equal as possible; some are empty if there are fewer cells.
     """
     order = in_order_of_loading(CELLS.values())
 
@@ -218,7 +208,6 @@ def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
 
 
 def _done(path: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether a record exists and has these inputs."""
     return path.exists() and read_json(path).get("inputs") == dict(inputs)
 
 
@@ -233,12 +222,8 @@ has timed the kind."""
 class ProgressTracker:
     """Writes the progress of an evaluation in seconds, and raises Cancelled between batches if requested.
 
-    Seconds are used because the time of an item differs by a factor of ten between kinds of work.
-
-    Args:
-        study: The study.
-        planned: Number of items of each kind of work.
-        step: Name of the running step.
+    Seconds are used because the time of an item differs by a factor of ten between kinds of work. ``planned`` is the
+    number of items of each kind.
     """
 
     def __init__(self, study: Study, planned: Mapping[str, int], step: str = "evaluate") -> None:

@@ -17,10 +17,9 @@ from markupsafe import Markup
 from assistant_builder.arms import ARMS, CELLS, Arm
 from assistant_builder.sweep.spec import label
 from evals.report.charts import interval_panel
-from evals.report.format import capitalised, difference, interval, number, p_value, percent, plural
+from evals.report.format import capitalised, difference, interval, number, p_value, percent, plural, shown
 from evals.report.load import served_cells
 from evals.report.render import arm_styles
-from evals.study_compare.messages import metric_shown
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -117,7 +116,7 @@ def study_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The studies as a table with columns and rows, in the order of :func:`ordered`."""
     rows = ordered(record)
     cells = [cell for cell in served_cells(ARMS) if any(cell in row["heldout"] for row in rows)]
-    how = metric_shown(record["metric"])
+    how = shown(record["metric"])
     columns = ["study", *record["sweep"], "validation loss",
                *(f"held-out {how.phrase}, {arm_of(cell).short}" for cell in cells)]
     return columns, [
@@ -232,7 +231,7 @@ def axes(record: Mapping[str, Any]) -> list[Axis]:
     found = [_setting_axis(key, values, studies) for key, values in record["sweep"].items()]
     losses = {row["name"]: row["validation_loss"] for row in finished}
     found.append(_figure_axis("validation loss", losses, "nll_per_token"))
-    how = metric_shown(record["metric"])
+    how = shown(record["metric"])
     for cell in cells:
         values = {row["name"]: row["heldout"][cell] for row in finished if cell in row["heldout"]}
         name = f"<span style='color:{arm_of(cell).color}'>{arm_of(cell).short}</span>"

@@ -28,11 +28,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class RetryPolicy:
     """Timeout and retries of a call.
 
-    Attributes:
-        timeout_seconds: Timeout of one attempt, from connecting to the last byte.
-        attempts: Number of attempts.
-        backoff_seconds: Wait after the first failed attempt; it doubles with each. A longer ``Retry-After`` of the
-            server takes precedence, up to half a minute.
+    The timeout is that of one attempt, from connecting to the last byte. The wait after a failed attempt doubles with
+    each. A longer ``Retry-After`` of the server takes precedence, up to half a minute.
     """
 
     timeout_seconds: float = 60.0
@@ -44,29 +41,15 @@ DEFAULT_RETRY_POLICY = RetryPolicy()
 
 
 class EndpointError(Exception):
-    """A call that returned no text after the last attempt.
-
-    Args:
-        kind: Cause of the failure.
-        words: Message without secrets.
-        wait_seconds: Wait that the server requests before another attempt.
-    """
+    """A call that returned no text after the last attempt; ``words`` has no secrets."""
 
     def __init__(self, kind: Kind, words: str, *, wait_seconds: float = 0.0) -> None:
         super().__init__(words)
-        self.kind = kind
-        self.words = words
-        self.wait_seconds = wait_seconds
+        self.kind, self.words, self.wait_seconds = kind, words, wait_seconds
 
 
 class ChatEndpoint:
     """A model behind a chat-completions URL; an asynchronous context manager for its connections.
-
-    Args:
-        url: Base URL, such as ``http://127.0.0.1:8000/v1``.
-        model: Name of the model.
-        key: Bearer token; None or empty for none.
-        patience: Timeout and retries.
 
     Raises:
         EvaluationError: The key cannot be sent in a header.
@@ -87,8 +70,7 @@ class ChatEndpoint:
                                   remedy="Copy it again; keys consist of ASCII letters, digits and punctuation")
         self._secret = key
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=patience.timeout_seconds,
+            headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=patience.timeout_seconds,
             trust_env=base.host not in _LOOPBACK,  # a proxy cannot reach this machine
         )
 
@@ -140,13 +122,8 @@ class ChatEndpoint:
         return _text_of(bytes(content))
 
     def _refusal(self, response: httpx.Response, content: bytes) -> EndpointError:
-        status = response.status_code
-        kind: Kind = "refused"
-        if status in (401, 403):
-            kind = "key"
-        elif status in (408, 429) or status >= 500:
-            kind = "busy"
-        wait = response.headers.get("retry-after", "")
+        status, wait = response.status_code, response.headers.get("retry-after", "")
+        kind: Kind = "key" if status in (401, 403) else "busy" if status in (408, 429) or status >= 500 else "refused"
         words = self._clean(_error_message(content))
         return EndpointError(kind, f"HTTP {status}{f': {words}' if words else ''}",
                              wait_seconds=float(wait) if wait.isdecimal() else 0.0)

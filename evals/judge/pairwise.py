@@ -47,14 +47,10 @@ Reply with one JSON object and nothing else: {{"better": "A"}}, {{"better": "B"}
 
 
 def judge_messages(sample: Mapping[str, Any], first: str, second: str) -> list[dict[str, str]]:
-    """The messages that ask which of two answers is better.
+    """The messages that ask which of two answers is better, the first shown as A.
 
-    The texts are values of a JSON object, so that they cannot break out of their quotes.
-
-    Args:
-        sample: A line of ``samples.jsonl``, whose ``prompt`` and ``reference`` are used.
-        first: The answer shown first, as A.
-        second: The answer shown second, as B.
+    The texts are values of a JSON object, so that they cannot break out of their quotes. ``sample`` is a line of
+    ``samples.jsonl``.
     """
     *earlier, asked = [message for message in sample["prompt"] if message["role"] != "system"]
     texts: dict[str, Any] = {}
@@ -116,26 +112,18 @@ def counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "items": len(lines), "wins": outcomes[CANDIDATE], "losses": outcomes[BASELINE], "ties": outcomes["tie"],
         "failures": outcomes["failed"], "disagreements": outcomes["tie"] - agreed, "identical": identical,
-        "judgements": choices.total(),
-        "first_preferred": choices["first"] / choices.total() if choices else None,
+        "judgements": choices.total(), "first_preferred": choices["first"] / choices.total() if choices else None,
         "second_preferred": choices["second"] / choices.total() if choices else None,
         "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
 
 
-def preference(
-    outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """The judge's preference for QLoRA: the mean of win 1, tie ½, loss 0, with a 95 % interval.
+def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None = None, seed: int = 0) -> dict[str, Any]:
+    """The judge's preference for QLoRA: the mean of win 1, tie ½, loss 0 over the items that did not fail.
 
-    It equals ½ plus half the paired difference of the binary scores "QLoRA preferred" and "LoRA preferred", so interval
-    and test come from :func:`evals.compare.paired_comparison`: without clusters Bonett–Price and McNemar's exact test,
-    which is the sign test over the decided items; otherwise the interval and test for clusters.
-
-    Args:
-        outcomes: Outcome of each item, as in ``judge.jsonl``; failed items are excluded.
-        clusters: Cluster label of each item, as in ``paired_comparison``.
-        seed: Seed of random sign flips.
+    It equals ½ plus half the paired difference of the binary scores "QLoRA preferred" and "LoRA preferred", so the 95 %
+    interval and the test come from :func:`evals.compare.paired_comparison`: without clusters Bonett–Price and McNemar's
+    exact test, which is the sign test over the decided items; otherwise the interval and test for clusters.
 
     Returns:
         ``preference`` (None without items), ``ci`` and ``p_value`` (None with fewer than two units), ``n``,
@@ -181,10 +169,6 @@ class _Question:
     answers: Mapping[str, str]
     asked: str
 
-    @property
-    def identical(self) -> bool:
-        return self.answers[BASELINE].strip() == self.answers[CANDIDATE].strip()
-
 
 def judge_study(
     study: Study, *, on_progress: Callable[[int, int], None] | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY
@@ -192,12 +176,8 @@ def judge_study(
     """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``.
 
     Recorded verdicts are kept if model, host, prompt, question, reference and answers are the same; failed items are
-    judged again. Identical answers are ties without a call.
-
-    Args:
-        study: A study whose cells are scored and whose ``eval.judge_url`` is set.
-        on_progress: Callback with the number of finished items and of all items.
-        patience: Timeout and retries of the endpoint.
+    judged again. Identical answers are ties without a call. ``on_progress`` gets the numbers of finished and of all
+    items.
 
     Returns:
         The content of ``judge.json``.
@@ -213,11 +193,13 @@ def judge_study(
     questions = _questions(study, endpoint)
     path = study.folder / "evals" / "judge.jsonl"
     path.with_suffix(".json").unlink(missing_ok=True)  # from an earlier run
-    lines = _kept(path, questions)
+    known = {question.item: question.asked for question in questions}
+    lines = {line["item"]: line for line in read_jsonl(path)
+             if line["outcome"] != "failed" and line.get("asked") == known.get(line["item"])}
     write_jsonl(path, lines.values())  # also removes a line that a crash left incomplete
     for question in questions:
-        if question.identical and question.item not in lines:
-            lines[question.item] = _line(question, [], "tie", 0.0)
+        if len({answer.strip() for answer in question.answers.values()}) == 1 and question.item not in lines:
+            lines[question.item] = _line(question, [], 0.0)
             append_jsonl(path, lines[question.item])
     asyncio.run(_ask_all(study, endpoint, [q for q in questions if q.item not in lines],
                          _Record(path, lines, len(questions), on_progress or (lambda done, total: None))))
@@ -246,19 +228,10 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
     questions = []
     for sample in both:
         given: dict[str, str] = {cell: answers[cell][sample["item"]] for cell in (BASELINE, CANDIDATE)}
-        depends = [endpoint.model, endpoint.host, given,
-                   judge_messages(sample, given[BASELINE], given[CANDIDATE])]
+        depends = [endpoint.model, endpoint.host, given, judge_messages(sample, given[BASELINE], given[CANDIDATE])]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         questions.append(_Question(sample["item"], sample, given, digest[:16]))
     return questions
-
-
-def _kept(path: Path, questions: Sequence[_Question]) -> dict[str, dict[str, Any]]:
-    asked = {question.item: question.asked for question in questions}
-    return {
-        line["item"]: line for line in read_jsonl(path)
-        if line["outcome"] != "failed" and line.get("asked") == asked.get(line["item"])
-    }
 
 
 class _Record:
@@ -299,9 +272,7 @@ async def _ask_all(study: Study, endpoint: ChatEndpoint, todo: Sequence[_Questio
                 study.raise_if_cancelled()
                 while waiting and len(running) < (AT_ONCE if record.answered else 1):
                     running.add(asyncio.create_task(_judge_item(endpoint, waiting.pop())))
-                done, running = await asyncio.wait(
-                    running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, running = await asyncio.wait(running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 results = [task.result() for task in done]
                 for line, failure in results:
                     record.add(line, failure)
@@ -321,6 +292,7 @@ async def _judge_item(endpoint: ChatEndpoint, question: _Question) -> tuple[dict
     began = time.monotonic()
     orders: list[dict[str, Any]] = []
     failure: EndpointError | None = None
+    answers = question.answers
     for first, second in ((BASELINE, CANDIDATE), (CANDIDATE, BASELINE)):
         order: dict[str, Any] = {"first": first, "choice": None, "reply": "", "error": None}
         orders.append(order)
@@ -328,16 +300,14 @@ async def _judge_item(endpoint: ChatEndpoint, question: _Question) -> tuple[dict
             order["error"] = "skipped, because the other order failed"
             continue
         try:
-            reply = await endpoint.ask(judge_messages(
-                question.sample, question.answers[first], question.answers[second]
-            ))
+            reply = await endpoint.ask(judge_messages(question.sample, answers[first], answers[second]))
         except EndpointError as failed:
             failure, order["error"] = failed, failed.words
             continue
         choice = read_choice(reply)
         order |= {"choice": choice, "reply": reply[:_KEPT_REPLY],
                   "error": None if choice else "the reply has no choice, or more than one"}
-    return _line(question, orders, _outcome(orders), time.monotonic() - began), failure
+    return _line(question, orders, time.monotonic() - began), failure
 
 
 def _outcome(orders: Sequence[Mapping[str, Any]]) -> Outcome:
@@ -350,8 +320,9 @@ def _outcome(orders: Sequence[Mapping[str, Any]]) -> Outcome:
     return preferred.pop() if len(preferred) == 1 else "tie"
 
 
-def _line(question: _Question, orders: list[dict[str, Any]], outcome: Outcome, seconds: float) -> dict[str, Any]:
-    return {"item": question.item, "orders": orders, "outcome": outcome, "asked": question.asked,
+def _line(question: _Question, orders: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """The line of an item; without ``orders`` the answers are identical."""
+    return {"item": question.item, "orders": orders, "outcome": _outcome(orders), "asked": question.asked,
             "seconds": round(seconds, 3)}
 
 

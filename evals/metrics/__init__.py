@@ -40,15 +40,7 @@ class Resources(Protocol):
     """Models that a metric may use; each is loaded when it is first used."""
 
     def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
-        """Sentence embeddings of unit length.
-
-        Args:
-            texts: n texts.
-            keep: Whether the result is kept for the next call with the same texts, as for the references.
-
-        Returns:
-            Array of float32, shape ``[n, 384]``.
-        """
+        """Sentence embeddings of n texts, unit length, shape ``[n, 384]``; ``keep`` stores them for the next call."""
 
 
 Score = Callable[[str, str, Context], float | None]
@@ -73,12 +65,10 @@ class Metric:
         score_batch: Function for all answers of a cell.
         score_sample: Function for the record of a scored item.
         needs_embedder: Whether ``score_batch`` embeds texts; it is then switched off by ``eval.similarity=false``.
-        higher_is_better: Direction.
         bounds: Lowest and highest possible value; ``None`` where there is no limit.
         data: ``binary`` where every score is 0 or 1, else ``real``.
         format: How values are displayed: ``percent`` (``12.5%``) and ``points`` (``12.5``) multiply by 100, ``number``
             does not (``0.125``).
-        unit: Unit of a value.
         phrase: Name inside a sentence; the label unless given.
         token_weighted: Whether items are weighted by the tokens of their reference answer, else equally.
         can_be_primary: Whether the verdict may be based on the metric.
@@ -153,9 +143,8 @@ _BUILT_IN = (
         "exact_match", "Exact match",
         "Share of answers that equal the reference once case, punctuation, English articles and spacing are set "
         "aside.",
-        "A right answer in other words counts as wrong.",
-        _of_texts(text.exact_match), data="binary", format="percent", unit="share of items",
-        phrase="share of exactly right answers", hub_type="exact_match",
+        "A right answer in other words counts as wrong.", _of_texts(text.exact_match), data="binary", format="percent",
+        unit="share of items", phrase="share of exactly right answers", hub_type="exact_match",
     ),
     Metric(
         "token_f1", "Token F1",
@@ -164,10 +153,9 @@ _BUILT_IN = (
         _of_texts(text.token_f1), phrase="token F1", hub_type="f1",
     ),
     Metric(
-        "rouge_l", "ROUGE-L",
-        "Longest run of words shared in order, gaps allowed (F-measure, words not stemmed).",
-        "Blind to negation and to synonyms; favours answers as long as the reference.",
-        _of_texts(text.rouge_l), hub_type="rouge",
+        "rouge_l", "ROUGE-L", "Longest run of words shared in order, gaps allowed (F-measure, words not stemmed).",
+        "Blind to negation and to synonyms; favours answers as long as the reference.", _of_texts(text.rouge_l),
+        hub_type="rouge",
     ),
     Metric(
         "chrf", "chrF",
@@ -185,10 +173,9 @@ _BUILT_IN = (
         _facts_kept, format="percent", phrase="share of facts kept",
     ),
     Metric(
-        "similarity", "Similarity",
-        "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
-        "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.",
-        None, text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit="cosine", phrase="similarity",
+        "similarity", "Similarity", "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
+        "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.", None,
+        text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit="cosine", phrase="similarity",
     ),
     Metric(
         "false_decline", "False declines",
@@ -243,13 +230,7 @@ def score_sample(sample: Mapping[str, Any]) -> dict[str, float]:
 def score_answer(answer: str, reference: str, context: Context | None = None) -> dict[str, float]:
     """Score one generated answer by every metric of :func:`text_metrics`.
 
-    Args:
-        answer: What the assistant wrote; may be empty.
-        reference: What it should have written.
-        context: The item.
-
-    Returns:
-        Metric name → score. A metric that has no score for this reference is left out.
+    A metric that has no score for this reference is left out.
 
     Raises:
         EvaluationError: A metric's function returned a score that its description does not allow.
@@ -283,13 +264,7 @@ def _scores(metrics: Sequence[Metric], answer: str, reference: str, context: Con
 def score_answers(
     answers: Sequence[str], references: Sequence[str], resources: Resources, *, embedder: bool = True
 ) -> list[dict[str, float]]:
-    """Score the answers of a cell by every metric that needs a model.
-
-    Args:
-        answers: One an item.
-        references: One an item, in the same order.
-        resources: Models for the metrics.
-        embedder: Whether to compute the metrics that embed texts.
+    """Score the answers of a cell by every metric that needs a model; metrics that embed texts only with ``embedder``.
 
     Returns:
         Metric name → score, one mapping an item.

@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from typing import Literal
 
 from evals.metrics.named_entities import find_names
@@ -97,13 +98,11 @@ _BETWEEN = re.compile(r" ?- ?| to |-to-")
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number in a text.
+    """A number in a text, and where it begins and ends.
 
     Attributes:
         value: The number without needless zeros or separators; a time as ``HH:MM``, a date as it is written.
         unit: Canonical spelling of its unit, or ``""``.
-        start: Start in the text.
-        end: End in the text.
     """
 
     value: str
@@ -114,12 +113,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that an answer has to repeat exactly.
-
-    Attributes:
-        kind: Kind of fact.
-        text: Normalized spelling: ``3.5 mg``, ``iso-9001``, ``Marta Oduya``.
-    """
+    """Something that an answer has to repeat exactly: ``3.5 mg``, ``iso-9001``, ``Marta Oduya``."""
 
     kind: Literal["number", "code", "term"]
     text: str
@@ -152,13 +146,9 @@ _WHOLE_WORDS = r"(?<![^\W\d_])(?:{})(?![^\W\d_])"
 
 
 def find_facts(text: str) -> frozenset[Fact]:
-    """Find the distinct facts of a text.
+    """Find the distinct facts of a text, without those that a longer one contains: ``Oduya`` in ``Marta Oduya``.
 
-    Args:
-        text: Any text; Markdown emphasis and list numbers are ignored.
-
-    Returns:
-        Its facts, without those that a longer one contains: ``Oduya`` in ``Marta Oduya``, ``5`` in ``5 mg``.
+    Markdown emphasis and list numbers are ignored.
     """
     codes, numbers, names = _scan(_clean(text))
     inside = {name for name in names for other in names if name != other and f" {name} " in f" {other} "}
@@ -246,23 +236,15 @@ def _lower_pattern(term: str) -> re.Pattern[str]:
 
 
 def find_quantities(text: str) -> Iterator[Quantity]:
-    """Find the numbers of a text, from left to right.
+    """Find the numbers of a text, from left to right; in a range (``10-12 mg``) both ends have the unit.
 
-    Args:
-        text: Text in NFKC, with ``-`` for every minus sign and hyphen.
-
-    Yields:
-        Each number. In a range (``10-12 mg``, ``10 to 12 mg``) both ends have the unit.
+    The text is in NFKC, with ``-`` for every minus sign and hyphen.
     """
-    waiting: Quantity | None = None
-    for match in _QUANTITY.finditer(text):
-        found = _quantity(match)
-        if waiting is not None:
-            ranged = not waiting.unit and found.unit and _BETWEEN.fullmatch(text, waiting.end, found.start)
-            yield Quantity(waiting.value, found.unit, waiting.start, waiting.end) if ranged else waiting
-        waiting = found
-    if waiting is not None:
-        yield waiting
+    found = [_quantity(match) for match in _QUANTITY.finditer(text)]
+    for first, second in pairwise(found):
+        ranged = not first.unit and second.unit and _BETWEEN.fullmatch(text, first.end, second.start)
+        yield Quantity(first.value, second.unit, first.start, first.end) if ranged else first
+    yield from found[-1:]
 
 
 def _quantity(match: re.Match[str]) -> Quantity:
@@ -271,22 +253,17 @@ def _quantity(match: re.Match[str]) -> Quantity:
     if part["date"]:
         value = part["date"]
     elif part["hour"] or part["hour12"]:
-        value = _time(
-            int(part["hour"] or part["hour12"]), part["minute"] or part["minute12"] or "00", part["seconds"] or "",
-            (part["half"] or part["half12"] or "").lower(),
-        )
+        hour, half = int(part["hour"] or part["hour12"]), (part["half"] or part["half12"] or "").lower()
+        if half and 1 <= hour <= 12:
+            hour = hour % 12 + (12 if half.startswith("p") else 0)
+        value = f"{hour:02d}:{part['minute'] or part['minute12'] or '00'}{part['seconds'] or ''}"
     else:
         value = _number(part["value"], _TIMES.get((part["short"] or part["times"] or "").lower(), 1))
         value = f"-{value}" if part["sign"] and value != "0" else value
-        named = "/".join(_unit(text) for text in (part["unit"] or part["money"] or "", part["per"]) if text)
+        units = [text.strip() for text in (part["unit"] or part["money"] or "", part["per"]) if text]
+        named = "/".join(_SPELLINGS.get(text) or _FOLDED[text.casefold()] for text in units)
         unit = "decade" if part["decade"] else named
     return Quantity(value, unit, match.start(), match.end())
-
-
-def _time(hour: int, minute: str, seconds: str, half: str) -> str:
-    if half and 1 <= hour <= 12:
-        hour = hour % 12 + (12 if half.startswith("p") else 0)
-    return f"{hour:02d}:{minute}{seconds}"
 
 
 def _number(text: str, times: int) -> str:
@@ -302,8 +279,3 @@ def _number(text: str, times: int) -> str:
         value = Decimal(re.sub(r"[,'](?=\d{3}(?!\d))", "", text).replace(",", "."))
     written = format(value if times == 1 else value * times, "f")  # a product is rounded to 28 digits
     return (written.rstrip("0").rstrip(".") if "." in written else written) or "0"
-
-
-def _unit(spelling: str) -> str:
-    plain = spelling.strip()
-    return _SPELLINGS.get(plain) or _FOLDED[plain.casefold()]

@@ -39,13 +39,9 @@ _CONTRACTION = re.compile(r"n't$|'(?:m|d|ll|re|ve)$", re.IGNORECASE)
 
 
 def find_names(text: str) -> Iterator[str]:
-    """Find the names of a text, from left to right, as they are written.
+    """Find the names of a text, from left to right, without titles such as ``Mr`` and without a final ``'s``.
 
-    Args:
-        text: Text in NFKC, with ``-`` for hyphens and ``'`` for apostrophes. U+FFFC marks removed text.
-
-    Yields:
-        Each name, with single spaces between its words, without titles such as ``Mr``, and without a final ``'s``.
+    The text is in NFKC, with ``-`` for hyphens and ``'`` for apostrophes. U+FFFC marks removed text.
     """
     small = {token for token in _TOKEN.findall(text) if token.islower()}
     for sentence in _sentences(text):
@@ -53,11 +49,6 @@ def find_names(text: str) -> Iterator[str]:
             name = _name(run, begins, small)
             if name:
                 yield name
-
-
-def _has_inner_capital(word: str) -> bool:
-    """Whether a word has a capital past its first letter: ``NASA``, ``McKay``, ``iPhone``."""
-    return word[1:] != word[1:].lower()
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -132,6 +123,6 @@ def _name(run: list[str], begins: bool, small: set[str]) -> str:
             break
         begins = False
         words.pop(0)
-    if begins and len(words) == 1 and not _has_inner_capital(words[0]):
-        return ""
+    if begins and len(words) == 1 and words[0][1:] == words[0][1:].lower():
+        return ""  # without a capital past the first letter, as in NASA, McKay or iPhone
     return " ".join(words).removesuffix("'s")

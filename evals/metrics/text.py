@@ -27,17 +27,15 @@ def normalise(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     folded = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", re.sub(r"[‐‑‒–—−]", "-", folded))
-    kept = "".join(char for i, char in enumerate(folded) if _stays(char, folded[i - 1 : i], folded[i + 1 : i + 2]))
+    kept = ""
+    for i, char in enumerate(folded):
+        before, after = folded[i - 1 : i], folded[i + 1 : i + 2]
+        between_digits = char in ".,:/-" and before.isdecimal() and after.isdecimal()
+        minus = char == "-" and after.isdecimal() and not before.isalnum()
+        if between_digits or minus or unicodedata.category(char)[0] not in "PS":
+            kept += char
     plain = " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
     return plain or " ".join(folded.split())
-
-
-def _stays(char: str, before: str, after: str) -> bool:
-    if unicodedata.category(char)[0] not in "PS":
-        return True
-    between_digits = char in ".,:/-" and before.isdecimal() and after.isdecimal()
-    minus = char == "-" and after.isdecimal() and not before.isalnum()
-    return between_digits or minus
 
 
 _UNSPACED = re.compile(
@@ -109,18 +107,12 @@ def _chrf() -> Any:
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L F-measure of the rouge-score library over the whole text, 0 to 1.
-
-    Words are not stemmed: the Porter stemmer knows English only and would make scores of other languages incomparable.
-    """
+    """ROUGE-L F-measure of the rouge-score library; words are not stemmed, as the stemmer knows English only."""
     return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
 
 
 def chrf(answer: str, reference: str) -> float:
-    """Sentence chrF2 of sacrebleu with its defaults, divided by 100 to lie in 0 to 1.
-
-    Defaults: character sequences of 1 to 6, no word sequences, recall weighted twice, case kept, spaces ignored.
-    """
+    """Sentence chrF2 of sacrebleu with its defaults, divided by 100: sequences of 1 to 6 characters, case kept."""
     return float(_chrf().sentence_score(answer, [reference]).score) / 100
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from assistant_builder.arms import CELLS
 from evals.metrics import metric_of
-from evals.report import format as report_format
-from evals.report.format import count, difference, interval, number, percent, plain, plural, shown
+from evals.report.format import capitalised, count, difference, interval, number, percent, plain, plural, shown
 
 _MOST_POINTS = 240
 """Maximum number of points of a curve; more are not visible at 700 pixels."""
@@ -59,13 +58,8 @@ def interval_panels(
 ) -> list[dict[str, Any]]:
     """The difference of each metric with its interval: losses on one axis, scores of 0 to 100 on another.
 
-    On every axis the candidate is worse on the right, so the axis of a higher-is-better metric is mirrored.
-
-    Args:
-        contrasts: The headline's entry for each metric.
-        primary: The metric of the verdict, whose row shows the margin. Empty without a verdict.
-        margin: Largest harm that counts as no worse, in the metric's own units.
-        names: Labels of the left end of the axis, of its right end, and of the figures.
+    On every axis the candidate is worse on the right, so the axis of a higher-is-better metric is mirrored. The row of
+    ``primary``, empty without a verdict, shows the margin. ``names`` are the labels of the two sides and the figures.
     """
     panels = []
     for higher_is_better in (False, True):
@@ -82,12 +76,8 @@ def interval_panels(
 def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, heading: str) -> dict[str, Any]:
     """Differences with their intervals on one axis around zero; right is worse.
 
-    Args:
-        rows: Entries of ``contrasts`` in one unit, with ``label about note primary`` and ``margin``, the allowed harm
-            in the metric's units or ``None``.
-        left: Label of the side left of zero.
-        right: Label of the side right of zero.
-        heading: Label of the figures.
+    The rows are entries of ``contrasts`` in one unit, with ``label about note primary`` and ``margin``, the allowed
+    harm in the metric's units or ``None``.
     """
     how = shown(rows[0]["metric"])
     mirrored = rows[0]["higher_is_better"]
@@ -108,8 +98,7 @@ def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, headin
         })
     return {
         "unit": how.unit if how.unit != "points" else "points of 100", "rows": marks, "zero": scale(0.0),
-        "ticks": axis(scale, 4),
-        "left": left, "right": right, "heading": heading,
+        "ticks": axis(scale, 4), "left": left, "right": right, "heading": heading,
     }
 
 
@@ -146,19 +135,16 @@ def _running_mean(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
     return smooth[::-1][::every][::-1]
 
 
-def bars(rows: Sequence[tuple[str, dict[str, float | None], dict[str, str], str]]) -> list[dict[str, Any]]:
-    """One pair of bars for each quantity, each pair on its own scale from zero.
-
-    Args:
-        rows: Label, value by arm, printed value by arm, and QLoRA's difference from LoRA in words.
-    """
+def bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One pair of bars for each of the ``resource_rows``, each pair on its own scale from zero."""
     drawn = []
-    for label, values, texts, ratio in rows:
-        known = {arm: value for arm, value in values.items() if value is not None}
+    for row in rows:
+        known = {arm: value for arm, value in row["values"].items() if value is not None}
         top = max(known.values(), default=0.0)
         if top > 0:
-            drawn.append({"label": label, "ratio": ratio, "bars": [
-                {"arm": arm, "width": round(100 * value / top, 2), "text": texts[arm]} for arm, value in known.items()
+            drawn.append({"label": row["label"], "ratio": row["ratio"], "bars": [
+                {"arm": arm, "width": round(100 * value / top, 2), "text": row["texts"][arm]}
+                for arm, value in known.items()
             ]})
     return drawn
 
@@ -177,21 +163,16 @@ def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict
 
 def task_panel(task: Mapping[str, Any]) -> dict[str, Any] | None:
     """The differences of an lm-eval task with their intervals; ``None`` without any."""
-    rows = [
-        {**row, "label": f"{row['candidate']} − {row['baseline']}", "about": row.get("meaning") or "", "note": "",
-         "primary": False, "margin": None}
-        for row in task["contrasts"]
-    ]
+    rows = [{**row, "label": f"{row['candidate']} − {row['baseline']}", "about": row["meaning"], "note": "",
+             "primary": False, "margin": None} for row in task["contrasts"]]
     names = ("← the first scores better", "the first scores worse →", "Difference (95% interval)")
     return interval_panel(rows, *names) if rows else None
 
 
-def waterfall(attribution: Mapping[str, Any] | None, labels: Mapping[str, str]) -> dict[str, Any] | None:
+def waterfall(attribution: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A waterfall chart from L16 to Q4, in which each step starts where the previous one ended; right is worse.
 
-    Returns:
-        ``rows`` with ``kind label name text interval``, the positions ``from_`` (end of the row above), ``end``,
-        ``low`` and ``high`` in percent, and ``harm``, whether the step made the result worse.
+    ``from_`` is the position of the end of the row above, and ``harm`` whether the step made the result worse.
     """
     if not attribution:
         return None
@@ -214,14 +195,12 @@ def waterfall(attribution: Mapping[str, Any] | None, labels: Mapping[str, str]) 
         at = [scale(value * how.factor) for value in (start if place else end, end, low, high)]
         rows.append({
             "kind": step["kind"], "name": step["key"].replace("-", " − "),
-            "arm": CELLS[step["key"]].adapter if is_level else None,
-            "label": labels[step["key"]] if is_level else report_format.capitalised(step["label"]),
+            "arm": CELLS[step["key"]].adapter if is_level else None, "label": capitalised(step["label"]),
             "from_": at[0], "end": at[1], "low": min(at[2:]), "high": max(at[2:]), "harm": at[1] > at[0],
             "text": number(end, metric) if is_level else difference(step["delta"], metric, step),
             "interval": "" if is_level else interval(step, metric),
         })
-    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label,
-            "ticks": axis(scale)}
+    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
 
 
 def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -229,69 +208,58 @@ def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] |
     if not reliability:
         return None
     across, up = Scale(0, 1), Scale(0, 1, mirrored=True)
-    lines = []
-    for name, cell in reliability["cells"].items():
-        bins = [one for one in cell["bins"] if one["n"]]
-        points = [{
+    lines = [{
+        "arm": CELLS[name].adapter, "name": name, "ece": f"{cell['ece']:.3f}", "brier": f"{cell['brier']:.3f}",
+        "n": count(cell["n"]), "points": [{
             "x": across(one["mean_probability"]), "y": up(one["correct"]), "low": up(one["ci"][0]),
             "high": up(one["ci"][1]),
             "text": f"{plural(one['n'], 'item')}: mean probability {percent(one['mean_probability'])}, "
                     f"{percent(one['correct'])} right",
-        } for one in bins]
-        if points:
-            lines.append({"arm": CELLS[name].adapter, "name": name, "points": points, "ece": f"{cell['ece']:.3f}",
-                          "brier": f"{cell['brier']:.3f}", "n": count(cell["n"])})
+        } for one in cell["bins"]],
+    } for name, cell in reliability["cells"].items()]
     marks = (0, 0.25, 0.5, 0.75, 1)
-    return None if not lines else {
+    return {
         "lines": lines, "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
         "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in marks],
     }
 
 
-def seed_dots(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def seed_dots(seeds: Mapping[str, Any]) -> dict[str, Any] | None:
     """Each training run of each arm as a dot on one axis, with the arm's mean; ``None`` for a single run."""
-    if not seeds or seeds["count"] < 2:
+    if not seeds["spread"]:
         return None
-    metric = seeds["metric"]
+    metric, runs = seeds["metric"], seeds["runs"]
     how = shown(metric)
-    arms = {cell: CELLS[cell].adapter for cell in seeds["runs"][0] if cell in CELLS}
-    values = [run[cell] * how.factor for run in seeds["runs"] for cell in arms]
+    arms = {cell: CELLS[cell].adapter for cell in runs[0] if cell in CELLS}
+    values = [run[cell] * how.factor for run in runs for cell in arms]
     pad = 0.12 * (max(values) - min(values)) or 10.0 ** -how.decimals
     scale = Scale(min(values) - pad, max(values) + pad, metric_of(metric).higher_is_better)
-    spread = seeds.get("spread") or {}
     rows = [{
-        "arm": arm, "name": cell,
-        "mean": scale(spread[cell]["mean"] * how.factor) if cell in spread else None,
+        "arm": arm, "name": cell, "mean": scale(seeds["spread"][cell]["mean"] * how.factor),
         "dots": [{"at": scale(run[cell] * how.factor), "text": f"seed {run['seed']}: {number(run[cell], metric)}"}
-                 for run in seeds["runs"]],
-        "text": f"{number(min(run[cell] for run in seeds['runs']), metric)} to "
-                f"{number(max(run[cell] for run in seeds['runs']), metric)}",
+                 for run in runs],
+        "text": " to ".join(number(end(run[cell] for run in runs), metric) for end in (min, max)),
     } for cell, arm in arms.items()]
-    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label,
-            "ticks": axis(scale)}
+    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
 
 
-def seed_panel(seeds: Mapping[str, Any] | None, margin: float) -> dict[str, Any] | None:
+def seed_panel(seeds: Mapping[str, Any], margin: float) -> dict[str, Any] | None:
     """The difference of each training run with its interval over items, and their mean with its interval over seeds."""
-    if not seeds or seeds["count"] < 2 or "delta" not in seeds["runs"][0]:
+    if not seeds["spread"] or "delta" not in seeds["runs"][0]:
         return None
-    metric = seeds["metric"]
-    shared = {"metric": metric, "higher_is_better": metric_of(metric).higher_is_better, "primary": False,
-              "margin": margin, "note": ""}
-    rows = [{**shared, "label": f"Seed {run['seed']}", "about": "interval over the items", "delta": run["delta"],
-             "ci_low": run["ci"][0], "ci_high": run["ci"][1]} for run in seeds["runs"]]
-    if seeds.get("spread"):
-        mean = seeds["spread"]["delta"]
-        rows.append({**shared, "label": "Mean of the runs", "about": "t interval over the seeds", "delta": mean["mean"],
-                     "ci_low": mean["ci"][0], "ci_high": mean["ci"][1]})
+    metric, mean = seeds["metric"], seeds["spread"]["delta"]
+    found = [(f"Seed {run['seed']}", "interval over the items", run["delta"], run["ci"]) for run in seeds["runs"]]
+    found.append(("Mean of the runs", "t interval over the seeds", mean["mean"], mean["ci"]))
+    rows = [{"metric": metric, "higher_is_better": metric_of(metric).higher_is_better, "primary": False,
+             "margin": margin, "note": "", "label": label, "about": about, "delta": delta,
+             "ci_low": low, "ci_high": high} for label, about, delta, (low, high) in found]
     return interval_panel(rows, "← QLoRA better", "QLoRA worse →", "QLoRA − LoRA (95% interval)")
 
 
 def preference_bar(judge: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The judge's preference on an axis from always LoRA to always QLoRA; ``None`` if it could not be computed."""
-    if not judge or judge.get("preference") is None or not judge.get("ci"):
+    if not judge or not judge["ci"]:
         return None
-    scale = Scale(0, 1)
-    low, high = judge["ci"]
-    return {"at": scale(judge["preference"]), "low": scale(low), "high": scale(high),
-            "text": percent(judge["preference"]), "interval": f"{percent(low)} to {percent(high)}"}
+    at, low, high = map(Scale(0, 1), (judge["preference"], *judge["ci"]))
+    return {"at": at, "low": low, "high": high, "text": percent(judge["preference"]),
+            "interval": " to ".join(map(percent, judge["ci"]))}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, further_arms, named
+from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, further_arms, headline_arms, named
 from assistant_builder.config import EvalConfig
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
@@ -49,8 +49,7 @@ PAIRS = (
     Contrast("LR", "L16", "tuning in 16-bit and quantizing afterwards, against the 16-bit twin"),
     Contrast("Q4", "LR", "QLoRA against tuning in 16-bit and quantizing afterwards, at the same serving memory"),
     Contrast("QR", "LR", "the requantized export against tuning in 16-bit and quantizing afterwards"),
-    Contrast("L16", "B16", "what tuning changed, 16-bit"),
-    Contrast("Q4", "B4", "what tuning changed, 4-bit"),
+    Contrast("L16", "B16", "what tuning changed, 16-bit"), Contrast("Q4", "B4", "what tuning changed, 4-bit"),
     Contrast("L16", "copy", "16-bit LoRA against copying the answer of the nearest training question"),
     Contrast("Q4", "copy", "QLoRA against copying the answer of the nearest training question"),
     Contrast("L16", "retrieval", "16-bit LoRA against the untuned base shown three retrieved pairs"),
@@ -66,13 +65,12 @@ def all_pairs() -> tuple[Contrast, ...]:
     for arm in map(ARMS.__getitem__, further_arms(ARMS)):
         found += [Contrast(arm.cell, twin.cell, f"{arm.short} as served, against {twin.short}")
                   for twin in (LORA, QLORA)]
-        found += [
-            Contrast(arm.merged_cell, arm.cell,
-                     f"merging the adapter of {arm.short} into its dequantized base for export"),
-            Contrast(arm.cell, arm.untuned_cell, f"what tuning changed, {arm.short}"),
-            Contrast(arm.cell, "copy", f"{arm.short} against copying the answer of the nearest training question"),
-            Contrast(arm.cell, "retrieval", f"{arm.short} against the untuned base shown three retrieved pairs"),
-        ]
+        found.append(Contrast(arm.merged_cell, arm.cell,
+                              f"merging the adapter of {arm.short} into its dequantized base for export"))
+        found += [Contrast(arm.cell, other, meaning) for other, meaning in (
+            (arm.untuned_cell, f"what tuning changed, {arm.short}"),
+            ("copy", f"{arm.short} against copying the answer of the nearest training question"),
+            ("retrieval", f"{arm.short} against the untuned base shown three retrieved pairs"))]
     return tuple(found)
 
 
@@ -81,11 +79,9 @@ Comparisons = dict[tuple[str, str], Comparison]
 
 
 def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], config: EvalConfig) -> Comparisons:
-    """Compare every pair of :func:`all_pairs` on every metric that both cells have.
+    """Compare every pair of :func:`all_pairs` on every metric that both cells have, in this order.
 
-    Returns:
-        In the order of the pairs, and of ``usable`` within a pair. The verdict of each is by the study's margin where
-        the metric is the primary one.
+    The verdict of each is by the study's margin where the metric is the primary one.
     """
     return {
         (pair.name, metric): compare(cells[pair.baseline], cells[pair.candidate], metric, items, config)
@@ -95,18 +91,20 @@ def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], conf
 
 
 def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
-    """The comparisons as records.
+    """The comparisons as records, one for each pair and metric.
 
-    Returns:
-        One record for each pair and metric. ``delta`` is candidate − baseline in the metric's units and equals the
-        difference of the two cells' figures; ``p_value_holm`` is adjusted over the metrics of the same pair. The
-        headline's record of the primary metric has the verdict.
+    ``delta`` is candidate − baseline in the metric's units and equals the difference of the two cells' figures;
+    ``p_value_holm`` is adjusted over the metrics of the same pair. The headline's record of the primary metric has the
+    verdict.
     """
     rows = []
     for pair in all_pairs():
-        family = [_record(pair, metric, result) for (name, metric), result in compared.items() if name == pair.name]
-        adjusted = holm([row["p_value"] for row in family])
-        rows += [{**row, "p_value_holm": float(value)} for row, value in zip(family, adjusted, strict=True)]
+        family: list[dict[str, Any]] = [
+            {"name": name, "metric": metric, "baseline": pair.baseline, "candidate": pair.candidate,
+             "meaning": pair.meaning, **figures_of(result)}
+            for (name, metric), result in compared.items() if name == pair.name
+        ]
+        rows += with_holm(family)
     for row in rows:
         if row["name"] == HEADLINE and row["metric"] == primary:
             result = compared[(HEADLINE, primary)]
@@ -114,11 +112,10 @@ def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _record(pair: Contrast, metric: str, result: Comparison) -> dict[str, Any]:
-    return {
-        "name": pair.name, "metric": metric, "baseline": pair.baseline, "candidate": pair.candidate,
-        "meaning": pair.meaning, **figures_of(result),
-    }
+def with_holm(family: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with ``p_value_holm``, adjusted over all of them."""
+    adjusted = holm([row["p_value"] for row in family])
+    return [{**row, "p_value_holm": float(value)} for row, value in zip(family, adjusted, strict=True)]
 
 
 def figures_of(result: Comparison) -> dict[str, Any]:
@@ -135,15 +132,10 @@ def compare(baseline: Cell, candidate: Cell, metric: str, items: list[str], conf
     samples = [baseline.by_item[item] for item in items]
     info = metric_of(metric)
     return paired_comparison(
-        baseline.values(items, metric),
-        candidate.values(items, metric),
-        clusters=clusters_of(samples),
+        baseline.values(items, metric), candidate.values(items, metric), clusters=clusters_of(samples),
         weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
-        margin=config.margin if metric == config.primary_metric else None,
-        higher_is_better=info.higher_is_better,
-        seed=config.seed,
-        bounds=info.bounds,
-        resamples=config.bootstrap_resamples,
+        margin=config.margin if metric == config.primary_metric else None, higher_is_better=info.higher_is_better,
+        seed=config.seed, bounds=info.bounds, resamples=config.bootstrap_resamples,
     )
 
 
@@ -163,6 +155,11 @@ def clearly_better(row: Mapping[str, Any]) -> bool:
     return bool(row["ci_low"] > 0 if row["higher_is_better"] else row["ci_high"] < 0)
 
 
+def in_words(row: Mapping[str, Any], worse: str, better: str, unclear: str) -> str:
+    """One of three texts, by the side of zero on which the whole interval of a row is."""
+    return worse if clearly_worse(row) else better if clearly_better(row) else unclear
+
+
 def verdict(row: Mapping[str, Any], margin: float) -> dict[str, Any]:
     """The verdict on the primary metric, with the figures that its sentence needs."""
     return {
@@ -176,25 +173,18 @@ def verdict(row: Mapping[str, Any], margin: float) -> dict[str, Any]:
     }
 
 
-IDENTITIES = (
-    (HEADLINE, "L4-L16", "Q4-L4"),
-    ("QR-Q4", "QR-QD", "QD-Q4"),
-    ("LR-L16", "LR-LM", "LM-L16"),
-)
+IDENTITIES = ((HEADLINE, "L4-L16", "Q4-L4"), ("QR-Q4", "QR-QD", "QD-Q4"), ("LR-L16", "LR-LM", "LM-L16"))
 """A contrast, and the two contrasts whose exact sum it is."""
+_WEIGHTS = (": a clear loss", ": a clear gain", ": not clearly different from zero")
 _PARTS = (("L4-L16", "storing the base in 4 bits"), ("Q4-L4", "training in 4 bits"))
 
 
 def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Check on every metric that each contrast of ``IDENTITIES`` is the sum of the other two.
-
-    Returns:
-        ``{"text", "metric", "error"}``: the identity as a formula, and the rounding error between its two sides.
-    """
+    """The rounding error of each identity of ``IDENTITIES`` on every metric, with the identity as a formula."""
     deltas = {(row["name"], row["metric"]): row["delta"] for row in rows}
     found = []
     for whole, first, second in IDENTITIES:
-        text = f"{_signs(whole)} = ({_signs(first)}) + ({_signs(second)})"
+        text = f"{whole} = ({first}) + ({second})".replace("-", " \N{MINUS SIGN} ")
         for metric in dict.fromkeys(row["metric"] for row in rows):
             if all((name, metric) in deltas for name in (whole, first, second)):
                 error = abs(deltas[whole, metric] - (deltas[first, metric] + deltas[second, metric]))
@@ -202,18 +192,12 @@ def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _signs(name: str) -> str:
-    return name.replace("-", " \N{MINUS SIGN} ")
-
-
 def attribution(
     rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], primary: str
 ) -> dict[str, Any] | None:
-    """The difference between the 16-bit twin and QLoRA in two steps, on the metric of the verdict.
+    """The difference between the 16-bit twin and QLoRA in two steps, on the metric of the verdict; ``None`` without L4.
 
-    Returns:
-        ``{"metric", "steps", "sentence"}``, or ``None`` unless L4 has the metric. A step is a level of a cell or the
-        difference between two cells, with its interval.
+    A step is a level of a cell or the difference between two cells, with its interval.
     """
     of = {row["name"]: row for row in rows if row["metric"] == primary}
     if not {HEADLINE, *(name for name, _ in _PARTS)} <= of.keys():
@@ -226,25 +210,16 @@ def attribution(
         {"key": cell, "kind": "level", "label": CELLS[cell].label, "value": cells[cell]["metrics"][primary]}
         for cell in (BASELINE, CANDIDATE)
     )
-    return {"metric": primary, "steps": [first, *steps, last], "sentence": _sentence(of, primary)}
-
-
-def _sentence(of: Mapping[str, Mapping[str, Any]], primary: str) -> str:
-    whole = of[HEADLINE]
-    places, how = decimals(primary, whole), shown(primary)
+    places, how = decimals(primary, of[HEADLINE]), shown(primary)
     parts = [
         f"{label} accounts for {signed(of[name]['delta'] * how.factor, places)} "
-        f"(95% interval {interval(of[name], primary, plus=False)}{_weight(of[name])})"
+        f"(95% interval {interval(of[name], primary, plus=False)}{in_words(of[name], *_WEIGHTS)})"
         for name, label in _PARTS
     ]
-    return (f"From {BASELINE} to {CANDIDATE} the {how.phrase} changes by {signed(whole['delta'] * how.factor, places)} "
-            f"{how.unit}: {parts[0]}, {parts[1]}.")
-
-
-def _weight(row: Mapping[str, Any]) -> str:
-    if clearly_worse(row):
-        return ": a clear loss"
-    return ": a clear gain" if clearly_better(row) else ": not clearly different from zero"
+    change = signed(of[HEADLINE]["delta"] * how.factor, places)
+    return {"metric": primary, "steps": [first, *steps, last],
+            "sentence": f"From {BASELINE} to {CANDIDATE} the {how.phrase} changes by {change} {how.unit}: {parts[0]}, "
+                        f"{parts[1]}."}
 
 
 _MISSING = {LORA.name: "its 16-bit twin", QLORA.name: "QLoRA on the same data"}
@@ -264,24 +239,20 @@ _NOT_COMPARED: dict[str, tuple[str, ...]] = {
 """The questions that a study leaves open, by the arm that it does not train."""
 
 
-def verdict_alone(study: Study, row: Mapping[str, Any] | None, items: int) -> dict[str, Any]:
-    """The verdict of a study without a comparison.
+def verdict_alone(study: Study, rows: Sequence[Mapping[str, Any]], items: int) -> dict[str, Any]:
+    """The verdict of a study that does not train both twins: without figures, with ``reason`` and ``action``.
 
-    Args:
-        study: A study that does not train both twins.
-        row: The contrast of its assistant with the untuned base on the primary metric; None if that was not scored.
-        items: Number of items that the primary metric is computed on.
-
-    Returns:
-        The fields of :func:`verdict` without figures, with the ``reason`` and an ``action`` that adds the comparison.
+    The number of clusters is that of the first arm's contrast with its untuned base among ``rows``.
     """
     config = study.config
-    metric = config.eval.primary_metric
+    metric, arm = config.eval.primary_metric, ARMS[headline_arms(config.arms)[0]]
+    lead = (f"{arm.cell}-{arm.untuned_cell}", metric)
+    n_clusters = next((row["n_clusters"] for row in rows if (row["name"], row["metric"]) == lead), None)
     missing = _missing(config.arms)
     lacks = _MISSING[missing[0]] if len(missing) == 1 else named(TWINS)
     return {
         "outcome": "inconclusive", "metric": metric, "margin": config.eval.margin, "delta": None, "ci": [None, None],
-        "p_value": None, "n": items, "n_clusters": row["n_clusters"] if row else None, "contrast": None,
+        "p_value": None, "n": items, "n_clusters": n_clusters, "contrast": None,
         "higher_is_better": metric_of(metric).higher_is_better, "within_margin_but_worse": False, "warnings": [],
         "perplexity_change": None,
         "reason": f"This study trains {named(config.arms)} alone: without {lacks} it cannot say what 4-bit "
@@ -296,12 +267,10 @@ def not_compared(arms: Sequence[str]) -> list[str]:
 
 
 def _missing(arms: Sequence[str]) -> tuple[str, ...]:
-    """The twins that a study does not train."""
     return tuple(arm for arm in TWINS if arm not in arms)
 
 
 def _action(study: Study, lacks: str) -> str:
-    """How to add what the comparison lacks, and where it fits."""
     config = study.config
     together = config.train.early_stopping
     wanted = [arm for arm in ARMS if arm in (*TWINS, *config.arms)]
@@ -311,8 +280,6 @@ def _action(study: Study, lacks: str) -> str:
     place = where_both_fit(study)
     if place == "here":
         return f"Add {lacks}, which fits this machine: {command}. {kept}"
-    if place:
-        return (f"Add {lacks} on a machine that holds both, such as one with one {place}: copy the study's "
-                f"folder there and run {command}. {kept}")
-    return (f"Add {lacks} on a machine whose GPUs hold it together (executor.spread=fsdp): copy the "
-            f"study's folder there and run {command}. {kept}")
+    where = f"a machine that holds both, such as one with one {place}" if place else (
+        "a machine whose GPUs hold it together (executor.spread=fsdp)")
+    return f"Add {lacks} on {where}: copy the study's folder there and run {command}. {kept}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evals.metrics import METRICS
@@ -40,10 +40,11 @@ _OF_TASKS = {"acc": "Accuracy", "acc_norm": "Accuracy, length-normalised", "exac
 def shown(metric: str) -> MetricFormat:
     """How a metric's values are displayed.
 
-    Args:
-        metric: Name of a registered metric, of a metric of an lm-eval task (``acc``, ``acc_norm,none``), or of a metric
-            whose plugin is not loaded.
+    The name is that of a registered metric, of a metric of an lm-eval task (``acc``, ``acc_norm,none``), or of a metric
+    whose plugin is not loaded.
     """
+    if metric == "nll_per_byte":  # of studies with different tokenizers
+        return replace(shown("nll_per_token"), unit="nats per byte")
     if metric in METRICS:
         info = METRICS[metric]
         phrase = info.phrase or info.label
@@ -105,6 +106,13 @@ def interval(row: Mapping[str, Any], metric: str, *, plus: bool = True) -> str:
     """The interval as ``−0.003 to +0.011``; without ``plus``, for sentences, ``−0.003 to 0.011``."""
     text = " to ".join(difference(row[key], metric, row) for key in ("ci_low", "ci_high"))
     return text if plus else text.replace("+", "")
+
+
+def measured(row: Mapping[str, Any]) -> str:
+    """The difference of a row with its unit and its interval, for sentences."""
+    metric = row["metric"]
+    text = f"{difference(row['delta'], metric, row)} {shown(metric).unit}".rstrip()
+    return f"{text}, 95% interval {interval(row, metric, plus=False)}"
 
 
 def percent(share: float, places: int = 1) -> str:
@@ -172,10 +180,7 @@ def rate(value: float | None) -> str:
 
 
 def share_lost(export: Mapping[str, Any]) -> str:
-    """How much an export loses, in words: some quality, or most or all of what tuning gained.
-
-    There is no figure because a small share of the loss can be a large share of the right answers.
-    """
+    """How much an export loses, in words: a small share of the loss can be a large share of the right answers."""
     share = export.get("lost_share") or 0.0
     if share < 0.5:
         return "some quality"
@@ -189,7 +194,8 @@ def plural(number_of: int, one: str, many: str | None = None) -> str:
 
 def enumerated(texts: Sequence[str]) -> str:
     """A list inside a sentence: ``a, b and c``."""
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    *others, last = texts
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def capitalised(text: str) -> str:

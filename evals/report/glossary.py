@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class CellText:
-    """Name of a cell in tables (``label``) and its description (``about``)."""
-
-    label: str
-    about: str
-
-
-BASELINE_TEXTS: dict[str, CellText] = {
-    "copy": CellText("Copied answer", "no model: the answer of the most similar training question"),
-    "retrieval": CellText("Untuned, with examples", "the untuned float16 base, shown the three nearest training pairs "
-                          "as earlier turns of the chat (fewer where they do not fit)"),
+BASELINE_TEXTS = {
+    "copy": ("Copied answer", "no model: the answer of the most similar training question"),
+    "retrieval": ("Untuned, with examples", "the untuned float16 base, shown the three nearest training pairs as "
+                  "earlier turns of the chat (fewer where they do not fit)"),
 }
-"""The untuned baselines; unlike cells, they are no combinations of base and adapter."""
-
-
-def baseline_text(name: str, base: str | None) -> CellText:
-    """Label and description of an untuned baseline.
-
-    Args:
-        name: A key of ``BASELINE_TEXTS``.
-        base: Storage of its base, ``float16`` or ``4-bit``; None without a base or a record of it.
-    """
-    text = BASELINE_TEXTS[name]
-    return text if base != "4-bit" else CellText(text.label, text.about.replace("float16 base", "4-bit base"))
+"""Label and description of the untuned baselines; unlike cells, they are no combinations of base and adapter."""
 
 
 CONTEXT: tuple[dict[str, str], ...] = (

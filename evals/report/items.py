@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, LORA, TWINS
@@ -34,11 +36,9 @@ _SKIN_TONES = range(0x1F3FB, 0x1F400)
 
 
 def word_diff(first: str, second: str) -> Diff:
-    """Align two texts word by word.
+    """Align two texts word by word; a replaced piece comes before its replacement.
 
-    Returns:
-        Pieces; joined, those of ``both`` and ``first`` equal the first text and those of ``both`` and ``second`` the
-        second. A replaced piece comes before its replacement.
+    Joined, the pieces of ``both`` and ``first`` equal the first text and those of ``both`` and ``second`` the second.
     """
     left, right = pieces(first), pieces(second)
     if first == second:
@@ -56,8 +56,13 @@ def word_diff(first: str, second: str) -> Diff:
 
 def changed_words(first: str, second: str) -> tuple[Runs, Runs]:
     """Cut two texts into runs, each with whether it differs from the other text; joined, the runs equal the text."""
-    found = word_diff(first, second)
-    return _one_side(found, "first"), _one_side(found, "second")
+    one, other = (
+        [("".join(text for text, _ in together), changed) for changed, together in groupby(
+            [(text, where == side) for text, where in word_diff(first, second) if where in ("both", side)],
+            key=itemgetter(1))]
+        for side in ("first", "second")
+    )
+    return one, other
 
 
 def pieces(text: str) -> list[str]:
@@ -105,19 +110,6 @@ def _merge_spaces(found: Diff) -> Diff:
     return joined
 
 
-def _one_side(found: Diff, side: Side) -> Runs:
-    runs: Runs = []
-    for text, where in found:
-        if where not in ("both", side):
-            continue
-        changed = where == side
-        if runs and runs[-1][1] == changed:
-            runs[-1] = (runs[-1][0] + text, changed)
-        else:
-            runs.append((text, changed))
-    return runs
-
-
 ORDER = ("lost", "gained", "different", "same", "not generated", "alone")
 """Order of the items: right under LoRA only, right under QLoRA only, other differences, no difference; ``alone`` if the
 study trains one arm and compares no answers."""
@@ -126,12 +118,7 @@ study trains one arm and compares no answers."""
 def item_rows(
     cells: Mapping[str, Cell], metrics: list[str], tuned: Sequence[str] = (BASELINE, CANDIDATE)
 ) -> list[dict[str, Any]]:
-    """One record for each item; items on which the two assistants differ come first.
-
-    Returns:
-        Records with ``item row turn cluster answerable question context reference change`` (one of ``ORDER``) and
-        ``answers declined tokens nll metrics``, the latter by cell.
-    """
+    """One record for each item; items on which the two assistants differ come first, in the order of ``ORDER``."""
     rows = [_item_row(cells, item, metrics, tuned) for item in cells[tuned[0]].by_item]
     return sorted(rows, key=lambda row: ORDER.index(row["change"]))
 
@@ -140,19 +127,14 @@ def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str], tuned: S
     sample = cells[tuned[0]].by_item[item]
     samples = {name: cell.by_item[item] for name, cell in cells.items()}
     return {
-        "item": item,
-        "row": sample.get("row"),
-        "turn": sample.get("turn", 0),
-        "cluster": sample.get("cluster"),
-        "answerable": sample.get("answerable", True),
-        "question": sample["question"],
+        "item": item, "row": sample.get("row"), "turn": sample.get("turn", 0), "cluster": sample.get("cluster"),
+        "answerable": sample.get("answerable", True), "question": sample["question"],
         "context": [message for message in sample["prompt"][:-1] if message["role"] != "system"],
         "reference": sample["reference"],
         "change": change(cells[BASELINE], cells[CANDIDATE], item) if len(tuned) > 1 else "alone",
         "answers": {name: s["answer"] for name, s in samples.items() if s.get("answer") is not None},
         "declined": {name: bool(s["declined"]) for name, s in samples.items() if s.get("declined") is not None},
-        "tokens": sample["tokens"],
-        "nll": {name: s["nll"] for name, s in samples.items()},
+        "tokens": sample["tokens"], "nll": {name: s["nll"] for name, s in samples.items()},
         "metrics": {
             name: {metric: value for metric in metrics if (value := cell.value(item, metric)) is not None}
             for name, cell in cells.items()
@@ -176,17 +158,12 @@ def flips(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     if not any("exact_match" in row["metrics"].get(BASELINE, {}) for row in rows):
         return None
     keys = ("item", "row", "question", "reference")
-    listed = {
-        change: [
-            {**{key: row[key] for key in keys}, "answers": {c: row["answers"][c] for c in (BASELINE, CANDIDATE)}}
-            for row in rows if row["change"] == change
-        ]
-        for change in ("lost", "gained")
-    }
-    return {
-        "metric": "exact_match", "items": len(rows), **listed,
-        "text_differs": sum(row["change"] in ("lost", "gained", "different") for row in rows),
-    }
+    listed = {change: [
+        {**{key: row[key] for key in keys}, "answers": {c: row["answers"][c] for c in (BASELINE, CANDIDATE)}}
+        for row in rows if row["change"] == change
+    ] for change in ("lost", "gained")}
+    return {"metric": "exact_match", "items": len(rows), **listed,
+            "text_differs": sum(row["change"] in ("lost", "gained", "different") for row in rows)}
 
 
 def declining(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
@@ -195,12 +172,10 @@ def declining(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     for name, cell in cells.items():
         known = [sample for sample in cell.samples if sample.get("declined") is not None]
         if known:
-            should = [sample for sample in known if not sample.get("answerable", True)]
-            others = [sample for sample in known if sample.get("answerable", True)]
-            by_cell[name] = {
-                "unanswerable_items": len(should), "declined": sum(bool(s["declined"]) for s in should),
-                "answerable_items": len(others), "false_declines": sum(bool(s["declined"]) for s in others),
-            }
+            others, should = ([bool(s["declined"]) for s in known if s.get("answerable", True) == answerable]
+                              for answerable in (True, False))
+            by_cell[name] = {"unanswerable_items": len(should), "declined": sum(should),
+                             "answerable_items": len(others), "false_declines": sum(others)}
     return {"cells": by_cell} if by_cell else None
 
 
@@ -220,14 +195,9 @@ _TITLES = {
 
 
 def answer_groups(report: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
-    """Items grouped by the relation of the two answers, differing ones first.
+    """Items grouped by the relation of the two answers, differing ones first, at most ``most`` over all groups.
 
-    Args:
-        report: The report.
-        most: Maximum number of items over all groups; differing items take precedence.
-
-    Returns:
-        Groups with ``change title about total shown``, ``first`` (visible items) and ``more`` (folded items).
+    A group has ``first`` (visible items) and ``more`` (folded items).
     """
     groups, left = [], most
     for change, (title, about) in _TITLES.items():
@@ -254,19 +224,24 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     runs: dict[str, Runs] = {}
     if BASELINE in answers and CANDIDATE in answers:
         runs = dict(zip((BASELINE, CANDIDATE), marked(cut(answers[BASELINE]), cut(answers[CANDIDATE])), strict=True))
-    further = [arm.cell for arm in ARMS.values() if alone or arm.name not in TWINS]
-    runs |= {name: [(cut(answers[name]), False)] for name in further if answers.get(name)}
-    sides = [
-        {"arm": arm, "label": label, "runs": runs.get(name), "loss": _loss(row, name),
-         "exact": row["metrics"].get(name, {}).get("exact_match") == 1, "declined": row["declined"].get(name, False)}
-        for arm, name, label in ((arm.name, arm.cell, arm.label) for arm in ARMS.values())
-        if name in row["nll"] or (not alone and arm in TWINS)
-    ]
+    sides = []
+    for arm in ARMS.values():
+        name, further = arm.cell, alone or arm.name not in TWINS
+        if further and answers.get(name):
+            runs[name] = [(cut(answers[name]), False)]
+        if name in row["nll"] or not further:
+            nll = row["nll"].get(name)
+            sides.append({
+                "arm": arm.name, "label": arm.label, "runs": runs.get(name),
+                "loss": None if nll is None else number(nll / row["tokens"], "nll_per_token"),
+                "exact": row["metrics"].get(name, {}).get("exact_match") == 1,
+                "declined": row["declined"].get(name, False),
+            })
     bases = [arm.untuned_cell for arm in ARMS.values()]
     untuned = next((name for name in bases if name in answers), "") if alone else LORA.untuned_cell
     return {
-        "row": row["row"], "turn": row["turn"], "cluster": row["cluster"], "answerable": row["answerable"],
-        "question": cut(row["question"]), "reference": cut(row["reference"]), "sides": sides,
+        **{key: row[key] for key in ("row", "turn", "cluster", "answerable")}, "sides": sides,
+        "question": cut(row["question"]), "reference": cut(row["reference"]),
         "context": [{"role": message["role"], "content": cut(message["content"])} for message in row["context"]],
         "untuned": cut(answers[untuned]) if untuned in answers else None,
     }
@@ -280,9 +255,3 @@ def marked(first: str, second: str) -> tuple[Runs, Runs]:
     if changed <= _MAX_MARKED_SHARE:
         return runs
     return [(first, False)], [(second, False)]
-
-
-def _loss(row: Mapping[str, Any], name: str) -> str | None:
-    if not row["tokens"] or row["nll"].get(name) is None:
-        return None
-    return number(row["nll"][name] / row["tokens"], "nll_per_token")

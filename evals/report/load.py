@@ -52,13 +52,7 @@ def lead_pair(report: Mapping[str, Any]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """The scores of one combination of base and adapter on the held-out items.
-
-    Attributes:
-        name: One of ``CELLS``, or of ``BASELINE_TEXTS``.
-        samples: Lines of ``samples.jsonl``, in the file's order.
-        scores: ``scores.json``.
-    """
+    """The scores of a cell or an untuned baseline on the held-out items, from ``samples.jsonl`` and ``scores.json``."""
 
     name: str
     samples: tuple[dict[str, Any], ...]
@@ -74,8 +68,12 @@ class Cell:
         sample = self.by_item[item]
         if metric == "nll_per_token":
             return sample["nll"] / sample["tokens"] if sample.get("tokens") and sample.get("nll") is not None else None
-        number = sample.get("metrics", {}).get(metric)
-        return _within_bounds(float(number), metric) if number is not None and math.isfinite(number) else None
+        score = sample["metrics"].get(metric)
+        if score is None or not math.isfinite(score):
+            return None
+        low, high = metric_of(metric).bounds or (-math.inf, math.inf)
+        clipped = min(max(float(score), low), high)  # removes a rounding error, such as a cosine of 1.0000001
+        return clipped if abs(clipped - score) < 1e-5 else float(score)
 
     def has(self, metric: str) -> bool:
         """Whether any item has the score."""
@@ -84,13 +82,6 @@ class Cell:
     def values(self, items: list[str], metric: str) -> list[float]:
         """The scores of those ``items`` that have one, in order."""
         return [value for item in items if (value := self.value(item, metric)) is not None]
-
-
-def _within_bounds(score: float, metric: str) -> float:
-    """Remove a rounding error beyond the metric's bounds, such as a cosine of 1.0000001."""
-    low, high = metric_of(metric).bounds or (-math.inf, math.inf)
-    clipped = min(max(score, low), high)
-    return clipped if abs(clipped - score) < 1e-5 else score
 
 
 def read_cells(study: Study) -> dict[str, Cell]:
@@ -106,10 +97,9 @@ def read_cells(study: Study) -> dict[str, Cell]:
     missing = [name for name in served if name not in cells]
     if missing:
         needed = " and ".join(reversed(served))
-        does = f"compares cells {needed}" if len(served) > 1 else f"is about cell {needed}"
         raise EvaluationError(
-            f"the report {does}, but {' and '.join(missing)} "
-            f"{'has' if len(missing) == 1 else 'have'} not been scored",
+            f"the report {'compares cells' if len(served) > 1 else 'is about cell'} {needed}, but "
+            f"{' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been scored",
             where=str(study.folder / "evals"),
             remedy=f"Keep {needed} in eval.cells and run 'assistant-builder run {study.name}'",
         )
@@ -118,10 +108,7 @@ def read_cells(study: Study) -> dict[str, Cell]:
 
 
 def tuned_cells(arms: Sequence[str]) -> tuple[str, ...]:
-    """The cells that the headline is about: of both twins, or of the first arm alone.
-
-    Items, tokens and metrics of a report are those of the first cell.
-    """
+    """The cells of the headline, of both twins or of the first arm alone; a report has the items of the first."""
     return tuple(ARMS[arm].cell for arm in headline_arms(arms))
 
 
@@ -146,13 +133,10 @@ def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
 def read_rescored_cells(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
     """A further scoring of the arms' assistants; empty if a cell of it is missing.
 
-    Args:
-        study: The study.
-        like: The cell whose items they must have.
-        seed: Number of the training seed; ``None`` for the first seed's adapters with another batch size.
+    Without a training ``seed`` it is that of the first seed's adapters with another batch size.
 
     Raises:
-        EvaluationError: They were scored on other items.
+        EvaluationError: They were scored on other items than the cell ``like``.
     """
     tuned = tuned_cells(study.config.arms)
     cells = _read({name: study.cell_folder(f"noise/{name}") if seed is None else study.cell_folder(name, seed=seed)
@@ -167,15 +151,11 @@ def _read(folders: Mapping[str, Path]) -> dict[str, Cell]:
     for name, folder in folders.items():
         samples = read_jsonl(folder / "samples.jsonl")
         if samples:
+            for sample in samples:
+                sample["metrics"] |= score_stored(sample)  # by plugins that were registered after scoring
             scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
-            cells[name] = Cell(name, tuple(_with_plugin_metrics(sample) for sample in samples), scores)
+            cells[name] = Cell(name, tuple(samples), scores)
     return cells
-
-
-def _with_plugin_metrics(sample: dict[str, Any]) -> dict[str, Any]:
-    """A sample with the metrics that were registered after it was scored."""
-    added = score_stored(sample)
-    return {**sample, "metrics": {**sample["metrics"], **added}} if added else sample
 
 
 def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) -> None:
@@ -189,39 +169,25 @@ def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) 
 
 
 def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
-    first = like.by_item
-    if len(cell.by_item) != len(cell.samples):
+    first, own, claimed = like.by_item, cell.by_item, cell.scores.get("nll_per_token")
+    if len(own) != len(cell.samples):
         return f"{name} has an item twice"
-    if cell.by_item.keys() != first.keys():
-        fewer, more = len(first.keys() - cell.by_item.keys()), len(cell.by_item.keys() - first.keys())
+    if own.keys() != first.keys():
+        fewer, more = len(first.keys() - own.keys()), len(own.keys() - first.keys())
         return f"{name} lacks {fewer} items of {like.name} and has {more} others"
-    if any(sample["tokens"] != cell.by_item[item]["tokens"] for item, sample in first.items()):
+    if any(sample["tokens"] != own[item]["tokens"] for item, sample in first.items()):
         return f"{name} has other token counts than {like.name}"
-    return None if _agrees(cell) else f"scores.json of {name} contradicts its samples"
-
-
-def _agrees(cell: Cell) -> bool:
-    claimed = cell.scores.get("nll_per_token")
-    if claimed is None:
-        return True
-    nll = math.fsum(sample["nll"] for sample in cell.samples)
-    tokens = sum(sample["tokens"] for sample in cell.samples)
-    return math.isclose(claimed, nll / tokens, rel_tol=1e-6)
+    if claimed is not None and not math.isclose(claimed, figure(cell, "nll_per_token", list(own)), rel_tol=1e-6):
+        return f"scores.json of {name} contradicts its samples"
+    return None
 
 
 def metrics_of(
     cells: Mapping[str, Cell], order: tuple[str, ...], tuned: Sequence[str] = (BASELINE, CANDIDATE)
 ) -> dict[str, list[str]]:
-    """The items each metric is computed on: those with a score in every cell that has the metric.
+    """The items each metric is computed on, in file order: those with a score in every cell that has the metric.
 
-    Args:
-        cells: The scored cells.
-        order: Names of metrics in the order of the result.
-        tuned: The cells of the arms' assistants.
-
-    Returns:
-        Metric → items in file order, without metrics that a ``tuned`` cell lacks or that have too few items for a
-        comparison.
+    Metrics that a ``tuned`` cell lacks or that have too few items for a comparison are left out.
     """
     first = cells[tuned[0]]
     items = list(first.by_item)

@@ -14,14 +14,7 @@ from evals.tasks.general_knowledge import TASK as RETENTION
 
 @dataclass(frozen=True)
 class Formula:
-    """One number of the report.
-
-    Attributes:
-        name: Name of the number.
-        formula: The formula, in which ``_x`` and ``_{xy}`` are subscripts.
-        about: Meaning of the symbols, and when the formula is used.
-        sources: Numbers of ``REFERENCES``, from 1.
-    """
+    """One number of the report: in ``formula``, ``_x`` and ``_{xy}`` are subscripts; ``sources`` counts from 1."""
 
     name: str
     formula: str
@@ -155,7 +148,7 @@ _OF_COMPARISONS = frozenset({"flips", "fidelity", "worst", "judge", "votes", "po
 
 def contents(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The table of contents, without the sections that do not apply to the report."""
-    others = [name for name in report.get("tasks") or {} if name != RETENTION]
+    others = [name for name in report["tasks"] if name != RETENTION]
     alone = not is_compared(report)
     left_out = {*(() if others else ("tasks",)), *(_OF_COMPARISONS if alone else ("alone",))}
     if alone and export_table(report) is None:

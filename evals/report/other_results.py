@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from assistant_builder.config import EvalConfig
 from assistant_builder.study import Study
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import preference
-from evals.report.contrasts import HEADLINE, all_pairs, clearly_better, clearly_worse, figures_of
-from evals.report.format import SIGNIFICANT, difference, enumerated, interval, number, percent, plural, shown
+from evals.report.contrasts import HEADLINE, all_pairs, clearly_better, clearly_worse, clusters_of, figures_of, in_words
+from evals.report.format import SIGNIFICANT, enumerated, measured, number, percent, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell
 from evals.stats.significance import sign_test
 from evals.tasks.general_knowledge import TASK as RETENTION
@@ -37,27 +37,23 @@ _TEXTS = {
 }
 
 
-def _tuned(cells: Iterable[str]) -> list[Arm]:
+Documents = dict[Any, dict[str, Any]]
+
+
+def _tuned(cells: Mapping[str, Any]) -> list[Arm]:
     """The arms of which a task was run on the assistant and on its untuned base."""
-    known = set(cells)
-    return [arm for arm in ARMS.values() if {arm.cell, arm.untuned_cell} <= known]
-
-
-DocId = int | str
-Documents = dict[DocId, dict[str, Any]]
+    return [arm for arm in ARMS.values() if {arm.cell, arm.untuned_cell} <= cells.keys()]
 
 
 def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
     """The results of every task that was run on the study's cells.
 
-    Returns:
-        Task → ``label about metric items cells contrasts flips listed sentence error``. A task without figures has an
-        ``error`` with the reason. ``p_value_holm`` is adjusted over the tasks of the same contrast.
+    A task without figures has an ``error`` with the reason. ``p_value_holm`` is adjusted over the tasks of the same
+    contrast.
     """
     config = study.config.eval
-    wanted = dict.fromkeys([RETENTION] * config.retention + config.tasks)
     records = {}
-    for task in wanted:
+    for task in dict.fromkeys([RETENTION] * config.retention + config.tasks):
         found: dict[str, Documents] = {}
         for name in main_cells(study.config.arms):
             lines = read_jsonl(study.cell_folder(name) / "tasks" / f"{task}.jsonl") if name in cells else []
@@ -65,33 +61,35 @@ def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str,
                 found[name] = {line["doc_id"]: line for line in lines}
         if found:
             records[task] = _record(task, found, config)
-    _adjust(records)
+    rows = [row for record in records.values() for row in record["contrasts"]]
+    for name in {row["name"] for row in rows}:
+        family = [row for row in rows if row["name"] == name]
+        for row, adjusted in zip(family, holm([row["p_value"] for row in family]), strict=True):
+            row["p_value_holm"] = float(adjusted)
     for task, record in records.items():
         record["sentence"] = _sentence(task, record)
     return records
 
 
-def _base(task: str) -> dict[str, Any]:
-    label, about = _TEXTS.get(task, (task, f"The task {task} of lm-eval."))
-    return {"label": label, "about": about, "metric": None, "items": 0, "cells": {}, "contrasts": [], "flips": {},
-            "listed": [], "sentence": "", "error": None}
-
-
 def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> dict[str, Any]:
-    metric = _metric(found)
+    label, about = _TEXTS.get(task, (task, f"The task {task} of lm-eval."))
+    record: dict[str, Any] = {
+        "label": label, "about": about, "metric": None, "items": 0, "cells": {}, "contrasts": [], "flips": {},
+        "listed": [], "sentence": "", "error": None,
+    }
+    first = next(iter(next(iter(found.values())).values()))
+    names = [name for name in first["metrics"] if _value(first, name) is not None]
+    metric = next((name for name in (*_PREFERRED, *names) if name in names), None)
     if metric is None:
-        return {**_base(task), "error": "it has no score that is a number for each document"}
-    common = set.intersection(*(
+        return {**record, "error": "it has no score that is a number for each document"}
+    ids = sorted(set.intersection(*(
         {doc_id for doc_id, document in documents.items() if _value(document, metric) is not None}
         for documents in found.values()
-    ))
-    ids = sorted(common)
+    )))
     values = {cell: [float(documents[doc_id]["metrics"][metric]) for doc_id in ids]
               for cell, documents in found.items()}
-    record = {
-        **_base(task), "metric": metric, "items": len(ids),
-        "cells": {cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores},
-    }
+    record |= {"metric": metric, "items": len(ids),
+               "cells": {cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores}}
     meanings = {pair.name: pair.meaning for pair in all_pairs()}
     further = [(ARMS[arm].cell, BASELINE) for arm in further_arms(ARMS)]
     pairs = [*((arm.cell, arm.untuned_cell) for arm in ARMS.values()), (CANDIDATE, BASELINE), *further]
@@ -99,8 +97,8 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
         if candidate in values and baseline in values and len(ids) > 1:
             name = f"{candidate}-{baseline}"
             result = paired_comparison(
-                values[baseline], values[candidate], higher_is_better=_higher_is_better(metric), seed=config.seed,
-                resamples=config.bootstrap_resamples,
+                values[baseline], values[candidate], higher_is_better=not metric.endswith(_LOWER_IS_BETTER),
+                seed=config.seed, resamples=config.bootstrap_resamples,
             )
             record["contrasts"].append({"name": name, "metric": metric, "baseline": baseline, "candidate": candidate,
                                         "meaning": meanings[name], **figures_of(result)})
@@ -108,15 +106,9 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
                 both = list(zip(ids, values[baseline], values[candidate], strict=True))
                 record["flips"][name] = {"lost": [doc_id for doc_id, before, after in both if before > after],
                                          "gained": [doc_id for doc_id, before, after in both if after > before]}
-    record["listed"] = _forgotten(record["flips"], found) if task == RETENTION else []
+    if task == RETENTION:
+        record["listed"] = _forgotten(record["flips"], found)
     return record
-
-
-def _metric(found: Mapping[str, Documents]) -> str | None:
-    """The metric that represents a task: accuracy if it has one, otherwise the first numeric metric."""
-    first: Mapping[str, Any] = next(iter(next(iter(found.values())).values()), {"metrics": {}})
-    names = [name for name in first["metrics"] if _value(first, name) is not None]
-    return next((name for name in (*_PREFERRED, *names) if name in names), None)
 
 
 def _value(document: Mapping[str, Any], metric: str) -> float | None:
@@ -124,37 +116,23 @@ def _value(document: Mapping[str, Any], metric: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _higher_is_better(metric: str) -> bool:
-    return not any(metric.endswith(name) for name in _LOWER_IS_BETTER)
-
-
-def _adjust(records: Mapping[str, dict[str, Any]]) -> None:
-    rows = [row for record in records.values() for row in record["contrasts"]]
-    for name in {row["name"] for row in rows}:
-        family = [row for row in rows if row["name"] == name]
-        for row, adjusted in zip(family, holm([row["p_value"] for row in family]), strict=True):
-            row["p_value_holm"] = float(adjusted)
-
-
-def _forgotten(flips: Mapping[str, Mapping[str, list[DocId]]], found: Mapping[str, Documents]) -> list[dict[str, Any]]:
+def _forgotten(flips: Mapping[str, Mapping[str, list[Any]]], found: Mapping[str, Documents]) -> list[dict[str, Any]]:
     """Documents that the untuned base gets right and a tuned model gets wrong, those forgotten by both first."""
-    lost_in: dict[DocId, list[str]] = {}
+    lost_in: dict[Any, list[str]] = {}
     for arm in _tuned(found):
         name = f"{arm.cell}-{arm.untuned_cell}"
         for doc_id in flips.get(name, {}).get("lost", []):
             lost_in.setdefault(doc_id, []).append(name)
     order = sorted(lost_in, key=lambda doc_id: (-len(lost_in[doc_id]), doc_id))
-    return [{
-        "doc_id": doc_id, "lost_in": lost_in[doc_id],
-        "document": next(docs[doc_id] for docs in found.values() if doc_id in docs).get("document", {}),
-        "chosen": {cell: _chosen(docs[doc_id]) for cell, docs in found.items() if doc_id in docs},
-    } for doc_id in order[:_LISTED]]
-
-
-def _chosen(document: Mapping[str, Any]) -> int | None:
-    """The index of the choice that the model finds likeliest."""
-    likelihoods = document.get("likelihoods") or []
-    return max(range(len(likelihoods)), key=likelihoods.__getitem__) if likelihoods else None
+    listed = []
+    for doc_id in order[:_LISTED]:
+        documents = {cell: docs[doc_id] for cell, docs in found.items() if doc_id in docs}
+        likelihoods = {cell: document["likelihoods"] for cell, document in documents.items()}
+        listed.append({
+            "doc_id": doc_id, "lost_in": lost_in[doc_id], "document": next(iter(documents.values()))["document"],
+            "chosen": {cell: each.index(max(each)) if each else None for cell, each in likelihoods.items()},
+        })
+    return listed
 
 
 def _sentence(task: str, record: Mapping[str, Any]) -> str:
@@ -167,33 +145,20 @@ def _sentence(task: str, record: Mapping[str, Any]) -> str:
         if row:
             parts.append(f"{arm.short} {number(record['cells'][arm.cell], metric)}, the untuned {arm.base_label} base "
                          f"{number(record['cells'][arm.untuned_cell], metric)} ({_difference(row, record)}): "
-                         f"{_reading(row, task == RETENTION)}")
+                         + in_words(row, "tuning made it forget" if task == RETENTION else "worse after tuning",
+                                    "better after tuning", "no clear change"))
     text = "; ".join(parts)
     if HEADLINE in rows:
         text += f"{'. ' if text else ''}QLoRA against 16-bit LoRA: {_difference(rows[HEADLINE], record)}, "
-        text += _between(rows[HEADLINE])
+        text += in_words(rows[HEADLINE], "clearly worse", "clearly better", "no clear difference")
     if not text:
         return ""
     return f"On {plural(record['items'], 'question' if task == RETENTION else 'document')}: {text}."
 
 
 def _difference(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    how, flips = shown(row["metric"]), record["flips"].get(row["name"])
-    text = (f"{difference(row['delta'], row['metric'], row)} {how.unit}".rstrip()
-            + f", 95% interval {interval(row, row['metric'], plus=False)}")
+    flips, text = record["flips"].get(row["name"]), measured(row)
     return f"{text}, {len(flips['lost']):,} lost and {len(flips['gained']):,} gained" if flips else text
-
-
-def _reading(row: Mapping[str, Any], retention: bool) -> str:
-    if clearly_worse(row):
-        return "tuning made it forget" if retention else "worse after tuning"
-    return "better after tuning" if clearly_better(row) else "no clear change"
-
-
-def _between(row: Mapping[str, Any]) -> str:
-    if clearly_worse(row):
-        return "clearly worse"
-    return "clearly better" if clearly_better(row) else "no clear difference"
 
 
 PARTIAL = 0.5
@@ -205,16 +170,14 @@ _Z95 = float(stats.norm.ppf(0.975))
 
 
 def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CANDIDATE)) -> dict[str, Any] | None:
-    """The reliability curve of each arm's assistant.
+    """The reliability curve of each arm's assistant, its calibration error ``ece`` and its ``brier`` score.
 
-    Returns:
-        ``metric``, ``correct_means``, ``about`` and for each cell ``bins`` of equal counts with a Wilson interval,
-        expected calibration error ``ece`` over these bins, ``brier`` score and ``n``; ``None`` if probabilities or
-        answers are missing, or the items do not fill two bins.
+    The bins have equal counts and a Wilson interval. ``None`` if probabilities or answers are missing, or the items do
+    not fill two bins.
     """
     tuned = [name for name in served if name in cells]
-    rates = [_rate(cells[name], "exact_match") for name in tuned]
-    known = [rate for rate in rates if rate is not None]
+    scores = [cells[name].values(list(cells[name].by_item), "exact_match") for name in tuned]
+    known = [math.fsum(values) / len(values) for values in scores if values]
     saturated = len(known) < len(tuned) or max(known) < SATURATED or min(known) > 1 - SATURATED
     metric, threshold = ("token_f1", PARTIAL) if saturated else ("exact_match", 1.0)
     points = {name: _points(cells[name], metric, threshold) for name in tuned}
@@ -232,11 +195,6 @@ def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CA
         "the mean squared difference between the probability and right (1) or wrong (0). The intervals treat items as "
         "independent.",
     }
-
-
-def _rate(cell: Cell, metric: str) -> float | None:
-    values = cell.values(list(cell.by_item), metric)
-    return math.fsum(values) / len(values) if values else None
 
 
 def _points(cell: Cell, metric: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -275,12 +233,10 @@ def judged(study: Study, cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     path, config = study.folder / "evals" / "judge.json", study.config.eval
     if not study.config.compares or not config.judge_url or not path.exists():
         return None
-    lines = [line for line in read_jsonl(path.with_suffix(".jsonl")) if str(line["item"]) in cells[BASELINE].by_item]
-    clusters = [cells[BASELINE].by_item[str(line["item"])].get("cluster") for line in lines]
-    found = preference(
-        [line["outcome"] for line in lines],
-        clusters=clusters if any(label is not None for label in clusters) else None, seed=config.seed,
-    )
+    items = cells[BASELINE].by_item
+    lines = [line for line in read_jsonl(path.with_suffix(".jsonl")) if str(line["item"]) in items]
+    clusters = clusters_of([items[str(line["item"])] for line in lines])
+    found = preference([line["outcome"] for line in lines], clusters=clusters, seed=config.seed)
     choices = Counter(order["choice"] for line in lines for order in line["orders"])
     place = sign_test(choices["first"], choices["second"], choices["tie"])
     record = {**read_json(path), **found, "place_p_value": place.p_value, "first_of_decided": place.share}
@@ -319,15 +275,18 @@ def votes(study: Study) -> dict[str, Any] | None:
         return None
     kept = counted_votes(read_votes(study), model_of(study))
     test = sign_test(found.candidate, found.baseline, found.ties + found.both_bad)
-    record = {
+    sentence = f"In blind votes on answers in the chat: {tally_sentence(found)}"
+    if test.share is not None:
+        sentence += (f" QLoRA has {percent(test.share)} of the votes that prefer one (95% interval "
+                     f"{percent(test.ci_low)} to {percent(test.ci_high)}).")
+    return {
         "votes": found.counted, QLORA.name: found.candidate, LORA.name: found.baseline, "ties": found.ties,
         "both_bad": found.both_bad, "outdated": found.outdated, "repeated": found.repeated,
         "questions": len({vote.question for vote in kept}), "share": test.share,
         "ci": None if test.share is None else [test.ci_low, test.ci_high], "p_value": test.p_value,
         "first": min(vote.time for vote in kept), "last": max(vote.time for vote in kept),
-        "left": sum(vote.vote == "a" for vote in kept),
+        "left": sum(vote.vote == "a" for vote in kept), "sentence": sentence,
     }
-    return {**record, "sentence": _vote_sentence(record, tally_sentence(found))}
 
 
 def report_lacks_votes(study: Study) -> bool:
@@ -342,27 +301,14 @@ def report_lacks_votes(study: Study) -> bool:
     return bool(tally(study).counted != reported.get("votes", 0))
 
 
-def _vote_sentence(record: dict[str, Any], counts: str) -> str:
-    text = f"In blind votes on answers in the chat: {counts}"
-    if record["share"] is None:
-        return text
-    low, high = record["ci"]
-    return (f"{text} QLoRA has {percent(record['share'])} of the votes that prefer one (95% interval {percent(low)} to "
-            f"{percent(high)}).")
-
-
 NAMES = {"copy": "copying the answer of the nearest training question",
          "retrieval": "the untuned base model with three retrieved pairs"}
 
 
-def beats_untuned(
-    rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Each arm against each baseline, metric by metric.
+def beats_untuned(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each arm against each baseline: the metrics ``beaten``, ``worse`` and ``not_beaten``, with a sentence.
 
-    Returns:
-        Records with ``arm cell baseline``, the metrics ``beaten`` (interval excludes zero and Holm-adjusted p at most
-        0.05), those on which the tuned arm is clearly ``worse``, the others as ``not_beaten``, and a ``sentence``.
+    A difference counts if its interval excludes zero and the Holm-adjusted p is at most 0.05.
     """
     found = []
     for baseline in NAMES:
@@ -381,33 +327,28 @@ def beats_untuned(
     return found
 
 
+_SHORT = (("worse", "worse"), ("not_beaten", "not clearly better"))
+
+
 def shortfall_summary(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
     """The number of metrics on which a tuned arm does not beat an untuned baseline, with one example."""
     total = sum(len(record[key]) for key in ("worse", "not_beaten", "beaten"))
-    parts = [f"{words} on {len(record[key])} of {total} metrics"
-             for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if record[key]]
+    parts = [f"{words} on {len(record[key])} of {total} metrics" for key, words in _SHORT if record[key]]
     example = _listed([*record["worse"], *record["not_beaten"]][:1], record, figures)
-    return f"{_arm(record)} is {' and '.join(parts)}, for example in {example}"
+    return f"{ARMS[record['arm']].short} is {' and '.join(parts)}, for example in {example}"
 
 
 def _baseline_sentence(record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    found = {key: _listed(record[key], record, figures) for key in ("worse", "not_beaten", "beaten") if record[key]}
-    rival = NAMES[record["baseline"]]
-    if found.keys() == {"beaten"}:
-        return f"{_arm(record)} clearly beats {rival} in {found['beaten']}."
-    parts = [f"{words} in {found[key]}"
-             for key, words in (("worse", "worse"), ("not_beaten", "not clearly better")) if key in found]
-    text = f"Against {rival}, {_arm(record)} is {' and '.join(parts)}"
-    return f"{text}; it is clearly better in {found['beaten']}." if "beaten" in found else f"{text}."
-
-
-def _arm(record: Mapping[str, Any]) -> str:
-    return ARMS[record["arm"]].short
+    rival, arm = NAMES[record["baseline"]], ARMS[record["arm"]].short
+    beaten = _listed(record["beaten"], record, figures) if record["beaten"] else ""
+    parts = [f"{words} in {_listed(record[key], record, figures)}" for key, words in _SHORT if record[key]]
+    if not parts:
+        return f"{arm} clearly beats {rival} in {beaten}."
+    text = f"Against {rival}, {arm} is {' and '.join(parts)}"
+    return f"{text}; it is clearly better in {beaten}." if beaten else f"{text}."
 
 
 def _listed(metrics: Sequence[str], record: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    texts = [
-        f"{shown(metric).phrase} ({number(figures[record['cell']]['metrics'][metric], metric)} against "
-        f"{number(figures[record['baseline']]['metrics'][metric], metric)})" for metric in metrics
-    ]
-    return enumerated(texts)
+    cell, baseline = (figures[record[key]]["metrics"] for key in ("cell", "baseline"))
+    return enumerated([f"{shown(metric).phrase} ({number(cell[metric], metric)} against "
+                       f"{number(baseline[metric], metric)})" for metric in metrics])

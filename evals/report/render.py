@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, CELLS, QLORA, TWINS, css_rules, css_variables, label
-from assistant_builder.errors import EvaluationError
 from assistant_builder.redaction import escape_control_characters
+from evals.metrics import metric_of
 from evals.report import charts, rows_headline, rows_other
-from evals.report import format as report_format
+from evals.report.format import plural
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
 from evals.report.items import answer_groups
 from evals.report.load import arms_of, is_compared, lead_pair
@@ -27,25 +27,8 @@ _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second"
 
 
 def render_html(report: dict[str, Any]) -> str:
-    """The report as a self-contained page.
-
-    Text from the data file and from the assistants is escaped. The page has no script, and its content security policy
-    forbids every request.
-
-    Raises:
-        EvaluationError: The report has another version.
-    """
-    check_version(report)
-    return _environment().get_template("report.html.j2").render(**page_context(report))
-
-
-def check_version(report: Mapping[str, Any]) -> None:
-    """Raise an EvaluationError if another version of the program wrote the report."""
-    if report.get("version") != 1:
-        raise EvaluationError(
-            f"report.json has version {report.get('version')!r}, this program reads version 1", where="report.json",
-            remedy="Create the report again with 'assistant-builder run NAME --redo'",
-        )
+    """The report as a self-contained page: text is escaped, and its security policy forbids scripts and requests."""
+    return _environment(html=True).get_template("report.html.j2").render(**page_context(report))
 
 
 def arm_styles() -> str:
@@ -62,16 +45,17 @@ def arm_styles() -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(*, html: bool) -> Environment:
     environment = Environment(
-        loader=PackageLoader("evals.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=StrictUndefined, finalize=_printable,
+        loader=PackageLoader("evals.report"), autoescape=html, finalize=_printable if html else escape,
+        trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )
-    sources_of = environment.loader.get_source if environment.loader else None
-    style = "".join(sources_of(environment, name)[0] for name in ("style.css", "print.css")) if sources_of else ""
-    style = f"{arm_styles()}\n{style}"
-    environment.globals |= {"style": Markup(style), "symbols": {arm.name: arm.symbol for arm in ARMS.values()},
-                            "plural": report_format.plural, "nbsp": Markup("&nbsp;")}
+    assert environment.loader is not None
+    styles = [environment.loader.get_source(environment, name)[0] for name in ("style.css", "print.css")]
+    environment.globals |= {
+        "style": Markup(f"{arm_styles()}\n{''.join(styles)}"), "plural": plural, "nbsp": Markup("&nbsp;"),
+        "symbols": {arm.name: arm.symbol for arm in ARMS.values()},
+    }
     environment.filters |= {"value": format_value, "subscripts": subscripts}
     return environment
 
@@ -95,104 +79,58 @@ def format_value(value: Any) -> str:
 
 def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str, Any]:
     """The variables of the templates, with at most ``listed`` held-out items."""
-    groups, groups_of_sections = answer_groups(report, listed), contents(report)
-    flipped = ("lost", "gained") if report["flips"] else ()
+    groups, groups_of_sections, compared = answer_groups(report, listed), contents(report), is_compared(report)
+    flips, fidelity, seeds, margin = report["flips"], report["fidelity"], report["seeds"], report["verdict"]["margin"]
+    flipped = ("lost", "gained") if flips else ()
+    lead = rows_headline.of_contrast(report, "-".join(lead_pair(report)))
+    seed_rows, spread = rows_other.seed_rows(report)
+    differences = rows_headline.contrast_rows(report)
+    panels = [charts.contrast_panel(rows, margin if compared else None) for rows in differences]
+    resources = rows_headline.resource_rows(report)
+    untuned = [{"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]}
+               for entry in report["beats_untuned"]]
     return {
-        "report": report,
-        "contents": groups_of_sections,
+        "report": report, "contents": groups_of_sections, "compared": compared,
         "shown": {section["anchor"] for group in groups_of_sections for section in group["sections"]},
-        "compared": is_compared(report),
-        "arm_names": {arm: label(arm) for arm in arms_of(report)},
-        "twin_names": {arm: label(arm) for arm in TWINS},
-        "missing": NOT_MEASURED,
+        "arm_names": {arm: label(arm) for arm in arms_of(report)}, "twin_names": {arm: label(arm) for arm in TWINS},
+        "missing": NOT_MEASURED, "glossary": GLOSSARY, "formulas": FORMULAS, "references": REFERENCES,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],
-        "glossary": GLOSSARY,
-        "formulas": FORMULAS,
-        "references": REFERENCES,
         "cell_texts": {name: cell for name, cell in CELLS.items() if name in report["cells"]},
         "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
         "settings": list(flatten(report["config"])),
-        **_headline(report), **_other_results(report), **_sources(report), **_arms(report),
-    }
-
-
-def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
-    margin, primary = report["verdict"]["margin"], report["primary_metric"]
-    return {
-        "outcome": rows_headline.outcome_label(report),
-        "tone": rows_headline.tone(report),
-        "tiles": rows_headline.tiles(report),
-        "table": rows_headline.metric_table(report),
-        "panels": charts.interval_panels(rows_headline.of_contrast(report, rows_headline.HEADLINE), primary, margin)
-        if is_compared(report) else charts.interval_panels(
-            rows_headline.of_contrast(report, "-".join(lead_pair(report))), "", margin,
-            ("← better than untuned", "worse →", "Tuned − untuned (95% interval)")),
-        "in_short": rows_headline.in_short(report),
-        "power": rows_other.power_sentences(report),
-        "power_rows": rows_other.power_rows(report),
-        "planned": rows_other.planned_sentence(report),
+        # the headline
+        "outcome": rows_headline.outcome_label(report), "tone": rows_headline.tone(report),
+        "tiles": rows_headline.tiles(report), "table": rows_headline.metric_table(report),
+        "panels": charts.interval_panels(lead, report["primary_metric"] if compared else "", margin, *(
+            [] if compared else [("← better than untuned", "worse →", "Tuned − untuned (95% interval)")])),
+        "in_short": rows_headline.in_short(report), "power": rows_other.power_sentences(report),
+        "power_rows": rows_other.power_rows(report), "planned": rows_other.planned_sentence(report),
         "scored_at": rows_headline.scored_at(report),
-    }
-
-
-def _other_results(report: Mapping[str, Any]) -> dict[str, Any]:
-    seeds, margin = report.get("seeds"), report["verdict"]["margin"]
-    tasks = rows_other.task_sections(report)
-    return {
-        "fidelity": rows_other.fidelity_rows(report),
-        "fidelity_note": rows_other.fidelity_note(report),
-        "worst": rows_other.worst_items(report),
-        "flips": rows_other.flip_rows(report),
-        "floor": rows_other.noise_sentence(report),
-        "tasks": [{**task, "panel": charts.task_panel(report["tasks"][task["name"]])} for task in tasks],
-        "declining": rows_other.declining_rows(report),
-        "reliability": rows_other.reliability_rows(report),
-        "calibration": charts.reliability_chart(report.get("reliability")),
-        "judge": rows_other.judge_rows(report),
-        "preference": charts.preference_bar(report.get("judge")),
-        "votes": rows_other.vote_rows(report),
-        "seeds": rows_other.seed_rows(report),
-        "seeds_note": (seeds or {}).get("sentence") or NOT_MEASURED["seeds"],
-        "spread": rows_other.spread_row(report),
-        "seed_dots": charts.seed_dots(seeds),
+        # further measurements
+        "fidelity": rows_other.fidelity_rows(report), "fidelity_note": fidelity["sentence"] if fidelity else "",
+        "worst": rows_other.worst_items(report), "flips": rows_other.flip_rows(report),
+        "floor": flips["noise_floor"]["sentence"] if flips and flips["noise_floor"] else "",
+        "tasks": rows_other.task_sections(report), "declining": rows_other.declining_rows(report),
+        "reliability": rows_other.reliability_rows(report), "judge": rows_other.judge_rows(report),
+        "calibration": charts.reliability_chart(report["reliability"]), "votes": rows_other.vote_rows(report),
+        "preference": charts.preference_bar(report["judge"]), "seeds": seed_rows, "spread": spread,
+        "seeds_note": seeds["sentence"], "seed_dots": charts.seed_dots(seeds),
         "seed_panel": charts.seed_panel(seeds, margin),
-    }
-
-
-def _sources(report: Mapping[str, Any]) -> dict[str, Any]:
-    margin = report["verdict"]["margin"] if is_compared(report) else None
-    groups = rows_headline.contrast_rows(report)
-    return {
-        "waterfall": charts.waterfall(report.get("attribution"),
-                                        {name: cell["label"] for name, cell in report["cells"].items()}),
-        "attribution": rows_headline.attribution_rows(report),
-        "identities": rows_headline.identity_line(report),
-        "cell_table": rows_headline.cell_table(report),
-        "contrasts": [row for rows in groups for row in rows],
-        "contrast_panels": [panel for panel in (charts.contrast_panel(rows, margin) for rows in groups)
-                            if panel],
-        "every_difference": rows_headline.every_difference(report),
-        "exports": rows_headline.export_table(report),
+        # all differences, cells and exports
+        "waterfall": charts.waterfall(report["attribution"]),
+        "identities": rows_headline.identity_line(report), "cell_table": rows_headline.cell_table(report),
+        "contrasts": [row for rows in differences for row in rows],
+        "contrast_panels": [panel for panel in panels if panel],
+        "every_difference": rows_headline.every_difference(report), "exports": rows_headline.export_table(report),
         "baselines": rows_headline.baseline_rows(report),
-        "baseline_texts": rows_headline.baseline_texts(report),
-        "untuned": rows_headline.untuned_sentences(report),
-    }
-
-
-def _arms(report: Mapping[str, Any]) -> dict[str, Any]:
-    resources = rows_headline.resource_rows(report)
-    return {
-        "curves": charts.loss_chart(report["curves"]),
-        "validations": rows_headline.validation_rows(report),
-        "resources": [row for row in resources if row["key"] not in _BARS],
-        "costs": resources,
-        "graded": rows_headline.graded_rows(report),
-        "steps": rows_headline.step_rows(report),
-        "bars": charts.bars([(row["label"], row["values"], row["texts"], row["ratio"])
-                             for row in resources if row["key"] in _BARS]),
-        "data": rows_other.data_rows(report),
-        "methods": rows_other.method_rows(report),
+        "untuned": sorted(untuned, key=lambda line: bool(line["beaten"])),  # unbeaten baselines first
+        # training, data and method
+        "curves": charts.loss_chart(report["curves"]), "validations": rows_headline.validation_rows(report),
+        "resources": [row for row in resources if row["key"] not in _BARS], "costs": resources,
+        "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
+        "graded": rows_headline.graded_rows(report), "steps": rows_headline.step_rows(report),
+        "data": rows_other.data_rows(report), "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
     }
 
 
@@ -203,13 +141,8 @@ LISTED_IN_MARKDOWN = 40
 
 
 def render_markdown(report: dict[str, Any]) -> str:
-    """The report as Markdown; text from the data file and the assistants cannot form markup, HTML or links.
-
-    Raises:
-        EvaluationError: The report has another version.
-    """
-    check_version(report)
-    template = _markdown_environment().get_template("report.md.j2")
+    """The report as Markdown; text from the data file and the assistants cannot form markup, HTML or links."""
+    template = _environment(html=False).get_template("report.md.j2")
     text = template.render(**page_context(report, listed=LISTED_IN_MARKDOWN))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -221,13 +154,3 @@ def escape(value: Any) -> Any:
     text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _LINK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", text))
     return Markup("<br>".join(escape_control_characters(line.strip()) for line in text.splitlines()))  # noqa: S704 - escaped above
-
-
-@cache
-def _markdown_environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("evals.report"), autoescape=False, finalize=escape, trim_blocks=True, lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"value": format_value}
-    return environment

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from assistant_builder.arms import ARMS, LORA, QLORA, main_cells
+from assistant_builder.arms import LORA, QLORA, main_cells
 from assistant_builder.arms import label as label_of
 from assistant_builder.planning.memory_check import plan_accuracy
 from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
-from evals.report import format as report_format
+from evals.report import format as fmt
+from evals.report.contrasts import HEADLINE, clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
-from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_arm, lead_pair, served_cells
-from evals.report.verdict import harm_interval, number_of
+from evals.report.load import arms_of, is_compared, lead_arm, lead_pair, served_cells
+from evals.report.verdict import number_of
 
 Report = Mapping[str, Any]
 
 
 def resource_rows(report: Report) -> list[dict[str, Any]]:
     """Time and memory: label, values and printed values by arm, and QLoRA's value relative to LoRA's."""
-    listed = (
-        ("Base weights as stored", "base_bytes", report_format.size),
-        ("Peak memory in training", "peak_memory_bytes", report_format.size),
-        ("Training time", "train_seconds", report_format.duration),
-        ("Training time of each run", "train_seconds_all", _durations),
-        ("Training speed", "tokens_per_second", report_format.rate),
-        ("Time of an optimizer step", "seconds_per_step", _step_time),
-        (f"Cost of training{_priced(report)}", "cost", report_format.money),
-        ("Adapter", "adapter_bytes", report_format.size), ("Trained weights", "trainable_parameters", count),
+    price = report["config"]["eval"]["price_per_hour"]
+    listed: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+        ("Base weights as stored", "base_bytes", fmt.size), ("Peak memory in training", "peak_memory_bytes", fmt.size),
+        ("Training time", "train_seconds", fmt.duration),
+        ("Training time of each run", "train_seconds_all", lambda runs: ", ".join(map(fmt.duration, runs))),
+        ("Training speed", "tokens_per_second", fmt.rate),
+        ("Time of an optimizer step", "seconds_per_step", lambda seconds: f"{seconds:.3g} s"),
+        (f"Cost of training{'' if price is None else f', at {fmt.plain(price)} an hour'}", "cost", fmt.money),
+        ("Adapter", "adapter_bytes", fmt.size), ("Trained weights", "trainable_parameters", count),
         ("Optimizer steps", "steps", count), ("Checkpoint used (step)", "best_step", count),
         ("Its validation loss", "best_validation_loss", lambda value: number(value, "nll_per_token")),
     )
@@ -40,28 +41,22 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
         if key == "train_seconds_all" and all(len(runs or []) < 2 for runs in values.values()):
             continue  # the time of a single run is listed already
         if any(value is not None for value in values.values()):
-            lora, qlora = values.get(LORA.name), values.get(QLORA.name)
-            rows.append({
-                "label": label, "key": key, "values": values,
-                "texts": {arm: "–" if values.get(arm) is None else text_of(values[arm]) for arm in arms_of(report)},
-                "ratio": _ratio(lora, qlora),
-            })
+            lora, qlora, ratio = values.get(LORA.name), values.get(QLORA.name), "–"
+            if lora and qlora is not None and not isinstance(lora, list):
+                ratio = "same" if lora == qlora else signed_percent(qlora / lora - 1, 0)
+            texts = {arm: "–" if values.get(arm) is None else text_of(values[arm]) for arm in arms_of(report)}
+            rows.append({"label": label, "key": key, "values": values, "texts": texts, "ratio": ratio})
     return rows
 
 
 _GRADED = {
-    "base_bytes": ("Base weights", report_format.size), "adapter_bytes": ("Adapter", report_format.size),
-    "peak_memory_bytes": ("Peak memory in training", report_format.size),
-    "train_seconds": ("Training time", report_format.duration),
+    "base_bytes": ("Base weights", fmt.size), "adapter_bytes": ("Adapter", fmt.size),
+    "peak_memory_bytes": ("Peak memory in training", fmt.size), "train_seconds": ("Training time", fmt.duration),
 }
 
 
 def graded_rows(report: Report) -> list[dict[str, str]]:
-    """The predictions of the plan compared with the measurements; empty for runs without a plan.
-
-    Returns:
-        ``quantity``, ``arm``, ``predicted``, ``measured`` and ``error``, the signed error in percent of the measured.
-    """
+    """The predictions of the plan compared with the measurements, with the error in percent of the measured."""
     rows = []
     for arm in arms_of(report):
         for grade in plan_accuracy(report["resources"].get(arm, {})):
@@ -73,29 +68,10 @@ def graded_rows(report: Report) -> list[dict[str, str]]:
     return rows
 
 
-def _durations(runs: list[float | None]) -> str:
-    return ", ".join(map(report_format.duration, runs))
-
-
-def _step_time(seconds: float) -> str:
-    return f"{seconds:.3g} s"
-
-
-def _priced(report: Report) -> str:
-    price = report["config"]["eval"].get("price_per_hour")
-    return "" if price is None else f", at {report_format.plain(price)} an hour"
-
-
-def _ratio(lora: Any, qlora: Any) -> str:
-    if not lora or qlora is None or isinstance(lora, list):
-        return "–"
-    return "same" if lora == qlora else signed_percent(qlora / lora - 1, 0)
-
-
 def step_rows(report: Report) -> list[dict[str, str]]:
     """Time and peak memory of each finished step of the study."""
-    return [{"name": step["name"], "seconds": report_format.duration(step["seconds"]),
-             "memory": report_format.size(step["peak_memory_bytes"])}
+    return [{"name": step["name"], "seconds": fmt.duration(step["seconds"]),
+             "memory": fmt.size(step["peak_memory_bytes"])}
             for step in report["steps"]]
 
 
@@ -108,14 +84,12 @@ def scored_at(report: Report) -> str | None:
 
 def validation_rows(report: Report) -> list[dict[str, Any]]:
     """Validation loss of the arms at each step at which one was validated."""
-    losses = {arm: {row["step"]: row["loss"] for row in curve["validation"]}
-              for arm, curve in report["curves"].items()}
+    losses = {arm: {row["step"]: row["loss"] for row in curve["validation"]} for arm, curve in report["curves"].items()}
     steps = sorted({step for found in losses.values() for step in found})
     return [{"step": step, **{arm: number(losses.get(arm, {}).get(step), "nll_per_token") for arm in arms_of(report)}}
             for step in steps]
 
 
-HEADLINE = f"{CANDIDATE}-{BASELINE}"
 NOT_COMPARED = "Not compared"
 OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Inconclusive"}
 
@@ -144,11 +118,10 @@ def of_contrast(report: Report, name: str, metric: str | None = None) -> list[di
 
 def reading(row: Mapping[str, Any]) -> str:
     """The interpretation of a difference without a verdict."""
-    low, high = harm_interval({"ci": (row["ci_low"], row["ci_high"]), "higher_is_better": row["higher_is_better"]})
-    significant = row["p_value_holm"] <= report_format.SIGNIFICANT
-    if low <= 0 <= high:
+    significant = row["p_value_holm"] <= fmt.SIGNIFICANT
+    word = "worse" if clearly_worse(row) else "better" if clearly_better(row) else ""
+    if not word:
         return "unclear: interval and test disagree" if significant else "no clear difference"
-    word = "worse" if low > 0 else "better"
     return word if significant else f"{word}, but not after Holm's adjustment"
 
 
@@ -160,55 +133,39 @@ def unit_note(metric: str) -> str:
 
 def metric_table(report: Report) -> dict[str, Any]:
     """Cells as columns, metrics as rows, and the difference between the cells of :func:`lead_pair`."""
-    cells = [(name, report["cells"][name]) for name in main_cells(arms_of(report)) if name in report["cells"]]
-    rows = []
-    for row in of_contrast(report, "-".join(lead_pair(report))):
+    compared, pair = is_compared(report), lead_pair(report)
+    cells = {name: report["cells"][name] for name in main_cells(arms_of(report)) if name in report["cells"]}
+    rows: list[dict[str, Any]] = []
+    for row in of_contrast(report, "-".join(pair)):
         metric = row["metric"]
-        primary = is_compared(report) and metric == report["primary_metric"]
+        primary, unit = compared and metric == report["primary_metric"], unit_note(metric)
         rows.append({
             "label": shown(metric).label, "primary": primary,
-            "scale": (f"{unit_note(metric)}{', ' if unit_note(metric) else ''}"
-                      f"{'higher' if row['higher_is_better'] else 'lower'} is better"),
-            "figures": [number(cell["metrics"].get(metric), metric) for _, cell in cells],
-            "difference": difference(row["delta"], metric, row),
-            "interval": interval(row, metric),
-            "p": report_format.p_value(row["p_value"]), "holm": report_format.p_value(row["p_value_holm"]),
+            "scale": (f"{unit}{', ' if unit else ''}{'higher' if row['higher_is_better'] else 'lower'} is better"),
+            "figures": [number(cell["metrics"].get(metric), metric) for cell in cells.values()],
+            "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
+            "p": fmt.p_value(row["p_value"]), "holm": fmt.p_value(row["p_value_holm"]),
             "reading": OUTCOMES[report["verdict"]["outcome"]].lower() + " (the verdict)" if primary else reading(row),
         })
         if metric == "nll_per_token":
-            rows.append(_perplexity_row(row, [cell for _, cell in cells]))
+            low, high = (signed_percent(math.expm1(row[end])) for end in ("ci_low", "ci_high"))
+            rows.append({
+                "label": "Perplexity", "primary": False, "scale": "lower is better; difference in percent",
+                "figures": [number_of(cell["perplexity"]) for cell in cells.values()],
+                "difference": signed_percent(math.expm1(row["delta"])), "interval": f"{low} to {high}",
+                "p": "", "holm": "", "reading": "the loss in other units",
+            })
     if not rows:  # a single arm, whose untuned base is not among eval.cells
-        rows = [_row_alone(metric, [cell for _, cell in cells]) for metric in METRICS
-                if any(cell["metrics"].get(metric) is not None for _, cell in cells)]
-    return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells], "rows": rows,
-            "difference": _difference_names(report)}
-
-
-def _row_alone(metric: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"label": shown(metric).label, "primary": False,
-            "scale": f"{'higher' if metric_of(metric).higher_is_better else 'lower'} is better",
-            "figures": [number(cell["metrics"].get(metric), metric) for cell in cells],
-            "difference": "–", "interval": "–", "p": "", "holm": "", "reading": "the untuned base was not scored"}
-
-
-def _difference_names(report: Report) -> dict[str, str]:
-    """Names of the table's difference: in the caption, with the names of the cells, and in words."""
-    candidate, baseline = lead_pair(report)
-    if is_compared(report):
-        return {"caption": "QLoRA minus LoRA", "signs": f"{candidate} − {baseline}", "words": "QLoRA − LoRA"}
-    return {"caption": "the assistant minus the untuned base", "signs": f"{candidate} − {baseline}",
-            "words": "Tuned − untuned"}
-
-
-def _perplexity_row(row: Mapping[str, Any], cells: list[Mapping[str, Any]]) -> dict[str, Any]:
-    low, high = math.expm1(row["ci_low"]), math.expm1(row["ci_high"])
-    return {
-        "label": "Perplexity", "primary": False, "scale": "lower is better; difference in percent",
-        "figures": [number_of(cell["perplexity"]) for cell in cells],
-        "difference": signed_percent(math.expm1(row["delta"])),
-        "interval": f"{signed_percent(low)} to {signed_percent(high)}",
-        "p": "", "holm": "", "reading": "the loss in other units",
-    }
+        rows = [{
+            "label": shown(name).label, "primary": False,
+            "scale": f"{'higher' if metric_of(name).higher_is_better else 'lower'} is better",
+            "figures": [number(cell["metrics"].get(name), name) for cell in cells.values()],
+            "difference": "–", "interval": "–", "p": "", "holm": "", "reading": "the untuned base was not scored",
+        } for name in METRICS if any(cell["metrics"].get(name) is not None for cell in cells.values())]
+    caption, words = (("QLoRA minus LoRA", "QLoRA − LoRA") if compared else
+                      ("the assistant minus the untuned base", "Tuned − untuned"))
+    return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells.items()], "rows": rows,
+            "difference": {"caption": caption, "signs": " − ".join(pair), "words": words}}
 
 
 def in_short(report: Report) -> dict[str, str]:
@@ -218,17 +175,16 @@ def in_short(report: Report) -> dict[str, str]:
         return {"did": verdict["reason"], "from": ""}
     how = shown(verdict["metric"])
     row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
-    attribution = report.get("attribution") or {}
     return {
         "did": f"{OUTCOMES[verdict['outcome']]}: {how.label.lower() if how.factor == 1 else how.label} "
                f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit} "
                f"(95% interval {interval(row, verdict['metric'])}), with "
-               f"{report_format.plain(verdict['margin'] * how.factor)} allowed.",
-        "from": str(attribution.get("sentence") or ""),
+               f"{fmt.plain(verdict['margin'] * how.factor)} allowed.",
+        "from": report["attribution"]["sentence"] if report["attribution"] else "",
     }
 
 
-def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
+def tiles(report: Report) -> list[dict[str, str]]:
     """The four or five figures at the top: label, value and the value it is compared with."""
     verdict = report["verdict"]
     if not is_compared(report):
@@ -236,33 +192,29 @@ def tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
     judged = of_contrast(report, verdict["contrast"], verdict["metric"])[0]
     how = shown(verdict["metric"])
     found = [{
-        "label": f"{how.label}: QLoRA minus LoRA",
-        "value": report_format.difference(judged["delta"], verdict["metric"], judged),
-        "note": f"95% interval {report_format.interval(judged, verdict['metric'])}; allowed: "
-                f"{report_format.plain(verdict['margin'] * how.factor)}",
+        "label": f"{how.label}: QLoRA minus LoRA", "value": difference(judged["delta"], verdict["metric"], judged),
+        "note": f"95% interval {interval(judged, verdict['metric'])}; allowed: "
+                f"{fmt.plain(verdict['margin'] * how.factor)}",
     }]
     for row in of_contrast(report, verdict["contrast"], "exact_match"):
-        scores = {name: report["cells"][row[name]]["metrics"]["exact_match"] for name in ("candidate", "baseline")}
-        found.append({
-            "label": "Exactly right answers, QLoRA", "value": report_format.number(scores["candidate"], "exact_match"),
-            "note": f"{report_format.number(scores['baseline'], 'exact_match')} with 16-bit LoRA",
-        })
-    names = {"base_bytes": "Base weights as stored, QLoRA", "train_seconds": "Training time, QLoRA"}
-    for line in resource_rows(report):
-        if line["key"] in names and line["values"].get(QLORA.name) is not None:
-            found.append({"label": names[line["key"]], "value": line["texts"][QLORA.name],
-                          "note": f"{line['texts'][LORA.name]} with 16-bit LoRA ({line['ratio']})"})
-    return found
+        qlora, lora = (number(report["cells"][row[name]]["metrics"]["exact_match"], "exact_match")
+                       for name in ("candidate", "baseline"))
+        found.append({"label": "Exactly right answers, QLoRA", "value": qlora, "note": f"{lora} with 16-bit LoRA"})
+    return found + [
+        {"label": f"{line['label']}, QLoRA", "value": line["texts"][QLORA.name],
+         "note": f"{line['texts'][LORA.name]} with 16-bit LoRA ({line['ratio']})"}
+        for line in resource_rows(report)
+        if line["key"] in ("base_bytes", "train_seconds") and line["values"].get(QLORA.name) is not None
+    ]
 
 
 def _tiles_alone(report: Report) -> list[dict[str, str]]:
     """The figures at the top of a report on one arm, compared with the untuned base if that was scored."""
-    arm = lead_arm(arms_of(report)).name
-    cell = report["cells"][ARMS[arm].cell]
+    arm = lead_arm(arms_of(report))
     rows = {row["metric"]: row for row in of_contrast(report, "-".join(lead_pair(report)))}
     found = []
     for metric in dict.fromkeys((report["primary_metric"], "exact_match")):
-        value, row = cell["metrics"].get(metric), rows.get(metric)
+        value, row = report["cells"][arm.cell]["metrics"].get(metric), rows.get(metric)
         if value is not None:
             found.append({
                 "label": "Exactly right answers" if metric == "exact_match" else shown(metric).label,
@@ -270,10 +222,9 @@ def _tiles_alone(report: Report) -> list[dict[str, str]]:
                 "note": f"{difference(row['delta'], metric, row)} by tuning (95% interval {interval(row, metric)})"
                 if row else "",
             })
-    names = {"base_bytes": "Base weights as stored", "peak_memory_bytes": "Peak memory in training",
-             "train_seconds": "Training time"}
-    return found + [{"label": names[line["key"]], "value": line["texts"][arm], "note": ""}
-                    for line in resource_rows(report) if line["key"] in names and line["values"].get(arm) is not None]
+    return found + [{"label": line["label"], "value": line["texts"][arm.name], "note": ""}
+                    for line in resource_rows(report) if line["values"].get(arm.name) is not None
+                    and line["key"] in ("base_bytes", "peak_memory_bytes", "train_seconds")]
 
 
 _LARGE = 10
@@ -281,25 +232,18 @@ _LARGE = 10
 
 
 def cell_table(report: Report) -> dict[str, Any]:
-    """Every cell and untuned baseline as a row, every metric as a column.
-
-    Returns:
-        ``columns``; ``rows`` with ``name label about figures baseline``, figures in the order of the columns with a
-        dash for a missing one; and ``baselines``, whether there are any.
-    """
-    records = {**report["cells"], **(report.get("baselines") or {})}
-    metrics = [metric for metric in METRICS if any(record["metrics"].get(metric) is not None
-                                                   for record in records.values())]
+    """Every cell and untuned baseline as a row, every metric as a column, with a dash for a missing figure."""
+    records = {**report["cells"], **report["baselines"]}
+    metrics = [name for name in METRICS if any(found["metrics"].get(name) is not None for found in records.values())]
     weighed = any(record.get("base_bytes") for record in records.values())
-    columns = [{"label": shown(metric).label, "note": unit_note(metric)}
-               for metric in metrics]
+    columns = [{"label": shown(metric).label, "note": unit_note(metric)} for metric in metrics]
     if "nll_per_token" in metrics:
         columns.insert(metrics.index("nll_per_token") + 1, {"label": "Perplexity", "note": ""})
     if weighed:
         columns.insert(0, {"label": "Weights", "note": "as served"})
     rows = []
     for name, record in records.items():
-        figures = [report_format.size(record.get("base_bytes"))] if weighed else []
+        figures = [fmt.size(record.get("base_bytes"))] if weighed else []
         for metric in metrics:
             value = record["metrics"].get(metric)
             figures.append("–" if value is None else number(value, metric))
@@ -308,28 +252,20 @@ def cell_table(report: Report) -> dict[str, Any]:
                 figures.append("–" if perplexity is None else number_of(perplexity))
         rows.append({"name": name, "label": record["label"], "about": record["about"], "figures": figures,
                      "baseline": name not in report["cells"]})
-    return {"columns": columns, "rows": rows, "baselines": bool(report.get("baselines"))}
-
-
-def figure_of(report: Report, name: str, metric: str) -> float | None:
-    """A cell's or a baseline's figure."""
-    record = report["cells"].get(name) or (report.get("baselines") or {}).get(name)
-    value = record["metrics"].get(metric) if record else None
-    return None if value is None else float(value)
+    return {"columns": columns, "rows": rows, "baselines": bool(report["baselines"])}
 
 
 def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Every difference on the metric of the verdict, in two groups for two axes.
 
-    Returns:
-        Differences of the margin's order of magnitude, the headline first, and those more than ten times as large: the
-        rows of the report with ``title from to text interval reading`` added.
+    The first has the differences of the margin's order of magnitude, the headline first, the second those more than ten
+    times as large.
     """
-    metric = report["primary_metric"]
+    metric, records = report["primary_metric"], {**report["cells"], **report["baselines"]}
     rows = [
         {**row, "title": f"{row['candidate']} − {row['baseline']}",
-         "from": number(figure_of(report, row["baseline"], metric), metric),
-         "to": number(figure_of(report, row["candidate"], metric), metric),
+         "from": number(records[row["baseline"]]["metrics"].get(metric), metric),
+         "to": number(records[row["candidate"]]["metrics"].get(metric), metric),
          "text": difference(row["delta"], metric, row), "interval": interval(row, metric), "reading": reading(row)}
         for row in report["contrasts"] if row["metric"] == metric
     ]
@@ -342,9 +278,8 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
 def every_difference(report: Report) -> dict[str, Any]:
     """All contrasts as rows and all metrics as columns, with the difference and its interval."""
     metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in report["contrasts"])]
-    names = list(dict.fromkeys(row["name"] for row in report["contrasts"]))
     rows = []
-    for name in names:
+    for name in dict.fromkeys(row["name"] for row in report["contrasts"]):
         found = {row["metric"]: row for row in of_contrast(report, name)}
         first = next(iter(found.values()))
         rows.append({
@@ -352,74 +287,52 @@ def every_difference(report: Report) -> dict[str, Any]:
             "headline": name == HEADLINE,
             "figures": [
                 {"text": difference(row["delta"], metric, row), "interval": interval(row, metric),
-                 "p": report_format.p_value(row["p_value_holm"])}
+                 "p": fmt.p_value(row["p_value_holm"])}
                 if (row := found.get(metric)) else None for metric in metrics
             ],
         })
     return {"metrics": [shown(metric).label for metric in metrics], "rows": rows}
 
 
-KEEPS = {"yes": "yes", "cannot be told": "inconclusive", "measured": "this is what was measured"}
-
-
-def attribution_rows(report: Report) -> list[dict[str, str]]:
-    """The waterfall in numbers: the two levels and the steps between them; empty if L4 was not scored."""
-    attribution = report.get("attribution")
-    if not attribution:
-        return []
-    metric = attribution["metric"]
-    rows = []
-    for step in attribution["steps"]:
-        if step["kind"] == "level":
-            rows.append({"kind": "level", "name": step["key"], "label": report["cells"][step["key"]]["label"],
-                         "text": number(step["value"], metric), "interval": ""})
-        else:
-            rows.append({"kind": "step", "name": step["key"].replace("-", " − "),
-                         "label": report_format.capitalised(step["label"]),
-                         "text": difference(step["delta"], metric, step), "interval": interval(step, metric)})
-    return rows
-
-
 def identity_line(report: Report) -> str:
     """Which identities hold, on how many metrics, and with what error; empty without identities."""
-    found = report.get("identities") or []
+    found = report["identities"]
     if not found:
         return ""
     texts = list(dict.fromkeys(entry["text"] for entry in found))
     metrics = {entry["metric"] for entry in found}
     largest = max(abs(entry["error"]) for entry in found)
     error = "exactly" if largest == 0 else f"with an error of {largest:.0e} at most".replace("-", "\N{MINUS SIGN}")
-    return f"{'; '.join(texts)}: checked on {report_format.plural(len(metrics), 'metric')}, they hold {error}."
+    return f"{'; '.join(texts)}: checked on {fmt.plural(len(metrics), 'metric')}, they hold {error}."
 
 
 def export_table(report: Report) -> dict[str, Any] | None:
     """The exports with their size and whether they keep the measured quality; ``None`` if no export was compared."""
-    exports = report.get("exports") or []
+    exports = report["exports"]
     if all(row["keeps"] == "measured" for row in exports):
         return None
     metric = exports[0]["metric"]
     how = shown(metric)
+    kept = {"yes": "yes", "cannot be told": "inconclusive", "measured": "this is what was measured"}
     rows = []
     for row in exports:
         compared = row["delta"] is not None
         rows.append({
-            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"],
-            "how": report_format.export_description(row),
-            "size": report_format.size(row["bytes"]), "figure": number(row["figure"], metric),
+            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"], "how": fmt.export_description(row),
+            "size": fmt.size(row["bytes"]), "figure": number(row["figure"], metric),
             "difference": difference(row["delta"], metric, row) if compared else "",
             "interval": interval(row, metric) if compared else "",
             "exact": "–" if row["exact_match"] is None else number(row["exact_match"], "exact_match"),
-            "keeps": row["keeps"],
-            "verdict": KEEPS.get(row["keeps"]) or f"no, it loses {report_format.share_lost(row)}",
+            "keeps": row["keeps"], "verdict": kept.get(row["keeps"]) or f"no, it loses {fmt.share_lost(row)}",
         })
     return {"rows": rows, "metric": how.label, "exact": metric != "exact_match",
-            "margin": f"{report_format.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip()}
+            "margin": f"{fmt.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip()}
 
 
 def baseline_rows(report: Report) -> list[dict[str, str]]:
     """The gain of tuning over each untuned baseline on each metric."""
     rows = []
-    for name, record in (report.get("baselines") or {}).items():
+    for name, record in report["baselines"].items():
         for cell in served_cells(arms_of(report)):
             for row in of_contrast(report, f"{cell}-{name}"):
                 metric = row["metric"]
@@ -431,15 +344,3 @@ def baseline_rows(report: Report) -> list[dict[str, str]]:
                     "reading": reading(row),
                 })
     return rows
-
-
-def baseline_texts(report: Report) -> list[tuple[str, str]]:
-    """Label and description of each untuned baseline."""
-    return [(record["label"], record["about"]) for record in (report.get("baselines") or {}).values()]
-
-
-def untuned_sentences(report: Report) -> list[dict[str, Any]]:
-    """Whether tuning beats its untuned baselines, one sentence per arm and baseline, unbeaten baselines first."""
-    found = report.get("beats_untuned") or []
-    lines = [{"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]} for entry in found]
-    return sorted(lines, key=lambda line: bool(line["beaten"]))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.config import EvalConfig, StudyConfig
+from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
 from evals.report.contrasts import HEADLINE, compare
 from evals.report.format import nats, percent, plural, shown, signed
@@ -37,22 +37,17 @@ def fidelity(study: Study) -> dict[str, Any] | None:
     if not study.config.compares or not study.config.eval.fidelity or not path.exists():
         return None
     record = {key: value for key, value in read_json(path).items() if key != "inputs"}
-    pairs = [{**pair, "label": _LABELS.get(pair["name"], pair["name"])} for pair in record.get("pairs", [])]
-    skipped = record.get("skipped")
-    sentence = f"Not compared token by token: {skipped.rstrip('.')}." if skipped else _sentence(
-        {pair["name"]: pair for pair in pairs})
-    return {**record, "pairs": pairs, "skipped": skipped, "sentence": sentence}
-
-
-def _sentence(pairs: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = []
-    storage, whole = pairs.get("L4-L16"), pairs.get(HEADLINE)
-    if storage:
+    pairs = [{**pair, "label": _LABELS.get(pair["name"], pair["name"])} for pair in record["pairs"]]
+    known, skipped = {pair["name"]: pair for pair in pairs}, record.get("skipped")
+    lines = [f"Not compared token by token: {skipped.rstrip('.')}."] if skipped else []
+    if "L4-L16" in known:
         lines.append("Storing the base in 4 bits, with the same adapter, changes the prediction of the next token by "
-                     f"{_moved(storage)}.")
-    if whole:
-        lines.append(f"Between QLoRA and its 16-bit twin, training included, it is {_moved(whole)}.")
-    return " ".join([*lines, "Identical predictions would give 0 nats and 100%."]) if lines else ""
+                     f"{_moved(known['L4-L16'])}.")
+    if HEADLINE in known:
+        lines.append(f"Between QLoRA and its 16-bit twin, training included, it is {_moved(known[HEADLINE])}.")
+    if lines and not skipped:
+        lines.append("Identical predictions would give 0 nats and 100%.")
+    return {**record, "pairs": pairs, "skipped": skipped, "sentence": " ".join(lines)}
 
 
 def _moved(pair: Mapping[str, Any]) -> str:
@@ -62,14 +57,10 @@ def _moved(pair: Mapping[str, Any]) -> str:
 
 
 def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
-    """The items with the largest increase of loss from the twin to QLoRA, in summed nats, largest first.
-
-    A study without the twin has none.
-    """
+    """The items with the largest increase of loss from the twin to QLoRA, in summed nats; none without the twin."""
     if not study.config.compares:
         return []
-    path = study.folder / "evals" / "fidelity.jsonl"
-    known = read_jsonl(path) if study.config.eval.fidelity else []
+    known = read_jsonl(study.folder / "evals" / "fidelity.jsonl") if study.config.eval.fidelity else []
     lines = {str(line["item"]): line["pairs"] for line in known}
     before, after = cells[BASELINE].by_item, cells[CANDIDATE].by_item
     increase = {item: after[item]["nll"] - before[item]["nll"] for item in before}
@@ -87,9 +78,6 @@ def noise_floor(
 ) -> dict[str, Any] | None:
     """Each assistant compared with itself, scored with another batch size; ``None`` if that was not measured.
 
-    Returns:
-        Flips by cell, and the difference between the assistants and the verdict with the other batch size.
-
     Raises:
         EvaluationError: The second scoring has other items.
     """
@@ -97,15 +85,27 @@ def noise_floor(
     again = read_rescored_cells(study, cells[BASELINE]) if config.noise_floor else {}
     if not again:
         return None
-    found: dict[str, Any] = {"cells": {name: _cell(cells[name], again[name]) for name in (BASELINE, CANDIDATE)}}
+    found: dict[str, Any] = {"cells": {name: _cell(cells[name], again[name]) for name in (BASELINE, CANDIDATE)},
+                             "delta": None, "ci": None, "verdict": None}
     primary = config.primary_metric
     items = [item for item in usable[primary] if all(cell.value(item, primary) is not None for cell in again.values())]
     if len(items) == len(usable[primary]):
         result = compare(again[BASELINE], again[CANDIDATE], primary, items, config)
         found |= {"delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict}
-    else:
-        found |= {"delta": None, "ci": None, "verdict": None}
-    return {**found, "sentence": _floor_sentence(found, flips, config)}
+    records = found["cells"]
+    sizes = {record["other_batch_size"] for record in records.values()}
+    batches = f"with batch size {sizes.pop()} and " if len(sizes) == 1 and None not in sizes else "with "
+    lora, qlora = (record["lost"] + record["gained"] for record in records.values())
+    sentence = (
+        f"The same assistants were scored again {batches}the library's own kernels, which changes nothing but "
+        f"rounding. This turned {lora:,} of {plural(flips['items'], 'item')} right or wrong for 16-bit LoRA and "
+        f"{qlora:,} for QLoRA; between the two assistants {len(flips['lost']) + len(flips['gained']):,} differ."
+    )
+    if found["delta"] is not None:
+        how = shown(primary)
+        moved = signed(found["delta"] * how.factor, how.decimals + 1)
+        sentence += f" In that scoring the difference is {moved} {how.unit} and the verdict “{found['verdict']}”."
+    return {**found, "sentence": sentence}
 
 
 def _cell(cell: Cell, again: Cell) -> dict[str, Any]:
@@ -121,99 +121,61 @@ def _cell(cell: Cell, again: Cell) -> dict[str, Any]:
     }
 
 
-def _floor_sentence(found: Mapping[str, Any], flips: Mapping[str, Any], config: EvalConfig) -> str:
-    records = found["cells"]
-    sizes = {record["other_batch_size"] for record in records.values()}
-    batches = f"with batch size {sizes.pop()} and " if len(sizes) == 1 and None not in sizes else "with "
-    lora, qlora = (record["lost"] + record["gained"] for record in records.values())
-    between = len(flips["lost"]) + len(flips["gained"])
-    text = (f"The same assistants were scored again {batches}the library's own kernels, which changes nothing but "
-            f"rounding. This turned {lora:,} of {plural(flips['items'], 'item')} right or wrong for 16-bit LoRA and "
-            f"{qlora:,} for QLoRA; between the two assistants {between:,} differ.")
-    if found["delta"] is None:
-        return text
-    how = shown(config.primary_metric)
-    moved = signed(found["delta"] * how.factor, how.decimals + 1)
-    return f"{text} In that scoring the difference is {moved} {how.unit} and the verdict “{found['verdict']}”."
-
-
 def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
-    """The headline's difference for each training seed.
-
-    Returns:
-        ``count``, ``metric``, ``runs`` (figures of both arms, difference with its item-level interval, verdict, and
-        whether the two were ``twins``), ``spread`` over the runs (``None`` with one) and a ``sentence``.
+    """The headline's difference for each training seed, and its ``spread`` over the runs (``None`` with one).
 
     Raises:
         EvaluationError: A run was scored on other items.
     """
     config = study.config
-    metric = config.eval.primary_metric
-    if not config.compares:
-        return _alone(study, cells, items)
-    runs = [_run(1, cells, items, config)]
+    metric, tuned = config.eval.primary_metric, tuned_cells(config.arms)
+    scored = {1: {name: cells[name] for name in tuned}}
     for number in range(2, config.seeds + 1):
-        again = read_rescored_cells(study, cells[BASELINE], seed=number)
+        again = read_rescored_cells(study, cells[tuned[0]], seed=number)
         if again and all(cell.value(item, metric) is not None for cell in again.values() for item in items):
-            runs.append(_run(number, again, items, config))
-    spread = _spread(runs) if len(runs) > 1 else None
+            scored[number] = again
+    runs = [_run(number, found, items, config) for number, found in scored.items()]
+    values = {name: _spread_of([run[name] for run in runs]) for name in tuned if len(runs) > 1}
+    if not config.compares:
+        sentence = _of_one_arm(values[tuned[0]], len(runs), metric) if values else _ONE_ARM_ONCE
+        return {"count": len(runs), "metric": metric, "runs": runs, "spread": values or None, "sentence": sentence}
+    spread = _spread(runs, values) if values else None
     sentence = _ONE_SEED if spread is None else _several(runs, spread, metric)
     for run in runs:
-        run["twins"] = _twins(study, run["seed"])
+        files = ("config.json", "summary.json")
+        found_twins = twins(*(arm_records(study, file, seed=run["seed"]) for file in files))
+        run["twins"] = None if found_twins is None else found_twins["matched"]
     return {"count": len(runs), "metric": metric, "runs": runs, "spread": spread, "sentence": sentence}
 
 
-def _alone(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
-    """The figure of a single-arm study for each training seed."""
-    config = study.config
-    metric = config.eval.primary_metric
-    (name,) = tuned_cells(config.arms)
-    found = {1: cells[name]}
-    for number in range(2, config.seeds + 1):
-        again = read_rescored_cells(study, cells[name], seed=number)
-        if again and all(again[name].value(item, metric) is not None for item in items):
-            found[number] = again[name]
-    runs = [{"seed": number, "training_seed": config.train.seed + number - 1, name: figure(cell, metric, items)}
-            for number, cell in found.items()]
-    if len(runs) == 1:
-        return {"count": 1, "metric": metric, "runs": runs, "spread": None, "sentence": _ONE_ARM_ONCE}
-    spread, how = _spread_of([run[name] for run in runs]), shown(metric)
-    places = how.decimals + 1
-    return {"count": len(runs), "metric": metric, "runs": runs, "spread": {name: spread}, "sentence":
-            f"Over {len(runs)} training seeds the {how.phrase} is {spread['mean'] * how.factor:.{places}f}"
-            f"{how.suffix or f' {how.unit}'} on average (standard deviation {spread['sd'] * how.factor:.{places}f}, "
-            f"from {spread['min'] * how.factor:.{places}f} to {spread['max'] * how.factor:.{places}f})."}
+def _of_one_arm(spread: Mapping[str, float], count: int, metric: str) -> str:
+    how = shown(metric)
+    mean, sd, low, high = (f"{spread[key] * how.factor:.{how.decimals + 1}f}" for key in ("mean", "sd", "min", "max"))
+    return (f"Over {count} training seeds the {how.phrase} is {mean}{how.suffix or f' {how.unit}'} on average "
+            f"(standard deviation {sd}, from {low} to {high}).")
 
 
 def _run(number: int, cells: Mapping[str, Cell], items: list[str], config: StudyConfig) -> dict[str, Any]:
     metric = config.eval.primary_metric
-    result = compare(cells[BASELINE], cells[CANDIDATE], metric, items, config.eval)
-    return {
-        "seed": number, "training_seed": config.train.seed + number - 1,
-        **{name: figure(cells[name], metric, items) for name in (BASELINE, CANDIDATE)},
-        "delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict,
-    }
+    run: dict[str, Any] = {"seed": number, "training_seed": config.train.seed + number - 1,
+                           **{name: figure(cell, metric, items) for name, cell in cells.items()}}
+    if config.compares:
+        result = compare(cells[BASELINE], cells[CANDIDATE], metric, items, config.eval)
+        run |= {"delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict}
+    return run
 
 
-def _twins(study: Study, number: int) -> bool | None:
-    """Whether the arms of a seed differ in the base's storage alone; ``None`` if that is not on record."""
-    found = twins(*(arm_records(study, file, seed=number) for file in ("config.json", "summary.json")))
-    return None if found is None else found["matched"]
-
-
-def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _spread(runs: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Mean and standard deviation over the runs; the difference with a t interval of k − 1 degrees of freedom."""
-    found: dict[str, Any] = {name: _spread_of([run[name] for run in runs]) for name in (BASELINE, CANDIDATE)}
     deltas, count = [run["delta"] for run in runs], len(runs)
     mean, sd = float(np.mean(deltas)), float(np.std(deltas, ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * sd / math.sqrt(count)
-    return {**found, "delta": {"mean": mean, "sd": sd, "ci": [mean - half, mean + half]},
-            "within_arm_sd": math.sqrt((found[BASELINE]["sd"] ** 2 + found[CANDIDATE]["sd"] ** 2) / 2)}
+    return {**values, "delta": {"mean": mean, "sd": sd, "ci": [mean - half, mean + half]},
+            "within_arm_sd": math.sqrt((values[BASELINE]["sd"] ** 2 + values[CANDIDATE]["sd"] ** 2) / 2)}
 
 
 def _spread_of(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "min": min(values),
-            "max": max(values)}
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "min": min(values), "max": max(values)}
 
 
 _ONE_ARM_ONCE = ("The assistant was trained once. The intervals cover the choice of held-out items, not the variation "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.export_formats import formats_of_cell
 from assistant_builder.study import Study
 from assistant_builder.study.steps import run_of
-from evals.compare import Comparison, Verdict
+from evals.compare import Verdict
 from evals.report.contrasts import Comparisons
 
 _COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared")
@@ -29,17 +29,12 @@ def data_summary(study: Study) -> dict[str, Any]:
     folder = study.folder / "data"
     findings, split = read_record(folder / "findings.json"), read_record(folder / "split.json")
     return {
-        "source": study.config.data.source or findings.get("source"),
-        "format": findings.get("format"),
+        "source": study.config.data.source or findings.get("source"), "format": findings.get("format"),
         "columns": {role: name for role, name in findings.get("columns", {}).items() if name},
-        "rows": findings.get("rows"),
-        "usable": findings.get("usable"),
-        "rejected": _amount(findings.get("rejected")),
+        "rows": findings.get("rows"), "usable": findings.get("usable"), "rejected": _amount(findings.get("rejected")),
         "findings": {key: _amount(findings[key]) for key in _COUNTED if key in findings},
-        "token_lengths": findings.get("token_lengths"),
-        "notes": [*findings.get("notes", []), *split.get("notes", [])],
-        "split": {key: split.get(key) for key in _SPLIT},
-        "leaks": _leaks(split, read_record(study.embedding_file)),
+        "token_lengths": findings.get("token_lengths"), "notes": [*findings.get("notes", []), *split.get("notes", [])],
+        "split": {key: split.get(key) for key in _SPLIT}, "leaks": _leaks(split, read_record(study.embedding_file)),
     }
 
 
@@ -83,63 +78,49 @@ def arm_records(study: Study, file: str, *, seed: int = 1) -> dict[str, dict[str
 def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Time and memory of each arm in bytes, seconds and tokens per second.
 
-    Returns:
-        Arm → its summary, with ``seconds_per_step``, ``cost`` of one run in the currency of the price (``None``
-        without a price) and ``train_seconds_all``, one entry per seed.
+    ``cost`` is that of one run in the currency of the price (``None`` without a price); ``train_seconds_all`` has one
+    entry per seed.
     """
-    config = study.config
-    others = [arm_records(study, "summary.json", seed=seed) for seed in range(2, config.seeds + 1)]
-    return {
-        arm: {**{key: summary.get(key) for key in _CONTRACT},
-              **{key: value for key, value in summary.items() if key not in _CONTRACT},
-              **_derived(summary, config.eval.price_per_hour),
-              "train_seconds_all": [found[arm].get("train_seconds") for found in (summaries, *others) if arm in found]}
-        for arm, summary in summaries.items()
-    }
-
-
-def _derived(summary: Mapping[str, Any], price_per_hour: float | None) -> dict[str, float | None]:
-    seconds, steps = summary.get("train_seconds"), summary.get("steps")
-    return {
-        "seconds_per_step": seconds / steps if seconds is not None and steps else None,
-        "cost": price_per_hour * seconds / 3600 if seconds is not None and price_per_hour is not None else None,
-    }
+    price = study.config.eval.price_per_hour
+    others = [arm_records(study, "summary.json", seed=seed) for seed in range(2, study.config.seeds + 1)]
+    found = {}
+    for arm, summary in summaries.items():
+        seconds, steps = summary.get("train_seconds"), summary.get("steps")
+        found[arm] = {
+            **dict.fromkeys(_CONTRACT), **summary,
+            "seconds_per_step": seconds / steps if seconds is not None and steps else None,
+            "cost": price * seconds / 3600 if seconds is not None and price is not None else None,
+            "train_seconds_all": [runs[arm].get("train_seconds") for runs in (summaries, *others) if arm in runs],
+        }
+    return found
 
 
 def twins(configs: dict[str, dict[str, Any]], summaries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """Compare the resolved settings of the twins; ``None`` unless both are there.
 
-    Returns:
-        ``matched``; ``differences`` as intended, ``unintended`` ones, each ``{"setting"}`` with the twins' values;
-        ``same``, setting → value; and ``work``, what both runs did.
+    ``differences`` are intended, others ``unintended``; ``work`` is what both runs did.
     """
     if not set(TWINS) <= set(configs):
         return None
     flat: dict[str, dict[str, Any]] = {arm: dict(flatten(configs[arm])) for arm in TWINS}
     keys = sorted(set().union(*flat.values()))
-    unequal = [_row(key, flat) for key in keys if _differs(key, flat)]
+    unequal = _unequal(keys, flat)
     unintended = [row for row in unequal if row["setting"] not in INTENDED]
     if set(TWINS) <= set(summaries):
-        unintended += [_row(key, summaries) for key in EQUAL_IN_TWINS if _differs(key, summaries)]
-    stored = [row for row in unequal if row["setting"] == "base_storage"]
+        unintended += _unequal(EQUAL_IN_TWINS, summaries)
+    differing = {row["setting"] for row in unequal}
     return {
-        "matched": not unintended and bool(stored),
-        "differences": [row for row in unequal if row["setting"] in INTENDED],
-        "unintended": unintended,
-        "same": {key: flat[LORA.name].get(key) for key in keys if not _differs(key, flat)},
+        "matched": not unintended and "base_storage" in differing,
+        "differences": [row for row in unequal if row["setting"] in INTENDED], "unintended": unintended,
+        "same": {key: flat[LORA.name].get(key) for key in keys if key not in differing},
         "work": {arm: {key: summary.get(key) for key in (*EQUAL_IN_TWINS, "epochs", "best_step", "adapter_sha256")}
                  for arm, summary in summaries.items() if arm in TWINS},
     }
 
 
-def _differs(key: str, records: dict[str, dict[str, Any]]) -> bool:
-    """Whether the twins' records differ in an entry."""
-    baseline, candidate = (records[arm].get(key) for arm in TWINS)
-    return bool(baseline != candidate)
-
-
-def _row(key: str, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {"setting": key, **{arm: records[arm].get(key) for arm in TWINS}}
+def _unequal(keys: Iterable[str], records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = [{"setting": key, **{arm: records[arm].get(key) for arm in TWINS}} for key in keys]
+    return [row for row in rows if row[TWINS[0]] != row[TWINS[1]]]
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -158,9 +139,6 @@ def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Training and validation loss of each arm.
 
     A run that was resumed from a checkpoint logs some steps twice; the last entry counts, which led to the adapter.
-
-    Returns:
-        Arm → ``{"steps": [{"step", "loss", "learning_rate", "elapsed_seconds"}], "validation": [{"step", "loss"}]}``.
     """
     kept = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "elapsed_seconds")
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -169,9 +147,9 @@ def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
         for line in read_jsonl(study.arm_folder(arm) / "metrics.jsonl"):
             if line.get("event") in events and line.get("loss") is not None:
                 events[line["event"]][line["step"]] = {key: line[key] for key in kept if key in line}
-        if any(events.values()):
-            found[arm] = {name: [rows[step] for step in sorted(rows)]
-                          for name, rows in (("steps", events["step"]), ("validation", events["validation"]))}
+        steps, checked = ([rows[step] for step in sorted(rows)] for rows in events.values())
+        if steps or checked:
+            found[arm] = {"steps": steps, "validation": checked}
     return found
 
 
@@ -181,10 +159,8 @@ class Export:
 
     Attributes:
         cell: The cell that scores the export.
-        arm: The arm of the adapter.
         measured: The cell whose quality the report measured.
         separate_adapter: Whether the adapter is served separately from the base and adds to its bytes.
-        how: Description for the user.
     """
 
     cell: str
@@ -223,61 +199,38 @@ def all_exports() -> tuple[Export, ...]:
     return tuple(found)
 
 
-_KEEPS: dict[Verdict, str] = {"no worse": "yes", "worse": "no", "inconclusive": "cannot be told"}
-
-
 def exports(
     compared: Comparisons, cells: Mapping[str, Mapping[str, Any]], summaries: Mapping[str, Mapping[str, Any]],
     primary: str, margin: float,
 ) -> list[dict[str, Any]]:
     """Every scored export, compared with the cell that was measured.
 
-    Args:
-        compared: All comparisons.
-        cells: The report's cells, with ``base_bytes`` if on record.
-        summaries: ``summary.json`` by arm, for the adapter's bytes.
-        primary: Metric of the verdict.
-        margin: Largest harm that counts as keeping the quality.
-
-    Returns:
-        Records for the report: ``keeps`` is the outcome of the verdict's rule against the measured cell, ``lost_share``
-        the harm as a share of the gain from tuning (``None`` without a known gain), ``bytes`` the weights as served,
-        with the adapter if it is separate, ``formats`` the export formats that write it.
+    ``keeps`` is the outcome of the verdict's rule against the measured cell, ``lost_share`` the harm as a share of the
+    gain from tuning (``None`` without a known gain), ``bytes`` the weights as served, with a separate adapter.
     """
+    keeps: dict[Verdict, str] = {"no worse": "yes", "worse": "no", "inconclusive": "cannot be told"}
     found = []
     for export in all_exports():
         if export.cell not in cells:
             continue
         cell, result = cells[export.cell], compared.get((f"{export.cell}-{export.measured}", primary))
-        own = export.cell == export.measured
+        stored, adapter = cell.get("base_bytes"), summaries.get(export.arm, {}).get("adapter_bytes")
+        if stored is not None and export.separate_adapter:
+            stored = None if adapter is None else stored + adapter
+        untuned, tuned = (cells[name]["metrics"].get(primary) if name in cells else None
+                          for name in (ARMS[export.arm].untuned_cell, export.measured))
+        lost_share = None
+        if result and untuned is not None and tuned is not None:
+            gained = tuned - untuned if result.higher_is_better else untuned - tuned
+            lost_share = result.harm[0] / gained if gained > 0 else None
         found.append({
             "cell": export.cell, "arm": export.arm, "measured": export.measured, "how": export.how,
             "formats": [format.name for format in formats_of_cell(export.arm, export.cell)],
-            "label": cell["label"], "bytes": _bytes(export, cell, summaries), "metric": primary, "margin": margin,
-            "figure": cell["metrics"].get(primary),
-            "delta": result.delta if result else None,
+            "label": cell["label"], "bytes": stored, "metric": primary, "margin": margin,
+            "figure": cell["metrics"].get(primary), "delta": result.delta if result else None,
             "ci_low": result.ci_low if result else None, "ci_high": result.ci_high if result else None,
-            "keeps": "measured" if own else _KEEPS[result.verdict] if result else "cannot be told",
-            "lost_share": _lost_share(export, result, cells, primary) if result else None,
-            "exact_match": cell["metrics"].get("exact_match"),
+            "keeps": "measured" if export.cell == export.measured else
+            keeps[result.verdict] if result else "cannot be told",
+            "lost_share": lost_share, "exact_match": cell["metrics"].get("exact_match"),
         })
     return found
-
-
-def _lost_share(
-    export: Export, result: Comparison, cells: Mapping[str, Mapping[str, Any]], primary: str
-) -> float | None:
-    untuned, tuned = (cells[name]["metrics"].get(primary) if name in cells else None
-                      for name in (ARMS[export.arm].untuned_cell, export.measured))
-    if untuned is None or tuned is None:
-        return None
-    gained = tuned - untuned if result.higher_is_better else untuned - tuned
-    return result.harm[0] / gained if gained > 0 else None
-
-
-def _bytes(export: Export, cell: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]]) -> int | None:
-    base = cell.get("base_bytes")
-    if base is None or not export.separate_adapter:
-        return base
-    adapter = summaries.get(export.arm, {}).get("adapter_bytes")
-    return None if adapter is None else base + adapter

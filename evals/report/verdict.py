@@ -6,19 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
-from evals.report.format import (
-    SIGNIFICANT,
-    decimals,
-    difference,
-    enumerated,
-    interval,
-    number,
-    percent,
-    plain,
-    plural,
-    shown,
-    signed_percent,
-)
+from evals.report import format as fmt
+from evals.report.contrasts import clearly_worse
+from evals.report.format import interval, number, percent, plain, plural, shown, signed_percent
 from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
 from evals.report.other_results import NAMES
 
@@ -32,19 +22,14 @@ def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
 
 
 def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
-    """The verdict in one sentence, with the difference, its interval and the margin.
-
-    A report without a comparison gets the reason and the remedy instead.
-
-    Args:
-        verdict: The report's ``verdict``.
-        asked: The items, such as ``208 held-out questions``.
-    """
+    """The verdict in one sentence; a report without a comparison gets the reason and the remedy instead."""
     if verdict["contrast"] is None:
         return f"{verdict['reason']} {verdict['action']}"
     low, high = harm_interval(verdict)
-    margin = verdict["margin"]
-    measured, allowed = _measured(verdict), _amount(margin, verdict)
+    margin, how = verdict["margin"], shown(verdict["metric"])
+    measured = measured_text(verdict, "QLoRA's", "that of its 16-bit twin")
+    unit = "" if verdict["metric"] == "nll_per_token" else how.unit
+    allowed = f"{plain(margin * how.factor)} {unit}".rstrip()
     limit = f"the {allowed} you allowed" if margin > 0 else "the zero you allowed"
     if verdict["outcome"] == "no worse":
         if verdict["within_margin_but_worse"]:
@@ -68,55 +53,40 @@ def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
     return (-high, -low) if verdict["higher_is_better"] else (low, high)
 
 
-def _amount(value: float, verdict: Mapping[str, Any]) -> str:
-    how = shown(verdict["metric"])
-    unit = "" if verdict["metric"] == "nll_per_token" else how.unit
-    return f"{plain(value * how.factor)} {unit}".rstrip()
-
-
-def _row(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1], "delta": verdict["delta"]}
-
-
-def _measured(verdict: Mapping[str, Any]) -> str:
-    how, row = shown(verdict["metric"]), _row(verdict)
-    delta = verdict["delta"]
-    amount = f"{abs(delta) * how.factor:.{decimals(verdict['metric'], row)}f}"
-    if float(amount) == 0:
-        compared = "the same as that of its 16-bit twin"
-    else:
-        compared = f"{amount} {how.unit} {'higher' if delta > 0 else 'lower'} than that of its 16-bit twin"
-    return f"QLoRA's {how.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
+def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> str:
+    """The difference of a verdict in words, with its interval, for sentences."""
+    how, delta = shown(verdict["metric"]), verdict["delta"]
+    row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
+    amount = f"{abs(delta) * how.factor:.{fmt.decimals(verdict['metric'], row)}f}"
+    same = float(amount) == 0
+    compared = "the same" if same else f"{amount} {how.unit} {'higher' if delta > 0 else 'lower'}"
+    if other:
+        compared += f" {'as' if same else 'than'} {other}"
+    return f"{whose} {how.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
 
 
 def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:
     """The metrics that contradict a reassuring verdict because QLoRA is clearly worse on them; empty without any."""
-    against = []
-    for row in rows:
-        low, _ = harm_interval({"ci": (row["ci_low"], row["ci_high"]), "higher_is_better": row["higher_is_better"]})
-        if "verdict" not in row and low > 0 and row["p_value_holm"] <= SIGNIFICANT:
-            how = shown(row["metric"])
-            against.append(f"{how.phrase} ({difference(row['delta'], row['metric'], row)} {how.unit}, "
-                           f"95% interval {interval(row, row['metric'], plus=False)})")
+    against = [f"{shown(row['metric']).phrase} ({fmt.measured(row)})" for row in rows
+               if "verdict" not in row and clearly_worse(row) and row["p_value_holm"] <= fmt.SIGNIFICANT]
     if not against or outcome == "worse":
         return ""
-    return f"By another measure it is clearly worse: {enumerated(against)}."
+    return f"By another measure it is clearly worse: {fmt.enumerated(against)}."
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
     """The first answers after the verdict: perplexity, right answers, refusals, and whether tuning helped."""
     cells, lines = report["cells"], []
-    loss = next((row for row in report["contrasts"] if row["name"] == f"{CANDIDATE}-{BASELINE}"
-                 and row["metric"] == "nll_per_token"), None)
-    change = report["verdict"].get("perplexity_change")
-    if loss and change:
+    change, seeds = report["verdict"]["perplexity_change"], report["seeds"]
+    if change:
         low, high = change["ci"]
         lines.append(
             f"In perplexity: {number_of(cells[BASELINE]['perplexity'])} for 16-bit LoRA, "
             f"{number_of(cells[CANDIDATE]['perplexity'])} for QLoRA, {signed_percent(change['share'])} "
             f"({signed_percent(low)} to {signed_percent(high)})."
         )
-    return lines + _right_answers(report) + _declining(report) + _tuning(report) + _untuned(report) + _seeds(report)
+    return [*lines, *_right_answers(report), *_declining(report), *_tuning(report), *_untuned(report),
+            *([seeds["sentence"]] if seeds["count"] > 1 else [])]
 
 
 def number_of(perplexity: float) -> str:
@@ -173,20 +143,16 @@ def _untuned(report: Mapping[str, Any]) -> list[str]:
     return [f"{who} {rivals} by every measure."]
 
 
-def _seeds(report: Mapping[str, Any]) -> list[str]:
-    return [report["seeds"]["sentence"]] if report["seeds"]["count"] > 1 else []
-
-
 def _of(share: float, total: int) -> str:
     return f"{round(share * total):,} of {total:,} ({percent(share)})"
 
 
 def _tuning(report: Mapping[str, Any]) -> list[str]:
     cells, lines = report["cells"], []
-    for tuned, untuned, name in ((arm.cell, arm.untuned_cell, arm.short) for arm in ARMS.values()):
-        row = next((row for row in report["contrasts"] if row["name"] == f"{tuned}-{untuned}"
-                    and row["metric"] == "nll_per_token"), None)
-        if row:
-            lines.append(f"{name} from {number(cells[untuned]['nll_per_token'], 'nll_per_token')} to "
-                         f"{number(cells[tuned]['nll_per_token'], 'nll_per_token')}")
+    scored = {row["name"] for row in report["contrasts"] if row["metric"] == "nll_per_token"}
+    for arm in ARMS.values():
+        if f"{arm.cell}-{arm.untuned_cell}" in scored:
+            before, after = (number(cells[name]["nll_per_token"], "nll_per_token")
+                             for name in (arm.untuned_cell, arm.cell))
+            lines.append(f"{arm.short} from {before} to {after}")
     return [f"Tuning took the loss (nats per token) of {', of '.join(lines)}."] if lines else []

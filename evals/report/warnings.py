@@ -13,7 +13,7 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.models.bundled import BASE_MODEL
 from evals.report.contrasts import HEADLINE, clearly_worse
-from evals.report.format import SIGNIFICANT, difference, interval, percent, plural, share_lost, shown, signed
+from evals.report.format import SIGNIFICANT, measured, percent, plural, share_lost, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
 from evals.report.other_results import NAMES, shortfall_summary
 from evals.stats.power import TARGET, heldout_power, intraclass_correlation, items_needed, minimum_detectable_mean
@@ -31,14 +31,8 @@ _LOSS_TOLERANCE = 1e-3
 
 def secondary_warnings(report: Mapping[str, Any]) -> Iterator[Warned]:
     """Warnings from untuned baselines, identities, fidelity, noise floor, seeds, exports, tasks, refusals and judge."""
-    yield from _untuned(report)
-    yield from _arithmetic(report)
-    yield from _noise(report)
-    yield from _seeds(report)
-    yield from _exports(report)
-    yield from _tasks(report)
-    yield from _declining(report)
-    yield from _judge(report)
+    for about in (_untuned, _arithmetic, _noise, _seeds, _exports_and_tasks, _declining, _judge):
+        yield from about(report)
 
 
 def _untuned(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -125,33 +119,25 @@ def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
                "More seeds would narrow the interval.")
 
 
-def _exports(report: Mapping[str, Any]) -> Iterator[Warned]:
+def _exports_and_tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
     for row in report["exports"]:
         if row["keeps"] == "no":
             yield ("export_loses", "note",
-                   f"{row['cell']} does not keep the quality measured for {row['measured']} ({_measured(row)}): it "
+                   f"{row['cell']} does not keep the quality measured for {row['measured']} ({measured(row)}): it "
                    f"loses {share_lost(row)}. {row['how']} Choose an export that keeps the quality.")
-
-
-def _tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
     for task, record in report["tasks"].items():
         if record["error"]:
             yield "task_failed", "note", record["sentence"]
         worse = {row["name"]: row for row in record["contrasts"] if clearly_worse(row)}
         if HEADLINE in worse and worse[HEADLINE]["p_value_holm"] <= SIGNIFICANT:
             yield ("worse_on_task", "serious",
-                   f"{record['label']}: QLoRA is clearly worse than its 16-bit twin ({_measured(worse[HEADLINE])}).")
-        forgot = [f"{row['candidate']} against {row['baseline']} {_measured(row)}"
+                   f"{record['label']}: QLoRA is clearly worse than its 16-bit twin ({measured(worse[HEADLINE])}).")
+        forgot = [f"{row['candidate']} against {row['baseline']} {measured(row)}"
                   for name, row in worse.items() if name != HEADLINE]
         if forgot and task == RETENTION:
             yield ("forgetting", "note",
                    f"Tuning made the model forget general knowledge: {'; '.join(forgot)}. If the assistant needs it, "
                    "train more gently (fewer epochs, a lower learning rate).")
-
-
-def _measured(row: Mapping[str, Any]) -> str:
-    return (f"{difference(row['delta'], row['metric'], row)} {shown(row['metric']).unit}, 95% interval "
-            f"{interval(row, row['metric'], plus=False)}")
 
 
 def _declining(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -193,23 +179,20 @@ def _judge(report: Mapping[str, Any]) -> Iterator[Warned]:
 _Z95 = 1.959964
 
 
-def power(
-    rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str, margin: float
-) -> list[dict[str, Any]]:
+def power(rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str, margin: float) -> list[dict[str, Any]]:
     """What a held-out set of this size can detect, estimated from the spread of the measured differences.
 
     Returns:
-        One record for the primary metric and one for exact match: ``standard_error`` and ``detectable``, the true
-        difference that 80 % of such studies detect, both in the metric's units; ``target``, the margin or 2 points;
-        and ``needed``, the units (clusters, or items without clusters) at which ``detectable`` equals the target. For
-        exact match also the estimate made before the run, ``planned`` (:class:`evals.stats.power.Power`), and the
-        measured values of its assumptions, ``seen`` (``flip_rate``, ``icc``); ``None`` for other metrics.
+        One record for the primary metric and one for exact match: ``detectable``, the true difference that 80 % of such
+        studies detect, in the metric's units; ``target``, the margin or 2 points; and ``needed``, the units (clusters,
+        or items without clusters) at which both are equal. For exact match also the estimate made before the run,
+        ``planned``, and the measured values of its assumptions, ``seen``; ``None`` for other metrics.
     """
     found = []
     clusters = [item["cluster"] for item in items]
     for row in rows:
         is_primary, is_exact = row["metric"] == primary, row["metric"] == "exact_match"
-        if not is_primary and not is_exact:
+        if not (is_primary or is_exact):
             continue
         error = (row["ci_high"] - row["ci_low"]) / (2 * _Z95)
         target = margin if is_primary else TARGET
@@ -219,7 +202,7 @@ def power(
             "metric": row["metric"], "n": row["n"], "units": units,
             "unit": "clusters" if row["n_clusters"] else "items",
             "standard_error": error, "detectable": minimum_detectable_mean(units, scatter), "target": target,
-            "needed": items_needed(target, sd=scatter) if target > 0 else None,
+            "needed": items_needed(target, variance=scatter**2) if target > 0 else None,
             "planned": heldout_power(len(items), clusters=clusters).to_record() if is_exact else None,
             "seen": _flips_seen(items) if is_exact else None,
         })
@@ -228,36 +211,30 @@ def power(
 
 def _flips_seen(items: list[dict[str, Any]]) -> dict[str, float]:
     """The share of items that flipped, and the intraclass correlation of flips within clusters."""
-    scored = [(item["metrics"][CANDIDATE]["exact_match"] - item["metrics"][BASELINE]["exact_match"], item["cluster"])
-              for item in items if all("exact_match" in item["metrics"][cell] for cell in (BASELINE, CANDIDATE))]
-    flips = [flip for flip, _ in scored]
+    both = [item for item in items if all("exact_match" in item["metrics"][cell] for cell in (BASELINE, CANDIDATE))]
+    flips = [item["metrics"][CANDIDATE]["exact_match"] - item["metrics"][BASELINE]["exact_match"] for item in both]
     return {"flip_rate": sum(flip != 0 for flip in flips) / len(flips),
-            "icc": intraclass_correlation(flips, [cluster for _, cluster in scored])}
+            "icc": intraclass_correlation(flips, [item["cluster"] for item in both])}
 
 
 def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """Everything that limits the conclusions of the report.
 
-    Returns:
-        ``{"code", "level", "text"}``; level ``serious`` where it affects the verdict or the question whether tuning was
-        worth it, else ``note``.
+    The level is ``serious`` where it affects the verdict or the question whether tuning was worth it, else ``note``.
     """
     found = [*secondary_warnings(report), *_about_statistics(report), *_about_training(report), *_about_data(report)]
     return [{"code": code, "level": level, "text": text} for code, level, text in found]
 
 
 def _about_statistics(report: Mapping[str, Any]) -> Iterator[Warned]:
-    verdict = report["verdict"]
-    for text in verdict["warnings"]:
-        yield "statistics", "serious", _statistics(verdict["metric"], text)
-    seen = set(verdict["warnings"])
-    lead = "-".join(lead_pair(report))
-    for row in report["contrasts"]:
-        if row["name"] == lead and (row["metric"] != verdict["metric"] or not is_compared(report)):
-            for text in row["warnings"]:
-                if text not in seen:
-                    seen.add(text)
-                    yield "statistics", "note", _statistics(row["metric"], text)
+    verdict, lead = report["verdict"], "-".join(lead_pair(report))
+    found = [("serious", verdict["metric"], text) for text in verdict["warnings"]]
+    found += [("note", row["metric"], text) for row in report["contrasts"] if row["name"] == lead
+              and (row["metric"] != verdict["metric"] or not is_compared(report)) for text in row["warnings"]]
+    first = {text: (level, metric) for level, metric, text in reversed(found)}
+    for level, metric, text in found:
+        if first.get(text) == (level, metric):
+            yield "statistics", level, f"{shown(metric).label}: {text.replace(' %', '%').rstrip('.')}."
     if report["seeds"]["count"] == 1:
         yield "one_seed", "note", report["seeds"]["sentence"]
     if any("similarity" in report["cells"][name]["metrics"] for name in tuned_cells(arms_of(report))):
@@ -268,10 +245,6 @@ def _about_statistics(report: Mapping[str, Any]) -> Iterator[Warned]:
         yield ("flip_noise", "note",
                "Rounding alone changes some answers, for example with another scoring batch size. This noise floor was "
                "not measured, so single changed answers prove nothing. Set eval.noise_floor: true to measure it.")
-
-
-def _statistics(metric: str, text: str) -> str:
-    return f"{shown(metric).label}: {text.replace(' %', '%').rstrip('.')}."
 
 
 def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -320,14 +293,10 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
                "sums are rounded.")
     dtypes = sorted({str(record["compute_dtype"]) for record in report["arms"].values() if record.get("compute_dtype")})
     if dtypes:
+        stored = " or ".join(dict.fromkeys(ARMS[arm].storage or "in 4 bits" for arm in arms_of(report)))
         yield ("compute_dtype", "note",
-               f"Storage and arithmetic are separate: the base is stored in {_storages(report)}, and "
+               f"Storage and arithmetic are separate: the base is stored in {stored.removeprefix('in ')}, and "
                f"{'both arms compute' if both else 'the arm computes'} in {' and '.join(dtypes)}.")
-
-
-def _storages(report: Mapping[str, Any]) -> str:
-    stored = (ARMS[arm].storage or "in 4 bits" for arm in arms_of(report))
-    return " or ".join(dict.fromkeys(stored)).removeprefix("in ")
 
 
 def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -348,7 +317,15 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
                               if leaks[key] is None)
         yield ("leaks_unknown", "note",
                f"No search for leaks by {missing} is on record: held-out questions may occur in training unnoticed.")
-    yield from _about_groups(report)
+    units, counts = report["data"]["split"]["units"] or {}, report["data"]["split"]["counts"] or {}
+    if units.get("kind") == "group" and report["verdict"]["n_clusters"] is None and (
+        units["counts"]["heldout"] < counts["heldout"]
+    ):  # groups only separate the splits; the intervals use clusters alone
+        column = report["data"]["columns"].get("group", "group")
+        yield ("groups_are_no_clusters", "note",
+               f"The {counts['heldout']:,} held-out questions come from {plural(units['counts']['heldout'], 'group')} "
+               f"(column {column}) and count as independent. If answers of one group turn right or wrong together, the "
+               f"intervals are too narrow: set the column as cluster column too (data.columns.cluster: {column}).")
     unanswerable = sum(not row["answerable"] for row in report["items"])
     if unanswerable:
         yield ("unanswerable", "note",
@@ -360,16 +337,3 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
             yield ("fewer_items", "note",
                    f"{shown(row['metric']).label} is computed on {row['n']:,} of {everything:,} items; the others have "
                    "no such score.")
-
-
-def _about_groups(report: Mapping[str, Any]) -> Iterator[Warned]:
-    """Groups only separate the splits; the intervals use clusters alone."""
-    units, counts = report["data"]["split"]["units"] or {}, report["data"]["split"]["counts"] or {}
-    if units.get("kind") != "group" or report["verdict"]["n_clusters"] is not None:
-        return
-    groups, column = units["counts"]["heldout"], report["data"]["columns"].get("group", "group")
-    if groups < counts["heldout"]:
-        yield ("groups_are_no_clusters", "note",
-               f"The {counts['heldout']:,} held-out questions come from {plural(groups, 'group')} (column {column}) "
-               "and count as independent. If answers of one group turn right or wrong together, the intervals are too "
-               f"narrow: set the column as cluster column too (data.columns.cluster: {column}).")

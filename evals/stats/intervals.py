@@ -89,11 +89,8 @@ def _dot(one: Floats, other: Floats) -> Floats:
 def bca_interval(units: Units, drawn: Resamples) -> Interval:
     """Bias-corrected and accelerated bootstrap interval (Efron 1987) for the ratio ``sum(sums) / sum(weights)``.
 
-    The acceleration comes from the jackknife. Equals ``scipy.stats.bootstrap(method="BCa")`` but for the draws.
-
-    Args:
-        units: At least two, not all alike.
-        drawn: Resamples of them.
+    The acceleration comes from the jackknife. Equals ``scipy.stats.bootstrap(method="BCa")`` but for the draws. At
+    least two units, not all alike.
     """
     count = len(drawn.shifts)
     below = (np.count_nonzero(drawn.shifts < 0) + 0.5 * np.count_nonzero(drawn.shifts == 0)) / count
@@ -111,11 +108,7 @@ def bootstrap_t_interval(units: Units, drawn: Resamples) -> Interval:
     """Studentized bootstrap interval (Efron 1982, Hall 1988) for the ratio ``sum(sums) / sum(weights)``.
 
     The t interval with critical values taken from resamples, so that it extends further to the side on which skewed
-    differences have their rare large values.
-
-    Args:
-        units: At least two, not all alike.
-        drawn: Resamples of them; those with hardly any spread are left out, because they have no scale.
+    differences have their rare large values. Resamples with hardly any spread are left out, because they have no scale.
     """
     error = _standard_error(units)
     scaled = drawn.errors > 1e-6 * error
@@ -124,15 +117,10 @@ def bootstrap_t_interval(units: Units, drawn: Resamples) -> Interval:
 
 
 def bonett_price_interval(gained: int, lost: int, n: int) -> Interval:
-    """Adjusted Wald interval for the difference of two paired proportions.
+    """Adjusted Wald interval for the difference of two paired proportions over ``n`` items.
 
     One flip each way is added to the table: p = (flips + 1) / (n + 2). Bonett and Price, Adjusted Wald confidence
     interval for a difference of binomial proportions based on paired data, JEBS 37 (2012).
-
-    Args:
-        gained: Items that only the candidate answers correctly.
-        lost: Items that only the baseline answers correctly.
-        n: All items.
     """
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     center = up - down
@@ -144,23 +132,17 @@ def rare_interval(units: Units, span: float) -> Interval:
     """Interval for few differing units and bounded scores: the t interval with one unseen difference each way.
 
     The plain t, and any bootstrap, shrink to a point when nothing differed and are far too short when little did.
-
-    Args:
-        units: At least two.
-        span: Largest possible difference of one item's score.
+    ``span`` is the largest possible difference of one item's score.
     """
     return t_interval(units.with_unseen(span), degrees_of_freedom=units.count - 1)
 
 
 def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
-    """BCa interval, extended to the t interval, and to bootstrap-t where differences are very skewed.
+    """BCa interval, extended to t, and to bootstrap-t where differences are very skewed; and whether they are.
 
     BCa alone is too short where weights are uneven or many differences are zero; the t interval is too short on the
     long side of skewed differences. Together they cover 95 % of symmetric differences, and with bootstrap-t about
     the same of lognormal ones.
-
-    Returns:
-        The interval, and whether bootstrap-t was used because of skewness.
     """
     drawn = resample(units, resamples=resamples, seed=seed)
     interval = outer(bca_interval(units, drawn), t_interval(units))
@@ -170,12 +152,9 @@ def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) ->
 
 
 def cluster_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
-    """Cluster-robust t interval, extended to the whole-cluster bootstrap-t where the sums are very skewed.
+    """Cluster-robust t interval, extended to whole-cluster bootstrap-t where sums are very skewed; and whether so.
 
     On lognormal effects of 20 clusters t covers 87 to 89 %, BCa 90 % and bootstrap-t 91 to 93 %.
-
-    Returns:
-        The interval, and whether bootstrap-t was used because of skewness.
     """
     if not _studentized(units):
         return t_interval(units), False

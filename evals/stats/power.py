@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from assistant_builder.errors import EvaluationError
 from evals.stats.units import make_units
 
 FACTOR = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
@@ -29,67 +28,28 @@ TARGET = 0.02
 
 
 def minimum_detectable_difference(n: float, flip_rate: float) -> float:
-    """Smallest difference of two right/wrong rates that shows with 80 % power: 2.8 · √(flip rate / n).
-
-    Args:
-        n: Items, or the effective number of them (see ``design_effect``).
-        flip_rate: Share of items on which the arms differ, 0 … 1.
-
-    Raises:
-        EvaluationError: ``n`` is not positive or the rate is not a share.
-    """
-    _check(flip_rate=flip_rate, n=n)
+    """Smallest difference of two right/wrong rates that shows with 80 % power: 2.8 · √(flip rate / n)."""
     return FACTOR * math.sqrt(flip_rate / n)
 
 
 def minimum_detectable_mean(n: float, sd: float) -> float:
-    """Smallest mean difference that shows with 80 % power: 2.8 · sd / √n.
-
-    Args:
-        n: Items, or the effective number of them.
-        sd: Standard deviation of the paired differences, in the metric's units.
-
-    Raises:
-        EvaluationError: ``n`` is not positive or ``sd`` is negative.
-    """
-    _check(n=n, sd=sd)
+    """Smallest mean difference that shows with 80 % power: 2.8 · sd / √n, in the unit of ``sd``."""
     return FACTOR * sd / math.sqrt(n)
 
 
-def items_needed(
-    difference: float, *, flip_rate: float | None = None, sd: float | None = None, design_effect: float = 1.0
-) -> int:
-    """Number of held-out items that detect a difference of this size with 80 % power.
+def items_needed(difference: float, *, variance: float, design_effect: float = 1.0) -> int:
+    """Number of held-out items that detect a difference of this size, not zero, with 80 % power.
 
-    Args:
-        difference: The difference to detect; its sign does not matter.
-        flip_rate: For right/wrong scores, the share of items on which the arms differ.
-        sd: For other scores, the standard deviation of the paired differences. Exactly one of the two is given.
-        design_effect: Factor by which clusters inflate the variance.
-
-    Raises:
-        EvaluationError: Neither or both of ``flip_rate`` and ``sd`` are given, or a value is out of range.
+    ``variance`` is that of the paired differences: for right/wrong scores the share of items on which the arms differ.
     """
-    if (flip_rate is None) == (sd is None) or difference == 0 or not math.isfinite(difference):
-        raise EvaluationError(
-            f"cannot tell the items needed for a difference of {difference}", where="power",
-            remedy="Give a difference other than 0, and either flip_rate or sd",
-        )
-    _check(flip_rate=flip_rate or 0, sd=sd or 0)
-    variance = (sd or 0) ** 2 if flip_rate is None else flip_rate
     # the margin below keeps rounding from asking for one item more than an exact square needs
     return max(2, math.ceil(FACTOR**2 * variance * design_effect / difference**2 - 1e-9))
 
 
 def intraclass_correlation(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
-    """One-way ANOVA estimate of the correlation within clusters, clipped to 0 … 1.
+    """One-way ANOVA estimate of the correlation within clusters of values of shape ``[n]``, clipped to 0 … 1.
 
-    Args:
-        values: One value per item, such as the paired difference, shape ``[n]``.
-        clusters: A label for each item, shape ``[n]``.
-
-    Returns:
-        0 where it is undefined: no cluster has two items, there is one cluster only, or no variation.
+    It is 0 where it is undefined: no cluster has two items, there is one cluster only, or no variation.
     """
     x = np.asarray(values, dtype=np.float64)
     units = make_units(x, np.ones_like(x), clusters)
@@ -105,19 +65,8 @@ def intraclass_correlation(values: ArrayLike, clusters: Sequence[Hashable]) -> f
 
 
 def design_effect(cluster_sizes: Sequence[int], icc: float = ASSUMED_ICC) -> float:
-    """Factor by which clusters inflate the variance of a mean: 1 + (Σm² / Σm − 1) · ICC (Kish 1965).
-
-    Args:
-        cluster_sizes: Items of each cluster; a single item counts as a cluster of one.
-        icc: Intraclass correlation, 0 … 1.
-
-    Raises:
-        EvaluationError: No clusters, a size below one, or an ``icc`` outside 0 … 1.
-    """
+    """Factor by which clusters inflate the variance of a mean: 1 + (Σm² / Σm − 1) · ICC (Kish 1965)."""
     sizes = np.asarray(cluster_sizes, dtype=np.float64)
-    if not len(sizes) or (sizes < 1).any():
-        raise EvaluationError("cluster sizes must be 1 or more", where="power", remedy="Count the items per cluster")
-    _check(icc=icc)
     return 1 + (float(np.square(sizes).sum() / sizes.sum()) - 1) * icc
 
 
@@ -126,12 +75,11 @@ class Power:
     """Statistical power of a held-out set.
 
     Attributes:
-        items: Held-out items.
-        clusters: Their clusters; equal to ``items`` without clusters.
+        clusters: Number of clusters; equal to ``items`` without clusters.
         design_effect: Factor by which clusters inflate the variance.
         effective_items: Number of independent items with the same information.
         flip_rate: Assumed share of answers on which the arms differ.
-        icc: Correlation within clusters, assumed or measured.
+        icc: Assumed correlation within clusters.
         minimum_detectable: Smallest difference in a right/wrong rate that 80 % power detects, as a share.
         target: The difference of interest, as a share.
         items_needed: Items of the same cluster structure that the target needs.
@@ -152,56 +100,24 @@ class Power:
         return asdict(self)
 
 
-def heldout_power(
-    items: int,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    flip_rate: float = ASSUMED_FLIP_RATE,
-    icc: float = ASSUMED_ICC,
-    target: float = TARGET,
-) -> Power:
-    """Power of this many held-out items, and the items that a claim of ``target`` needs.
-
-    Args:
-        items: Held-out items, at least one.
-        clusters: A label for each, as in ``paired_comparison``.
-        flip_rate: Share of answers expected to differ between the arms.
-        icc: Correlation of flips within a cluster.
-        target: Difference of interest, as a share.
-
-    Raises:
-        EvaluationError: The labels do not match the items, or a value is out of range.
-    """
-    if clusters is not None and len(clusters) != items:
-        raise EvaluationError(
-            f"{len(clusters)} cluster labels for {items} items", where="power", remedy="Give one label an item"
-        )
-    _check(n=items)
+def heldout_power(items: int, *, clusters: Sequence[Hashable] | None = None) -> Power:
+    """Power of this many held-out items, and the items that a claim of ``TARGET`` needs."""
     ones = np.ones(items)
     sizes = make_units(ones, ones, clusters).weights.astype(int).tolist()
-    effect = design_effect(sizes, icc)
+    effect = design_effect(sizes)
     return Power(
-        items=items,
-        clusters=len(sizes),
-        design_effect=effect,
-        effective_items=items / effect,
-        flip_rate=flip_rate,
-        icc=icc,
-        minimum_detectable=minimum_detectable_difference(items / effect, flip_rate),
-        target=target,
-        items_needed=items_needed(target, flip_rate=flip_rate, design_effect=effect),
+        items=items, clusters=len(sizes), design_effect=effect, effective_items=items / effect,
+        flip_rate=ASSUMED_FLIP_RATE, icc=ASSUMED_ICC, target=TARGET,
+        minimum_detectable=minimum_detectable_difference(items / effect, ASSUMED_FLIP_RATE),
+        items_needed=items_needed(TARGET, variance=ASSUMED_FLIP_RATE, design_effect=effect),
     )
 
 
 def split_power(split: Mapping[str, Any]) -> Power | None:
-    """Power of the held-out set of a split, from its counts alone: the set itself is not read.
+    """Power of the held-out set of a split, from the counts in ``data/split.json``; ``None`` without a held-out item.
 
-    Args:
-        split: Content of ``data/split.json``. Every assistant turn is an item. Without clusters, each conversation is
-            one. Clusters are assumed to be of equal size.
-
-    Returns:
-        ``None`` without a held-out item.
+    Every assistant turn is an item. Without clusters, each conversation is one. Clusters are assumed to be of equal
+    size.
     """
     pairs, items = split["counts"]["heldout"], split["turns"]["heldout"]
     clusters = split["clusters"]["heldout"] or (pairs if items > pairs else 0)
@@ -211,27 +127,10 @@ def split_power(split: Mapping[str, Any]) -> Power | None:
 
 
 def power_sentence(power: Mapping[str, Any]) -> str:
-    """The power of a held-out set in a sentence.
-
-    Args:
-        power: ``Power.to_record()``.
-    """
+    """The power of a held-out set (``Power.to_record()``) in a sentence."""
     clusters = f" in {power['clusters']:,} clusters" if power["clusters"] < power["items"] else ""
     return (
         f"{power['items']:,} held-out answers{clusters} show a difference of {100 * power['minimum_detectable']:.1f} "
         f"points in right answers (80% power), if the two assistants differ on {power['flip_rate']:.0%} of them; a "
         f"claim of {100 * power['target']:.0f} points would need {power['items_needed']:,}."
     )
-
-
-def _check(*, n: float = 1, flip_rate: float = 0, sd: float = 0, icc: float = 0) -> None:
-    problems = [
-        text for wrong, text in (
-            (not (math.isfinite(n) and n > 0), f"the number of items must be positive, not {n}"),
-            (not 0 <= flip_rate <= 1, f"the flip rate must be a share from 0 to 1, not {flip_rate}"),
-            (not (math.isfinite(sd) and sd >= 0), f"the standard deviation must be 0 or more, not {sd}"),
-            (not 0 <= icc <= 1, f"the intraclass correlation must lie in 0 … 1, not {icc}"),
-        ) if wrong
-    ]
-    if problems:
-        raise EvaluationError("; ".join(problems), where="power", remedy="Correct the value")

@@ -84,13 +84,10 @@ class Units:
         """These units and two more, one in favor of each arm, of the largest observed difference.
 
         Bonett and Price (2012) add one flip each way to a paired table; this is the same for scores with known limits
-        and for clusters. If a whole cluster flipped, whole clusters are added. If only single items of clusters differ,
-        the next cluster may still flip as a whole, so half an average cluster is added: with single items, intervals
-        cover 82 to 90 % where the flips of a cluster are alike. If nothing differed, whole clusters of average size
-        are added.
-
-        Args:
-            span: Largest possible difference of one item's score.
+        (``span``) and for clusters. If a whole cluster flipped, whole clusters are added. If only single items of
+        clusters differ, the next cluster may still flip as a whole, so half an average cluster is added: with single
+        items, intervals cover 82 to 90 % where the flips of a cluster are alike. If nothing differed, whole clusters of
+        average size are added.
         """
         item_weight = float(self.weights.sum()) / self.items
         size = self.items / self.count
@@ -99,22 +96,15 @@ class Units:
             size = max(largest, (size + 1) / 2)
         extra = size * item_weight
         return Units(
-            sums=np.append(self.sums, [span * extra, -span * extra]),
-            weights=np.append(self.weights, [extra, extra]),
-            items=self.items + 2,
-            items_differing=self.items_differing + 2,
-            clustered=self.clustered,
+            sums=np.append(self.sums, [span * extra, -span * extra]), weights=np.append(self.weights, [extra, extra]),
+            items=self.items + 2, items_differing=self.items_differing + 2, clustered=self.clustered,
         )
 
 
 def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable] | None) -> Units:
-    """Group paired differences into independent units.
+    """Group paired differences (shape ``[n]``) into independent units.
 
-    Args:
-        differences: Candidate minus baseline, shape ``[n]``.
-        weights: Positive weights, shape ``[n]``.
-        clusters: A label for each item; ``None``, ``""`` or NaN as a label leaves the item alone. If no two items share
-            a label, the items are the units.
+    The label ``None``, ``""`` or NaN leaves an item alone. If no two items share a label, the items are the units.
     """
     sums = weights * differences
     differing = int(np.count_nonzero(sums))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ from assistant_builder.data import load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
-from evals.compare import holm
 from evals.metrics import METRICS
-from evals.report.contrasts import compare, figures_of
-from evals.report.format import plain, plural
+from evals.report.contrasts import clusters_of, compare, figures_of, with_holm
+from evals.report.format import plain, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, independent_units, read_cells
 from evals.report.study_facts import flatten, read_record
-from evals.study_compare.messages import metric_shown, summary, verdict_sentence
+from evals.study_compare.messages import summary, verdict_sentence
 
 Sample = Mapping[str, Any]
 
@@ -47,13 +46,13 @@ def shared_cell(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> str:
     Raises:
         EvaluationError: The studies share no cell.
     """
-    found = next((name for name in (BASELINE, CANDIDATE, *a) if name in a and name in b), None)
-    if found is None:
-        raise EvaluationError(
-            f"the studies share no cell: scored are {', '.join(a)} and {', '.join(b)}", where="compare",
-            remedy="Train the same arms in both (arms), or score the same cells (eval.cells)",
-        )
-    return found
+    for name in (BASELINE, CANDIDATE, *a):
+        if name in a and name in b:
+            return name
+    raise EvaluationError(
+        f"the studies share no cell: scored are {', '.join(a)} and {', '.join(b)}", where="compare",
+        remedy="Train the same arms in both (arms), or score the same cells (eval.cells)",
+    )
 
 
 def match_items(a: Cell, b: Cell) -> Matching:
@@ -62,20 +61,22 @@ def match_items(a: Cell, b: Cell) -> Matching:
     Items with the same system prompt are paired first, then items that differ in the system prompt alone, so that two
     system prompts can be compared. Duplicate items are paired in their order.
     """
-    exact, left_a, left_b = _paired(a.samples, b.samples, _with_system)
-    others, left_a, left_b = _paired(left_a, left_b, _without_system)
+    exact, left_a, left_b = _paired(a.samples, b.samples, with_system=True)
+    others, left_a, left_b = _paired(left_a, left_b, with_system=False)
     place = {item: number for number, item in enumerate(a.by_item)}
     shared = sorted(exact + others, key=lambda pair: place[pair[0]])
-    return Matching(
-        tuple(shared), tuple(str(sample["item"]) for sample in left_a), tuple(str(sample["item"]) for sample in left_b),
-        len(others),
-    )
+    only_a, only_b = (tuple(str(sample["item"]) for sample in left) for left in (left_a, left_b))
+    return Matching(tuple(shared), only_a, only_b, len(others))
 
 
 def _paired(
-    a: Sequence[Sample], b: Sequence[Sample], key: Callable[[Sample], Hashable]
+    a: Sequence[Sample], b: Sequence[Sample], *, with_system: bool
 ) -> tuple[list[tuple[str, str]], list[Sample], list[Sample]]:
     """Pairs of item names, and the unpaired samples of both sides."""
+    def key(sample: Sample) -> Hashable:
+        messages = [message for message in sample["prompt"] if with_system or message["role"] != "system"]
+        return tuple((message["role"], message["content"]) for message in messages), sample["reference"]
+
     waiting: dict[Hashable, list[Sample]] = {}
     for sample in b:
         waiting.setdefault(key(sample), []).append(sample)
@@ -89,22 +90,11 @@ def _paired(
     return pairs, left, [sample for samples in waiting.values() for sample in samples]
 
 
-def _with_system(sample: Sample) -> Hashable:
-    return tuple((message["role"], message["content"]) for message in sample["prompt"]), sample["reference"]
-
-
-def _without_system(sample: Sample) -> Hashable:
-    messages = [message for message in sample["prompt"] if message["role"] != "system"]
-    return tuple((message["role"], message["content"]) for message in messages), sample["reference"]
-
-
 def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
     """Held-out items of a study whose question is also in the training or validation split of another study.
 
-    Questions are compared as within a study, without case, spacing and sentence punctuation.
-
-    Returns:
-        Names of items; ``None`` if a study's splits are not on record.
+    Questions are compared as within a study, without case, spacing and sentence punctuation. ``None`` if a study's
+    splits are not on record.
 
     Raises:
         DataError: A split file was changed after it was frozen.
@@ -127,15 +117,12 @@ _IRRELEVANT = (
 )
 """Settings that do not change the score of any cell."""
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
-_HASH_DIGITS = 12
 
 
 def differences(a: Study, b: Study, cell_a: Cell, cell_b: Cell) -> list[dict[str, Any]]:
-    """All recorded differences of two studies that can affect the scores.
+    """All recorded differences of two studies that can affect the scores: ``{"setting", "a", "b"}``, settings first.
 
-    Returns:
-        ``{"setting", "a", "b"}``, settings by their dotted key first. Hashes have 12 digits; a value that is unset or
-        not on record is ``None``.
+    Hashes have 12 digits; a value that is unset or not on record is ``None``.
     """
     facts_a, facts_b = dict(_facts(a, cell_a)), dict(_facts(b, cell_b))
     return [
@@ -149,10 +136,11 @@ def _facts(study: Study, cell: Cell) -> Iterator[tuple[str, Any]]:
     yield from ((key, value) for key, value in flatten(config.model_dump(mode="json")) if key not in _IRRELEVANT)
     provenance = read_record(study.folder / "provenance.json")
     hashes = read_record(study.folder / "data" / "split.json").get("hashes", {})
+    digests = {f"{name} data, SHA-256": hashes.get(split) for split, name in (
+        ("train", "train"), ("validation", "validation"), ("heldout", "held-out"))}
+    digests["base model, SHA-256"] = (provenance.get("base_model") or {}).get("sha256")
     yield "data file", Path(config.data.source).name or None
-    for split, name in (("train", "train"), ("validation", "validation"), ("heldout", "held-out")):
-        yield f"{name} data, SHA-256", _short(hashes.get(split))
-    yield "base model, SHA-256", _short((provenance.get("base_model") or {}).get("sha256"))
+    yield from ((key, digest and digest[:12]) for key, digest in digests.items())
     yield "arithmetic of scoring", cell.scores.get("compute_dtype")
     yield "assistant-builder", provenance.get("assistant_builder")
     for package in _PACKAGES:
@@ -162,38 +150,37 @@ def _facts(study: Study, cell: Cell) -> Iterator[tuple[str, Any]]:
     yield "GPU", (hardware.get("gpu") or {}).get("name")
 
 
-def _short(digest: str | None) -> str | None:
-    return digest and digest[:_HASH_DIGITS]
-
-
 _MAKING = ("data.", "model.", "train.")
 _FOLLOWING = {"train data, SHA-256": "data.", "base model, SHA-256": "model."}
 """Differences that follow from settings, and are reported only if no such setting differs."""
 _SCORING = ("eval.max_new_tokens", "arithmetic of scoring")
 
 
-def warnings(
-    record: Mapping[str, Any], a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matching
-) -> list[str]:
+def warnings(record: Mapping[str, Any], a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matching) -> list[str]:
     """The limitations of a comparison, one sentence each, those that affect the verdict first."""
-    return [
-        *_about_statistics(record), *_about_leaks(a, b, cells, matching), *_about_the_metric(record, a, b),
-        *_about_items(record, matching), *_about_training(record, a, b),
-    ]
+    found = [*_about_statistics(record), *_about_leaks(a, b, cells, matching), *_about_the_metric(record, a, b)]
+    if record["only_a"] or record["only_b"]:
+        found.append(f"Not compared: {plural(record['only_a'], 'held-out item')} of {record['a']} alone and "
+                     f"{record['only_b']:,} of {record['b']} alone; the verdict is about the shared items")
+    if matching.other_system:
+        had = "has" if matching.other_system == 1 else "have"
+        found.append(f"{plural(matching.other_system, 'shared item')} {had} different system prompts in the two "
+                     "studies")
+    return [*found, *_about_training(record, a, b)]
 
 
 def _about_statistics(record: Mapping[str, Any]) -> Iterator[str]:
     cells: dict[str, list[str]] = {}
     for verdict in record["verdicts"]:
         for text in verdict["warnings"]:
-            cells.setdefault(f"{metric_shown(verdict['metric']).label}: {text}", []).append(verdict["cell"])
+            cells.setdefault(f"{shown(verdict['metric']).label}: {text}", []).append(verdict["cell"])
     yield from (f"{' and '.join(names)}, {text}" for text, names in cells.items())
 
 
 def _about_leaks(a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matching) -> Iterator[str]:
+    if a.folder == b.folder:
+        return
     for study, other, cell, side in ((a, b, cells[0], 0), (b, a, cells[1], 1)):
-        if study.folder == other.folder:
-            continue
         found = trained_on(study, cell, other)
         if found is None:
             yield f"Whether {other.name} was trained on held-out items of {study.name} is not on record"
@@ -217,22 +204,13 @@ def _about_the_metric(record: Mapping[str, Any], a: Study, b: Study) -> Iterator
                   f"per token of {a.name}" if a.config.eval.primary_metric == "nll_per_token" else ""))
     ours, theirs = ((study.config.eval.primary_metric, study.config.eval.margin) for study in (a, b))
     if ours != theirs:
-        yield (f"{b.name} defines its verdict on {metric_shown(theirs[0]).phrase} with a margin of {plain(theirs[1])}; "
-               f"these verdicts use that of {a.name}: {metric_shown(ours[0]).phrase}, margin {plain(ours[1])}")
+        yield (f"{b.name} defines its verdict on {shown(theirs[0]).phrase} with a margin of {plain(theirs[1])}; "
+               f"these verdicts use that of {a.name}: {shown(ours[0]).phrase}, margin {plain(ours[1])}")
     if not set(a.config.arms) & set(b.config.arms):
         yield (f"{a.name} trains {a.config.arms[0]} alone and {b.name} {b.config.arms[0]} alone, so there is no common "
                "assistant to compare: no verdict")
     elif not record["verdicts"]:
-        yield f"{metric_shown(ours[0]).label}, which decides the verdict, was not scored in both studies: no verdict"
-
-
-def _about_items(record: Mapping[str, Any], matching: Matching) -> Iterator[str]:
-    if record["only_a"] or record["only_b"]:
-        yield (f"Not compared: {plural(record['only_a'], 'held-out item')} of {record['a']} alone and "
-               f"{record['only_b']:,} of {record['b']} alone; the verdict is about the shared items")
-    if matching.other_system:
-        had = "has" if matching.other_system == 1 else "have"
-        yield f"{plural(matching.other_system, 'shared item')} {had} different system prompts in the two studies"
+        yield f"{shown(ours[0]).label}, which decides the verdict, was not scored in both studies: no verdict"
 
 
 def _about_training(record: Mapping[str, Any], a: Study, b: Study) -> Iterator[str]:
@@ -260,24 +238,10 @@ PER_BYTE = "nll_per_byte"
 """The loss for studies with different tokenizers: Σ nll / Σ UTF-8 bytes of the references, in nats."""
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """The shared items of one cell under the same names in baseline ``a`` and candidate ``b``.
-
-    For a loss per byte, the bytes of the reference replace its tokens as divisor and weight.
-    """
-
-    name: str
-    a: Cell
-    b: Cell
-
-
 def compare_studies(a: Study, b: Study) -> dict[str, Any]:
     """Compare study ``b`` (candidate) with study ``a`` (baseline) on the held-out items that both have.
 
-    Args:
-        a: The baseline; its primary metric and margin determine the verdicts.
-        b: The candidate; may be the same study.
+    The primary metric and margin of ``a`` determine the verdicts. Both may be the same study.
 
     Returns:
         ``a``, ``b`` (names), ``shared_items``, ``only_a``, ``only_b`` (counts), ``loss`` (``nll_per_token``, or
@@ -304,19 +268,15 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
     per_byte = any(one["tokens"] != other["tokens"] for one, other in pairs)
     weights = [len(one["reference"].encode("utf-8", "surrogatepass")) or 1 if per_byte else one["tokens"]
                for one, _ in pairs]
-    sides = [
-        _Sides(name, *_aligned(cells_a[name], cells_b[name], matching, weights))
-        for name in CELLS if name in cells_a and name in cells_b
-    ]
+    sides = [_aligned(cells_a[name], cells_b[name], matching, weights)
+             for name in CELLS if name in cells_a and name in cells_b]
     config, tokens = a.config.eval, sum(one["tokens"] for one, _ in pairs)
     if per_byte and config.primary_metric == "nll_per_token":  # converted with the mean bytes per token of A
         config = config.model_copy(update={"margin": config.margin * tokens / sum(weights)})
     record: dict[str, Any] = {
-        "a": a.name, "b": b.name, "shared_items": len(pairs),
-        "only_a": len(matching.only_a), "only_b": len(matching.only_b),
-        "loss": PER_BYTE if per_byte else "nll_per_token",
-        "differences": differences(a, b, cells_a[like], cells_b[like]),
-        **_compared(sides, config, per_byte=per_byte),
+        "a": a.name, "b": b.name, "shared_items": len(pairs), "only_a": len(matching.only_a),
+        "only_b": len(matching.only_b), "loss": PER_BYTE if per_byte else "nll_per_token",
+        "differences": differences(a, b, cells_a[like], cells_b[like]), **_compared(sides, config, per_byte=per_byte),
     }
     for verdict in record["verdicts"]:
         verdict["sentence"] = verdict_sentence(verdict, a.name, b.name)
@@ -336,47 +296,45 @@ def _evaluated(study: Study) -> dict[str, Cell]:
 
 
 def _aligned(a: Cell, b: Cell, matching: Matching, weights: Sequence[int]) -> tuple[Cell, Cell]:
-    """Both cells on the shared items, named by index; the clusters are those of ``a``, or of ``b`` if it has none."""
+    """Both cells on the shared items, named by index; the clusters are those of ``a``, or of ``b`` if it has none.
+
+    The weights, for a loss per byte the bytes of the reference, replace the tokens.
+    """
     pairs = [(a.by_item[one], b.by_item[other]) for one, other in matching.shared]
-    labels = [one.get("cluster") for one, _ in pairs]
-    if not any(label is not None for label in labels):
-        labels = [other.get("cluster") for _, other in pairs]
+    labels = clusters_of([one for one, _ in pairs]) or [other.get("cluster") for _, other in pairs]
     sides: list[Cell] = []
     for side, cell in enumerate((a, b)):
-        samples = [
+        sides.append(Cell(cell.name, tuple(
             {**pair[side], "item": str(place), "tokens": weight, "cluster": label}
             for place, (pair, weight, label) in enumerate(zip(pairs, weights, labels, strict=True))
-        ]
-        sides.append(Cell(cell.name, tuple(samples), cell.scores))
+        ), cell.scores))
     return sides[0], sides[1]
 
 
-def _compared(sides: Sequence[_Sides], config: EvalConfig, *, per_byte: bool) -> dict[str, Any]:
-    """Verdicts and contrasts of every cell."""
+def _compared(sides: Sequence[tuple[Cell, Cell]], config: EvalConfig, *, per_byte: bool) -> dict[str, Any]:
     verdicts, rows = [], []
-    for cell in sides:
+    for one, other in sides:
         family = []
         for metric in METRICS:
-            items = [item for item in cell.a.by_item
-                     if cell.a.value(item, metric) is not None and cell.b.value(item, metric) is not None]
-            if independent_units(cell.a, items) < 2:
+            items = [item for item in one.by_item
+                     if one.value(item, metric) is not None and other.value(item, metric) is not None]
+            if independent_units(one, items) < 2:
                 continue
-            result = compare(cell.a, cell.b, metric, items, config)
-            shown = PER_BYTE if per_byte and metric == "nll_per_token" else metric
+            result = compare(one, other, metric, items, config)
+            named = PER_BYTE if per_byte and metric == "nll_per_token" else metric
             row = {
-                "name": f"{cell.name}: B-A", "cell": cell.name, "metric": shown, "baseline": "A", "candidate": "B",
-                "a": figure(cell.a, metric, items), "b": figure(cell.b, metric, items), **figures_of(result),
+                "name": f"{one.name}: B-A", "cell": one.name, "metric": named, "baseline": "A", "candidate": "B",
+                "a": figure(one, metric, items), "b": figure(other, metric, items), **figures_of(result),
             }
             family.append(row)
-            if metric == config.primary_metric and cell.name in JUDGED:
+            if metric == config.primary_metric and one.name in JUDGED:
                 verdicts.append({
-                    "cell": cell.name, "outcome": result.verdict, "metric": shown, "margin": config.margin,
+                    "cell": one.name, "outcome": result.verdict, "metric": named, "margin": config.margin,
                     "delta": row["delta"], "ci": [row["ci_low"], row["ci_high"]],
                     "within_margin_but_worse": bool(result.within_margin_but_worse),
                     **{key: row[key] for key in ("p_value", "n", "n_clusters", "higher_is_better", "warnings")},
                 })
-        adjusted = holm([row["p_value"] for row in family])
-        rows += [{**row, "p_value_holm": float(value)} for row, value in zip(family, adjusted, strict=True)]
+        rows += with_holm(family)
     if not rows:
         raise EvaluationError("the shared items belong to a single cluster, which has no interval", where="compare",
                               remedy="Compare studies that share more of their held-out items")

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from evals.report.format import MetricFormat, decimals, difference, interval, number, p_value, plain, plural, shown
-from evals.report.verdict import harm_interval
+from evals.report.format import difference, interval, number, p_value, plain, plural, shown
+from evals.report.verdict import harm_interval, measured_text
 
 _ASSISTANTS = {"Q4": "the QLoRA assistant (Q4)", "L16": "the 16-bit LoRA assistant (L16)"}
 _EVERY_METRIC = ("Q4", "L16")
 
 
-def _like(metric: str) -> str:
-    """The metric whose format is used for a metric."""
-    return "nll_per_token" if metric == "nll_per_byte" else metric
-
-
-def metric_shown(metric: str) -> MetricFormat:
-    """The format of a metric; the loss per byte has that of the loss with its own unit."""
-    how = shown(_like(metric))
-    return replace(how, unit="nats per byte") if metric == "nll_per_byte" else how
-
-
 def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> str:
     """The verdict on a cell with difference, interval and margin, for baseline ``a`` and candidate ``b``."""
     low, high = harm_interval(verdict)
-    margin, how, who = verdict["margin"], metric_shown(verdict["metric"]), _ASSISTANTS[verdict["cell"]]
+    margin, how, who = verdict["margin"], shown(verdict["metric"]), _ASSISTANTS[verdict["cell"]]
     unit = f" {how.unit}" if how.factor != 1 else ""
     limit = f"the {plain(float(f'{margin * how.factor:.3g}'))}{unit} that {a} allows"
-    measured = _measured(verdict)
+    measured = measured_text(verdict, "its")
     if verdict["outcome"] == "worse":
         beyond = "all of it beyond" if low > margin else "which may exceed"
         return f"In {b}, {who} is worse than in {a}: {measured}, {beyond} {limit}."
@@ -43,17 +31,6 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> str:
                 f"both are right, or nearly all are wrong: {measured}.")
     return (f"It is inconclusive whether {who} is worse in {b} than in {a}: {measured}, which reaches from no harm to "
             f"more than {limit}.")
-
-
-def _measured(verdict: Mapping[str, Any]) -> str:
-    metric, how = _like(verdict["metric"]), metric_shown(verdict["metric"])
-    row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
-    amount = f"{abs(verdict['delta']) * how.factor:.{decimals(metric, row)}f}"
-    if float(amount) == 0:
-        compared = "the same"
-    else:
-        compared = f"{amount} {how.unit} {'higher' if verdict['delta'] > 0 else 'lower'}"
-    return f"its {how.phrase} is {compared} (95% interval {interval(row, metric, plus=False)})"
 
 
 def summary(record: Mapping[str, Any]) -> str:
@@ -77,7 +54,7 @@ def contrast_rows(record: Mapping[str, Any]) -> list[list[str]]:
     for row in record["contrasts"]:
         if row["cell"] not in _EVERY_METRIC and row["metric"] != record["loss"]:
             continue
-        metric, how = _like(row["metric"]), metric_shown(row["metric"])
+        metric, how = row["metric"], shown(row["metric"])
         rows.append([
             row["cell"], f"{how.label}, {how.unit}" if how.factor == 1 else how.label,
             number(row["a"], metric), number(row["b"], metric), difference(row["delta"], metric, row),

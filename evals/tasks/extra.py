@@ -48,8 +48,11 @@ class ExtraTasks:
                     loaded = self._manager.load([name])["tasks"]
                     self.documents[name] = sum(_size(task) for task in loaded.values())
             except Exception as error:  # each task loads its data in its own way
+                quoted = isinstance(error, KeyError) and error.args  # a KeyError would be within quotes
+                text = str(error.args[0] if quoted else error).strip()
+                what = text.splitlines()[0] if text else type(error).__name__
                 raise EvaluationError(
-                    f"the lm-eval task {name!r} cannot be run: {_first_line(error)}", where="eval.tasks",
+                    f"the lm-eval task {name!r} cannot be run: {what}", where="eval.tasks",
                     remedy="Most tasks download their data from a hub; remove the task from eval.tasks to continue "
                     "without it",
                 ) from error
@@ -71,7 +74,10 @@ class ExtraTasks:
         ]
         write_jsonl(folder / f"{name}.jsonl", lines)
         write_json(folder / f"{name}.json", {
-            "task": name, "documents": len(lines), "results": _numbers(results["results"]),
+            "task": name, "documents": len(lines), "results": {
+                task: {metric: float(value) for metric, value in figures.items() if isinstance(value, (int, float))}
+                for task, figures in results["results"].items()
+            },
             "versions": results["versions"], "inputs": dict(inputs),
         })
 
@@ -87,27 +93,13 @@ def _size(task: Any) -> int:
     return len(task.test_docs() if task.has_test_docs() else task.validation_docs())
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else within quotes
-    return next(iter(text.strip().splitlines()), type(error).__name__)
-
-
 def _document(part: str, sample: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
     metrics = {name: float(sample[name]) for name in sample["metrics"] if isinstance(sample.get(name), (int, float))}
     answers = sample["filtered_resps"]
     likelihoods = [float(answer[0]) for answer in answers if isinstance(answer, (tuple, list)) and len(answer) == 2]
     return {
-        "doc_id": f"{part}/{sample['doc_id']}" if several else sample["doc_id"],
-        "metrics": metrics,
+        "doc_id": f"{part}/{sample['doc_id']}" if several else sample["doc_id"], "metrics": metrics,
         "document": {key: value for key, value in sample["doc"].items() if isinstance(value, (str, int, float, list))},
-        "target": sample["target"],
-        "likelihoods": likelihoods if len(likelihoods) == len(answers) else [],
+        "target": sample["target"], "likelihoods": likelihoods if len(likelihoods) == len(answers) else [],
         "answer": None if likelihoods else str(answers[0]),
-    }
-
-
-def _numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    return {
-        task: {name: float(value) for name, value in figures.items() if isinstance(value, (int, float))}
-        for task, figures in results.items()
     }

@@ -71,18 +71,12 @@ def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[dict[str
         ends = [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
         for turn, (end, tokens) in enumerate(zip(ends, prompter.turns(pair), strict=True)):
             items.append({
-                "item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row),
-                "row": pair.row,
-                "turn": turn,
-                "cluster": pair.cluster or (str(pair.row) if conversations else None),
-                "answerable": pair.answerable,
+                "item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row), "row": pair.row, "turn": turn,
+                "cluster": pair.cluster or (str(pair.row) if conversations else None), "answerable": pair.answerable,
                 "question": pair.messages[end - 1].content,
-                "messages": [message.to_record() for message in pair.messages[:end]],
-                "reference": tokens.reference,
-                "prompt": tokens.prompt_text,
-                "context": tokens.prompt_text.rstrip(),
-                "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):],
-                "target": tokens.answer_text,
+                "messages": [message.to_record() for message in pair.messages[:end]], "reference": tokens.reference,
+                "prompt": tokens.prompt_text, "context": tokens.prompt_text.rstrip(),
+                "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):], "target": tokens.answer_text,
                 "tokens": len(tokens.answer_ids),
             })
     return items
@@ -90,13 +84,7 @@ def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[dict[str
 
 @dataclass(frozen=True)
 class OwnTasks:
-    """The lm-eval tasks of the held-out set.
-
-    Attributes:
-        folder: Folder for ``lm-eval run --include_path``.
-        nll: Name of the task that scores the likelihood of the reference answers.
-        generation: Name of the task that scores the assistant's own answers.
-    """
+    """The two lm-eval tasks: ``nll`` on the reference answers, ``generation`` on the assistant's own."""
 
     folder: Path
     nll: str
@@ -124,8 +112,7 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     else:
         asked = {"output_type": "loglikelihood", "doc_to_text": "{{prompt}}", "doc_to_target": "{{target}}"}
     write_text(folder / f"{nll}.yaml", _yaml({
-        "task": nll, **shared, **asked,
-        "process_results": _Function("scoring.score_nll"),
+        "task": nll, **shared, **asked, "process_results": _Function("scoring.score_nll"),
         "metric_list": [{"metric": "nll_per_token", "aggregation": _Function("scoring.token_weighted_mean"),
                          "higher_is_better": False}],
     }))
@@ -161,8 +148,7 @@ def run_own_tasks(
     )
     assert results is not None  # only other ranks of a distributed run get nothing
     answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in results["samples"][tasks.generation]}
-    return ([lm.targets[(item["prompt"], item["target"])] for item in items],
-            [answers[item["item"]] for item in items])
+    return ([lm.targets[(item["prompt"], item["target"])] for item in items], [answers[item["item"]] for item in items])
 
 
 def items_dataset(path: Path) -> datasets.Dataset:

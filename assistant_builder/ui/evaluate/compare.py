@@ -17,9 +17,9 @@ from assistant_builder.ui.evaluate.item_filters import ItemSet, comparable_studi
 from assistant_builder.ui.html import Tone, callout, card, empty, error_callout, items, join, table
 from assistant_builder.ui.refresh import LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import stamp
-from evals.report.format import plural
+from evals.report.format import plural, shown
 from evals.report.verdict import harm_interval
-from evals.study_compare.messages import contrast_rows, difference_rows, metric_shown
+from evals.study_compare.messages import contrast_rows, difference_rows
 
 Record = Mapping[str, Any]
 JUDGED = ("Q4", "L16")
@@ -80,7 +80,7 @@ def comparison_panels(record: Record) -> list[IntervalPanel]:
             continue
         rows.sort(key=lambda row: JUDGED.index(row["cell"]) if row["cell"] in JUDGED else len(JUDGED))
         judged = next((v for v in record["verdicts"] if v["metric"] in {row["metric"] for row in rows}), None)
-        form = metric_shown(rows[0]["metric"])
+        form = shown(rows[0]["metric"])
         found.append(IntervalPanel(
             tuple(_row(row) for row in rows), "points of 100" if form.unit == "points" else form.unit, backwards,
             judged["margin"] * form.factor if judged else None,
@@ -91,7 +91,7 @@ def comparison_panels(record: Record) -> list[IntervalPanel]:
 def _row(row: Record) -> IntervalRow:
     like = "nll_per_token" if row["metric"] == "nll_per_byte" else row["metric"]
     about = "" if row["higher_is_better"] else CELLS[row["cell"]].label
-    return contrast_row(row, f"{row['cell']} · {metric_shown(row['metric']).label}", about, like)
+    return contrast_row(row, f"{row['cell']} · {shown(row['metric']).label}", about, like)
 
 
 def no_comparison_note(name: str, others: Sequence[str]) -> Markup:

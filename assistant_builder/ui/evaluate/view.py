@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from assistant_builder.arms import CELLS, CellSpec
+from assistant_builder.arms import CELLS
 from assistant_builder.study.steps import StepRecord, evaluates
 from assistant_builder.ui.evaluate.figures import MINUS
 from assistant_builder.ui.evaluate.item_filters import ItemFilter, ItemSet, Row, answer_change, degradation
@@ -41,7 +41,7 @@ from evals.report.format import (
     signed,
     size,
 )
-from evals.report.glossary import BASELINE_TEXTS, CellText
+from evals.report.glossary import BASELINE_TEXTS
 from evals.report.items import Diff, Runs, marked, word_diff
 from evals.report.load import is_compared
 from evals.report.rows_headline import NOT_COMPARED
@@ -177,11 +177,11 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
     """
     columns = [metric for metric in METRICS if any(_figure(found, metric) is not None for found in scores.values())]
     headers = ["Cell", "Description", "Items", "Perplexity", *(shown(metric).label for metric in columns)]
-    texts: dict[str, CellSpec | CellText] = {**CELLS, **BASELINE_TEXTS}
+    texts = {name: (cell.label, cell.about) for name, cell in CELLS.items()} | BASELINE_TEXTS
     rows = [
         (
             Markup('<b class="ab-cell">{}</b>').format(cell),
-            Markup("<b>{}</b><small>{}</small>").format(texts[cell].label, texts[cell].about) if cell in texts else "",
+            Markup("<b>{}</b><small>{}</small>").format(*texts[cell]) if cell in texts else "",
             count(found["items"]),
             "–" if found.get("perplexity") is None else f"{found['perplexity']:.2f}",
             *(_number_or_dash(_figure(found, metric), metric) for metric in columns),

@@ -11,11 +11,7 @@ if TYPE_CHECKING:
 
 
 def documents(**metadata: object) -> dict[str, datasets.Dataset]:
-    """The questions as a dataset of one split, ``test``.
-
-    Args:
-        metadata: Metadata that lm-eval passes; not used.
-    """
+    """The questions as a dataset of one split, ``test``; the metadata that lm-eval passes is not used."""
     import datasets
 
     return {"test": datasets.Dataset.from_list(read_questions())}

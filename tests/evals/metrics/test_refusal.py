@@ -6,7 +6,8 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from evals.metrics.refusal import REFUSAL_PATTERNS, agreement, is_refusal, labelled_answers, main
+from benchmarks.refusal_agreement import agreement, labelled_answers, main
+from evals.metrics.refusal import REFUSAL_PATTERNS, is_refusal
 
 LABELLED = labelled_answers()
 SETS = {
@@ -54,7 +55,7 @@ def test_agreement_equals_the_statistics_libraries() -> None:
 
 
 def test_kappa_is_no_better_than_chance_for_a_blind_recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evals.metrics.refusal.is_refusal", lambda answer: True)
+    monkeypatch.setattr("benchmarks.refusal_agreement.is_refusal", lambda answer: True)
     found = agreement(SETS["first"])
     assert (found.share, found.kappa, found.false_positives) == (0.5, 0.0, 25)
     assert agreement(SETS["indirect"]).kappa is None

@@ -74,7 +74,6 @@ def tasks(text: str = "What is the capital of Ghana?") -> Report:
 def reliability() -> Report:
     bins = [
         {"low": 0.2, "high": 0.4, "n": 40, "mean_probability": 0.3, "correct": 0.25, "ci": [0.14, 0.4]},
-        {"low": 0.4, "high": 0.6, "n": 0, "mean_probability": None, "correct": None, "ci": None},
         {"low": 0.6, "high": 0.8, "n": 90, "mean_probability": 0.7, "correct": 0.8, "ci": [0.7, 0.87]},
     ]
     return {
@@ -86,7 +85,7 @@ def reliability() -> Report:
 
 def seeds() -> Report:
     runs = [{"seed": seed, "L16": 0.90 + 0.01 * seed, "Q4": 0.93 + 0.01 * seed, "delta": 0.03, "ci": [0.01, 0.05],
-             "verdict": "worse"} for seed in range(3)]
+             "verdict": "worse", "twins": True} for seed in range(3)]
     return {
         "count": 3, "metric": "nll_per_token", "runs": runs, "sentence": "Luck of training moves an arm by 0.010.",
         "spread": {"L16": {"mean": 0.91, "sd": 0.01, "min": 0.90, "max": 0.92},
@@ -131,12 +130,12 @@ def attribution() -> Report:
     return {
         "metric": "nll_per_token", "sentence": "Of +0.044, +0.060 come from storing the base.",
         "steps": [
-            {"key": "L16", "kind": "level", "value": 0.900},
+            {"key": "L16", "kind": "level", "value": 0.900, "label": "LoRA (16-bit)"},
             {"key": "L4-L16", "kind": "step", "delta": 0.060, "ci_low": 0.040, "ci_high": 0.080,
              "label": "storing the base in 4 bits"},
             {"key": "Q4-L4", "kind": "step", "delta": -0.016, "ci_low": -0.030, "ci_high": -0.002,
              "label": "training in 4 bits"},
-            {"key": "Q4", "kind": "level", "value": 0.944},
+            {"key": "Q4", "kind": "level", "value": 0.944, "label": "QLoRA (4-bit)"},
         ],
     }
 

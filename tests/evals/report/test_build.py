@@ -199,12 +199,6 @@ def test_all_files_are_rendered_from_the_json(study: Study) -> None:
     assert (study.folder / "report.md").read_text() == render_markdown(report)
 
 
-@pytest.mark.parametrize("render", [render_html, render_markdown])
-def test_a_report_of_another_version_is_refused(render: Any) -> None:
-    with pytest.raises(EvaluationError, match="version 2"):
-        render({"version": 2})
-
-
 def test_no_torch() -> None:
     code = "import sys, evals.report; sys.exit(bool({'torch', 'transformers', 'datasets'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,8 +20,6 @@ from evals.report.charts import (
 )
 from tests.evals.report.additions import attribution, contrast, judge, reliability, seeds, tasks
 
-LABELS = {"L16": "LoRA (16-bit)", "Q4": "QLoRA (4-bit)"}
-
 
 def value_at(ticks: list[dict[str, Any]], position: float) -> float:
     """The value at a position, read off the printed axis as a reader would."""
@@ -31,7 +29,7 @@ def value_at(ticks: list[dict[str, Any]], position: float) -> float:
 
 
 def test_waterfall_steps_start_where_the_last_one_ended() -> None:
-    chart = waterfall(attribution(), LABELS)
+    chart = waterfall(attribution())
     assert chart is not None
     low, stored, trained, high = chart["rows"]
     assert [row["label"] for row in chart["rows"]] == [
@@ -51,7 +49,7 @@ def test_waterfall_of_a_score_is_mirrored() -> None:
     for step, value in zip(score["steps"], (0.72, -0.05, 0.01, 0.68), strict=True):
         step["value" if step["kind"] == "level" else "delta"] = value
         step |= {"ci_low": value - 0.01, "ci_high": value + 0.01} if step["kind"] == "step" else {}
-    chart = waterfall(score, LABELS)
+    chart = waterfall(score)
     assert chart is not None
     _, stored, trained, _ = chart["rows"]
     assert stored["harm"] and stored["end"] > stored["from_"] and not trained["harm"]
@@ -62,9 +60,9 @@ def test_a_waterfall_without_a_difference_can_be_drawn() -> None:
     same = attribution()
     for step in same["steps"]:
         step |= {"value": 0.9} if step["kind"] == "level" else {"delta": 0.0, "ci_low": 0.0, "ci_high": 0.0}
-    chart = waterfall(same, LABELS)
+    chart = waterfall(same)
     assert chart is not None and {row["end"] for row in chart["rows"]} == {50.0}
-    assert waterfall(None, LABELS) is None
+    assert waterfall(None) is None
 
 
 def drawn(row: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +94,7 @@ def test_reliability_points_lie_at_probability_and_share_right() -> None:
     assert chart is not None
     assert [line["arm"] for line in chart["lines"]] == ["lora", "qlora"]
     points = chart["lines"][0]["points"]
-    assert [(point["x"], point["y"]) for point in points] == [(30, 75), (70, 20)], "y runs down, empty bins are out"
+    assert [(point["x"], point["y"]) for point in points] == [(30, 75), (70, 20)], "y runs down"
     assert (points[0]["low"], points[0]["high"]) == (86, 60)
     assert [(tick["at"], tick["text"]) for tick in chart["y"]][::4] == [(100, "0%"), (0, "100%")]
     assert reliability_chart(None) is None
@@ -111,13 +109,13 @@ def test_seeds_lie_on_one_axis() -> None:
     assert [row["label"] for row in panel["rows"]] == ["Seed 0", "Seed 1", "Seed 2", "Mean of the runs"]
     assert value_at(panel["ticks"], panel["rows"][-1]["low"]) == pytest.approx(0.025, abs=1e-4)
     one = copy.deepcopy(seeds()) | {"count": 1, "spread": None}
-    assert seed_dots(one) is None and seed_panel(one, 0.03) is None and seed_dots(None) is None
+    assert seed_dots(one) is None and seed_panel(one, 0.03) is None
 
 
 def test_preference() -> None:
     bar = preference_bar(judge())
     assert bar is not None and (bar["at"], bar["low"], bar["high"]) == (44.8, 33, 57)
-    assert preference_bar(None) is None and preference_bar({**judge(), "preference": None}) is None
+    assert preference_bar(None) is None and preference_bar({**judge(), "preference": None, "ci": None}) is None
 
 
 def test_ticks_of_an_axis_have_the_same_decimals() -> None:
