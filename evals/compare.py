@@ -197,7 +197,7 @@ def _named_labels(clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | N
         return dict(clusters)
     if len(clusters) and all(isinstance(values, list | np.ndarray) for values in clusters):
         return {f"cluster {number}": values for number, values in enumerate(clusters, start=1)}  # type: ignore[misc]
-    return {"cluster": clusters}  # type: ignore[dict-item]
+    return {"cluster": clusters}
 
 
 def _checked(

@@ -4,7 +4,7 @@
 ``declaration.json`` when scoring starts; a report shows what was changed afterwards.
 
 A held-out item is *covered* if its fact was taught in another wording: a training pair has its cluster or, without a
-cluster column, its answer.
+cluster column, its answer of three words or more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from evals.tasks.held_out import heldout_pairs
 
 FILE = "declaration.json"
 """File in the study folder; it is kept when scores are deleted."""
-LOSS, EXACT, OVERLAP, FALSE_DECLINES = "nll_per_token", "exact_match", "token_f1", "false_decline"
+LOSS, EXACT, OVERLAP = "nll_per_token", "exact_match", "token_f1"
+FALSE_DECLINES, RIGHT_DECLINES = "false_decline", "right_decline"
+_FACT_WORDS = 3
 SHORT_ANSWER, LONG_ANSWER = 12, 30
 """Median words of an answer up to which exact match, and up to which token F1, is the primary metric."""
 POINTS = 0.05
@@ -39,7 +41,7 @@ WITHOUT_GAIN = 0.03
 Estimand = Literal["wordings", "facts"]
 _LABELS: dict[Estimand, tuple[str, ...]] = {"wordings": ("cluster",), "facts": ("group", "family", "cluster")}
 LABELS = ("cluster", "family", "group", "answer")
-"""Labels of a held-out item; ``answer`` is its normalised reference answer."""
+"""Labels of a held-out item; ``answer`` is its normalised reference answer, if it has three words or more."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ class Declaration:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Declaration:
         """The inverse of :meth:`to_record`."""
-        return cls(**{field.name: tuple(value) if isinstance(value := record[field.name], list) else value
-                      for field in fields(cls)})
+        values: dict[str, Any] = {field.name: record[field.name] for field in fields(cls)}
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,10 @@ class HeldOut:
     @classmethod
     def of(cls, heldout: Sequence[Pair], training: Sequence[Pair]) -> HeldOut:
         """Find the covered pairs."""
-        taught = {key for pair in training if pair.answerable for key in _facts(pair)}
-        covered = frozenset(pair.row for pair in heldout if pair.answerable and taught.intersection(_facts(pair)[:1]))
+        asked = [pair for pair in training if pair.answerable]
+        taught = {(name, label) for pair in asked for name in ("cluster", "answer")
+                  if (label := _label(pair, name)) is not None}
+        covered = frozenset(pair.row for pair in heldout if pair.answerable and _fact(pair) in taught)
         return cls({pair.row: pair for pair in heldout}, covered)
 
     @classmethod
@@ -121,16 +126,16 @@ class HeldOut:
         return {name: [_label(self.pairs[row], name) for row in rows] for name in names}
 
 
-def _facts(pair: Pair) -> list[tuple[str, str]]:
-    """Keys of a pair's fact: the one by which it is looked up first."""
-    answer = ("answer", normalise(pair.answer))
-    return [answer] if pair.cluster is None else [("cluster", pair.cluster), answer]
+def _fact(pair: Pair) -> tuple[str, str | None]:
+    """The label by which a held-out fact is looked up in training."""
+    return ("answer", _label(pair, "answer")) if pair.cluster is None else ("cluster", pair.cluster)
 
 
 def _label(pair: Pair, name: str) -> str | None:
-    if name == "answer":
-        return normalise(pair.answer) or None
-    return getattr(pair, name)
+    if name != "answer":
+        return str(label) if (label := getattr(pair, name)) is not None else None
+    answer = normalise(pair.answer)
+    return answer if len(words(answer)) >= _FACT_WORDS else None
 
 
 def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair]) -> Declaration:
@@ -180,9 +185,9 @@ def _margin(metric: str) -> float | None:
 
 
 def _clusters(estimand: Estimand, pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """The labels of a claim that the pairs have; the shared answer where they have none."""
+    """The labels of a claim that the pairs have; for wordings the shared answer where they have none."""
     present = tuple(name for name in _LABELS[estimand] if any(_label(pair, name) is not None for pair in pairs))
-    return present or ("answer",)
+    return present or (("answer",) if estimand == "wordings" else ())
 
 
 def freeze(study: Study) -> None:

@@ -129,6 +129,10 @@ def _facts_kept(answer: str, reference: str, context: Context) -> float | None:
     return facts_kept(answer, reference, context.question) if context.answerable else None
 
 
+def _declined(sample: Mapping[str, Any]) -> float | None:
+    return None if sample.get("declined") is None else float(sample["declined"])
+
+
 _BUILT_IN = (
     Metric(
         "nll_per_token", "Loss",
@@ -181,7 +185,7 @@ _BUILT_IN = (
         "false_decline", "False declines",
         "Share of the answerable questions that the assistant declines to answer.",
         "Declining in unusual words is not recognised.",
-        score_sample=lambda sample: float(sample["declined"]) if sample["answerable"] else None,
+        score_sample=lambda sample: _declined(sample) if sample["answerable"] else None,
         higher_is_better=False, data="binary", format="percent", unit="share of answerable items",
         phrase="share of answerable questions that it declines", can_be_primary=False,
     ),
@@ -189,7 +193,7 @@ _BUILT_IN = (
         "right_decline", "Right declines",
         "Share of the questions that should be declined which the assistant declines.",
         "Declining in unusual words is not recognised.",
-        score_sample=lambda sample: None if sample["answerable"] else float(sample["declined"]),
+        score_sample=lambda sample: None if sample["answerable"] else _declined(sample),
         data="binary", format="percent", unit="share of unanswerable items",
         phrase="share of unanswerable questions that it declines", can_be_primary=False,
     ),

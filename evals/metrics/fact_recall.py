@@ -170,7 +170,7 @@ def facts_kept(answer: str, reference: str, question: str = "") -> float | None:
         0 to 1; ``None`` if the reference contains no fact beyond the question. Additional facts of the answer are
         ignored.
     """
-    facts = find_facts(reference)
+    facts = list(find_facts(reference))
     wanted = [fact for fact, echoed in zip(facts, _contained(facts, question), strict=True) if not echoed]
     return sum(_contained(wanted, answer)) / len(wanted) if wanted else None
 

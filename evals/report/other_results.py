@@ -92,7 +92,8 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
                "cells": {cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores}}
     meanings = {pair.name: pair.meaning for pair in all_pairs()}
     further = [(ARMS[arm].cell, BASELINE) for arm in further_arms(ARMS)]
-    pairs = [*((arm.cell, arm.untuned_cell) for arm in ARMS.values()), (CANDIDATE, BASELINE), *further]
+    pairs = [*((arm.cell, arm.untuned_cell) for arm in ARMS.values()), (CANDIDATE, BASELINE),
+             (QLORA.untuned_cell, LORA.untuned_cell), *further]
     for candidate, baseline in pairs:
         if candidate in values and baseline in values and len(ids) > 1:
             name = f"{candidate}-{baseline}"

@@ -102,7 +102,7 @@ def outcome_label(report: Report) -> str:
     label = OUTCOMES[verdict["outcome"]]
     if verdict["within_margin_but_worse"]:
         label += ": measurably worse, within the margin"
-    return f"{label}; but clearly worse by another measure" if report["objection"] else label
+    return f"{label}; but possible harm by another measure" if report["objection"] else label
 
 
 def tone(report: Report) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
 from evals.report import format as fmt
-from evals.report.contrasts import clearly_worse
-from evals.report.format import interval, number, percent, plain, plural, shown, signed_percent
+from evals.report.format import interval, number, percent, plural, shown, signed_percent
 from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
 from evals.report.other_results import NAMES
 
@@ -26,25 +25,107 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     if verdict["contrast"] is None:
         return f"{verdict['reason']} {verdict['action']}"
     low, high = harm_interval(verdict)
-    margin, how = verdict["margin"], shown(verdict["metric"])
+    primary, *others = verdict["bounds"]
     measured = measured_text(verdict, "QLoRA's", "that of its 16-bit twin")
-    unit = "" if verdict["metric"] == "nll_per_token" else how.unit
-    allowed = f"{plain(margin * how.factor)} {unit}".rstrip()
-    limit = f"the {allowed} you allowed" if margin > 0 else "the zero you allowed"
+    limit = f"the {_amount(primary)} you allowed"
+    beyond = [bound for bound in others if harm_interval(bound)[0] > bound["margin"]]
     if verdict["outcome"] == "no worse":
+        also = f" The {_named(others)} {'is' if len(others) == 1 else 'are'} no worse either." if others else ""
         if verdict["within_margin_but_worse"]:
-            return f"On your {asked}, 4-bit is measurably worse, but within {limit}: {measured}."
+            return f"On your {asked}, 4-bit is measurably worse, but within {limit}: {measured}.{also}"
         if high < 0:
-            return f"On your {asked}, 4-bit did not cost quality, it is better: {measured}."
-        return f"On your {asked}, 4-bit is no worse: {measured}, within {limit}."
+            return f"On your {asked}, 4-bit did not cost quality, it is better: {measured}.{also}"
+        return f"On your {asked}, 4-bit is no worse: {measured}, within {limit}.{also}"
+    if verdict["outcome"] == "worse" and not primary["passed"] and low > 0:
+        reach = f"all of it beyond {limit}" if low > primary["margin"] else f"and the harm may exceed {limit}"
+        return f"On your {asked}, 4-bit made the assistant worse: {measured}, {reach}."
     if verdict["outcome"] == "worse":
-        beyond = f"all of it beyond {limit}" if low > margin else f"and the harm may exceed {limit}"
-        return f"On your {asked}, 4-bit made the assistant worse: {measured}, {beyond}."
-    if high <= margin:
+        return (f"On your {asked}, 4-bit made the assistant worse in another respect, beyond the margin: "
+                f"{_details(beyond)}. {measured}.")
+    if primary["passed"]:
+        failed = [bound for bound in others if not bound["passed"]]
+        return (f"On your {asked}, the result is inconclusive: {measured}, within {limit}, but more harm than allowed "
+                f"is not ruled out for the {_details(failed)}.")
+    if high <= primary["margin"]:
         return (f"On your {asked}, this metric cannot show whether 4-bit cost anything, because nearly all answers of "
-                f"both assistants are right, or nearly all are wrong: {measured}.")
+                f"both assistants are wrong: {measured}.")
     return (f"On your {asked}, the result is inconclusive: {measured}, which reaches from no harm to more than "
-            f"{limit}. More held-out questions would narrow the interval.")
+            f"{limit}.")
+
+
+def _amount(bound: Mapping[str, Any]) -> str:
+    """The margin of a bound with its unit; ``zero`` without one."""
+    how = shown(bound["metric"])
+    unit = "" if how.unit == "points" and bound["margin"] == 0 else how.unit
+    return f"{fmt.two_significant_digits(bound['margin'] * how.factor)} {unit}".rstrip() if bound["margin"] else "zero"
+
+
+def _named(bounds: Sequence[Mapping[str, Any]]) -> str:
+    return fmt.enumerated([shown(bound["metric"]).phrase for bound in bounds])
+
+
+def _details(bounds: Sequence[Mapping[str, Any]]) -> str:
+    """Each metric with its difference and its margin."""
+    return fmt.enumerated([f"{shown(bound['metric']).phrase} ({fmt.measured(as_row(bound))}; allowed {_amount(bound)})"
+                           for bound in bounds])
+
+
+def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
+    """A bound in the form of a contrast's record."""
+    return {"metric": bound["metric"], "delta": bound["delta"], "ci_low": bound["ci"][0], "ci_high": bound["ci"][1]}
+
+
+_CLAIMS = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind"}
+
+
+def basis(report: Mapping[str, Any]) -> list[str]:
+    """What the verdict rests on: the technical claim, what it is about, and what was fixed before scoring."""
+    verdict, other = report["verdict"], report.get("other_claim")
+    if verdict["contrast"] is None:
+        return []
+    lines = []
+    if verdict["outcome"] == "no worse":
+        margins = fmt.enumerated([f"{_amount(bound)} ({shown(bound['metric']).label})" for bound in verdict["bounds"]])
+        lines.append(f"Non-inferior at a margin of {margins}, each one-sided 2.5%.")
+    lines.append(f"The verdict is about {_CLAIMS[verdict['estimand']]}{_clustered(verdict)}"
+                 + (f"; {plural(verdict['uncovered'], 'held-out question')} about facts that were not taught "
+                    f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart" if verdict["uncovered"] else "")
+                 + ".")
+    if other:
+        lines.append(f"For {_CLAIMS[other['estimand']]}{_clustered(other)} the interval is "
+                     f"{interval(other, verdict['metric'], plus=False)} {shown(verdict['metric']).unit}: "
+                     f"{other['verdict']}.")
+    again = verdict["trained_again"]
+    if again:
+        row = {"ci_low": again["ci"][0], "ci_high": again["ci"][1]}
+        lines.append(f"The verdict is about these assistants, averaged over {verdict['seeds']} training seeds. If both "
+                     f"were trained again, the interval would be {interval(row, verdict['metric'], plus=False)}.")
+    else:
+        lines.append("Each arm was trained once: the intervals leave out how much another training seed would change.")
+    return [*lines, frozen_text(verdict["frozen"])]
+
+
+def _clustered(record: Mapping[str, Any]) -> str:
+    if not record["clustered_by"]:
+        return ", each item counted as independent"
+    names = " and ".join(record["clustered_by"])
+    return f", clustered by {names} ({plural(record['n_clusters'], 'cluster')})"
+
+
+def frozen_text(frozen: Mapping[str, Any]) -> str:
+    """When metrics, margins and claim were fixed, and what was changed since."""
+    if frozen["sha256"] is None:
+        return "Metric, margins and claim are not on record from before scoring: they may have been chosen afterwards."
+    changed = [f"{row['name'].replace('_', ' ')}, was {_shown(row['was'])}, now {_shown(row['now'])}"
+               for row in frozen["changes"]]
+    text = f"Fixed before scoring, {frozen['written'][:16].replace('T', ' ')} UTC (SHA-256 {frozen['sha256'][:12]})."
+    return f"Changed after scoring: {'; '.join(changed)}. {text}" if changed else text
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "a tenth of what tuning gained" if value is None else str(value)
 
 
 def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
@@ -65,13 +146,13 @@ def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> st
     return f"{whose} {how.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
 
 
-def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:
-    """The metrics that contradict a reassuring verdict because QLoRA is clearly worse on them; empty without any."""
+def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
+    """The metrics whose interval is on the harmful side of zero, unadjusted, if the verdict is not "worse"."""
     against = [f"{shown(row['metric']).phrase} ({fmt.measured(row)})" for row in rows
-               if "verdict" not in row and clearly_worse(row) and row["p_value_holm"] <= fmt.SIGNIFICANT]
-    if not against or outcome == "worse":
+               if row["metric"] in verdict["possible_harm"] and row["metric"] != verdict["metric"]]
+    if not against or verdict["outcome"] == "worse":
         return ""
-    return f"By another measure it is clearly worse: {fmt.enumerated(against)}."
+    return f"Possible harm by another measure: {fmt.enumerated(against)}."
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
