@@ -6,12 +6,14 @@ import os
 
 from assistant_builder.cli import output
 from assistant_builder.errors import ConfigError
-from assistant_builder.ui.app import build_app, serve
+from assistant_builder.ui.app import build_app
+from assistant_builder.ui.server import serve_page
+from assistant_builder.web.access import Access
 
 demo = build_app()
 
 if __name__ == "__main__":
     try:
-        serve(demo, "127.0.0.1", int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+        serve_page(lambda: demo, Access(port=int(os.environ.get("GRADIO_SERVER_PORT", "7860"))))
     except ConfigError as error:
         output.fail(error)

@@ -1,15 +1,8 @@
 """The arms: the assistants that a study can train, with their names, colours, storage and evaluation cells.
 
 Arms differ in the storage of the frozen base on which the adapter is trained. Configuration, command line, page,
-report, chat and export read this registry, so that one call of :func:`register` adds an arm. A plugin makes the call
-when it is imported, see :mod:`assistant_builder.registry`::
-
-    from assistant_builder.arms import Arm, register
-
-    register(Arm("eight", "QLoRA (8-bit)", "8-bit QLoRA", "#7a3fb0", storage="int8", cell="E8"))
-
-The paired twins, ``TWINS``, are the default of every study and decide its verdict. A further arm is trained on the same
-pairs and joins tables, pictures, chat and export.
+report, chat and export read this registry, so that one call of :func:`register` in a plugin adds an arm. The paired
+twins, ``TWINS``, are the default of every study and decide its verdict; a further arm is trained on the same pairs.
 """
 
 from __future__ import annotations
@@ -34,40 +27,24 @@ _COLOR = re.compile(r"#[0-9a-f]{6}")
 
 @dataclass(frozen=True)
 class Arm:
-    """One assistant that a study can train.
+    """One assistant that a study can train."""
 
-    Attributes:
-        name: Key in ``study.yaml``, on the command line, in folders and in ``report.json``.
-        label: Name in tables, in charts and on the page: ``QLoRA (4-bit)``.
-        short: Name in sentences: ``QLoRA``.
-        color: Colour on a light background, ``#rrggbb``.
-        dark_color: Colour on a dark background; empty: ``color``.
-        symbol: Shape of its marks in charts.
-        storage: Name of the quantization method that stores the base, ``float16`` for none; None: the study's
-            ``model.quant_type``.
-        cell: Name of the cell that scores the adapter as served: on the base that it was trained on.
-        merged_cell: Name of the cell that scores the adapter merged into that base; empty: ``cell`` and ``M``.
-        untuned_cell: Name of the cell that scores that base without an adapter; empty: ``B16``, ``B4``, or for a
-            storage that neither has ``cell`` and ``B``.
-    """
-
-    name: str
-    label: str
-    short: str
-    color: str
-    dark_color: str = ""
-    symbol: Symbol = "square"
+    name: str  # key in ``study.yaml``, on the command line, in folders and in ``report.json``
+    label: str  # name in tables, in charts and on the page: ``QLoRA (4-bit)``
+    short: str  # name in sentences: ``QLoRA``
+    color: str  # colour on a light background, ``#rrggbb``
+    dark_color: str = ""  # colour on a dark background; empty: ``color``
+    symbol: Symbol = "square"  # shape of its marks in charts
+    # name of the quantization method that stores the base, ``float16`` for none; None: the study's ``model.quant_type``
     storage: str | None = None
-    cell: str = ""
-    merged_cell: str = ""
+    cell: str = ""  # name of the cell that scores the adapter as served: on the base that it was trained on
+    merged_cell: str = ""  # name of the cell that scores the adapter merged into that base; empty: ``cell`` and ``M``
+    # name of the cell that scores that base without an adapter; empty: ``B16``, ``B4``, or for a storage that neither
+    # has ``cell`` and ``B``
     untuned_cell: str = ""
 
     def __post_init__(self) -> None:
-        """Validate the names and colours, and set the default of empty ones.
-
-        Raises:
-            ValueError: A name or a colour is invalid.
-        """
+        """Validate the names and colours (ValueError), and set the default of empty ones."""
         if not _NAME.fullmatch(self.name) or self.name in _RESERVED:
             raise ValueError(f"arm name {self.name!r} must consist of a-z, 0-9 and _, and not be one of "
                              f"{', '.join(sorted(_RESERVED))}")
@@ -79,10 +56,8 @@ class Arm:
             raise ValueError(f"cell name {cell!r} of arm {self.name} must consist of letters and digits and begin with "
                              "a capital")
         shared = {UNQUANTIZED: "B16", None: "B4"}
-        for key, value in (
-            ("dark_color", self.color), ("cell", cell), ("merged_cell", f"{cell}M"),
-            ("untuned_cell", shared.get(self.storage, f"{cell}B")),
-        ):
+        for key, value in (("dark_color", self.color), ("cell", cell), ("merged_cell", f"{cell}M"),
+                           ("untuned_cell", shared.get(self.storage, f"{cell}B"))):
             object.__setattr__(self, key, getattr(self, key) or value)
 
     @property
@@ -112,31 +87,24 @@ class Arm:
 
 @dataclass(frozen=True)
 class CellSpec:
-    """One combination of base and adapter that an evaluation scores.
+    """One combination of base and adapter that an evaluation scores."""
 
-    Attributes:
-        name: Key in ``eval.cells`` and ``report.json``.
-        base: Storage of the frozen base: ``float16``, ``4-bit`` (the study's ``model.quant_type``), or the name of a
-            quantization method.
-        adapter: The arm whose adapter is used; None: untuned.
-        merged: None: the adapter stays separate from the base. ``merged``: it is merged into the base, which is then
-            stored in float16. ``quantized``: the merged model is quantized to 4 bits.
-        label: Name in tables.
-        about: Description in the report.
-    """
-
-    name: str
+    name: str  # key in ``eval.cells`` and ``report.json``
+    # storage of the frozen base: ``float16``, ``4-bit`` (the study's ``model.quant_type``), or the name of a
+    # quantization method
     base: str
-    adapter: str | None
+    adapter: str | None  # the arm whose adapter is used; None: untuned
+    # None: the adapter stays separate from the base. ``merged``: it is merged into the base, which is then stored in
+    # float16. ``quantized``: the merged model is quantized to 4 bits
     merged: Literal["merged", "quantized"] | None
-    label: str
-    about: str
+    label: str  # name in tables
+    about: str  # description in the report
 
     def scorable(self, arms: Iterable[str]) -> bool:
-        """Whether a study that trains these arms can score the cell.
+        """Whether a study that trains these arms, the one of the adapter among them, can score the cell.
 
-        The arm of its adapter has to be trained. A cell that holds all 16-bit weights of the base in memory at once,
-        as merging does, also needs an arm that trains on them: a study without one may run where they do not fit.
+        A cell that holds all 16-bit weights of the base in memory at once, as merging does, also needs an arm that
+        trains on them: a study without one may run where they do not fit.
         """
         trained = set(arms)
         wide = self.base == UNQUANTIZED or self.merged is not None
@@ -178,11 +146,7 @@ TWIN_CELLS = tuple(CELLS.register(cell).name for cell in (
 
 
 def register(arm: Arm) -> Arm:
-    """Add a further arm, and the cells that its attributes name.
-
-    Raises:
-        ValueError: Another arm or another cell has the name.
-    """
+    """Add a further arm, and the cells that its attributes name; ValueError if another arm or cell has the name."""
     base = arm.base_label
     cells = [
         CellSpec(arm.cell, arm.base, arm.name, None, arm.label,
@@ -225,10 +189,7 @@ def plain_order(arms: Iterable[str]) -> tuple[str, ...]:
 
 
 def main_cells(arms: Iterable[str]) -> tuple[str, ...]:
-    """The untuned bases and the assistants as served.
-
-    They are the columns of the first table of a report, and the cells on which additional tasks are run.
-    """
+    """The untuned bases and the assistants as served: the columns of the first table, and cells of additional tasks."""
     known = [ARMS[arm] for arm in (*TWINS, *further_arms(arms))]
     return tuple(dict.fromkeys([*(arm.untuned_cell for arm in known), *(arm.cell for arm in known)]))
 
@@ -262,9 +223,5 @@ def css_variables(*, dark: bool = False) -> str:
 
 
 def css_rules(*rules: str) -> str:
-    """CSS rules for every arm.
-
-    Args:
-        rules: Each with ``ARM`` for the name: ``.bar.ARM { fill: var(--arm-ARM); }``.
-    """
+    """CSS rules for every arm; each contains ``ARM`` for its name: ``.bar.ARM { fill: var(--arm-ARM); }``."""
     return "\n".join(rule.replace("ARM", arm) for rule in rules for arm in ARMS)

@@ -1,8 +1,4 @@
-"""Atomic writes, JSON and JSON Lines files, and file hashes.
-
-A file is written to a temporary file and moved with ``os.replace``, so that readers never see a partial file; only logs
-are appended to.
-"""
+"""JSON and JSON Lines files, file hashes, and writes by ``os.replace``, so that readers never see a partial file."""
 
 from __future__ import annotations
 
@@ -87,17 +83,12 @@ def _repair_last_line(path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read one JSON document.
-
-    Raises:
-        StudyError: The file is damaged.
-    """
+    """Read one JSON document; raises StudyError if the file is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise StudyError(
-            "the file is damaged", where=str(path), remedy="Run the study again with --redo to recreate it"
-        ) from error
+        raise StudyError("the file is damaged", where=str(path),
+                         remedy="Run the study again with --redo to recreate it") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -117,9 +108,8 @@ def _iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return
-            raise StudyError(
-                f"line {number} is damaged", where=str(path), remedy="Run the study again with --redo to recreate it"
-            ) from error
+            raise StudyError(f"line {number} is damaged", where=str(path),
+                             remedy="Run the study again with --redo to recreate it") from error
 
 
 def file_hash(path: Path) -> str:

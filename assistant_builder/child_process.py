@@ -1,9 +1,8 @@
 """Child processes: their command line and environment, the setup of their libraries, and their memory use.
 
 ``python -m`` and ``python -c`` put the working directory first on ``sys.path``, so a ``psutil.py`` in the folder of an
-untrusted study would be executed. ``-P`` excludes the folder in the process itself and in those that
-:mod:`multiprocessing` spawns (``subprocess._args_from_interpreter_flags``); ``PYTHONSAFEPATH`` excludes it in all other
-descendants. The variable is set only for children, never for this process.
+untrusted study would be executed. ``-P`` excludes it in the process and in those that :mod:`multiprocessing` spawns;
+``PYTHONSAFEPATH``, which is set only for children, excludes it in all other descendants.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ def python_command(*arguments: str) -> list[str]:
 def python_environment() -> dict[str, str]:
     """The environment of a Python process: that of this process, with safe paths.
 
-    Folders in the user's ``PYTHONPATH`` are kept. Empty entries, as from ``PYTHONPATH=$PYTHONPATH:folder``, are
-    removed, since Python reads them as the working directory. The folder of a checkout that is not installed is added.
+    Empty entries of ``PYTHONPATH`` are removed, since Python reads them as the working directory. The folder of a
+    checkout that is not installed is added.
     """
     folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     if _ROOT.name not in _INSTALLED and str(_ROOT) not in folders:
@@ -52,11 +51,7 @@ def compute_environment() -> dict[str, str]:
 
 
 def lower_priority(pid: int) -> None:
-    """Give a process that computes a lower scheduling priority than the page and the user's other programs.
-
-    Args:
-        pid: The process, just started; its later child processes inherit the priority.
-    """
+    """Give a process and its later children a lower priority than the page and the user's other programs."""
     with contextlib.suppress(psutil.Error):  # it has ended, or the system forbids the change
         process = psutil.Process(pid)
         process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if psutil.WINDOWS else max(process.nice(), _NICENESS))

@@ -35,40 +35,24 @@ _FREE_SECONDS = 60
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as reported by torch.
-
-    Attributes:
-        name: Product name.
-        uuid: UUID without the prefix ``GPU-`` or ``MIG-``; empty if torch does not report it.
-        memory_bytes: Total memory.
-        bfloat16: Whether the hardware supports bfloat16.
-        problem: Why torch cannot compute on it; empty if it can.
-        free_bytes: Free memory; None if it was not measured.
-    """
+    """A GPU as reported by torch."""
 
     name: str
-    uuid: str
+    uuid: str  # UUID without the prefix ``GPU-`` or ``MIG-``; empty if torch does not report it
     memory_bytes: int
-    bfloat16: bool
-    problem: str = ""
-    free_bytes: int | None = None
+    bfloat16: bool  # whether the hardware supports bfloat16
+    problem: str = ""  # why torch cannot compute on it; empty if it can
+    free_bytes: int | None = None  # free memory; None if it was not measured
 
 
 @dataclass(frozen=True)
 class GpuReport:
-    """Result of a GPU query.
+    """Result of a GPU query."""
 
-    Attributes:
-        gpus: Visible GPUs in torch's order.
-        build: Platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build.
-        problem: Why torch sees no GPU although there may be one; empty without a problem.
-        failed: Whether the query failed.
-    """
-
-    gpus: tuple[Gpu, ...] = ()
-    build: str = ""
-    problem: str = ""
-    failed: bool = False
+    gpus: tuple[Gpu, ...] = ()  # visible GPUs in torch's order
+    build: str = ""  # platform of the torch build, ``CUDA 13.0`` or ``ROCm 7.2``; empty for a CPU build
+    problem: str = ""  # why torch sees no GPU although there may be one; empty without a problem
+    failed: bool = False  # whether the query failed
 
     @property
     def usable(self) -> tuple[Gpu, ...]:
@@ -97,7 +81,11 @@ def detect_gpus() -> GpuReport:
 
 def free_bytes(gpus: Sequence[Gpu]) -> list[int]:
     """Free memory of each GPU of :func:`detect_gpus`; its total memory if the free memory is unknown."""
-    by_uuid = _free_by_uuid()
+    by_uuid: dict[str, int] = {}
+    for line in _nvidia_smi("uuid,memory.free"):
+        uuid, _, mebibytes = (part.strip() for part in line.partition(","))
+        if mebibytes.isdigit():  # else "[N/A]", "[Not Supported]"
+            by_uuid[uuid.removeprefix("GPU-").casefold()] = int(mebibytes) * 2**20
     known: list[int | None] = [by_uuid.get(gpu.uuid.casefold()) if gpu.uuid else None for gpu in gpus]
     if None in known:  # a MIG partition, memory shared with the CPU, or an AMD GPU
         measured = _measured_free_bytes()
@@ -129,10 +117,9 @@ def _driver_present() -> bool:
 
 def _query_torch(*options: str) -> GpuReport:
     try:
-        done = subprocess.run(
-            python_command("-m", "assistant_builder.devices", *options), capture_output=True, text=True,
-            timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL, env=python_environment(),
-        )
+        done = subprocess.run(python_command("-m", "assistant_builder.devices", *options), capture_output=True,
+                              text=True, timeout=_TORCH_SECONDS, check=True, stdin=subprocess.DEVNULL,
+                              env=python_environment())
         return report_from_record(json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
         return GpuReport(problem=f"PyTorch did not respond within {_TORCH_SECONDS} seconds", failed=True)
@@ -149,16 +136,6 @@ def report_from_record(record: dict[str, Any]) -> GpuReport:
 def nvidia_smi_names() -> list[str]:
     """Names of the GPUs that nvidia-smi reports, whether or not torch can use them."""
     return [line.strip() for line in _nvidia_smi("name") if line.strip()]
-
-
-def _free_by_uuid() -> dict[str, int]:
-    """Free bytes by UUID as reported by nvidia-smi."""
-    found: dict[str, int] = {}
-    for line in _nvidia_smi("uuid,memory.free"):
-        uuid, _, mebibytes = (part.strip() for part in line.partition(","))
-        if mebibytes.isdigit():  # else "[N/A]", "[Not Supported]"
-            found[uuid.removeprefix("GPU-").casefold()] = int(mebibytes) * 2**20
-    return found
 
 
 def _nvidia_smi(query: str) -> list[str]:
@@ -196,12 +173,12 @@ def _measured_free_bytes() -> tuple[int | None, ...]:
 def describe_gpus(*, free: bool = False) -> dict[str, Any]:
     """The GPUs that torch sees in this process, as a record for :func:`report_from_record`; initializes CUDA.
 
-    With ``free``, free memory is measured too, which creates a CUDA context on every GPU.
+    ``free`` measures free memory too, which creates a CUDA context on every GPU.
     """
     import torch
 
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
-    build = f"ROCm {torch.version.hip}" if torch.version.hip else build
+    build = (f"ROCm {torch.version.hip}" if torch.version.hip
+             else f"CUDA {torch.version.cuda}" if torch.version.cuda else "")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -220,14 +197,10 @@ def _describe_gpu(index: int, free: bool) -> Gpu:
     properties = torch.cuda.get_device_properties(index)
     free_bytes = None
     if free:
-        try:
+        with contextlib.suppress(RuntimeError, ValueError):  # another process uses the GPU exclusively
             free_bytes = int(torch.cuda.mem_get_info(index)[0])
-        except (RuntimeError, ValueError):  # another process uses the GPU exclusively
-            free_bytes = None
-    return Gpu(
-        properties.name, str(getattr(properties, "uuid", "")), int(properties.total_memory),
-        bool(torch.version.hip) or properties.major >= 8, kernel_problem(index), free_bytes,
-    )
+    return Gpu(properties.name, str(getattr(properties, "uuid", "")), int(properties.total_memory),
+               bool(torch.version.hip) or properties.major >= 8, kernel_problem(index), free_bytes)
 
 
 def torch_device() -> str:
@@ -288,15 +261,8 @@ def multiplies_bfloat16() -> bool:
     """Whether torch multiplies bfloat16 on this processor with oneDNN, which macOS builds lack. Imports torch."""
     import torch
 
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def main() -> None:
-    """Print the GPUs that torch sees as one line of JSON."""
-    print(json.dumps(describe_gpus(free="--free" in sys.argv[1:])))
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(describe_gpus(free="--free" in sys.argv[1:])))

@@ -50,35 +50,24 @@ _MAC = "Apple GPUs are not used, since 4-bit training on them is untested; model
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check.
-
-    Attributes:
-        name: Name of the check.
-        ok: Whether the product works with the finding; a missing optional part is no problem.
-        value: The finding.
-        remedy: What to do; empty if nothing is to be done.
-    """
+    """Result of one check."""
 
     name: str
-    ok: bool
+    ok: bool  # whether the product works with the finding; a missing optional part is no problem
     value: str
-    remedy: str = ""
+    remedy: str = ""  # what to do; empty if nothing is to be done
 
 
 def diagnose() -> dict[str, Any]:
     """Check everything that a study needs; takes a few seconds, at most :data:`hub.SECONDS` of them for the hub.
 
-    Returns:
-        ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``; ``ok`` is true if every check is ok.
+    The result is ``{"version", "ok", "checks": [{"name", "ok", "value", "remedy"}]}``.
     """
     machine = [_processor(), _memory(), _disk(), *_torch()]
     system = Check("system", True, platform.platform())
     checks = [_python(), system, *_packages(), _kernels_package(), *machine, *_bundles(), _hub()]
-    return {
-        "version": __version__,
-        "ok": all(check.ok for check in checks),
-        "checks": [asdict(check) for check in checks],
-    }
+    return {"version": __version__, "ok": all(check.ok for check in checks),
+            "checks": [asdict(check) for check in checks]}
 
 
 def _python() -> Check:
@@ -139,8 +128,7 @@ def _disk() -> Check:
     existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if not os.access(existing, os.W_OK):
-        return Check("disk", False, f"{existing} is not writable",
-                     "Set ASSISTANT_BUILDER_HOME to a writable folder")
+        return Check("disk", False, f"{existing} is not writable", "Set ASSISTANT_BUILDER_HOME to a writable folder")
     ok = free >= _DISK_NEEDED
     return Check("disk", ok, f"{free / 1e9:.1f} GB free for {home}",
                  "" if ok else "Free disk space, or set ASSISTANT_BUILDER_HOME to another disk")

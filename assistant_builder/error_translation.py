@@ -1,13 +1,12 @@
 """Translates exceptions of the system and of libraries to errors for the user: out of memory, disk full, not writable.
 
-Libraries report these by ``errno``, as a ``RuntimeError`` with a C++ message, or with their own exceptions. Other
-exceptions keep their message.
+Libraries report these by ``errno``, as a ``RuntimeError`` with a C++ message, or with their own exceptions.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
 
@@ -31,18 +30,12 @@ _PERMISSION_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> AssistantBuilderError:
-    """Translate an exception to an error for the user.
-
-    Args:
-        error: The exception.
-        memory: Remedy if memory ran out.
-    """
+    """Translate an exception to an error for the user; ``memory`` is the remedy if memory ran out."""
     if isinstance(error, ResourceError):
         return error
     if ran_out_of_memory(error):
         return ResourceError("memory ran out", remedy=memory)
-    chain = list(_exception_chain(error))
-    full = next((cause for cause in chain if _is_disk(cause)), None)
+    full = next((cause for cause in _exception_chain(error) if _has_sign(cause, _DISK_ERRORS, _DISK_SIGNS)), None)
     if full is not None:
         return ResourceError("the disk is full", where=_file_of(full),
                              remedy="Free space, then run again; the run resumes without loss")
@@ -51,14 +44,14 @@ def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> A
     if isinstance(error, OSError):
         return _translate_os_error(error)
     name, text = type(error).__name__, str(error)
-    return AssistantBuilderError(
-        f"{name}: {text}" if text else name, remedy="See the log for details; running again resumes"
-    )
+    return AssistantBuilderError(f"{name}: {text}" if text else name,
+                                 remedy="See the log for details; running again resumes")
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether the exception, or one of its causes, means that CPU or GPU memory ran out."""
-    return any(_is_memory(cause) for cause in _exception_chain(error))
+    return any(isinstance(cause, MemoryError) or "OutOfMemory" in type(cause).__name__
+               or _has_sign(cause, {errno.ENOMEM}, _MEMORY_SIGNS) for cause in _exception_chain(error))
 
 
 def needs_new_process(error: BaseException) -> bool:
@@ -93,15 +86,7 @@ def _exception_chain(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
-def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
+def _has_sign(error: BaseException, numbers: set[int], signs: Sequence[str]) -> bool:
+    if isinstance(error, OSError) and error.errno in numbers:
         return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    return not isinstance(error, AssistantBuilderError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
-
-
-def _is_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        return True
-    return not isinstance(error, AssistantBuilderError) and any(sign in str(error) for sign in _DISK_SIGNS)
+    return not isinstance(error, AssistantBuilderError) and any(sign in str(error) for sign in signs)

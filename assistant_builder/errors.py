@@ -1,16 +1,4 @@
-"""The exception hierarchy. Every error states what is wrong, where, and the remedy.
-
-AssistantBuilderError
-├── ConfigError          a setting is missing, unknown or out of bounds
-├── DataError            a data file cannot be read, or too little of it can be used
-├── StudyError           a study is missing, exists already, is locked, or its folder is damaged
-│   └── ChangedInputsError   the inputs of a finished step have changed
-├── StoreError           a store cannot be reached, refuses the credentials, or holds another study
-├── ModelError           a base model or embedder is unknown, unreachable, refused or damaged
-├── ResourceError        memory or disk space is insufficient
-├── EvaluationError      an evaluation cannot be run as configured
-└── Cancelled            the user stopped the run; not a failure
-"""
+"""The exception hierarchy. Every error states what is wrong, where, and the remedy."""
 
 from __future__ import annotations
 
@@ -20,13 +8,7 @@ from assistant_builder.redaction import redact_secrets
 
 
 class AssistantBuilderError(Exception):
-    """Base class of all errors for the user.
-
-    Args:
-        what: What is wrong, with the offending value.
-        where: File, row, setting or step; empty if ``what`` contains it.
-        remedy: What the user can do.
-    """
+    """An error for the user: what is wrong, with the value; where (file, row, setting or step); and the remedy."""
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what, self.where, self.remedy = (redact_secrets(text) for text in (what, where, remedy))
@@ -56,13 +38,7 @@ class StudyError(AssistantBuilderError):
 
 
 class ChangedInputsError(StudyError):
-    """The inputs of a finished step have changed.
-
-    Args:
-        step: The finished step.
-        changes: One line per changed input, ``key: old -> new``.
-        name: Name of the study.
-    """
+    """The inputs of a finished step have changed; ``changes`` has one line per input, ``key: old -> new``."""
 
     def __init__(self, step: str, changes: list[str], name: str) -> None:
         self.step = step

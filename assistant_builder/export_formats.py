@@ -1,9 +1,8 @@
 """The registry of export formats, and the cell, size and recommendation of one arm in one format.
 
-A format is one file: a subclass of :class:`ExportFormat`, registered in :data:`EXPORT_FORMATS`. Page, command line,
-model card and report read everything they show of it from there. The registry is located below ``evals``, because the
-report names the formats that a cell scored; the modules that write files are located above it, in
-:mod:`assistant_builder.export`, and are imported at the first look-up.
+Page, command line, model card and report read everything that they show of a format from its subclass of
+:class:`ExportFormat`. The registry is below ``evals``, because the report names the formats that a cell scored; the
+modules that write files are above it, in :mod:`assistant_builder.export`, and are imported at the first look-up.
 """
 
 from __future__ import annotations
@@ -30,102 +29,60 @@ OTHER_FILES_BYTES = 6_000_000
 
 @dataclass(frozen=True)
 class Snippet:
-    """A few lines to copy.
+    """A few lines to copy."""
 
-    Attributes:
-        key: Short name.
-        title: What they are for.
-        language: Language of the lines.
-        text: The lines.
-    """
-
-    key: str
-    title: str
+    key: str  # short name
+    title: str  # what they are for
     language: Literal["python", "shell"]
     text: str
 
 
 @dataclass(frozen=True)
 class LoadingContext:
-    """What a format needs to know to show how an export is loaded.
-
-    Attributes:
-        arm: The arm that was exported.
-        folder: Path of the export.
-        base: Name or folder of the base model.
-        name: Name of the study.
-        system: System prompt of the study; empty without one.
-        model: Model settings of the study.
-        compute_dtype: Dtype of the evaluation's arithmetic.
-        max_new_tokens: Longest answer of the evaluation, in tokens.
-        rank: Rank of the adapter.
-        context: Tokens that a server allows for a prompt and its answer together.
-    """
+    """What a format needs to know to show how an export is loaded."""
 
     arm: str
-    folder: str
-    base: str
-    name: str
-    system: str
+    folder: str  # path of the export
+    base: str  # name or folder of the base model
+    name: str  # name of the study
+    system: str  # system prompt of the study; empty without one
     model: ModelConfig
-    compute_dtype: str
-    max_new_tokens: int
-    rank: int
-    context: int
+    compute_dtype: str  # dtype of the evaluation's arithmetic
+    max_new_tokens: int  # longest answer of the evaluation, in tokens
+    rank: int  # rank of the adapter
+    context: int  # tokens that a server allows for a prompt and its answer together
 
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What a format writes an export from.
-
-    Attributes:
-        study: The study.
-        arm: The arm, which is trained.
-        title: Title of the export, one line.
-        base: Folder of the base model.
-        base_name: Name of the base model that others can use.
-        prompter: The base's tokenizer, with the chat template as the study used it.
-        system: System prompt of the study; empty without one.
-    """
+    """What a format writes an export from."""
 
     study: Study
-    arm: str
-    title: str
-    base: Path
-    base_name: str
-    prompter: ChatTokenizer
-    system: str
+    arm: str  # the arm, which is trained
+    title: str  # title of the export, one line
+    base: Path  # folder of the base model
+    base_name: str  # name of the base model that others can use
+    prompter: ChatTokenizer  # the base's tokenizer, with the chat template as the study used it
+    system: str  # system prompt of the study; empty without one
 
 
 class ExportFormat(ABC):
     """A file format of exported assistants.
 
     The exporter adds tokenizer, chat template, model card, ``LOADING.md`` and data card to what :meth:`write` writes.
-
-    Attributes:
-        name: Value of ``--format``, and part of the folder name below ``exports/``.
-        label: Short title for page and report.
-        noun: The same within a title: "adapter", "merged model".
-        explanation: What it is and for whom, in one phrase.
-        contents: Content of the folder, in one sentence.
-        activity: Progress message of :meth:`write`.
-        needs_base: Whether it is loaded on its base model and useless without it.
-        keeps_storage: Whether the base has the storage of training, so that QLoRA saves memory.
-        zipped: Whether the folder contains a zip of itself.
-        library: ``library_name`` of the model card.
-        relation: ``base_model_relation`` of the model card.
     """
 
-    name: str
-    label: str
-    noun: str
-    explanation: str
-    contents: str
-    activity: str = "Writing the files"
-    needs_base: bool = False
-    keeps_storage: bool = False
-    zipped: bool = False
-    library: str = "transformers"
+    name: str  # value of ``--format``, and part of the folder name below ``exports/``
+    label: str  # short title for page and report
+    noun: str  # the same within a title: "adapter", "merged model"
+    explanation: str  # what it is and for whom, in one phrase
+    contents: str  # content of the folder, in one sentence
+    activity: str = "Writing the files"  # progress message of :meth:`write`
+    needs_base: bool = False  # whether it is loaded on its base model and useless without it
+    keeps_storage: bool = False  # whether the base has the storage of training, so that QLoRA saves memory
+    zipped: bool = False  # whether the folder contains a zip of itself
+    library: str = "transformers"  # ``library_name`` of the model card
+    # ``base_model_relation`` of the model card
     relation: Literal["adapter", "finetune", "merge", "quantized"] = "finetune"
 
     @property
@@ -139,22 +96,11 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
-        """Bytes of the folder, an archive in it included.
-
-        Args:
-            summary: ``summary.json`` of the arm.
-        """
+        """Bytes of the folder, an archive in it included, by ``summary.json`` of the arm."""
 
     @abstractmethod
     def write(self, source: ExportSource, folder: Path) -> list[str]:
-        """Write the weights and what belongs to them. Heavy libraries are imported here.
-
-        Args:
-            source: What to write.
-            folder: An empty folder.
-
-        Returns:
-            Notes for the user, one sentence each.
+        """Write the weights into an empty folder and return notes for the user. Heavy libraries are imported here.
 
         Raises:
             ModelError: The adapter is not the one that was trained, or its weights do not fit the format.
@@ -166,25 +112,13 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def summary(self, arm: str, arm_label: str) -> str:
-        """First paragraph of the model card.
-
-        Args:
-            arm: The arm.
-            arm_label: Its name with the storage of its base.
-        """
+        """First paragraph of the model card; ``arm_label`` contains the storage of the arm's base."""
 
     def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
-        """Load a written export with public libraries alone, so that it can be scored again.
+        """Load a written export with public libraries alone, to score it again; None if torch cannot score it.
 
-        Args:
-            study: The study.
-            arm: The arm.
-            base: Folder of the base model.
-            folder: The export.
-            options: Keyword arguments for ``from_pretrained``: dtype, device, trust.
-
-        Returns:
-            The model; None where this format cannot be scored with torch, in which case the card says so.
+        ``base`` is the folder of the base model; ``options`` are arguments of ``from_pretrained``: dtype, device,
+        trust.
         """
         return None
 
@@ -204,12 +138,7 @@ EXPORT_FORMATS: Registry[ExportFormat] = Registry(
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """One arm in one format.
-
-    Attributes:
-        arm: The arm.
-        format: Name of the format.
-    """
+    """One arm in one format."""
 
     arm: str
     format: str
@@ -229,11 +158,6 @@ class ExportSpec:
         """The cell of the evaluation that scored exactly this."""
         return self.export_format.cell(self.arm)
 
-    @property
-    def arm_cell(self) -> str:
-        """The cell that the verdict is about."""
-        return ARMS[self.arm].cell
-
 
 def export_specs() -> list[ExportSpec]:
     """Every arm in every format."""
@@ -241,11 +165,7 @@ def export_specs() -> list[ExportSpec]:
 
 
 def parse_export(arm: str, format: str) -> ExportSpec:
-    """The spec of these names.
-
-    Raises:
-        ValueError: There is no such arm or format.
-    """
+    """The spec of these names; raises ValueError if there is no such arm or format."""
     for value, known in ((arm, plain_order(ARMS)), (format, tuple(EXPORT_FORMATS))):
         if value not in known:
             raise ValueError(f"{value!r} is not one of {', '.join(known)}")
@@ -258,11 +178,7 @@ def formats_of_cell(arm: str, cell: str) -> list[ExportFormat]:
 
 
 def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
-    """The arm's ``summary.json``.
-
-    Raises:
-        StudyError: The study does not train the arm, or the arm is not trained yet.
-    """
+    """The arm's ``summary.json``; raises StudyError if the arm is not trained."""
     arms = study.config.arms
     if spec.arm not in arms:
         raise StudyError(
@@ -287,16 +203,10 @@ def estimated_bytes(study: Study, spec: ExportSpec) -> int:
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommended export.
+    """The recommended export."""
 
-    Attributes:
-        adapter: The recommended arm if the base keeps its storage, as with an adapter.
-        merged: The recommended arm if the export has 16-bit weights.
-        why: The reason, in sentences.
-    """
-
-    adapter: str
-    merged: str
+    adapter: str  # the recommended arm if the base keeps its storage, as with an adapter
+    merged: str  # the recommended arm if the export has 16-bit weights
     why: str
 
     def arm(self, format: ExportFormat) -> str:
@@ -313,14 +223,10 @@ _ALONE: dict[str, str] = {
 
 
 def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Advice:
-    """The recommended export.
+    """The recommended export by ``report.json`` (None before the evaluation), for the arms that the study trains.
 
     Merged models are 16-bit and have the same size, so that a merged QLoRA saves no memory: LoRA is recommended unless
     QLoRA scored better.
-
-    Args:
-        report: ``report.json``; None before the evaluation.
-        arms: The arms that the study trains.
     """
     if not compares(arms):
         (arm,) = headline_arms(arms)

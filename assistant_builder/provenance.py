@@ -87,12 +87,7 @@ def _hardware() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         gpu = {"name": properties.name, "memory_bytes": properties.total_memory, "count": torch.cuda.device_count()}
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpu": gpu,
-    }
+    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "gpu": gpu}
 
 
 def _cpu_name() -> str:

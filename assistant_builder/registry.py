@@ -42,14 +42,11 @@ Entry = TypeVar("Entry", bound=Named)
 
 
 class Registry(Mapping[str, Entry]):
-    """Entries by name, in the order of their registration.
+    """Entries by name, in the order of their registration; ``kind`` is their name in messages.
 
-    Plugins are imported when entries are listed, and when a name is looked up that is not registered.
-
-    Args:
-        kind: Kind of the entries in messages: ``arm``, ``metric``.
-        builtin: Built-in entries as ``module:attribute``, for a registry in a package below those modules. They are
-            imported at the first use and precede all others.
+    Plugins are imported when entries are listed, and when a name is looked up that is not registered. ``builtin`` lists
+    entries as ``module:attribute``, for a registry in a package below those modules: they are imported at the first use
+    and precede all others.
     """
 
     def __init__(self, kind: str, builtin: Sequence[str] = ()) -> None:
@@ -58,22 +55,14 @@ class Registry(Mapping[str, Entry]):
         self._builtin = tuple(builtin)
 
     def register(self, entry: Entry) -> Entry:
-        """Add an entry.
-
-        Raises:
-            ValueError: Another entry has this name.
-        """
+        """Add an entry; raises ValueError if another entry has this name."""
         self._import_builtin()
         if self._entries.setdefault(entry.name, entry) != entry:
             raise ValueError(f"{self.kind} {entry.name!r} is registered already")
         return entry
 
     def __getitem__(self, name: str) -> Entry:
-        """The entry of this name.
-
-        Raises:
-            KeyError: It does not exist; use :meth:`find` for names from users.
-        """
+        """The entry of this name, or KeyError; use :meth:`find` for names from users."""
         self._import_builtin()
         if name not in self._entries:  # reading the metadata of all packages takes a while
             load_plugins()
@@ -98,24 +87,16 @@ class Registry(Mapping[str, Entry]):
             self.register(getattr(importlib.import_module(module), attribute))
 
     def find(self, name: str) -> Entry:
-        """The entry of a name from a user.
-
-        Raises:
-            ConfigError: It does not exist; the message lists the names.
-        """
+        """The entry of a name from a user; raises ConfigError with a list of the names if it does not exist."""
         if name not in self:
             raise ConfigError(f"{self.kind} {name!r} is unknown", remedy=f"Choose one of {', '.join(self)}")
         return self[name]
 
 
 def find_registry(place: str) -> Registry[Any]:
-    """Import a registry, for modules below it in the import order.
+    """Import a registry, given as ``evals.metrics:METRICS``, when a setting is validated or choices are listed.
 
-    Settings contain names of entries that packages above ``assistant_builder.config`` register. Their registry is
-    imported when a name is validated or choices are listed.
-
-    Args:
-        place: Module and name: ``evals.metrics:METRICS``. The module must not import a package above the registries.
+    The package that contains it is above ``assistant_builder.config`` in the import order.
     """
     found = pkgutil.resolve_name(place)
     assert isinstance(found, Registry)
@@ -123,11 +104,7 @@ def find_registry(place: str) -> Registry[Any]:
 
 
 def load_plugins() -> None:
-    """Import the modules of plugins, each once per process.
-
-    Raises:
-        ConfigError: A module named in ``ASSISTANT_BUILDER_PLUGINS``, or by an installed package, cannot be imported.
-    """
+    """Import the modules of plugins, each once per process; raises ConfigError for one that cannot be imported."""
     named = [name.strip() for name in os.environ.get(PLUGIN_VARIABLE, "").split(",") if name.strip()]
     if PLUGIN_GROUP not in _loaded:  # reading the metadata of all packages takes a while
         _loaded.add(PLUGIN_GROUP)
@@ -139,7 +116,5 @@ def load_plugins() -> None:
         try:
             importlib.import_module(name)
         except Exception as error:
-            raise ConfigError(
-                f"plugin {name} cannot be imported: {type(error).__name__}: {error}",
-                remedy=f"Remove it from {PLUGIN_VARIABLE}, or uninstall its package",
-            ) from error
+            raise ConfigError(f"plugin {name} cannot be imported: {type(error).__name__}: {error}",
+                              remedy=f"Remove it from {PLUGIN_VARIABLE}, or uninstall its package") from error

@@ -13,38 +13,20 @@ from assistant_builder.registry import Registry
 
 @dataclass(frozen=True)
 class StoreKind:
-    """A kind of object store.
-
-    Attributes:
-        name: Key in the registry.
-        label: Name for messages.
-        schemes: URL schemes.
-        example: Example of a URL.
-        package: Requirement for ``pip install``; empty if none is needed.
-        credentials: How credentials are set; empty if the store has none.
-        shared: Whether other machines see what this one writes.
-        leases: Whether a lease in it excludes other machines: a read must return the last completed write.
-    """
+    """A kind of object store."""
 
     name: str
     label: str
-    schemes: tuple[str, ...]
-    example: str
-    package: str = ""
-    credentials: str = ""
-    shared: bool = True
-    leases: bool = True
+    schemes: tuple[str, ...]  # URL schemes
+    example: str  # example of a URL
+    package: str = ""  # requirement for ``pip install``; empty if none is needed
+    credentials: str = ""  # how credentials are set; empty if the store has none
+    shared: bool = True  # whether other machines see what this one writes
 
     @property
     def help(self) -> str:
         """Example and restriction, for help texts."""
         return self.label + ("" if self.shared else ", which other machines cannot use")
-
-    @property
-    def install_remedy(self) -> str:
-        """Remedy for a missing library."""
-        return f"Install it with pip install '{self.package}', on every machine" if self.package else \
-            "Install it, on every machine"
 
     @property
     def credentials_remedy(self) -> str:
@@ -59,8 +41,7 @@ STORE_KINDS.register(StoreKind(
 ))
 STORE_KINDS.register(StoreKind("file", "folder, shared by a network file system", ("file", "local"),
                                "file:///shared/studies"))
-STORE_KINDS.register(StoreKind("memory", "memory of this process", ("memory",), "memory://studies", shared=False,
-                               leases=False))
+STORE_KINDS.register(StoreKind("memory", "memory of this process", ("memory",), "memory://studies", shared=False))
 
 
 def store_kind(url: str) -> StoreKind:

@@ -33,15 +33,10 @@ BASES: dict[str, str] = {"lora": "16-bit base", "qlora": "NF4 base"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to train one arm.
+    """One way to train one arm."""
 
-    Attributes:
-        family: The training loop that runs.
-        arm: The base it trains over: ``lora`` 16-bit, ``qlora`` 4-bit.
-    """
-
-    family: Family
-    arm: str
+    family: Family  # the training loop that runs
+    arm: str  # the base it trains over: ``lora`` 16-bit, ``qlora`` 4-bit
 
     @property
     def name(self) -> str:
@@ -95,12 +90,9 @@ def positive(text: str) -> int:
 
 
 def interleaved(candidates: Sequence[_T], rounds: int) -> list[tuple[int, _T]]:
-    """The order of the runs: every round runs each candidate once, every second round in reverse.
+    """Round (from 1) and candidate of every run: each round runs each candidate once, every second round in reverse.
 
     A machine that slowly gets warmer or busier then favours no candidate.
-
-    Returns:
-        Pairs of round (from 1) and candidate.
     """
     order: list[tuple[int, _T]] = []
     for number in range(1, rounds + 1):
@@ -108,20 +100,11 @@ def interleaved(candidates: Sequence[_T], rounds: int) -> list[tuple[int, _T]]:
     return order
 
 
-def start_worker(
-    job: Path, candidate: Candidate, seed: int, *options: str, environment: Mapping[str, str] | None = None
-) -> tuple[int, str]:
-    """Run one candidate in a process of its own, in the environment of the product's steps.
+def start_worker(job: Path, candidate: Candidate, seed: int, *options: str,
+                 environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run one candidate in a process of its own, in the environment of the product's steps; returns exit code and log.
 
-    Args:
-        job: File that ``Job.write`` wrote; ``result.json`` and ``log.txt`` are written to its folder.
-        candidate: The candidate.
-        seed: Seed of the run.
-        options: Further arguments of ``benchmarks.worker``.
-        environment: Further environment variables.
-
-    Returns:
-        Exit code and log of the process.
+    ``options`` are further arguments of ``benchmarks.worker``; its output is written to the folder of the job.
     """
     result, log = job.with_name("result.json"), job.with_name("log.txt")
     result.unlink(missing_ok=True)
@@ -135,10 +118,7 @@ def start_worker(
 
 
 def run_case(module: str, *options: str, remedy: str) -> Any:
-    """Run one case of a benchmark in a process of its own: ``python -m MODULE OPTIONS… --out FILE``.
-
-    Returns:
-        The JSON document that it wrote.
+    """Run one case as ``python -m MODULE OPTIONS… --out FILE``; returns the JSON document that it wrote.
 
     Raises:
         EvaluationError: The process failed.

@@ -23,7 +23,7 @@ from scipy import stats
 
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.study.steps import needed_before, steps_of
-from assistant_builder.ui.home.study_list import CACHED_SUMMARIES
+from assistant_builder.ui.home.view import CACHED_SUMMARIES
 from benchmarks.doc_tables import markdown_table, write_section
 from evals.report.format import count, money, percent, size
 
@@ -92,11 +92,8 @@ def arrivals(stages: Stages, options: argparse.Namespace, profile: str, repetiti
 class Cluster:
     """A simulated cluster that schedules as Ray does; no node is lost.
 
-    Requests of one shape are served in order, and the node with most free cores is taken.
-
-    Args:
-        nodes: Cores and memory in bytes of each node.
-        overhead_seconds: Scheduling overhead of each step.
+    Requests of one shape are served in order, and the node with most free cores is taken. ``nodes`` are the cores and
+    the memory in bytes of each.
     """
 
     def __init__(self, nodes: Sequence[tuple[float, float]], overhead_seconds: float = 0.0) -> None:
@@ -168,12 +165,10 @@ def estimate(options: argparse.Namespace, profile: str, nodes: int) -> Estimate:
         totals = [done - at for at, done in run.studies if begin <= at < end]
         waits = [wait for at, wait in run.waits if begin <= at < end]
         used = sum(cpus * max(0.0, min(until, end) - max(since, begin)) for cpus, since, until in run.used)
-        found.append({
-            "used": used / (options.node_cpus * nodes * (end - begin)),
-            "within": float(np.mean(np.array(totals) <= options.goal_hours * 3600)),
-            **{f"wait{q}": float(np.percentile(waits, int(q[1:]))) for q in PERCENTILES},
-            **{f"total{q}": float(np.percentile(totals, int(q[1:]))) for q in PERCENTILES},
-        })
+        found.append({"used": used / (options.node_cpus * nodes * (end - begin)),
+                      "within": float(np.mean(np.array(totals) <= options.goal_hours * 3600)),
+                      **{f"wait{q}": float(np.percentile(waits, int(q[1:]))) for q in PERCENTILES},
+                      **{f"total{q}": float(np.percentile(totals, int(q[1:]))) for q in PERCENTILES}})
     half = stats.t.ppf(0.975, len(found) - 1) / math.sqrt(len(found))
     return {name: (float(np.mean([one[name] for one in found])),
                    float(half * np.std([one[name] for one in found], ddof=1))) for name in found[0]}

@@ -39,19 +39,12 @@ QUOTED_DIFFERENCE = 0.04
 
 @dataclass(frozen=True)
 class MemoryClaim:
-    """A claim that a model of a given size fits a given memory with default settings.
+    """A claim that a model of a given size fits a given memory with default settings."""
 
-    Attributes:
-        size: Size in words, such as ``7B``.
-        model: A published model of that size.
-        memory: Value of ``plan --memory``.
-        arms: The arms that fit.
-    """
-
-    size: str
-    model: str
-    memory: str
-    arms: tuple[str, ...]
+    size: str  # size in words, such as ``7B``
+    model: str  # a published model of that size
+    memory: str  # value of ``plan --memory``
+    arms: tuple[str, ...]  # the arms that fit
 
 
 MEMORY_CLAIMS = (
@@ -67,20 +60,12 @@ _FITS = {"room": "yes", "tight": "barely", "no": "no"}
 
 
 def read_section(name: str, path: Path) -> str:
-    """The text between two marks.
-
-    Raises:
-        EvaluationError: The file or the marks do not exist.
-    """
+    """The text between two marks; raises EvaluationError if the file or the marks do not exist."""
     return _found(name, path)[1]
 
 
 def write_section(name: str, text: str, path: Path) -> None:
-    """Replace the text between two marks.
-
-    Raises:
-        EvaluationError: The file or the marks do not exist.
-    """
+    """Replace the text between two marks; raises EvaluationError if the file or the marks do not exist."""
     before, _, after = _found(name, path)
     write_text(path, f"{before}\n\n{text.strip()}\n\n{after}")
 
@@ -100,26 +85,9 @@ def metric_table() -> str:
     for info in METRICS.values():
         better = "higher" if info.higher_is_better else "lower"
         weighted = ", weighted by tokens" if info.token_weighted else ""
-        lines.append(
-            f"| {info.label} (`{info.name}`) | {info.unit}{weighted} | {better} | {info.explanation} "
-            f"| {info.blind_spots} |"
-        )
+        lines.append(f"| {info.label} (`{info.name}`) | {info.unit}{weighted} | {better} | {info.explanation} "
+                     f"| {info.blind_spots} |")
     return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class PublishedFigure:
-    """A published figure with the planner's.
-
-    Attributes:
-        quoted: The published figure.
-        planned: The planner's figure.
-        why: The reason for the difference.
-    """
-
-    quoted: str
-    planned: str
-    why: str
 
 
 @lru_cache(maxsize=64)
@@ -128,8 +96,7 @@ def plan(model: str, *, card: str = _CARD, rows: int = 1, length: int = 512, ran
     config = StudyConfig().with_changes({
         "model.base": model, "train.rank": rank, "train.alpha": 16.0, "train.micro_batch_size": rows,
         "train.batch_size": 16, "train.max_length": length, "train.gradient_checkpointing": "on",
-        "train.optimizer": "paged_adamw_32bit",
-    })
+        "train.optimizer": "paged_adamw_32bit"})
     return plan_study(config, 10_000, Lengths.assume(length), CARDS[card])
 
 
@@ -154,12 +121,14 @@ def hours_for(pairs: int, tokens: int, *, model: str = "llama-3-70b") -> float:
     return seen.qlora.seconds / 3600
 
 
-def published_figures() -> list[PublishedFigure]:
-    """The rows of the table of published figures."""
+def published_figures() -> list[tuple[str, str, str]]:
+    """Rows of the table: the published figure, the planner's figure, and the reason for the difference."""
     big, llama3 = plan("llama-65b"), plan("llama-3-70b")
     bits, saved = double_quant_saving("llama-65b")
     linear = sum(module.weights for module in llama3.architecture.linear())
-    rows: list[tuple[str, str, str]] = [
+    long = plan("llama-3-70b", rows=4, length=2048)
+    rank_64 = (plan("llama-65b", rank=64).qlora.total_bytes - plan("llama-65b").qlora.total_bytes) / 1e9
+    return [
         ("65B: 260 GB in float32 → about 35 GB",
          f"{4 * big.architecture.parameters / 1e9:.1f} GB → {four_bit_gigabytes('llama-65b'):.1f} GB",
          "Confirmed. The 4-bit figure includes 1.05 GB of 16-bit embeddings and head, and block constants of "
@@ -176,7 +145,8 @@ def published_figures() -> list[PublishedFigure]:
         ("… + 1 GB adapters at rank 16", f"{llama3.qlora.adapter_bytes / 1e9:.2f} GB",
          f"{count(llama3.qlora.trained_parameters)} float32 values; half of that in bfloat16."),
         ("… + 30 GB activations and optimizer = 66 GB",
-         f"{_rest(llama3):.1f} GB, {llama3.qlora.total_bytes / 1e9:.1f} GB in all (1 × 512 tokens); {_long()}",
+         f"{_rest(llama3):.1f} GB, {llama3.qlora.total_bytes / 1e9:.1f} GB in all (1 × 512 tokens); "
+         f"{_rest(long):.1f} GB, {long.qlora.total_bytes / 1e9:.1f} GB in all (4 × 2,048)",
          "The result depends on batch size and length, which the quote does not name. The sum of the quote is "
          "correct."),
         ("Double quantization saves 0.37 bits a parameter, about 3 GB at 65B", f"{bits:.3f} bits, {saved:.2f} GB",
@@ -185,7 +155,7 @@ def published_figures() -> list[PublishedFigure]:
          " / ".join(f"{plan(f'llama-{size}').qlora.total_bytes / 1e9:.1f}"
                           for size in ("7b", "13b", "33b", "65b")) + " GB",
          "Confirmed at rank 16. At the paper's rank 64, float32 adapters with their gradients and states add "
-         f"{_rank_64():.1f} GB at 65B here; the paper uses bfloat16 adapters and pages the states out."),
+         f"{rank_64:.1f} GB at 65B here; the paper uses bfloat16 adapters and pages the states out."),
         ("86 % → 82 % is “3 % less”", "4 points, or 4.7 % of 86 %", "Incorrect in both readings, and the number "
          "of answers is missing: see below."),
         ("1 against 8 A100: “32 × cheaper”", "8 ×", "Eight cards at the same price cost eight times as "
@@ -198,7 +168,6 @@ def published_figures() -> list[PublishedFigure]:
          "Llama-3-70B, three epochs, one A100 80 GB at an assumed quarter of its peak. The quote is plausible for "
          "pairs of about 300 tokens, but does not name a length."),
     ]
-    return [PublishedFigure(*row) for row in rows]
 
 
 def _fit(model: str, card: str) -> str:
@@ -230,15 +199,6 @@ def _rest(seen: Plan) -> float:
     return (parts["activations"] + parts["optimizer"] + parts["gradients"]) / 1e9
 
 
-def _long() -> str:
-    seen = plan("llama-3-70b", rows=4, length=2048)
-    return f"{_rest(seen):.1f} GB, {seen.qlora.total_bytes / 1e9:.1f} GB in all (4 × 2,048)"
-
-
-def _rank_64() -> float:
-    return (plan("llama-65b", rank=64).qlora.total_bytes - plan("llama-65b").qlora.total_bytes) / 1e9
-
-
 def items_table() -> list[tuple[float, int]]:
     """(flip rate, held-out answers needed to detect 86 % against 82 % with 80 % power)."""
     return [(rate, items_needed(QUOTED_DIFFERENCE, variance=rate)) for rate in FLIP_RATES]
@@ -247,7 +207,7 @@ def items_table() -> list[tuple[float, int]]:
 def published_table() -> str:
     """The table of published figures, and the held-out answers needed to detect a quoted difference."""
     rows = ["| published figure | plan | comment |", "| --- | --- | --- |"]
-    rows += [f"| {figure.quoted} | {figure.planned} | {figure.why} |" for figure in published_figures()]
+    rows += [f"| {' | '.join(figure)} |" for figure in published_figures()]
     needed = ["| answers that differ between the two | " + " | ".join(f"{rate:.0%}" for rate, _ in items_table())
               + " |", "| --- |" + " --- |" * len(FLIP_RATES),
               "| held-out answers needed | " + " | ".join(count(items) for _, items in items_table()) + " |"]
@@ -281,13 +241,10 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def sections() -> dict[tuple[Path, str], str]:
     """Text of every table by page and section name."""
-    return {
-        (EVALUATION_PAGE, "metrics"): metric_table(),
-        (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
-        (PLANNER_PAGE, "founding"): published_table(),
-        (PROJECT_README, "promises"): memory_table(),
-        (CAPACITY_PAGE, "large"): large_model_table(),
-    }
+    return {(EVALUATION_PAGE, "metrics"): metric_table(),
+            (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
+            (PLANNER_PAGE, "founding"): published_table(), (PROJECT_README, "promises"): memory_table(),
+            (CAPACITY_PAGE, "large"): large_model_table()}
 
 
 if __name__ == "__main__":

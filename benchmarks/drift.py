@@ -19,12 +19,7 @@ from assistant_builder.study import Study
 
 
 def window(events: Sequence[dict[str, Any]], begins: float, ends: float) -> dict[str, float]:
-    """Speed (non-padding tokens a second) and highest memory of the training steps that ended in a window.
-
-    Args:
-        events: The training steps of ``metrics.jsonl``, in order.
-        begins: Start, in seconds of training.
-        ends: End, in seconds of training.
+    """Speed (non-padding tokens a second) and highest memory of the steps that ended between two training seconds.
 
     Raises:
         EvaluationError: Fewer than two steps ended there.
@@ -60,11 +55,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except AssistantBuilderError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    found = {
-        "early": early, "late": late,
-        "speed_ratio": round(late["tokens_per_second"] / early["tokens_per_second"], 4),
-        "memory_ratio": round(late["memory_bytes"] / early["memory_bytes"], 4),
-    }
+    found = {"early": early, "late": late,
+             "speed_ratio": round(late["tokens_per_second"] / early["tokens_per_second"], 4),
+             "memory_ratio": round(late["memory_bytes"] / early["memory_bytes"], 4)}
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0
 

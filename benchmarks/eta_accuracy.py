@@ -46,11 +46,7 @@ _LOG_LINES = 5
 
 
 def estimated_seconds(run: Mapping[str, Any]) -> float:
-    """Estimate of a run's whole time after five measured steps.
-
-    Args:
-        run: A record of :func:`runs_of`.
-    """
+    """Estimate of a run's whole time after five measured steps."""
     seen, steps = [], 0
     for event in run["events"]:
         seen.append(event)

@@ -82,14 +82,7 @@ def _dtype(study: Study) -> str:
 
 
 def lm_eval_run(study: Study, bases: dict[str, Path], cell: str, items: int, scratch: Path) -> float:
-    """Seconds of a fresh ``lm-eval run`` of the study's tasks on one cell.
-
-    Args:
-        study: The study.
-        bases: ``float16`` and ``4-bit``: folder of the base stored so.
-        cell: The cell.
-        items: Held-out items.
-        scratch: Output folder of lm-eval.
+    """Seconds of a fresh ``lm-eval run`` of the study's tasks on one cell; ``bases`` are the folders by storage.
 
     Raises:
         EvaluationError: It failed.
@@ -99,11 +92,9 @@ def lm_eval_run(study: Study, bases: dict[str, Path], cell: str, items: int, scr
     if spec.adapter:
         words.append(f"peft={study.arm_folder(spec.adapter) / 'adapter'}")
     began = time.perf_counter()
-    _run([
-        "-m", "lm_eval", "run", "--model", "hf", "--model_args", ",".join(words), "--include_path",
-        str(study.folder / "evals" / "tasks"), "--tasks", f"{study.name}_nll,{study.name}_gen", "--limit", str(items),
-        "--batch_size", str(study.config.eval.batch_size), "--output_path", str(scratch / cell),
-    ])
+    _run(["-m", "lm_eval", "run", "--model", "hf", "--model_args", ",".join(words), "--include_path",
+          str(study.folder / "evals" / "tasks"), "--tasks", f"{study.name}_nll,{study.name}_gen", "--limit", str(items),
+          "--batch_size", str(study.config.eval.batch_size), "--output_path", str(scratch / cell)])
     return time.perf_counter() - began
 
 
@@ -202,13 +193,11 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.only_score:
         score_four(study, base, items)
         return
-    record = {
-        "study": study.name, "items": len(items), "max_new_tokens": study.config.eval.max_new_tokens,
-        "processors": os.cpu_count(),
-        "answering": answering(study, base, items, args.rounds) if "answering" in args.parts else [],
-        "cells": four_cells(study, base, len(items), args.rounds) if "cells" in args.parts else [],
-        "switching": switching(study, args.rounds) if "switching" in args.parts else [],
-    }
+    record = {"study": study.name, "items": len(items), "max_new_tokens": study.config.eval.max_new_tokens,
+              "processors": os.cpu_count(),
+              "answering": answering(study, base, items, args.rounds) if "answering" in args.parts else [],
+              "cells": four_cells(study, base, len(items), args.rounds) if "cells" in args.parts else [],
+              "switching": switching(study, args.rounds) if "switching" in args.parts else []}
     write_json(args.out, record)
     print(table(record))
 

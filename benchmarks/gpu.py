@@ -71,11 +71,7 @@ DIFFERENCES: tuple[str, ...] = (
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Read the command line.
-
-    Raises:
-        SystemExit: It cannot be read (code 2).
-    """
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python benchmarks/gpu.py", description=__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="8b", help="of the random model (8b)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="train this model instead, from its folder")
@@ -129,11 +125,7 @@ def available(args: argparse.Namespace) -> tuple[tuple[Candidate, ...], list[str
 def rows(count: int, tokens: int, prompter: ChatTokenizer, *, seed: int = 0) -> tuple[Pair, ...]:
     """Pairs of words of a shipped dataset, half question, half answer, between half and all of ``tokens`` long.
 
-    Args:
-        count: Number of pairs.
-        tokens: Maximum tokens of a pair, with one token for the line break that some trainers add.
-        prompter: Tokenizer and chat template of the base.
-        seed: Seed of lengths and words.
+    ``tokens`` includes one token for the line break that some trainers add.
 
     Raises:
         ConfigError: The template alone is longer.
@@ -165,20 +157,17 @@ def _pair(number: int, wanted: int, words: Sequence[str], luck: random.Random, p
 def job_of(args: argparse.Namespace, folder: Path, tokens: int, machine: Machine) -> Job:
     """The task of every candidate for rows of one length."""
     steps = args.warmup + args.steps
-    train = TrainConfig(
-        preset="custom", rank=args.rank, alpha=2 * args.rank, dropout=0.0, epochs=1.0, max_steps=steps,
-        batch_size=args.batch, micro_batch_size=min(args.batch, args.micro_batch), max_length=tokens,
-        evaluations=1, sample_answers=0, learning_rate=2e-4, kernels=args.kernels, allow_low_memory=True,
-    )
+    train = TrainConfig(preset="custom", rank=args.rank, alpha=2 * args.rank, dropout=0.0, epochs=1.0, max_steps=steps,
+                        batch_size=args.batch, micro_batch_size=min(args.batch, args.micro_batch), max_length=tokens,
+                        evaluations=1, sample_answers=0, learning_rate=2e-4, kernels=args.kernels,
+                        allow_low_memory=True)
     model = ModelConfig(base=str(folder), compute_dtype=machine.compute_dtype, allow_float32_compute=True)
     pairs = rows(steps * args.batch, tokens, ChatTokenizer.load(folder))
     return Job(model, train, folder, args.warmup, pairs, ())
 
 
-def run_all(
-    jobs: dict[int, Job], candidates: Sequence[Candidate], args: argparse.Namespace,
-    on_run: Callable[[dict[str, Any]], None],
-) -> list[dict[str, Any]]:
+def run_all(jobs: dict[int, Job], candidates: Sequence[Candidate], args: argparse.Namespace,
+            on_run: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
     """Run every candidate once per round and length, interleaved; candidates that fail are not run again."""
     found: list[dict[str, Any]] = []
     failed: set[tuple[int, Candidate]] = set()
@@ -253,27 +242,16 @@ def caption(args: argparse.Namespace, found: dict[str, Any], job: Job, notes: Se
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate at one length over all rounds.
-
-    Attributes:
-        candidate: The candidate.
-        tokens: Maximum tokens of a row.
-        rounds: Number of successful runs.
-        tokens_per_second: Speed of the timed steps.
-        versus_plain: Speed relative to the plain TRL script, round by round; None without it.
-        peak_memory_bytes: Highest peak of all runs.
-        losses: Loss of each step of the first round, in nats per supervised token.
-        failed: Reason of a failure; empty without one.
-    """
+    """One candidate at one length over all rounds."""
 
     candidate: Candidate
-    tokens: int
-    rounds: int
-    tokens_per_second: Spread | None
-    versus_plain: Spread | None
-    peak_memory_bytes: int
-    losses: tuple[float, ...]
-    failed: str = ""
+    tokens: int  # maximum tokens of a row
+    rounds: int  # number of successful runs
+    tokens_per_second: Spread | None  # speed of the timed steps
+    versus_plain: Spread | None  # speed relative to the plain TRL script, round by round; None without it
+    peak_memory_bytes: int  # highest peak of all runs
+    losses: tuple[float, ...]  # loss of each step of the first round, in nats per supervised token
+    failed: str = ""  # reason of a failure; empty without one
 
     def to_record(self) -> dict[str, Any]:
         """The row in the JSON output."""
@@ -299,11 +277,9 @@ def _row(candidate: Candidate, tokens: int, runs: Sequence[Run]) -> Row:
         return Row(candidate, tokens, 0, None, None, 0, (), failed)
     ratios = [own[at]["tokens_per_second"] / plain[at]["tokens_per_second"] for at in own.keys() & plain.keys()]
     first = own[min(own)]
-    return Row(
-        candidate, tokens, len(own), Spread.of([run["tokens_per_second"] for run in own.values()]),
-        Spread.of(ratios) if ratios and candidate.family != "plain" else None,
-        max(run["peak_memory_bytes"] for run in own.values()), tuple(first["step_losses"]),
-    )
+    return Row(candidate, tokens, len(own), Spread.of([run["tokens_per_second"] for run in own.values()]),
+               Spread.of(ratios) if ratios and candidate.family != "plain" else None,
+               max(run["peak_memory_bytes"] for run in own.values()), tuple(first["step_losses"]))
 
 
 def markdown(rows: Sequence[Row], caption: Sequence[str]) -> str:
@@ -322,19 +298,12 @@ def markdown(rows: Sequence[Row], caption: Sequence[str]) -> str:
 def _cells(row: Row) -> str:
     if row.failed:
         return f"{row.failed.replace('|', '/')} | – | – | –"
-    return " | ".join([
-        spread_text(row.tokens_per_second, 0), spread_text(row.versus_plain, 2),
-        f"{row.peak_memory_bytes / 1e9:.2f} GB",
-        f"{row.losses[0]:.2f} → {row.losses[-1]:.2f}",
-    ])
+    return " | ".join([spread_text(row.tokens_per_second, 0), spread_text(row.versus_plain, 2),
+                       f"{row.peak_memory_bytes / 1e9:.2f} GB", f"{row.losses[0]:.2f} → {row.losses[-1]:.2f}"])
 
 
 def benchmark(args: argparse.Namespace) -> str:
-    """Measure, and return the table or the JSON document.
-
-    Raises:
-        AssistantBuilderError: The model or its tokenizer cannot be used.
-    """
+    """Measure, and return the table or the JSON document."""
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     candidates, notes = available(args)
@@ -355,11 +324,10 @@ def benchmark(args: argparse.Namespace) -> str:
     job = jobs[args.tokens[0]]
     if not args.json:
         return markdown(table, caption(args, found, job, notes))
-    return json.dumps({
-        "version": 1, "hardware": found, "model": str(args.model or args.shape), "notes": notes,
-        "train": job.train.model_dump(mode="json", exclude={"seed", "max_length"}),
-        "compute_dtype": job.model.compute_dtype, "rows": [row.to_record() for row in table], "runs": runs,
-    }, indent=2)
+    return json.dumps({"version": 1, "hardware": found, "model": str(args.model or args.shape), "notes": notes,
+                       "train": job.train.model_dump(mode="json", exclude={"seed", "max_length"}),
+                       "compute_dtype": job.model.compute_dtype, "rows": [row.to_record() for row in table],
+                       "runs": runs}, indent=2)
 
 
 def _report(run: Run) -> None:

@@ -24,23 +24,14 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Job:
-    """One training task.
+    """One training task."""
 
-    Attributes:
-        model: Base model settings; the compute dtype is never ``auto``.
-        train: Training settings; ``max_steps`` is the number of steps of a run, warm-up included.
-        folder: Folder of the base.
-        warmup_steps: First steps of a run, which are not timed.
-        pairs: Training pairs, each of which is used once.
-        validation: Pairs for the loss after training.
-    """
-
-    model: ModelConfig
-    train: TrainConfig
-    folder: Path
-    warmup_steps: int
-    pairs: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
+    model: ModelConfig  # base model settings; the compute dtype is never ``auto``
+    train: TrainConfig  # training settings; ``max_steps`` is the number of steps of a run, warm-up included
+    folder: Path  # folder of the base
+    warmup_steps: int  # first steps of a run, which are not timed
+    pairs: tuple[Pair, ...]  # training pairs, each of which is used once
+    validation: tuple[Pair, ...]  # pairs for the loss after training
 
     @property
     def steps(self) -> int:
@@ -57,33 +48,23 @@ class Job:
 
     def write(self, path: Path) -> None:
         """Write the task for the worker processes."""
-        write_json(path, {
-            "model": self.model.model_dump(mode="json"), "train": self.train.model_dump(mode="json"),
-            "folder": str(self.folder), "warmup_steps": self.warmup_steps,
-            "pairs": [pair.to_record() for pair in self.pairs],
-            "validation": [pair.to_record() for pair in self.validation],
-        })
+        write_json(path, {"model": self.model.model_dump(mode="json"), "train": self.train.model_dump(mode="json"),
+                          "folder": str(self.folder), "warmup_steps": self.warmup_steps,
+                          "pairs": [pair.to_record() for pair in self.pairs],
+                          "validation": [pair.to_record() for pair in self.validation]})
 
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read what :meth:`write` wrote."""
         record: dict[str, Any] = read_json(path)
-        return cls(
-            ModelConfig.model_validate(record["model"]), TrainConfig.model_validate(record["train"]),
-            Path(record["folder"]), record["warmup_steps"],
-            tuple(Pair.from_record(pair) for pair in record["pairs"]),
-            tuple(Pair.from_record(pair) for pair in record["validation"]),
-        )
+        return cls(ModelConfig.model_validate(record["model"]), TrainConfig.model_validate(record["train"]),
+                   Path(record["folder"]), record["warmup_steps"],
+                   tuple(Pair.from_record(pair) for pair in record["pairs"]),
+                   tuple(Pair.from_record(pair) for pair in record["validation"]))
 
 
 def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, validation_pairs: int) -> Job:
     """Draw the training pairs from the training split of a data file, and download the base.
-
-    Args:
-        config: The settings; ``data.source`` is the file.
-        warmup_steps: Steps before the timed ones.
-        timed_steps: Steps whose time counts.
-        validation_pairs: Maximum number of validation pairs for the loss after training.
 
     Raises:
         DataError: The file has too few pairs with one answer each that fit into ``train.max_length``.

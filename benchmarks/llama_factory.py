@@ -30,12 +30,6 @@ _LOG_LINES = 5
 def train(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
     """Train with LLaMA-Factory and load the saved adapter.
 
-    Args:
-        job: What to train.
-        arm: The arm.
-        scratch: Folder for its output.
-        watch: Receives the time stamps of its steps.
-
     Raises:
         EvaluationError: It failed.
     """
@@ -59,29 +53,19 @@ def train(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
 
 
 def settings(job: dict[str, Any], arm: str, folder: Path, device: str) -> dict[str, Any]:
-    """Settings for LLaMA-Factory; every other setting keeps its default.
-
-    Args:
-        job: What ``Job.write`` wrote.
-        arm: The arm.
-        folder: Output folder.
-        device: ``cpu`` or ``cuda``.
-    """
+    """Settings for LLaMA-Factory; every other setting keeps its default."""
     config, dtype = job["train"], job["model"]["compute_dtype"]
     micro = min(config["micro_batch_size"], config["batch_size"])
     four_bit = {"quantization_bit": 4, "quantization_method": "bnb", "quantization_type": job["model"]["quant_type"],
                 "double_quantization": job["model"]["double_quant"]}
-    return {
-        "stage": "sft", "do_train": True, "finetuning_type": "lora", "model_name_or_path": job["folder"],
-        "template": "chatml", "dataset": "pairs", "dataset_dir": str(folder), "output_dir": str(folder / "trained"),
-        "lora_target": "all", "lora_rank": config["rank"], "lora_alpha": int(config["alpha"]),
-        "lora_dropout": config["dropout"], "cutoff_len": config["max_length"], "seed": config["seed"],
-        "per_device_train_batch_size": micro, "gradient_accumulation_steps": config["batch_size"] // micro,
-        "learning_rate": config["learning_rate"], "num_train_epochs": 1.0, "logging_steps": 1, "report_to": "none",
-        "include_num_input_tokens_seen": "non_padding", "use_cpu": device == "cpu",
-        "bf16": dtype == "bfloat16", "fp16": dtype == "float16",
-        **(four_bit if arm == "qlora" else {}),
-    }
+    return {"stage": "sft", "do_train": True, "finetuning_type": "lora", "model_name_or_path": job["folder"],
+            "template": "chatml", "dataset": "pairs", "dataset_dir": str(folder), "output_dir": str(folder / "trained"),
+            "lora_target": "all", "lora_rank": config["rank"], "lora_alpha": int(config["alpha"]),
+            "lora_dropout": config["dropout"], "cutoff_len": config["max_length"], "seed": config["seed"],
+            "per_device_train_batch_size": micro, "gradient_accumulation_steps": config["batch_size"] // micro,
+            "learning_rate": config["learning_rate"], "num_train_epochs": 1.0, "logging_steps": 1, "report_to": "none",
+            "include_num_input_tokens_seen": "non_padding", "use_cpu": device == "cpu", "bf16": dtype == "bfloat16",
+            "fp16": dtype == "float16", **(four_bit if arm == "qlora" else {})}
 
 
 def main() -> None:

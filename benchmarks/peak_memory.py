@@ -41,22 +41,15 @@ def grid(batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS) -> 
 
 def config_of(case: dict[str, Any], changes: dict[str, Any]) -> StudyConfig:
     """The study settings of one combination."""
-    return StudyConfig().with_changes({
-        "train.batch_size": case["batch"], "train.micro_batch_size": case["batch"],
-        "train.max_length": case["length"], "train.max_steps": _STEPS, "train.evaluations": 1,
-        "train.gradient_checkpointing": case["checkpointing"], **changes,
-    })
+    return StudyConfig().with_changes({"train.batch_size": case["batch"], "train.micro_batch_size": case["batch"],
+                                       "train.max_length": case["length"], "train.max_steps": _STEPS,
+                                       "train.evaluations": 1, "train.gradient_checkpointing": case["checkpointing"],
+                                       **changes})
 
 
-def measure_all(
-    cases: Sequence[dict[str, Any]], changes: dict[str, Any], on_run: Callable[[dict[str, Any]], None]
-) -> None:
-    """Run every combination in a process of its own.
-
-    Args:
-        cases: Entries of :func:`grid`.
-        changes: Settings that differ from the defaults, by dotted key.
-        on_run: Called with each record of :func:`measure`.
+def measure_all(cases: Sequence[dict[str, Any]], changes: dict[str, Any],
+                on_run: Callable[[dict[str, Any]], None]) -> None:
+    """Run every combination of ``cases`` in a process of its own; ``on_run`` is called with each record.
 
     Raises:
         EvaluationError: A run failed.
@@ -69,10 +62,8 @@ def measure_all(
 def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Train one combination for a few steps in this process.
 
-    Returns:
-        The case, with ``imports_bytes`` (resident once all libraries are imported), ``ready_bytes`` (resident when
-        training starts), ``load_peak_bytes``, ``peak_memory_bytes``, ``base_bytes``, ``adapter_bytes``, ``parameters``,
-        ``trainable_parameters``, ``step_seconds``, ``tokens_per_step``, ``device`` and ``compute_dtype``.
+    The record has ``imports_bytes`` (resident once all libraries are imported) and ``ready_bytes`` (resident when
+    training starts) beside the case, peaks and sizes.
     """
     from assistant_builder.child_process import memory_bytes, peak_memory_bytes
     from assistant_builder.models import loading
@@ -105,14 +96,12 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         trainer.run()
         events = [event for event in read_jsonl(Path(scratch) / "metrics.jsonl") if event["event"] == "step"]
     busy = [event["busy_seconds"] for event in events]
-    return {
-        **case, "imports_bytes": imports_bytes, "ready_bytes": ready_bytes, "load_peak_bytes": load_peak,
-        "peak_memory_bytes": peak_memory_bytes(spec.device), "base_bytes": base_bytes,
-        "adapter_bytes": sum(value.nbytes for value in adapters), "parameters": parameters,
-        "trainable_parameters": sum(value.numel() for value in adapters),
-        "step_seconds": [after - before for before, after in zip([0.0, *busy], busy, strict=False)],
-        "tokens_per_step": case["batch"] * length, "device": spec.device, "compute_dtype": spec.compute_dtype,
-    }
+    return {**case, "imports_bytes": imports_bytes, "ready_bytes": ready_bytes, "load_peak_bytes": load_peak,
+            "peak_memory_bytes": peak_memory_bytes(spec.device), "base_bytes": base_bytes,
+            "adapter_bytes": sum(value.nbytes for value in adapters), "parameters": parameters,
+            "trainable_parameters": sum(value.numel() for value in adapters),
+            "step_seconds": [after - before for before, after in zip([0.0, *busy], busy, strict=False)],
+            "tokens_per_step": case["batch"] * length, "device": spec.device, "compute_dtype": spec.compute_dtype}
 
 
 def predicted_bytes(run: dict[str, Any], changes: dict[str, Any]) -> int:

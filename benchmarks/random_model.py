@@ -37,20 +37,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Llama configs by name: ``8b`` is Llama 3.1 8B, ``tiny`` is for tests of the benchmark."""
 
 
-def write_model(
-    folder: Path, shape: str, tokenizer: Path, *, device: str = "cpu", shard_bytes: int = SHARD_BYTES
-) -> Path:
-    """Write config, tokenizer and float16 safetensors, unless an earlier call wrote them.
+def write_model(folder: Path, shape: str, tokenizer: Path, *, device: str = "cpu",
+                shard_bytes: int = SHARD_BYTES) -> Path:
+    """Write config, tokenizer and float16 safetensors, unless an earlier call wrote them; returns the folder.
 
-    Args:
-        folder: The folder, created if missing.
-        shape: One of :data:`SHAPES`.
-        tokenizer: Folder of a model whose tokenizer and chat template are copied.
-        device: Device that draws the values; a GPU is many times faster.
-        shard_bytes: Maximum bytes of a shard, unless a single tensor is larger.
-
-    Returns:
-        The folder.
+    ``shape`` is one of :data:`SHAPES`. A GPU draws the values many times faster. A shard has at most ``shard_bytes``
+    unless a single tensor is larger.
     """
     wanted = {"shape": shape, "tokenizer": str(tokenizer.resolve())}
     made = folder / "made.json"
@@ -73,10 +65,9 @@ def _config(shape: str, tokenizer: Path) -> Any:
     known = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     values = dict(SHAPES[shape])
     vocabulary = max(values.pop("vocab_size", 0), len(known))
-    return LlamaConfig(
-        **values, vocab_size=vocabulary, tie_word_embeddings=False, dtype="float16", architectures=["LlamaForCausalLM"],
-        bos_token_id=known.bos_token_id, eos_token_id=known.eos_token_id, pad_token_id=known.pad_token_id,
-    )
+    return LlamaConfig(**values, vocab_size=vocabulary, tie_word_embeddings=False, dtype="float16",
+                       architectures=["LlamaForCausalLM"], bos_token_id=known.bos_token_id,
+                       eos_token_id=known.eos_token_id, pad_token_id=known.pad_token_id)
 
 
 def _shapes(config: Any) -> dict[str, tuple[int, ...]]:

@@ -23,21 +23,13 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Scheduling:
-    """Independent steps on some slots.
+    """Independent steps on some slots."""
 
-    Attributes:
-        steps: Number of steps.
-        slots: Number of steps that ran at once.
-        seconds: Duration of each step.
-        start_seconds: Time until the actor that owns the tasks answered.
-        wall_seconds: Time from the start of the first step to the end of the last.
-    """
-
-    steps: int
-    slots: int
-    seconds: float
-    start_seconds: float
-    wall_seconds: float
+    steps: int  # number of steps
+    slots: int  # number of steps that ran at once
+    seconds: float  # duration of each step
+    start_seconds: float  # time until the actor that owns the tasks answered
+    wall_seconds: float  # time from the start of the first step to the end of the last
 
     @property
     def ideal_seconds(self) -> float:
@@ -56,13 +48,7 @@ class Scheduling:
 
 
 def measure(address: str, steps: int, slots: int, seconds: float) -> Scheduling:
-    """Run steps that sleep on a cluster.
-
-    Args:
-        address: Address of the cluster.
-        steps: Number of steps.
-        slots: Number of CPUs of the cluster; each step uses one.
-        seconds: Duration of each step.
+    """Run steps that sleep on a cluster with ``slots`` CPUs, one for each step.
 
     Raises:
         AssistantBuilderError: The cluster does not answer, or a step failed.

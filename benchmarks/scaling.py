@@ -77,11 +77,7 @@ def pairs_of(file: Path | None, rows: int, length: int) -> list[dict[str, Any]]:
 
 
 def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
-    """Measure the steps that read all pairs, in this process.
-
-    Returns:
-        ``{"rows", "length", "seconds": {step: CPU seconds}, "bytes": peak memory without the libraries}``.
-    """
+    """Measure the steps that read all pairs, in this process: CPU seconds, and peak bytes without the libraries."""
     from assistant_builder.models.bundled import ensure_base_model
     from assistant_builder.models.chat_template import ChatTokenizer
     from assistant_builder.models.embedding import Embedder
@@ -133,9 +129,8 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure_all(
-    file: Path | None, rows: Sequence[int], lengths: Sequence[int], on_run: Callable[[dict[str, Any]], None]
-) -> None:
+def measure_all(file: Path | None, rows: Sequence[int], lengths: Sequence[int],
+                on_run: Callable[[dict[str, Any]], None]) -> None:
     """Measure every number of rows, and for :data:`LENGTH_ROWS` every length, each in its own process.
 
     Raises:

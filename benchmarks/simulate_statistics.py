@@ -27,36 +27,22 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table.
+    """One row of a table."""
 
-    Attributes:
-        case: Name of the case.
-        n: Items.
-        clusters: Clusters, None without.
-    """
-
-    case: str
-    n: int
-    clusters: int | None
+    case: str  # name of the case
+    n: int  # items
+    clusters: int | None  # clusters, None without
 
 
 @dataclass(frozen=True)
 class Coverage(Row):
-    """Coverage of the true difference by 95 % intervals.
+    """Coverage of the true difference by 95 % intervals."""
 
-    Attributes:
-        covered: Share of the intervals that contain it.
-        above: Share that are completely above it.
-        below: Share that are completely below it.
-        width: Mean width of the intervals, in the metric's units.
-        warned: Share of the comparisons with the warning "too few items".
-    """
-
-    covered: float
-    above: float
-    below: float
-    width: float
-    warned: float
+    covered: float  # share of the intervals that contain it
+    above: float  # share that are completely above it
+    below: float  # share that are completely below it
+    width: float  # mean width of the intervals, in the metric's units
+    warned: float  # share of the comparisons with the warning "too few items"
 
 
 @dataclass(frozen=True)
@@ -80,23 +66,14 @@ class Family(Row):
 def compare(draw: SimulatedScores, metric: str, *, seed: int, resamples: int) -> Comparison:
     """Compare both arms as ``evals.report.contrasts`` does, with no margin."""
     info = METRICS[metric]
-    return paired_comparison(
-        draw.baseline, draw.candidate, clusters=None if draw.clusters is None else draw.clusters.tolist(),
-        weights=draw.weights, margin=None, higher_is_better=info.higher_is_better, seed=seed, bounds=info.bounds,
-        resamples=resamples,
-    )
+    return paired_comparison(draw.baseline, draw.candidate,
+                             clusters=None if draw.clusters is None else draw.clusters.tolist(), weights=draw.weights,
+                             margin=None, higher_is_better=info.higher_is_better, seed=seed, bounds=info.bounds,
+                             resamples=resamples)
 
 
 def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Coverage:
-    """Simulate one case.
-
-    Args:
-        case: A key of ``CASES``.
-        n: Items, at least 10.
-        repetitions: Simulated held-out sets.
-        resamples: Bootstrap samples and sign patterns of each.
-        seed: Seed of all random numbers.
-    """
+    """Simulate one case of ``CASES`` with ``n`` items (at least 10), ``repetitions`` times."""
     rng = generator(seed, case, n)
     rows = []
     clusters = None
@@ -104,10 +81,8 @@ def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES,
         draw = CASES[case].draw(rng, n)
         result = compare(draw, CASES[case].metric, seed=repetition, resamples=resamples)
         clusters = result.n_clusters
-        rows.append((
-            result.ci_low > draw.truth, result.ci_high < draw.truth, result.ci_high - result.ci_low,
-            any(text.startswith("too few items") for text in result.warnings),
-        ))
+        rows.append((result.ci_low > draw.truth, result.ci_high < draw.truth, result.ci_high - result.ci_low,
+                     any(text.startswith("too few items") for text in result.warnings)))
     above, below, width, warned = (float(share) for share in np.mean(rows, axis=0))
     return Coverage(case, n, clusters, 1 - above - below, above, below, width, warned)
 
@@ -115,16 +90,12 @@ def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES,
 def equal_arms(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> EqualArms:
     """Simulate A/A comparisons of one kind; arguments as in :func:`coverage`."""
     rng = generator(seed, case, n)
-    results = [
-        compare(EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=repetition, resamples=resamples)
-        for repetition in range(repetitions)
-    ]
-    return EqualArms(
-        case, n, results[-1].n_clusters,
-        worse=float(np.mean([result.verdict == "worse" for result in results])),
-        no_worse=float(np.mean([result.verdict == "no worse" for result in results])),
-        significant=float(np.mean([result.p_value <= ALPHA for result in results])),
-    )
+    results = [compare(EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=repetition,
+                       resamples=resamples) for repetition in range(repetitions)]
+    return EqualArms(case, n, results[-1].n_clusters,
+                     worse=float(np.mean([result.verdict == "worse" for result in results])),
+                     no_worse=float(np.mean([result.verdict == "no worse" for result in results])),
+                     significant=float(np.mean([result.p_value <= ALPHA for result in results])))
 
 
 def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Family:
@@ -133,10 +104,8 @@ def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, s
     rows = []
     clusters, metrics = None, 0
     for repetition in range(repetitions):
-        results = [
-            compare(draw, metric, seed=repetition, resamples=resamples)
-            for metric, draw in FAMILIES[case](rng, n).items()
-        ]
+        results = [compare(draw, metric, seed=repetition,
+                           resamples=resamples) for metric, draw in FAMILIES[case](rng, n).items()]
         p_values = [result.p_value for result in results]
         rows.append((min(p_values) <= ALPHA, holm(p_values).min() <= ALPHA))
         clusters, metrics = results[0].n_clusters, len(results)
@@ -146,21 +115,13 @@ def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, s
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One of the tables.
+    """One of the tables."""
 
-    Attributes:
-        name: Name of its marks in ``docs/evaluation.md``.
-        cases: Its cases, a row at every size.
-        simulate: Simulates one row.
-        subject: Title of the first column.
-        columns: Titles of the columns after items and clusters, with the format of their figures.
-    """
-
-    name: str
-    cases: Sequence[str]
-    simulate: Callable[..., Row]
-    subject: str
-    columns: dict[str, str]
+    name: str  # name of its marks in ``docs/evaluation.md``
+    cases: Sequence[str]  # its cases, a row at every size
+    simulate: Callable[..., Row]  # simulates one row
+    subject: str  # title of the first column
+    columns: dict[str, str]  # titles of the columns after items and clusters, with the format of their figures
 
     def table(self, rows: Sequence[Row]) -> str:
         """The rows as Markdown."""

@@ -24,34 +24,21 @@ _LOGNORMAL_MEAN = float(np.exp(0.5))
 
 @dataclass(frozen=True)
 class SimulatedScores:
-    """One simulated held-out set.
+    """One simulated held-out set."""
 
-    Attributes:
-        baseline: Scores of the baseline, shape ``[n]``.
-        candidate: Scores of the candidate, shape ``[n]``.
-        truth: The true difference, candidate − baseline.
-        clusters: A label for each item.
-        weights: Answer tokens of each item.
-    """
-
-    baseline: Floats
-    candidate: Floats
-    truth: float = 0.0
-    clusters: Labels | None = None
-    weights: Floats | None = None
+    baseline: Floats  # scores of the baseline, shape ``[n]``
+    candidate: Floats  # scores of the candidate, shape ``[n]``
+    truth: float = 0.0  # the true difference, candidate − baseline
+    clusters: Labels | None = None  # a label for each item
+    weights: Floats | None = None  # answer tokens of each item
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of held-out set.
+    """A kind of held-out set."""
 
-    Attributes:
-        metric: The metric with the bounds and direction of its scores.
-        draw: Draws one of ``n`` items.
-    """
-
-    metric: str
-    draw: Callable[[Generator, int], SimulatedScores]
+    metric: str  # the metric with the bounds and direction of its scores
+    draw: Callable[[Generator, int], SimulatedScores]  # draws one of ``n`` items
 
 
 def generator(seed: int, name: str, n: int) -> Generator:
@@ -87,19 +74,9 @@ def clusters_alike(rng: Generator, labels: Labels, rate: float) -> NDArray[np.bo
     return rng.random(len(labels)) < rates[labels]
 
 
-def flipped(
-    rng: Generator, flips: NDArray[np.bool_], down: NDArray[np.bool_], *, truth: float = 0.0,
-    clusters: Labels | None = None,
-) -> SimulatedScores:
-    """Right/wrong scores of which some flip.
-
-    Args:
-        rng: Random numbers.
-        flips: Which items flip.
-        down: Which of them from right to wrong; the others from wrong to right.
-        truth: The true difference.
-        clusters: Labels.
-    """
+def flipped(rng: Generator, flips: NDArray[np.bool_], down: NDArray[np.bool_], *, truth: float = 0.0,
+            clusters: Labels | None = None) -> SimulatedScores:
+    """Right/wrong scores of which ``flips`` flip, ``down`` from right to wrong and the others from wrong to right."""
     baseline = np.where(flips, down, rng.random(len(flips)) < 0.7).astype(float)
     return SimulatedScores(baseline, np.where(flips, 1 - baseline, baseline), truth, clusters)
 
@@ -184,19 +161,15 @@ CASES: dict[str, Case] = {
     "clusters of 5, lognormal clusters": Case("nll_per_token", _lognormal_clusters),
     "clusters of 5, weighted by tokens": Case("nll_per_token", _weighted_clusters),
     "clusters of 5, 2 % of them flip whole, one way": Case("exact_match", _whole_cluster_flips),
-    "clusters of 5, flips 2 %, one way": Case(
-        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 1.0)
-    ),
-    "clusters of 5, flips 2 %, both ways": Case(
-        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 0.5)
-    ),
-    "clusters of 5, flips 20 %, both ways": Case(
-        "exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.2, 0.5)
-    ),
+    "clusters of 5, flips 2 %, one way":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 1.0)),
+    "clusters of 5, flips 2 %, both ways":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 0.5)),
+    "clusters of 5, flips 20 %, both ways":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.2, 0.5)),
     "clusters of unequal size, normal": Case("nll_per_token", lambda rng, n: _clustered(rng, unequal_clusters(rng, n))),
-    "clusters of unequal size, flips 2 %, one way": Case(
-        "exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.02, 1.0)
-    ),
+    "clusters of unequal size, flips 2 %, one way":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.02, 1.0)),
 }
 """Cases of the coverage table."""
 
@@ -246,9 +219,8 @@ EQUAL_ARMS: dict[str, Case] = {
     "right/wrong, 20 % flip": Case("exact_match", _equal_flips),
     "word overlap, 20 % differ": Case("token_f1", _equal_overlap),
     "loss, clusters of 5": Case("nll_per_token", lambda rng, n: _equal_losses(rng, n, equal_clusters(n))),
-    "loss, clusters of unequal size": Case(
-        "nll_per_token", lambda rng, n: _equal_losses(rng, n, unequal_clusters(rng, n))
-    ),
+    "loss, clusters of unequal size":
+        Case("nll_per_token", lambda rng, n: _equal_losses(rng, n, unequal_clusters(rng, n))),
     "right/wrong, 20 % flip, clusters of 5": Case("exact_match", _equal_flips_in_clusters),
 }
 """Equal arms: losses are weighted by answer tokens."""
@@ -274,17 +246,15 @@ def _answers(rng: Generator, n: int, labels: Labels | None) -> dict[str, Simulat
         return np.where(right, 1.0, np.where(same & [[False], [True]], raw[0], raw))
 
     kept = np.where(right, 1.0, np.clip(np.round(2 * scores(0.2)), 0, 2) / 2)
-    found: dict[str, Floats] = {
-        "nll_per_token": loss, "exact_match": right.astype(float), "token_f1": scores(0.1), "rouge_l": scores(0.1),
-        "chrf": scores(0.05), "facts_kept": kept, "similarity": scores(0.1, -1.0),
-    }
+    found: dict[str, Floats] = {"nll_per_token": loss, "exact_match": right.astype(float), "token_f1": scores(0.1),
+                                "rouge_l": scores(0.1), "chrf": scores(0.05), "facts_kept": kept,
+                                "similarity": scores(0.1, -1.0)}
     draws = {}
     for metric, (baseline, candidate) in found.items():
         scored = facts if metric == "facts_kept" else np.ones(n, dtype=bool)
-        draws[metric] = SimulatedScores(
-            baseline[scored], candidate[scored], clusters=None if labels is None else labels[scored],
-            weights=tokens if metric == "nll_per_token" else None,
-        )
+        draws[metric] = SimulatedScores(baseline[scored], candidate[scored],
+                                        clusters=None if labels is None else labels[scored],
+                                        weights=tokens if metric == "nll_per_token" else None)
     return draws
 
 

@@ -24,11 +24,7 @@ class _Stamp:
 
 
 class Stopwatch(TrainerCallback):
-    """Records the clocks at the end of each step; a step includes the loading of its data.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-    """
+    """Records the clocks at the end of each step; a step includes the loading of its data."""
 
     def __init__(self, device: str) -> None:
         self._device = device

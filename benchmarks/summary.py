@@ -31,33 +31,19 @@ _INK = "#1f2937"
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate over all rounds.
-
-    Attributes:
-        candidate: The candidate.
-        rounds: Number of runs.
-        tokens_per_second: Non-padding tokens of the timed steps over their wall time.
-        cpu_seconds_per_1000_tokens: CPU time, the better measure on a busy machine.
-        versus_plain: Speed relative to the plain TRL script on the same base, round by round; None without it.
-        versus_tuned: Speed relative to the tuned TRL script.
-        peak_memory_bytes: Highest of all runs: resident in RAM, or allocated on the GPU.
-        first_loss: Training loss of the first step, in nats a supervised token.
-        last_loss: Training loss of the last step.
-        validation_loss: Loss after training on pairs that no candidate trained on.
-        others_share: Share of the CPUs that other processes used.
-    """
+    """One candidate over all rounds."""
 
     candidate: Candidate
-    rounds: int
-    tokens_per_second: Spread
-    cpu_seconds_per_1000_tokens: Spread
-    versus_plain: Spread | None
-    versus_tuned: Spread | None
-    peak_memory_bytes: int
-    first_loss: Spread
-    last_loss: Spread
-    validation_loss: Spread
-    others_share: Spread
+    rounds: int  # number of runs
+    tokens_per_second: Spread  # non-padding tokens of the timed steps over their wall time
+    cpu_seconds_per_1000_tokens: Spread  # CPU time, the better measure on a busy machine
+    versus_plain: Spread | None  # speed relative to the plain TRL script on the same base, round by round
+    versus_tuned: Spread | None  # speed relative to the tuned TRL script
+    peak_memory_bytes: int  # highest of all runs: resident in RAM, or allocated on the GPU
+    first_loss: Spread  # training loss of the first step, in nats a supervised token
+    last_loss: Spread  # training loss of the last step
+    validation_loss: Spread  # loss after training on pairs that no candidate trained on
+    others_share: Spread  # share of the CPUs that other processes used
 
     def to_record(self) -> dict[str, Any]:
         """Its record in ``bench.json``."""
@@ -84,19 +70,14 @@ def _row(candidate: Candidate, runs: Sequence[Run]) -> Row:
     def spread(value: Callable[[Run], float]) -> Spread:
         return Spread.of([value(run) for run in own])
 
-    return Row(
-        candidate=candidate,
-        rounds=len(own),
-        tokens_per_second=spread(lambda run: run["tokens_per_second"]),
-        cpu_seconds_per_1000_tokens=spread(lambda run: run["cpu_seconds_per_1000_tokens"]),
-        versus_plain=_versus(runs, candidate, "plain"),
-        versus_tuned=_versus(runs, candidate, "tuned"),
-        peak_memory_bytes=max(run["peak_memory_bytes"] for run in own),
-        first_loss=spread(lambda run: run["step_losses"][0]),
-        last_loss=spread(lambda run: run["step_losses"][-1]),
-        validation_loss=spread(lambda run: run["validation_loss"]),
-        others_share=spread(lambda run: run["others_share"]),
-    )
+    return Row(candidate=candidate, rounds=len(own), tokens_per_second=spread(lambda run: run["tokens_per_second"]),
+               cpu_seconds_per_1000_tokens=spread(lambda run: run["cpu_seconds_per_1000_tokens"]),
+               versus_plain=_versus(runs, candidate, "plain"), versus_tuned=_versus(runs, candidate, "tuned"),
+               peak_memory_bytes=max(run["peak_memory_bytes"] for run in own),
+               first_loss=spread(lambda run: run["step_losses"][0]),
+               last_loss=spread(lambda run: run["step_losses"][-1]),
+               validation_loss=spread(lambda run: run["validation_loss"]),
+               others_share=spread(lambda run: run["others_share"]))
 
 
 def _versus(runs: Sequence[Run], candidate: Candidate, family: Family) -> Spread | None:
@@ -119,10 +100,8 @@ def arms_ratio(runs: Sequence[Run]) -> Spread | None:
 def _require_same_tokens(runs: Sequence[Run]) -> None:
     totals = {run["candidate"]: sum(run["step_tokens"]) for run in runs}
     if max(totals.values()) > (1 + _TOKEN_TOLERANCE) * min(totals.values()):
-        raise EvaluationError(
-            f"the candidates trained on different amounts of text: {totals} tokens",
-            remedy="Their speeds cannot be compared; a newer trl may process the data differently",
-        )
+        raise EvaluationError(f"the candidates trained on different amounts of text: {totals} tokens",
+                              remedy="Their speeds cannot be compared; a newer trl may process the data differently")
 
 
 def caveats(rows: Sequence[Row]) -> list[str]:
@@ -149,12 +128,7 @@ def caveats(rows: Sequence[Row]) -> list[str]:
 
 
 def render(rows: Sequence[Row], *, device: str) -> Table:
-    """A table with a block of rows for each base.
-
-    Args:
-        rows: From :func:`summarize`.
-        device: ``cpu`` or ``cuda``.
-    """
+    """A table with a block of rows for each base."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False,
                   caption="median of the rounds, lowest to highest in brackets", caption_justify="left")
     for column in _COLUMNS:
@@ -171,25 +145,13 @@ def render(rows: Sequence[Row], *, device: str) -> Table:
 
 def _cells(row: Row, device: str) -> list[str]:
     memory = f"{row.peak_memory_bytes / 1e9:.2f} GB {'GPU' if device == 'cuda' else 'RAM'}"
-    return [
-        spread_text(row.tokens_per_second, 0),
-        spread_text(row.versus_plain, 2),
-        spread_text(row.versus_tuned, 2),
-        spread_text(row.cpu_seconds_per_1000_tokens, 1),
-        memory,
-        f"{row.first_loss.median:.2f} → {row.last_loss.median:.2f}",
-        spread_text(row.validation_loss, 3),
-    ]
+    return [spread_text(row.tokens_per_second, 0), spread_text(row.versus_plain, 2), spread_text(row.versus_tuned, 2),
+            spread_text(row.cpu_seconds_per_1000_tokens, 1), memory,
+            f"{row.first_loss.median:.2f} → {row.last_loss.median:.2f}", spread_text(row.validation_loss, 3)]
 
 
 def plot(rows: Sequence[Row], speeds: dict[str, list[float]], caption: str) -> str:
-    """The comparison as one SVG document: speed as bars, the rounds as dots on them.
-
-    Args:
-        rows: From :func:`summarize`.
-        speeds: Tokens per second of every round, by candidate.
-        caption: One line under the title: machine, base, date.
-    """
+    """The comparison as one SVG document: speed as bars, the rounds as dots on them; ``caption`` is under the title."""
     scale = (_WIDTH - _LEFT - _RIGHT) / max(max(values) for values in speeds.values())
     parts: list[str] = []
     y = _TOP

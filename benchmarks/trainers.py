@@ -41,28 +41,15 @@ autocast, twice the micro-batch, and ``group_by_length``, which sorts only withi
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a training.
+    """The result of a training."""
 
-    Attributes:
-        model: The trained model.
-        losses: Training loss of each step, in nats a supervised token.
-        tokens: Non-padding tokens trained on up to the end of each step, by the candidate's own count.
-    """
-
-    model: Any
-    losses: list[float]
-    tokens: list[int]
+    model: Any  # the trained model
+    losses: list[float]  # training loss of each step, in nats a supervised token
+    tokens: list[int]  # non-padding tokens trained on up to the end of each step, by the candidate's own count
 
 
 def validation_loss(model: Any, examples: Sequence[Example], pad_id: int, device: str) -> float:
-    """Mean NLL over the answers' tokens, in nats a token.
-
-    Args:
-        model: A causal language model with adapters.
-        examples: Pairs that were not trained on.
-        pad_id: Token that pads.
-        device: ``cpu`` or ``cuda``.
-    """
+    """Mean NLL over the answers' tokens, in nats a token."""
     model.eval()
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
@@ -89,14 +76,7 @@ def planned(job: Job, arm: str, examples: Sequence[Example] | None = None) -> An
 
 
 def train_ours(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
-    """Train as the product's ``train-lora`` and ``train-qlora`` steps do.
-
-    Args:
-        job: What to train.
-        arm: The arm.
-        scratch: Folder for the output of the trainer.
-        watch: Records the steps.
-    """
+    """Train as the product's ``train-lora`` and ``train-qlora`` steps do."""
     settings = twin(StudyConfig(model=job.model, train=job.train))[arm]
     prompter = ChatTokenizer.load(job.folder)
     examples = job.examples(prompter)
@@ -117,21 +97,12 @@ def train_ours(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
     return Trained(model, [event["loss"] for event in steps], [event["tokens"] for event in steps])
 
 
-def train_trl(
-    job: Job, arm: str, scratch: Path, watch: Stopwatch, device: str, *, tuned: bool,
-    more: Mapping[str, Any] | None = None,
-) -> Trained:
+def train_trl(job: Job, arm: str, scratch: Path, watch: Stopwatch, device: str, *, tuned: bool,
+              more: Mapping[str, Any] | None = None) -> Trained:
     """Train with ``SFTTrainer`` on conversational prompt-completion rows.
 
-    Args:
-        job: What to train.
-        arm: Over which base: ``lora`` in the compute dtype, ``qlora`` NF4 with double quantization.
-        scratch: Folder for the output of the trainer.
-        watch: Records the steps.
-        device: ``cpu`` or ``cuda``.
-        tuned: Without checkpointing and with batches of similar length; else every setting that the comparison does
-            not fix keeps the default of ``SFTConfig``.
-        more: Further arguments of ``SFTConfig``.
+    ``tuned`` trains without checkpointing and with batches of similar length; else every setting that the comparison
+    does not fix keeps the default of ``SFTConfig``. ``more`` are further arguments of ``SFTConfig``.
     """
     config = job.train
     micro = min(config.micro_batch_size, config.batch_size)
@@ -140,22 +111,12 @@ def train_trl(
     trainer = SFTTrainer(
         model=load_base(job, arm),
         args=SFTConfig(
-            output_dir=str(scratch),
-            num_train_epochs=1,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=config.batch_size // micro,
-            learning_rate=config.learning_rate,
-            max_length=config.max_length,
-            seed=config.seed,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=device == "cpu",  # without a GPU its bfloat16 default is refused otherwise
-            bf16=job.model.compute_dtype == "bfloat16",
-            fp16=job.model.compute_dtype == "float16",
-            **(_TUNED if tuned else {}),
-            **(more or {}),
+            output_dir=str(scratch), num_train_epochs=1, per_device_train_batch_size=micro,
+            gradient_accumulation_steps=config.batch_size // micro, learning_rate=config.learning_rate,
+            max_length=config.max_length, seed=config.seed, logging_steps=1, save_strategy="no", report_to="none",
+            disable_tqdm=True, use_cpu=device == "cpu",  # without a GPU its bfloat16 default is refused otherwise
+            bf16=job.model.compute_dtype == "bfloat16", fp16=job.model.compute_dtype == "float16",
+            **(_TUNED if tuned else {}), **(more or {}),
         ),
         train_dataset=Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows]),
         processing_class=AutoTokenizer.from_pretrained(job.folder),
@@ -180,17 +141,10 @@ def _batches_of_similar_length(job: Job) -> list[Pair]:
 
 
 def load_base(job: Job, arm: str) -> Any:
-    """Load a base as transformers does.
-
-    Args:
-        job: Names the base.
-        arm: ``lora`` in the compute dtype, ``qlora`` NF4.
-    """
+    """Load a base as transformers does: ``lora`` in the compute dtype, ``qlora`` in NF4."""
     dtype = getattr(torch, job.model.compute_dtype)
     if arm == "lora":
         return AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype)
-    four_bit = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=job.model.quant_type, bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_use_double_quant=job.model.double_quant,
-    )
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=job.model.quant_type,
+                                  bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=job.model.double_quant)
     return AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype, quantization_config=four_bit)

@@ -110,23 +110,9 @@ def _change(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def run_all(
-    job: Job, candidates: Sequence[Candidate], rounds: int, on_run: Callable[[dict[str, Any]], None]
-) -> list[dict[str, Any]]:
-    """Run every candidate once a round, interleaved.
-
-    Args:
-        job: The training task.
-        candidates: The candidates.
-        rounds: Number of rounds; the number of the round is the seed.
-        on_run: Called with the record of each run.
-
-    Returns:
-        The records of ``benchmarks.worker.measure``, each with its ``round``.
-
-    Raises:
-        EvaluationError: A run failed.
-    """
+def run_all(job: Job, candidates: Sequence[Candidate], rounds: int,
+            on_run: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Run every candidate once a round, interleaved; the seed is the number of the round."""
     runs = []
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "job.json"
@@ -156,31 +142,20 @@ def machine() -> dict[str, Any]:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "platform": platform.platform(),
-        "processors": psutil.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "packages": versions,
-    }
+    return {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "platform": platform.platform(),
+            "processors": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "packages": versions}
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
-    """Measure, print, write.
-
-    Raises:
-        AssistantBuilderError: The data, the base or a candidate cannot be used.
-    """
+    """Measure, print, write."""
     config = StudyConfig().with_changes({"data.source": str(options.data), **options.changes})
     job = make_job(config, warmup_steps=options.warmup, timed_steps=options.steps,
                    validation_pairs=8 if options.quick else 32)
     if options.llama_factory is not None:
         os.environ[llama_factory.VARIABLE] = str(options.llama_factory)
     count = options.rounds * len(options.candidates)
-    console.print(
-        f"{count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them not timed",
-        highlight=False,
-    )
+    console.print(f"{count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them not "
+                  "timed", highlight=False)
     began = time.monotonic()
     runs = run_all(job, options.candidates, options.rounds, lambda run: _report_run(run, console))
     rows = summarize(runs)
@@ -208,14 +183,11 @@ def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None
     """Write ``bench.json`` (all runs and the summary) and ``bench.svg`` into a folder, made if missing."""
     out.mkdir(parents=True, exist_ok=True)
     ratio = arms_ratio(runs)
-    record: dict[str, Any] = {
-        "version": 1, "machine": machine(), "model": job.model.model_dump(mode="json"),
-        "train": job.train.model_dump(mode="json", exclude={"seed"}), "pairs": len(job.pairs),
-        "warmup_steps": job.warmup_steps, "differences": list(DIFFERENCES), "caveats": caveats(rows),
-        "summary": [row.to_record() for row in rows],
-        "nf4_over_16bit": None if ratio is None else asdict(ratio),
-        "runs": list(runs),
-    }
+    record: dict[str, Any] = {"version": 1, "machine": machine(), "model": job.model.model_dump(mode="json"),
+                              "train": job.train.model_dump(mode="json", exclude={"seed"}), "pairs": len(job.pairs),
+                              "warmup_steps": job.warmup_steps, "differences": list(DIFFERENCES),
+                              "caveats": caveats(rows), "summary": [row.to_record() for row in rows],
+                              "nf4_over_16bit": None if ratio is None else asdict(ratio), "runs": list(runs)}
     write_json(out / "bench.json", record)
     speeds: dict[str, list[float]] = {}
     for run in runs:

@@ -17,12 +17,7 @@ LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 def settings(job: dict[str, Any], arm: str) -> dict[str, dict[str, Any]]:
-    """Arguments of ``from_pretrained``, ``get_peft_model`` and ``SFTConfig``.
-
-    Args:
-        job: What ``Job.write`` wrote.
-        arm: ``lora`` or ``qlora``.
-    """
+    """Arguments of ``from_pretrained``, ``get_peft_model`` and ``SFTConfig``."""
     train, dtype = job["train"], job["model"]["compute_dtype"]
     micro = min(train["micro_batch_size"], train["batch_size"])
     return {
@@ -72,10 +67,9 @@ def main() -> None:
 
     rows = [pair["messages"] for pair in job["pairs"]]
     texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
-    trainer = SFTTrainer(
-        model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict({"text": texts}), callbacks=[Watch()],
-        args=SFTConfig(output_dir=str(args.folder), dataset_text_field="text", **asked["train"]),
-    )
+    trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict({"text": texts}),
+                         callbacks=[Watch()],
+                         args=SFTConfig(output_dir=str(args.folder), dataset_text_field="text", **asked["train"]))
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

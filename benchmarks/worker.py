@@ -40,21 +40,11 @@ def main() -> None:
     write_json(args.result, measure(job, BY_NAME[args.candidate], long_rows=args.long_rows, unsloth=args.unsloth))
 
 
-def measure(
-    job: Job, candidate: Candidate, *, long_rows: bool = False, unsloth: str = sys.executable
-) -> dict[str, Any]:
-    """Run one candidate.
+def measure(job: Job, candidate: Candidate, *, long_rows: bool = False,
+            unsloth: str = sys.executable) -> dict[str, Any]:
+    """Run one candidate; ``unsloth`` is the Python of the environment in which Unsloth is installed.
 
-    Args:
-        job: The training task.
-        candidate: The candidate.
-        long_rows: Whether the tuned TRL script packs rows and uses liger-kernel, instead of batching by length.
-        unsloth: Python of the environment in which Unsloth is installed.
-
-    Returns:
-        ``step_seconds``, ``step_losses`` and ``step_tokens`` of every step; ``tokens_per_second`` and
-        ``cpu_seconds_per_1000_tokens`` of the timed ones; ``peak_memory_bytes``, ``validation_loss`` (None without
-        validation pairs), ``others_share`` (see the stopwatch), ``device``, ``device_name``, ``threads``.
+    ``long_rows``: the tuned TRL script packs rows and uses liger-kernel, instead of batching by length.
     """
     import torch
 
@@ -74,24 +64,18 @@ def measure(
             trained = trainers.Trained(None, *_unsloth(job, candidate, folder, watch, unsloth))
         else:
             tuned = candidate.family == "tuned"
-            trained = trainers.train_trl(
-                job, candidate.arm, folder, watch, device, tuned=tuned and not long_rows,
-                more=_packing(job, candidate) if tuned and long_rows else None,
-            )
+            trained = trainers.train_trl(job, candidate.arm, folder, watch, device, tuned=tuned and not long_rows,
+                                         more=_packing(job, candidate) if tuned and long_rows else None)
     first = job.warmup_steps
     tokens = [after - before for before, after in zip([0, *trained.tokens], trained.tokens, strict=False)]
     return {
-        "candidate": candidate.name,
-        "seed": job.train.seed,
-        "step_seconds": watch.step_seconds,
-        "step_losses": trained.losses,
-        "step_tokens": tokens,
+        "candidate": candidate.name, "seed": job.train.seed, "step_seconds": watch.step_seconds,
+        "step_losses": trained.losses, "step_tokens": tokens,
         "tokens_per_second": sum(tokens[first:]) / sum(watch.step_seconds[first:]),
         "cpu_seconds_per_1000_tokens": 1000 * watch.cpu_seconds(first) / sum(tokens[first:]),
         "peak_memory_bytes": watch.peak_memory_bytes,
         "validation_loss": _validation_loss(job, trained.model, device) if job.validation else None,
-        "others_share": watch.others_share(first),
-        "device": device,
+        "others_share": watch.others_share(first), "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
@@ -111,15 +95,12 @@ def _packing(job: Job, candidate: Candidate) -> dict[str, Any]:
 
     from benchmarks.trainers import planned
 
-    return {
-        "packing": True, "gradient_checkpointing": planned(job, candidate.arm).checkpointing,
-        "use_liger_kernel": torch.cuda.is_available() and importlib.util.find_spec("liger_kernel") is not None,
-    }
+    return {"packing": True, "gradient_checkpointing": planned(job, candidate.arm).checkpointing,
+            "use_liger_kernel": torch.cuda.is_available() and importlib.util.find_spec("liger_kernel") is not None}
 
 
-def _unsloth(
-    job: Job, candidate: Candidate, scratch: Path, watch: Stopwatch, python: str
-) -> tuple[list[float], list[int]]:
+def _unsloth(job: Job, candidate: Candidate, scratch: Path, watch: Stopwatch,
+             python: str) -> tuple[list[float], list[int]]:
     job.write(scratch / "job.json")
     script = Path(__file__).with_name("unsloth_script.py")
     done = subprocess.run([python, str(script), str(scratch / "job.json"), candidate.arm, str(scratch)],

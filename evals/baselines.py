@@ -17,8 +17,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
 
-RETRIEVED = 3
-"""Number of training pairs in a prompt (fewer if they do not fit)."""
+RETRIEVED = 3  # number of training pairs in a prompt (fewer if they do not fit)
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,9 @@ def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedd
 def retrieval_prompt(
     item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: ChatTokenizer, max_tokens: int
 ) -> tuple[str, list[Neighbour]]:
-    """The item's prompt, preceded by training pairs as earlier turns, the nearest last.
+    """The item's prompt, preceded by training pairs as earlier turns, the nearest last; and the pairs in it.
 
-    Args:
-        item: An item of :func:`evals.tasks.held_out.build_items`.
-        neighbours: The training pairs, the nearest first.
-        prompter: Tokenizer and template of the base.
-        max_tokens: Maximum tokens of prompt and reference answer together.
-
-    Returns:
-        The prompt, and the neighbours in it.
+    ``neighbours`` come with the nearest first; prompt and reference answer together have at most ``max_tokens``.
     """
     own = [Message(message["role"], message["content"]) for message in item["messages"]]
     head = [message for message in own if message.role == "system"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -103,8 +104,6 @@ def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> 
 
 
 def _cells_of_base(study: Study, spec: BaseSpec, variants: Sequence[Variant]) -> Iterator[LoadedCell]:
-    import time
-
     from assistant_builder.models import loading
 
     began = time.monotonic()
@@ -132,20 +131,16 @@ def _name(run: str) -> str:
 
 
 def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
-    import time
-
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models import loading
-    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
-    from assistant_builder.models.merging import merge, quantize
+    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, merge, quantize
 
     loading.free_memory()  # of the previous merged model
     began = time.monotonic()
     dtype = loading.DTYPES[spec.compute_dtype]
     assert variant.run is not None  # only tuned cells are merged
-    adapted = loading.load_adapter(loading.load_base(spec), study.arm_folder(variant.run) / "adapter")
-    model = merge(adapted)
+    model = merge(loading.load_adapter(loading.load_base(spec), study.arm_folder(variant.run) / "adapter"))
     if variant.cell.merged == "quantized":
         quantize(model, study.config.model.quant_type, double_quant=spec.double_quant, compute_dtype=dtype)
     base_bytes = loading.model_bytes(model)

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -96,11 +96,6 @@ class Comparison:
         if self.higher_is_better:
             return 0.0 - self.delta, 0.0 - self.ci_high, 0.0 - self.ci_low
         return self.delta, self.ci_low, self.ci_high
-
-    def to_record(self) -> dict[str, Any]:
-        """All attributes as a JSON value."""
-        return {**asdict(self), "warnings": list(self.warnings), "clustered_by": list(self.clustered_by),
-                "leave_one_out": list(self.leave_one_out)}
 
 
 def paired_comparison(

@@ -80,11 +80,7 @@ def compare_bases(
 
 
 def _check_memory(spec: loading.BaseSpec) -> None:
-    """Check the memory first, because swapping would look like a hang.
-
-    Raises:
-        ResourceError: The free memory is too small for both bases.
-    """
+    """Raise a ResourceError if both bases do not fit into the free memory, because swapping would look like a hang."""
     parameters = _parameters(spec.folder)
     if spec.device == "cpu":  # both are in the compute dtype
         needed = int(2 * parameters * loading.DTYPES[spec.compute_dtype].itemsize * _MEMORY_RESERVE)

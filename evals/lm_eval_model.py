@@ -18,13 +18,9 @@ from assistant_builder.models.chat_template import ChatTokenizer
 
 @dataclass(frozen=True)
 class ReferenceScore:
-    """Teacher-forced score of one reference answer.
+    """Teacher-forced score of one reference answer: summed negative log-likelihood in nats, over all its tokens.
 
-    Attributes:
-        nll: Summed negative log-likelihood, nats.
-        tokens: Number of tokens, including the end-of-turn token.
-        mean_probability: Mean probability of the answer's tokens.
-        greedy: Whether every token was the likeliest.
+    ``greedy`` is whether every token was the likeliest.
     """
 
     nll: float
@@ -49,8 +45,7 @@ class StudyLM(HFLM):
         tick: Called after every batch with the kind of work (``likelihood``, ``answers``, or ``documents`` of other
             tasks) and the number of finished items; may raise Cancelled.
         fixed_blocks: Whether scores are independent of the batch; False computes as in serving.
-        answering: Whether to generate the answers together with the likelihoods of the study's items, so that the
-            prompts are computed once.
+        answering: Whether to generate the answers in the pass of the likelihoods, so that prompts are computed once.
     """
 
     def __init__(
@@ -59,15 +54,12 @@ class StudyLM(HFLM):
     ) -> None:
         super().__init__(pretrained=model, tokenizer=prompter.tokenizer, batch_size=batch_size)
         self._prompter = prompter
-        self._own_tasks = set(own_tasks)
+        self._own_tasks, self._answering, self._tick = set(own_tasks), answering, tick
         self._max_new_tokens = max_new_tokens
-        self._answering = answering
-        self._tick = tick
         self._reader = reader(model, prompter, batch_size, fixed=fixed_blocks)
         self.targets: dict[tuple[str, str], ReferenceScore] = {}
         self.answers: dict[str, str] = {}
-        self.documents = 0.0
-        self._share = 0.0
+        self.documents = self._share = 0.0
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -77,7 +69,6 @@ class StudyLM(HFLM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Summed log-likelihood of each target, and whether it is the greedy answer."""
         if not self._all_own(requests):
-            self._share = _documents(requests) / len(requests)
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         asked = list({request.doc_id: (request.doc["prompt"], request.doc["target"]) for request in requests}.values())
         self.read(asked, answers=self._answering)
@@ -89,7 +80,6 @@ class StudyLM(HFLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The greedy answer to each prompt without control tokens."""
         if not self._all_own(requests):
-            self._share = _documents(requests) / len(requests)
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
         return self.answer([request.args[0] for request in requests])
 
@@ -128,13 +118,11 @@ class StudyLM(HFLM):
         )
 
     def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
-        """The method of lm-eval, with progress for the documents of other tasks."""
         logits: torch.Tensor = super()._model_call(inps, attn_mask, labels)
         self._count(len(inps))
         return logits
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any) -> torch.Tensor:
-        """The method of lm-eval, with progress for the documents of other tasks."""
         with ContiguousLinear():
             ids: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
         self._count(len(context))
@@ -145,6 +133,8 @@ class StudyLM(HFLM):
         self._tick("documents", requests * self._share)
 
     def _all_own(self, requests: Sequence[Instance]) -> bool:
+        """Whether all requests are of the study's tasks; else a request counts as a share of a document."""
+        self._share = len({(request.task_name, request.doc_id) for request in requests}) / len(requests)
         return all(request.task_name in self._own_tasks for request in requests)
 
 
@@ -156,7 +146,3 @@ def reader(model: Any, prompter: ChatTokenizer, size: int, *, fixed: bool = True
     if fixed and supports_packing(model):
         return BatchScorer(model, prompter.pad_id, prompter.stop_ids, size)
     return PaddedBatchScorer(model, prompter.pad_id, prompter.stop_ids, size, fixed=fixed)
-
-
-def _documents(requests: Sequence[Instance]) -> int:
-    return len({(request.task_name, request.doc_id) for request in requests})

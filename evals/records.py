@@ -19,14 +19,10 @@ def sample_record(
     item: Mapping[str, Any], *, answer: str, target: ReferenceScore | None, scores: Mapping[str, float],
     taught: Collection[str],
 ) -> dict[str, Any]:
-    """One line of ``samples.jsonl``.
+    """One line of ``samples.jsonl`` for an item of :func:`evals.tasks.held_out.build_items`.
 
-    Args:
-        item: An item of :func:`evals.tasks.held_out.build_items`.
-        answer: The generated or copied answer.
-        target: Score of the reference answer; None without a model.
-        scores: The metrics of the answer that need a model, see :func:`evals.metrics.score_answers`.
-        taught: The refusals in the data.
+    ``target`` is None without a model; ``scores`` are those of metrics that need one; ``taught`` are the refusals in
+    the data.
     """
     metrics = {} if target is None else {"nll_per_token": target.nll / target.tokens}
     context = Context(item["question"], item["answerable"], item["messages"])
@@ -53,9 +49,7 @@ def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     answerable = [sample for sample in samples if sample["answerable"]]
     unanswerable = [sample for sample in samples if not sample["answerable"]]
     return {
-        "items": len(samples),
-        "tokens": tokens,
-        "nll_per_token": nll,
+        "items": len(samples), "tokens": tokens, "nll_per_token": nll,
         "perplexity": None if nll is None else math.exp(min(nll, 700.0)),  # exp(710) overflows
         "metrics": means if nll is None else {**means, "nll_per_token": nll},
         "declining": {

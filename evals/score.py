@@ -33,7 +33,7 @@ _LONGEST_PROMPT = 2048
 
 
 def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterable[Path]:
-    """Score everything that is not scored yet, or one shard of the cells: its number, from 1, and the number of shards.
+    """Score what is not scored yet, or one shard of the cells (its number, from 1, and the number of shards).
 
     Returns:
         All files of scores; none for a shard.

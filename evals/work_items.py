@@ -24,8 +24,7 @@ from evals.cells import Variant, in_order_of_loading
 
 HEADLINE_CELLS = (LORA.cell, QLORA.cell)
 """The twins as served: scored for every seed, and, where they are compared, for the noise floor."""
-_STEP_FILES = ("status", "evaluate", "score-")
-"""Prefixes of the files that record steps rather than scores."""
+_STEP_FILES = ("status", "evaluate", "score-")  # prefixes of the files that record steps rather than scores
 
 
 @dataclass(frozen=True)
@@ -39,24 +38,18 @@ class WorkItem:
 
 
 class EvaluationPlan:
-    """The remaining work items of a study, and the inputs of each.
+    """The remaining work items of a study or of a shard of its cells, and the inputs of each.
 
-    Args:
-        study: The study with trained arms.
-        base: The base model's folder.
-        items: ``items.jsonl`` of the study's task folder.
-        tasks: Names of the extra tasks.
-        part: Number of a shard of the cells, from 1, and number of shards; None for all cells and the comparisons.
+    ``items`` is ``items.jsonl`` of the study's task folder; ``part`` the number of a shard, from 1, and their number.
     """
 
-    def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str],
-                 part: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, study: Study, base: Path, items: Path, tasks: Sequence[str], part: tuple[int, int] | None = None
+    ) -> None:
         self._study, self._base, self._items = study, base, items
-        whole_config = study.config
-        self._config, self._cells, self._compares = whole_config.eval, whole_config.cells, whole_config.compares
-        self._seeds, self._arms = whole_config.seeds, whole_config.arms
-        self._tasks = tuple(tasks)
-        self._part = part
+        self._config, self._cells, self._compares = study.config.eval, study.config.cells, study.config.compares
+        self._seeds, self._arms = study.config.seeds, study.config.arms
+        self._tasks, self._part = tuple(tasks), part
         whole, wanted = part is None, self._all_pieces()
         if part is not None:
             wanted = shard(wanted, part[1])[part[0] - 1]
@@ -136,14 +129,13 @@ class EvaluationPlan:
             name = spec.name
             found.append(WorkItem("cell", Variant(spec), self._study.cell_folder(name), size))
             if name in HEADLINE_CELLS and self._config.noise_floor and self._compares:
-                other = 2 * size
-                found.append(WorkItem("noise", Variant(spec), self.evals / "noise" / name, other))
+                found.append(WorkItem("noise", Variant(spec), self.evals / "noise" / name, 2 * size))
             if name in served:  # one adapter for each seed
                 found += [WorkItem("cell", Variant(spec, seed), self._study.cell_folder(name, seed=seed), size)
                           for seed in range(2, self._seeds + 1)]
         if self._config.baselines:
-            base = untuned_base(self._arms)
-            found.append(WorkItem("retrieval", Variant(CELLS[base]), self.baseline("retrieval"), size))
+            untuned = Variant(CELLS[untuned_base(self._arms)])
+            found.append(WorkItem("retrieval", untuned, self.baseline("retrieval"), size))
         return found
 
     def inputs(self, piece: WorkItem) -> dict[str, Any]:
@@ -227,8 +219,7 @@ class ProgressTracker:
     """
 
     def __init__(self, study: Study, planned: Mapping[str, int], step: str = "evaluate") -> None:
-        self._study = study
-        self._step = step
+        self._study, self._step = study, step
         self._left = {kind: float(items) for kind, items in planned.items()}
         self._done = dict.fromkeys(planned, 0.0)
         self._seconds = dict.fromkeys(planned, 0.0)
@@ -268,7 +259,6 @@ class ProgressTracker:
         )
 
     def _write(self) -> None:
-        left = self.left()
-        spent = sum(self._seconds.values())
+        left, spent = self.left(), sum(self._seconds.values())
         done = int(100 * spent / (spent + left)) if left is not None and spent + left else 0
         self._study.write_progress(self._step, Progress(done, 100, "%", self._message, left))

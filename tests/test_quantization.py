@@ -156,8 +156,7 @@ def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path: Path) ->
     import torch
 
     from assistant_builder.models.loading import BaseSpec, add_adapter, count_parameters, load_base, model_bytes
-    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
-    from assistant_builder.models.merging import merge, quantize
+    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, merge, quantize
     from assistant_builder.planning.plan import plan_study
 
     folder = tiny_base(tmp_path / "base")

@@ -30,7 +30,7 @@ from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.errors import ConfigError, StoreError
 from assistant_builder.store_kinds import store_kind
 from assistant_builder.store.object_store import ObjectStore
-from assistant_builder.ui.train.preflight_view import contacts_note
+from assistant_builder.ui.train.preflight import contacts_note
 
 config = StudyConfig().with_changes({"executor.store": "vault://shelf/studies"})
 Consent(False)(config)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.telemetry import SWITCHES
+from assistant_builder import TELEMETRY_SWITCHES as SWITCHES
 
 ROOT = Path(__file__).parents[1]
 FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
@@ -64,8 +64,10 @@ def test_telemetry_of_libraries_is_disabled(home: Path) -> None:
 
 SERVE = """
 import httpx
-from assistant_builder.ui.app import build_app, serve
-serving = serve(build_app(), "127.0.0.1", 0, block=False)
+from assistant_builder.ui.app import build_app
+from assistant_builder.ui.server import serve_page
+from assistant_builder.web.access import Access
+serving = serve_page(build_app, Access(port=0), block=False)
 page = httpx.get(serving.url, timeout=120)
 assert page.status_code == 200 and "gradio_config" in page.text
 config = httpx.get(serving.url + "/config", timeout=120).json()

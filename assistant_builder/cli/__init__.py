@@ -8,7 +8,7 @@ import typer
 
 from assistant_builder import __version__
 from assistant_builder.cli import app as app_commands
-from assistant_builder.cli import ask, data, doctor, export, output, plan, report, run, serve, sweep
+from assistant_builder.cli import checks, output, results, run, serve, sweep
 from assistant_builder.cli.options import with_choices
 from assistant_builder.config.serving import SERVING_BACKENDS
 from assistant_builder.error_translation import ran_out_of_memory, translate_error
@@ -22,19 +22,19 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Inspect a data file.")
 app.add_typer(data_app, name="data")
 
-data_app.command("check")(data.check)
-app.command()(doctor.doctor)
-app.command()(plan.settings)
-app.command()(plan.plan)
+data_app.command("check")(checks.check)
+app.command()(checks.doctor)
+app.command()(checks.settings)
+app.command()(checks.plan)
 app.command()(run.run)
 app.command()(run.status)
 app.command()(run.cancel)
 app.command("list")(run.list_studies)
-app.command()(report.report)
-app.command()(report.compare)
+app.command()(results.report)
+app.command()(results.compare)
 app.command()(sweep.sweep)
-app.command()(ask.ask)
-app.command(cls=with_choices(format=EXPORT_FORMATS))(export.export)
+app.command()(results.ask)
+app.command(cls=with_choices(format=EXPORT_FORMATS))(results.export)
 app.command(cls=with_choices(backend=SERVING_BACKENDS))(serve.serve)
 app.command("app")(app_commands.open_app)
 app.command("password")(app_commands.save_password)

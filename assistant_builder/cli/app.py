@@ -34,9 +34,9 @@ def open_app(
 ) -> None:
     """Start the web app."""
     from assistant_builder.web.access import Access
-    from assistant_builder.web.passwords import take_password
+    from assistant_builder.web.passwords import PASSWORD_VARIABLE, take_secret
 
-    given = take_password()
+    given = take_secret(PASSWORD_VARIABLE)
     access = Access(host, port, auth, None, without_password, tuple(allow_host), proxy, certificate, key)
     access.check()
     if auth is not None:
@@ -66,8 +66,8 @@ def save_password(user: Annotated[str, typer.Argument(metavar="USER", help="Name
 
     The file contains a hash of the password and is readable only by you.
     """
-    from assistant_builder.web.passwords import store_password, take_password
+    from assistant_builder.web.passwords import PASSWORD_VARIABLE, store_password, take_secret
 
-    given = take_password() or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    given = take_secret(PASSWORD_VARIABLE) or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     typer.echo(f"The password is stored in {store_password(user, given)}. Start the app with 'assistant-builder app "
                f"--auth {user}'.")

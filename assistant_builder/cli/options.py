@@ -46,11 +46,7 @@ def with_choices(**registries: Mapping[str, Listed]) -> type[TyperCommand]:
 
 
 class Consent:
-    """What the user of a command permits. Each permission is logged once to standard error.
-
-    Args:
-        trust: Whether the base model's own code may run.
-    """
+    """What the user of a command permits (``trust``: the base model's own code), logged once to standard error."""
 
     def __init__(self, trust: bool) -> None:
         self._trust = trust

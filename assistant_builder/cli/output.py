@@ -46,11 +46,7 @@ def fail(error: AssistantBuilderError) -> NoReturn:
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Check the value of an option.
-
-    Raises:
-        BadParameter: The value is not one of the choices.
-    """
+    """Raise BadParameter if the value of an option is not one of the choices."""
     if value not in choices:
         raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}", param_hint=option)
 
@@ -99,21 +95,18 @@ class RunDisplay:
                                   message="already done" if event.reused else "done")
         elif event.progress is not None:
             eta = event.progress.eta_seconds
-            self._progress.update(
-                task, total=event.progress.total or None, completed=event.progress.done, mark=MARKS[event.state],
-                message=event.progress.message, eta=f"{human_seconds(eta)} left" if eta is not None else "",
-            )
+            self._progress.update(task, total=event.progress.total or None, completed=event.progress.done,
+                                  mark=MARKS[event.state], message=event.progress.message,
+                                  eta=f"{human_seconds(eta)} left" if eta is not None else "")
 
 
 @contextmanager
 def run_display() -> Iterator[RunDisplay]:
     """Show progress bars while a study runs; on a pipe, only the final state of each bar is written."""
     console = Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.fields[mark]} {task.description:<12}"), BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[message]}"),
-        TextColumn("{task.fields[eta]}"), console=console, transient=False, disable=False,
-    )
+    progress = Progress(TextColumn("{task.fields[mark]} {task.description:<12}"), BarColumn(bar_width=30),
+                        TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[message]}"),
+                        TextColumn("{task.fields[eta]}"), console=console, transient=False, disable=False)
     with progress:
         yield RunDisplay(progress)
 
@@ -125,8 +118,5 @@ def has_nodes(status: dict[str, Any]) -> bool:
 
 def step_rows(status: dict[str, Any]) -> list[list[str]]:
     """Rows of the table of steps that ``status`` prints."""
-    return [
-        [f"{MARKS[step['state']]} {step['name']}", step["state"], human_seconds(step["seconds"]),
-         *([step.get("node", "")] if has_nodes(status) else [])]
-        for step in status["steps"]
-    ]
+    return [[f"{MARKS[step['state']]} {step['name']}", step["state"], human_seconds(step["seconds"]),
+             *([step.get("node", "")] if has_nodes(status) else [])] for step in status["steps"]]

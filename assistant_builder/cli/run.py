@@ -143,10 +143,8 @@ def list_studies(as_json: Json = False) -> None:
     output.print_table(["study", "state", "folder"], [[s.name, s.state, str(s.folder)] for s in studies])
 
 
-def step(
-    step: Annotated[str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")],
-    study: Annotated[Path, typer.Option(help="The study's folder.")],
-) -> None:
+def step(step: Annotated[str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")],
+         study: Annotated[Path, typer.Option(help="The study's folder.")]) -> None:
     """Run one step in this process; used by the run command."""
     from assistant_builder.runner.data_steps import embed_data, prepare_data
     from assistant_builder.runner.step_process import Work, run_as_step

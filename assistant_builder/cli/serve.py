@@ -53,10 +53,9 @@ def serve(
 
     key = take_key()
     try:
-        config = ServingConfig(
-            backend=backend, host=host, port=port, allow_host=tuple(allow_host), waiting=waiting, context=context,
-            min_replicas=min_replicas, max_replicas=max_replicas, ongoing=ongoing, cpus=cpus, gpus=gpus,
-        )
+        config = ServingConfig(backend=backend, host=host, port=port, allow_host=tuple(allow_host), waiting=waiting,
+                               context=context, min_replicas=min_replicas, max_replicas=max_replicas, ongoing=ongoing,
+                               cpus=cpus, gpus=gpus)
     except ValidationError as error:
         raise _invalid_options(error) from error
     models = select_models(names, _recommended)

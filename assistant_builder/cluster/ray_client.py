@@ -25,11 +25,8 @@ _CONNECT_SECONDS = 5.0
 class TaskRegistryClient:
     """Client of the actor that owns a study's tasks; finds the actor by its name or starts it.
 
-    If the node of the actor is lost, its tasks are lost too; the client then starts another actor and the steps again.
-
-    Args:
-        study: The study, whose folder is the name of the actor if the nodes share it.
-        url: URL of the study in its store, which is then the name of the actor; empty without a store.
+    The name is the URL of the study in its store, or without a store the study folder, which the nodes share. If the
+    node of the actor is lost, its tasks are lost too; the client then starts another actor and the steps again.
     """
 
     def __init__(self, study: Study, url: str = "") -> None:
@@ -50,10 +47,8 @@ class TaskRegistryClient:
 
     def start(self, step: str, arguments: list[str], request: ResourceRequest, retries: int) -> None:
         """Start the task of a step; ``arguments`` is its command without the interpreter."""
-        options = {
-            "name": step, "num_cpus": request.cpus, "num_gpus": request.gpus, "memory": request.memory_bytes or None,
-            "max_retries": retries,
-        }
+        options = {"name": step, "num_cpus": request.cpus, "num_gpus": request.gpus,
+                   "memory": request.memory_bytes or None, "max_retries": retries}
         threads = str(max(1, int(request.cpus)))
         shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
         environment = {**shared, **trust_environment(), **gpu_environment(request.gpus), "OMP_NUM_THREADS": threads}
@@ -92,10 +87,7 @@ class TaskRegistryClient:
 
 
 def connect(address: str) -> str:
-    """Connect this process to the cluster as a driver, unless it is connected.
-
-    Returns:
-        URL of Ray's dashboard; empty without one.
+    """Connect this process to the cluster as a driver, and return the URL of Ray's dashboard; empty without one.
 
     Raises:
         AssistantBuilderError: Ray is not installed, or the cluster does not answer.
@@ -173,8 +165,5 @@ def alive_nodes() -> list[Node]:
     """The nodes of the cluster that this process is connected to."""
     import ray
 
-    return [
-        Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0),
-             int(node["Resources"].get("memory", 0)))
-        for node in ray.nodes() if node["Alive"]
-    ]
+    return [Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0),
+                 int(node["Resources"].get("memory", 0))) for node in ray.nodes() if node["Alive"]]

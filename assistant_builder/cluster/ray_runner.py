@@ -33,12 +33,7 @@ class RayRunner:
         self.dashboard = ""
 
     def check_resources(self, study: Study) -> None:
-        """Connect to the cluster and check that a node has the resources of each step.
-
-        Raises:
-            ResourceError: No node has them.
-            AssistantBuilderError: Ray is not installed, or the cluster does not answer.
-        """
+        """Connect to the cluster; raises ResourceError unless a node has the resources of each step."""
         self.dashboard = connect(self._executor.address)
         nodes = alive_nodes()
         shards = study.shards if study.step("evaluate").state != "succeeded" else ()
@@ -73,9 +68,8 @@ class _Run:
     other arm has ended.
     """
 
-    def __init__(
-        self, study: Study, executor: ExecutorConfig, store: StoreSync, on_event: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, study: Study, executor: ExecutorConfig, store: StoreSync,
+                 on_event: Callable[[Event], None]) -> None:
         self._study = study
         self._executor = executor
         self._store = store
@@ -131,12 +125,11 @@ class _Run:
         foreign = {step for step in self._in_flight - self._own_steps if evaluates(step)}
         for step in self._pending:
             blocked = set(needed_before(step, self._order)) & set(self._pending) or (evaluates(step) and foreign)
-            if step not in self._in_flight and not blocked and not self._waits_for_other_arm(step):
+            waits_for_other_arm = step in self._end_order and any(
+                self._end_order.get(other, 0) < self._end_order[step]
+                for other in self._pending if _same_seed(step, other))
+            if step not in self._in_flight and not blocked and not waits_for_other_arm:
                 yield step
-
-    def _waits_for_other_arm(self, step: str) -> bool:
-        return step in self._end_order and any(
-            self._end_order.get(other, 0) < self._end_order[step] for other in self._pending if _same_seed(step, other))
 
     def _start(self, step: str) -> None:
         is_shard = step in self._shards
@@ -198,14 +191,11 @@ def _raise_for_task_result(study: Study, step: str, result: TaskResult) -> None:
     """Raise the error of a step whose task has ended, unless the step is done or waits for the other arm."""
     error = None
     if result.lost:
-        error = AssistantBuilderError(
-            f"the cluster lost it: {result.lost}", where=f"step {step}",
-            remedy="Run again to resume from its last checkpoint",
-        )
+        error = AssistantBuilderError(f"the cluster lost it: {result.lost}", where=f"step {step}",
+                                      remedy="Run again to resume from its last checkpoint")
     elif result.error is not None:
-        error = AssistantBuilderError(
-            result.error["what"], where=result.error["where"] or f"step {step}", remedy=result.error["remedy"]
-        )
+        error = AssistantBuilderError(result.error["what"], where=result.error["where"] or f"step {step}",
+                                      remedy=result.error["remedy"])
     record = study.step(step)
     if error is None or study.cancel_requested or record.state == "succeeded":
         raise_for_step_result(study, step, result.returncode)

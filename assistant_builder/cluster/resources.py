@@ -24,17 +24,11 @@ class Node:
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """The resources that a step requests from a node.
+    """The resources that a step requests from a node."""
 
-    Attributes:
-        cpus: CPU cores; the integer part, at least one, is the number of threads of the step.
-        gpus: GPUs.
-        memory_bytes: Main memory; 0 requests none.
-    """
-
-    cpus: float
+    cpus: float  # CPU cores; the integer part, at least one, is the number of threads of the step
     gpus: float = 0.0
-    memory_bytes: int = 0
+    memory_bytes: int = 0  # main memory; 0 requests none
 
     def fits(self, node: Node) -> bool:
         """Whether an idle node has these resources."""
@@ -45,8 +39,7 @@ def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> Resour
     """The configured resources; without a memory setting, the planned memory on the node with the most memory.
 
     Raises:
-        ResourceError: No node has the planned memory less the known error of the plan, and ``train.allow_low_memory``
-            is off.
+        ResourceError: No node has the planned memory less its known error, and ``train.allow_low_memory`` is off.
     """
     executor = study.config.executor
     if step.startswith("train-"):

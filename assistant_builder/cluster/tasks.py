@@ -40,31 +40,20 @@ _IDLE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The result of a task.
+    """The result of a task."""
 
-    Attributes:
-        returncode: Exit code of the step's process; None if it did not run.
-        error: ``AssistantBuilderError.to_record()`` of an error before the step's process started.
-        lost: Ray's message if the nodes of the task were lost too often; else empty.
-    """
-
-    returncode: int | None = None
+    returncode: int | None = None  # exit code of the step's process; None if it did not run
+    # ``AssistantBuilderError.to_record()`` of an error before the step's process started
     error: dict[str, Any] | None = None
-    lost: str = ""
+    lost: str = ""  # Ray's message if the nodes of the task were lost too often; else empty
 
 
-def run_on_node(
-    folder: str, url: str, step: str, arguments: list[str], environment: dict[str, str], max_attempts: int
-) -> TaskResult:
+def run_on_node(folder: str, url: str, step: str, arguments: list[str], environment: dict[str, str],
+                max_attempts: int) -> TaskResult:
     """Run a step of a study on this node and wait for it; the body of a Ray task.
 
-    Args:
-        folder: The study folder.
-        url: URL of the study in its store, from which it is downloaded; empty if the nodes share the folder.
-        step: The step.
-        arguments: Its command without the interpreter.
-        environment: Additional environment variables of the step's process.
-        max_attempts: Maximum number of starts. Ray's own limit does not count tasks that it kills for lack of memory.
+    ``url`` is that of the study in its store; it is empty if the nodes share the folder. ``max_attempts`` limits the
+    starts, because Ray's own limit does not count tasks that it kills for lack of memory.
     """
     import ray
 
@@ -92,17 +81,15 @@ def run_on_node(
         return TaskResult(error=translate_error(error).to_record())
 
 
-def _run_process(
-    workspace: Workspace, step: str, lease: Lease, arguments: list[str], environment: dict[str, str]
-) -> int:
+def _run_process(workspace: Workspace, step: str, lease: Lease, arguments: list[str],
+                 environment: dict[str, str]) -> int:
     """Run and supervise the step's process; returns its exit code."""
     log_file = workspace.study.log_file(step)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True, env={**compute_environment(), **environment},
-        )
+        process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=log,
+                                   stderr=subprocess.STDOUT, start_new_session=True,
+                                   env={**compute_environment(), **environment})
     cancelled_at: float | None = None
     try:
         lower_priority(process.pid)
@@ -141,9 +128,8 @@ class TaskRegistryActor:
         self._last_request = time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def start(
-        self, folder: str, step: str, arguments: list[str], options: dict[str, Any], environment: dict[str, str]
-    ) -> None:
+    def start(self, folder: str, step: str, arguments: list[str], options: dict[str, Any],
+              environment: dict[str, str]) -> None:
         """Start the task of a step unless it is running; arguments as for :func:`run_on_node`, and Ray's options."""
         import ray
 

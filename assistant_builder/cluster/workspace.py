@@ -62,12 +62,7 @@ class StoreWorkspace(Workspace):
 
     @contextmanager
     def sync(self, lease: Lease) -> Iterator[None]:
-        """Download the inputs of the step, upload changes while it runs, and upload all results at the end.
-
-        Raises:
-            StoreError: The store does not answer.
-            StudyError: Another node has taken the step over.
-        """
+        """Download the inputs of the step, upload changes while it runs, and upload all results at the end."""
         retry_until_timeout(lambda: self._mirror.pull(
             lambda name: name.startswith(self._own) or not is_checkpoint(name)))
         early_stopping = self.study.config.train.early_stopping
@@ -87,18 +82,7 @@ class StoreWorkspace(Workspace):
 
 @contextmanager
 def open_workspace(folder: str, url: str, step: str, node: str) -> Iterator[Workspace]:
-    """Make a study available on this node.
-
-    Args:
-        folder: The study folder on the machine that runs the study.
-        url: URL of the study in its store; empty if all nodes share the folder.
-        step: The step that will run.
-        node: Name of this node.
-
-    Raises:
-        StoreError: The store's library is not installed here.
-        StudyError: There is no store, and the folder does not exist on this node.
-    """
+    """Make a study available on this node: a copy from the store at ``url``, or the shared folder without a URL."""
     if url:
         with tempfile.TemporaryDirectory(prefix="assistant-builder-", ignore_cleanup_errors=True) as scratch:
             study = Study(Path(scratch) / Path(folder).name)

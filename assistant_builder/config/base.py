@@ -29,16 +29,11 @@ class RegistryName:
 
     The registry is given as text and imported when a value is validated, because its module may import this package.
     Names that plugins register are accepted; plugins are imported only for names that the product does not register.
-
-    Attributes:
-        place: ``module:attribute`` of the registry, as for :func:`assistant_builder.registry.find_registry`.
-        flag: Attribute that must be true for an entry to be valid; empty allows any entry.
-        others: Valid values that are no entries, such as ``auto``.
     """
 
-    place: str
-    flag: str = ""
-    others: tuple[str, ...] = ()
+    place: str  # ``module:attribute`` of the registry, as for :func:`assistant_builder.registry.find_registry`
+    flag: str = ""  # attribute that must be true for an entry to be valid; empty allows any entry
+    others: tuple[str, ...] = ()  # valid values that are no entries, such as ``auto``
 
     def choices(self) -> tuple[str, ...]:
         """The valid names, in the order of the registry."""

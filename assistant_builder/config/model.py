@@ -15,11 +15,9 @@ QUANTIZATION_REGISTRY = "assistant_builder.quantization:METHODS"
 class ModelConfig(ConfigModel):
     """The base model: source, storage of its frozen weights, and compute dtype."""
 
-    base: str = Field(
-        "smollm2-135m-instruct", min_length=1, title="Base model",
-        description="A name from the catalog, a Hub id (owner/name), or a folder with config.json.",
-        json_schema_extra=BASIC,
-    )
+    base: str = Field("smollm2-135m-instruct", min_length=1, title="Base model",
+                      description="A name from the catalog, a Hub id (owner/name), or a folder with config.json.",
+                      json_schema_extra=BASIC)
     revision: str | None = Field(None, title="Revision", description="Revision on the Hub: branch, tag or commit.")
     trust_remote_code: bool = Field(
         False, title="Trust remote code", description="Request to run the Python code in the model's folder or "

@@ -27,11 +27,7 @@ _MAX_DEPTH = 64
 
 
 def read_yaml(text: str) -> Any:
-    """Read a YAML document of names, values and lists.
-
-    Raises:
-        YamlError: The text is invalid, too long, nested too deeply, or uses a refused feature.
-    """
+    """Read a YAML document of names, values and lists; raises YamlError."""
     if len(text) > MAX_CHARACTERS:
         raise YamlError(f"it has {len(text):,} characters, more than the limit of settings ({MAX_CHARACTERS:,})")
     try:

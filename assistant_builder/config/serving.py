@@ -18,26 +18,18 @@ from assistant_builder.registry import Registry
 
 @dataclass(frozen=True)
 class ServingBackend:
-    """A way to run the models of a server.
+    """A way to run the models of a server."""
 
-    Attributes:
-        name: Value of ``--backend``.
-        label: Short title.
-        explanation: What it is and whom it suits, in one phrase.
-        start: Function that serves until interrupted and imports heavy libraries itself. Its arguments are the
-            :class:`~assistant_builder.serving.registry.ModelRegistry`, the :class:`ServingConfig`, the API key (None:
-            requests need no key), and by keyword ``as_json`` (print one JSON document when ready) and ``notify``
-            (called with each line that the user must see before the backend contacts another machine).
-        requires: What must be installed or available; empty if nothing.
-        streams: Whether it sends answers as streams.
-    """
-
-    name: str
+    name: str  # value of ``--backend``
     label: str
-    explanation: str
+    explanation: str  # what it is and whom it suits, in one phrase
+    # function that serves until interrupted and imports heavy libraries itself. Its arguments are the
+    # :class:`~assistant_builder.serving.registry.ModelRegistry`, the :class:`ServingConfig`, the API key (None:
+    # requests need no key), and by keyword ``as_json`` (print one JSON document when ready) and ``notify`` (called with
+    # each line that the user must see before the backend contacts another machine)
     start: Callable[..., None]
-    requires: str = ""
-    streams: bool = True
+    requires: str = ""  # what must be installed or available; empty if nothing
+    streams: bool = True  # whether it sends answers as streams
 
     @property
     def help(self) -> str:
@@ -64,13 +56,10 @@ class ServingConfig(ConfigModel):
     backend: str = Field("local", title="Backend", description="What runs the models.", json_schema_extra=_add_backends)
     host: str = Field("127.0.0.1", min_length=1, title="Address", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, title="Port", description="Port to listen on.")
-    allow_host: tuple[str, ...] = Field(
-        (), title="Host names", description="A further host name of this server; may be given several times.",
-    )
-    waiting: int = Field(
-        16, ge=0, le=1000, title="Queue", description="Requests to one assistant that may wait; further ones are "
-        "rejected.",
-    )
+    allow_host: tuple[str, ...] = Field((), title="Host names",
+                                        description="A further host name of this server; may be given several times.")
+    waiting: int = Field(16, ge=0, le=1000, title="Queue",
+                         description="Requests to one assistant that may wait; further ones are rejected.")
     context: int | None = Field(
         None, ge=64, title="Context", description="Maximum tokens of a prompt and its answer together. Empty: "
         "train.max_length plus the longest answer, at least 4096, limited by the context of the base model.",

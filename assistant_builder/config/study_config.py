@@ -119,15 +119,10 @@ class StudyConfig(ConfigModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def with_changes(self, changes: dict[str, Any]) -> StudyConfig:
-        """A validated copy with dotted keys replaced.
+        """A validated copy with dotted keys replaced; text is read as YAML scalars. ConfigError lists all problems.
 
-        Args:
-            changes: ``{"train.epochs": 2, "data.columns.group": "focus"}``; text values are read as YAML scalars.
-                ``train.preset`` sets the values of the preset, which other changes then replace; ``executor`` is short
-                for ``executor.kind``.
-
-        Raises:
-            ConfigError: Keys are unknown or values are invalid; the message lists all of them.
+        ``train.preset`` sets the values of the preset, which other changes then replace; ``executor`` is short for
+        ``executor.kind``.
         """
         tree = self.model_dump(mode="json")
         problems: list[str] = []
@@ -202,11 +197,7 @@ def read_value(dotted: str, text: str) -> Any:
 
 
 def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
-    """Validate a config tree.
-
-    Raises:
-        ConfigError: The settings are invalid; the message lists each problem with its dotted key and value.
-    """
+    """Validate a config tree; ConfigError lists each problem with its dotted key and value."""
     if not isinstance(tree, dict):
         raise ConfigError("the file contains no settings", where=where,
                           remedy="Write settings such as 'train: {epochs: 2}'")

@@ -1,7 +1,6 @@
 """The dataset card: YAML front matter as on the Hugging Face Hub, contents, splits and findings of a data file.
 
-``card.md`` in the study's ``data`` folder can be edited. From then on the data step writes the generated card to
-``card.generated.md`` and does not overwrite the edited one.
+If ``card.md`` in the study's ``data`` folder was edited, the data step writes to ``card.generated.md`` instead.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from assistant_builder.data.validate import Findings
 from assistant_builder.errors import DataError
 
 CARD_FILE, GENERATED_CARD_FILE = "card.md", "card.generated.md"
-_SIZES = (
-    (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"),
-)  # fmt: skip
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+          (10_000_000, "1M<n<10M"))  # fmt: skip
 _EXAMPLES = 3
 _MAX_REASONS = 20
 _MAX_CHARACTERS = 300
@@ -34,12 +32,10 @@ _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 def dataset_card(findings: Findings, split: Split, *, title: str) -> str:
     """Describe a checked and split data file as Markdown with YAML front matter.
 
-    Examples are training pairs only, because nobody should read the held-out set before evaluation. Text of the file
-    is escaped, so that it cannot leave its table cell or code block.
+    Examples are training pairs, because the held-out set must not be read before evaluation. User text is escaped.
     """
-    file_name = "".join(
-        character for character in Path(findings.dataset.source).name if character.isprintable() and character != "`"
-    )
+    file_name = "".join(character for character in Path(findings.dataset.source).name
+                        if character.isprintable() and character != "`")
     sections = [
         _front_matter(findings, title),
         f"# {inline(title)}\n\nQuestion-answer data from `{file_name}`, checked and split by Assistant Builder.\n"
@@ -80,12 +76,9 @@ def _front_matter(findings: Findings, title: str) -> str:
     from huggingface_hub import DatasetCardData
 
     size = len(findings.usable)
-    data = DatasetCardData(
-        license="unknown",
-        pretty_name=" ".join(title.split()),
-        size_categories=next((name for limit, name in _SIZES if size < limit), "n>10M"),
-        task_categories=["question-answering", "text-generation"],
-    )
+    data = DatasetCardData(license="unknown", pretty_name=" ".join(title.split()),
+                           size_categories=next((name for limit, name in _SIZES if size < limit), "n>10M"),
+                           task_categories=["question-answering", "text-generation"])
     files = [{"split": "test" if split == "heldout" else split, "path": f"{split}.jsonl"} for split in SPLITS]
     data.configs = [{"config_name": "default", "data_files": files}]
     return f"---\n{data.to_yaml().strip()}\n---"
@@ -93,12 +86,9 @@ def _front_matter(findings: Findings, title: str) -> str:
 
 def _contents(findings: Findings) -> str:
     dataset = findings.dataset
-    facts: list[list[Any]] = [
-        ["Format", dataset.format],
-        ["Rows in the file", f"{dataset.rows:,}"],
-        ["Usable pairs", f"{len(findings.usable):,}"],
-        ["Answers in these pairs", f"{sum(pair.turns for pair in findings.usable):,}"],
-    ]
+    facts: list[list[Any]] = [["Format", dataset.format], ["Rows in the file", f"{dataset.rows:,}"],
+                              ["Usable pairs", f"{len(findings.usable):,}"],
+                              ["Answers in these pairs", f"{sum(pair.turns for pair in findings.usable):,}"]]
     facts += [[f"Column for {role}", name] for role, name in dataset.columns.items() if name]
     unused = [name for name in dataset.column_names if name not in dataset.columns.values()]
     if unused:
@@ -116,10 +106,8 @@ def _contents(findings: Findings) -> str:
 
 def _splits(split: Split) -> str:
     record = split.to_record()
-    rows = [
-        [name, f"{record['counts'][name]:,}", f"{record['units']['counts'][name]:,}", record["hashes"][name]]
-        for name in SPLITS
-    ]
+    rows = [[name, f"{record['counts'][name]:,}", f"{record['units']['counts'][name]:,}", record["hashes"][name]]
+            for name in SPLITS]
     kind = "Groups" if record["units"]["kind"] == "group" else "Questions"
     lines = [table(["Split", "Pairs", kind, "SHA-256 of the file"], rows), ""]
     lines += [f"- {inline(note[0].upper() + note[1:])}." for note in split.notes]
@@ -182,10 +170,8 @@ def save_edited_card(folder: Path, text: str, generated: str) -> None:
             content = read_yaml(front_matter.group(1))
         except YamlError as error:
             position = f" in line {error.line + 1}" if error.line else ""
-            raise DataError(
-                f"the YAML between the two --- lines at the top of the card is invalid{position}",
-                remedy="Write one name: value per line, and quote values that contain a colon",
-            ) from error
+            raise DataError(f"the YAML between the two --- lines at the top of the card is invalid{position}",
+                            remedy="Write one name: value per line, and quote values that contain a colon") from error
         if not isinstance(content, dict):
             raise DataError("the YAML between the two --- lines at the top of the card contains no names and values",
                             remedy="Write one name: value per line")

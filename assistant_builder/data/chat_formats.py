@@ -96,9 +96,8 @@ def _join_content_parts(number: int, parts: Sequence[Any]) -> str:
 def order_turns(turns: list[Message], system: str | None, changes: list[str]) -> tuple[Message, ...]:
     """Validate the turn order ``[system] user assistant (user assistant)*``.
 
-    A final user turn without an answer is dropped, because the turns before it are complete. Any other order is
-    refused, because reordering would create a conversation that did not take place. A conversation without a system
-    prompt gets ``system``, and a description of each change is appended to ``changes``.
+    A final user turn without an answer is dropped; any other order is refused, because reordering would create a
+    conversation that did not take place. ``system`` is the default system prompt; changes are appended to ``changes``.
 
     Raises:
         RowError: The order is invalid.

@@ -28,12 +28,9 @@ _ANSWER_NAMES = tuple(dict.fromkeys([*(a for _, a in _NAME_PAIRS if a != "target
     "assistantresponse", "assistantmessage", "target", "chosen",
 ]))  # fmt: skip
 _OTHER_NAMES: dict[str, tuple[str, ...]] = {
-    "group": ("group", "groupid"),
-    "cluster": ("cluster", "clusterid"),
-    "family": ("family", "familyid"),
-    "split": ("split",),
-    "answerable": ("answerable", "isanswerable"),
-    "system": ("system", "systemprompt", "systemmessage"),
+    "group": ("group", "groupid"), "cluster": ("cluster", "clusterid"),
+    "family": ("family", "familyid"), "split": ("split",),
+    "answerable": ("answerable", "isanswerable"), "system": ("system", "systemprompt", "systemmessage"),
     "context": ("context",),
     "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns"),
 }
@@ -117,17 +114,14 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where
     missing = [role for role in ("question", "answer") if not columns.get(role)]
     if missing and not columns.get("messages"):
         options = " ".join(f"--set data.columns.{role}=NAME" for role in missing)
-        raise DataError(
-            f"no {' and '.join(missing)} column found; the columns are: {_list_names(names)}", where=where,
-            remedy=f"Choose the columns ({options}), or name them question and answer in a header row",
-        )
+        raise DataError(f"no {' and '.join(missing)} column found; the columns are: {_list_names(names)}", where=where,
+                        remedy=f"Choose the columns ({options}), or name them question and answer in a header row")
     return ColumnMapping({role: columns.get(role) or None for role in COLUMN_ROLES}, notes)
 
 
 def _requested_columns(names: Sequence[str], requested: Mapping[str, str], where: str) -> dict[str, str]:
-    problems = [
-        f"{role!r} is not a role (roles: {', '.join(COLUMN_ROLES)})" for role in requested if role not in COLUMN_ROLES
-    ]
+    problems = [f"{role!r} is not a role (roles: {', '.join(COLUMN_ROLES)})" for role in requested
+                if role not in COLUMN_ROLES]
     columns: dict[str, str] = {}
     for role, name in requested.items():
         columns[role] = name
@@ -153,9 +147,8 @@ def _map_question_and_answer(columns: dict[str, str], free: dict[str, str], note
     columns["question"], columns["answer"] = free[question], free[answer]
     chosen = f"question is {free[question]!r} and answer is {free[answer]!r}"
     context = {"input"} if question in ("instruction", "prompt") else set()
-    alternatives = [
-        f"{free[q]!r} and {free[a]!r}" for q, a in present[1:] if not {q, a} & ({question, answer} | context)
-    ]
+    alternatives = [f"{free[q]!r} and {free[a]!r}" for q, a in present[1:]
+                    if not {q, a} & ({question, answer} | context)]
     ignored = {question, answer, "source", "target", *context}
     unused = [free[name] for name in _PAIRED_NAMES if name in free and name not in ignored]
     if alternatives:

@@ -1,7 +1,6 @@
 """CSV and TSV files: detection of separator and quoting, recovery from broken rows, and protection against formulas.
 
-The standard ``csv`` reader stops at the first broken row. It is restarted here after that row, so that an unclosed
-quote costs one row and is reported with its line number.
+The ``csv`` reader stops at a broken row and is restarted after it, so that an unclosed quote costs one row.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from assistant_builder.data.types import RawRow, Table, count_noun, header_names
 from assistant_builder.errors import DataError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
-REJECTED_COLUMNS = ("row", "reason")
-"""The first two columns of a CSV file of rejected rows."""
+REJECTED_COLUMNS = ("row", "reason")  # the first two columns of a CSV file of rejected rows
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """First characters that spreadsheet programs interpret as a formula (OWASP, CSV injection)."""
 FORMULAS_UNESCAPED = "the apostrophe that the CSV file of rejected rows puts before = + - @ was removed"
@@ -41,9 +39,8 @@ class Dialect:
             return csv.reader(lines, delimiter=self.separator, quoting=csv.QUOTE_NONE, strict=True)
         if self.quoting == "backslash":  # the escapechar of csv would also remove the backslashes of C:\temp
             lines = (line.replace('\\"', '""') for line in lines)
-        return csv.reader(
-            lines, delimiter=self.separator, quotechar=self.quote, skipinitialspace=self.separator != "\t", strict=True
-        )
+        return csv.reader(lines, delimiter=self.separator, quotechar=self.quote,
+                          skipinitialspace=self.separator != "\t", strict=True)
 
 
 @dataclass(frozen=True)
@@ -162,9 +159,8 @@ def _detect_separator(
     """The separator with the most known column names, then the one whose rows most often match the header's width."""
     fits: dict[str, tuple[int, float, int]] = {}
     for separator in SEPARATORS:
-        records = [
-            record for record in _records(lines[:_SAMPLE_LINES], Dialect(separator)) if record.cells or record.problem
-        ]
+        records = [record for record in _records(lines[:_SAMPLE_LINES], Dialect(separator))
+                   if record.cells or record.problem]
         if not records or len(records[0].cells) < 2:
             continue
         header, width = records[0].cells, len(records[0].cells)
@@ -225,8 +221,7 @@ def _count_broken(lines: list[str], dialect: Dialect) -> int:
 def escape_formula(text: str) -> str:
     """Prefix an apostrophe to a text that a spreadsheet program would evaluate as a formula.
 
-    Spreadsheet programs show the apostrophe and keep it when they save the file. A text with apostrophes before a
-    formula character also gets one more, so that :func:`unescape_formula` is lossless.
+    A text with apostrophes before a formula character also gets one, so that :func:`unescape_formula` is lossless.
     """
     return f"'{text}" if text.lstrip("'").startswith(FORMULA_PREFIXES) else text
 
@@ -241,9 +236,8 @@ def unescape_rejected_rows(table: Table) -> None:
     if table.columns[:2] != REJECTED_COLUMNS or table.format not in ("csv", "tsv", "xlsx"):
         return
     for index, row in enumerate(table.rows):
-        cells = {
-            name: unescape_formula(cell) if isinstance(cell, str) else cell for name, cell in (row.cells or {}).items()
-        }
+        cells = {name: unescape_formula(cell) if isinstance(cell, str) else cell
+                 for name, cell in (row.cells or {}).items()}
         if row.cells is not None and cells != row.cells:
             table.rows[index] = RawRow(row.row, cells)
             table.remarks.setdefault(FORMULAS_UNESCAPED, []).append(row.row)

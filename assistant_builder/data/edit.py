@@ -1,7 +1,6 @@
 """Changes to data files: appended pairs, pasted text, edited rows, and rejected rows as CSV for correction.
 
-A changed file is always written as JSON Lines. This format represents every kind of cell (text, lists of turns,
-missing values) and any text, and a row keeps its number, which is its line number.
+A changed file is written as JSON Lines, which represents every cell and keeps row numbers as line numbers.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,9 @@ _PASTE_REMEDY = "Copy the question and answer columns of a spreadsheet and paste
 
 
 def write_rows(rows: Iterable[RawRow], target: Path) -> None:
-    """Write rows as JSON Lines.
+    """Write rows as JSON Lines; missing row numbers become blank lines.
 
     A row that could not be parsed is written as its raw text: it is rejected again, and its content is preserved.
-    Missing row numbers become blank lines. The suffix ``.jsonl`` identifies a file with a single row as JSON Lines.
     """
     assert target.suffix == JSONL_SUFFIX, f"{target} must end in {JSONL_SUFFIX}"
     lines: list[str] = []
@@ -52,20 +51,17 @@ def append_pairs(
     source: Path, pairs: Sequence[tuple[str, str]], target: Path, columns: Mapping[str, str] | None = None, *,
     splits: Mapping[int, SplitName] | None = None,
 ) -> dict[str, str]:
-    """Write a copy of a data file with additional pairs.
+    """Write a copy of a data file with additional pairs; all columns, cells and row numbers of the source are kept.
 
-    All columns, cells and row numbers of the source are preserved, including rejected rows. A new row contains the
-    question and the answer, the split ``train`` where the file specifies splits, and the system prompt that most rows
-    share; its other cells are empty.
+    A new row has the split ``train`` where the file specifies splits, and the system prompt that most rows share.
 
     Args:
-        source: A file that :func:`~assistant_builder.data.load_pairs` reads; it is not changed.
+        source: The data file; it is not changed.
         pairs: Questions and answers.
-        target: The new file; its name must end in ``.jsonl``.
+        target: The new ``.jsonl`` file.
         columns: Role → column of the source, as in ``data.columns``.
-        splits: Row → split in a study on the source. The new file then specifies this split, and the new pairs are
-            training pairs, so that the models of both studies can be compared on the same held-out questions. Without
-            it, and without a split in the source, a new split is drawn, which may place new pairs in the held-out set.
+        splits: Row → split in a study on the source. The new file then specifies this split, so that both studies have
+            the same held-out questions. Without it, a new split is drawn unless the source specifies one.
 
     Returns:
         The ``columns`` for reading the new file.
@@ -76,9 +72,13 @@ def append_pairs(
     table, mapping = load_rows(source, columns)
     new_columns = dict(columns or {})
     rows = table.rows
-    split_column = mapping["split"] if _has_split_values(table, mapping["split"]) else None
+    split_column = mapping["split"]
+    given = (row.cells.get(split_column) for row in table.rows if row.cells is not None and split_column)
+    if not any(not is_empty(cell) and parse_split(str(cell)) for cell in given):
+        split_column = None
     if splits is not None:
-        split_column = mapping["split"] or _unused_name("split", table.columns)
+        names = ["split", *(f"split {number}" for number in range(2, len(table.columns) + 2))]
+        split_column = mapping["split"] or next(name for name in names if name not in table.columns)
         new_columns["split"] = split_column
         rows = [
             RawRow(row.row, {**row.cells, split_column: splits[row.row]})
@@ -86,18 +86,14 @@ def append_pairs(
             else row
             for row in rows
         ]
-    system = _majority_system_prompt(source, columns)
-    added = [
-        RawRow(number, _new_cells(mapping, question, answer, system, split_column))
-        for number, (question, answer) in enumerate(pairs, start=rows[-1].row + 1)
-    ]
+    existing = load_pairs(source, columns=columns).pairs
+    (system, count), *_ = Counter(pair.system for pair in existing).most_common(1) or [(None, 0)]
+    if count * 2 <= len(existing):
+        system = None
+    added = [RawRow(number, _new_cells(mapping, question, answer, system, split_column))
+             for number, (question, answer) in enumerate(pairs, start=rows[-1].row + 1)]
     write_rows([*rows, *added], target)
     return new_columns
-
-
-def _has_split_values(table: Table, column: str | None) -> bool:
-    cells = (row.cells.get(column) for row in table.rows if row.cells is not None and column)
-    return any(not is_empty(cell) and parse_split(str(cell)) for cell in cells)
 
 
 def _new_cells(
@@ -119,32 +115,14 @@ def _new_cells(
     return cells
 
 
-def _majority_system_prompt(source: Path, columns: Mapping[str, str] | None) -> str | None:
-    """The system prompt of more than half of the rows of a file."""
-    pairs = load_pairs(source, columns=columns).pairs
-    (system, count), *_ = Counter(pair.system for pair in pairs).most_common(1) or [(None, 0)]
-    return system if count * 2 > len(pairs) else None
-
-
-def _unused_name(name: str, used: Sequence[str]) -> str:
-    names = (name if number == 1 else f"{name} {number}" for number in range(1, len(used) + 2))
-    return next(candidate for candidate in names if candidate not in used)
-
-
 # Pasting
 
 
 def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path, str]:
-    """Write pasted text as a data file.
+    """Write pasted text (two columns of a spreadsheet, CSV or JSON Lines) as a data file in ``folder``.
 
-    Args:
-        text: Two columns of a spreadsheet, CSV or JSON Lines. If its first line contains no known column name, it is
-            read as a pair, and the columns are named question, answer, column 3 and so on.
-        folder: Folder of the new file.
-        name: Name of the file without suffix.
-
-    Returns:
-        The file, and how the text was interpreted.
+    If its first line contains no known column name, it is read as a pair. Returns the file, and how the text was
+    interpreted.
 
     Raises:
         DataError: The text is empty or has only one column.
@@ -223,14 +201,9 @@ def _row_texts(row: RawRow, columns: Sequence[str]) -> list[str]:
 
 
 def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[Any]]) -> tuple[list[RawRow], Edits]:
-    """Apply an edited grid to the rows of a file.
+    """Apply an edited grid of the rows ``shown`` to a file; a line without a row number is a new row.
 
     Cells that were not edited keep their value and type, and rows that are not in the grid are not changed.
-
-    Args:
-        table: The rows of the file that the grid was made from.
-        shown: Numbers of the rows in the grid.
-        edited: The edited grid; a line without a row number is a new row.
 
     Returns:
         All rows without the removed ones, in ascending order, and the number of edits.
@@ -258,9 +231,8 @@ def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[An
         rows.append(row)
     new = [line[2:] for line in texts if not _is_row_number(line[0]) and any(text.strip() for text in line[2:])]
     last = table.rows[-1].row if table.rows else 0
-    rows += [
-        RawRow(number, dict(zip(table.columns, line, strict=True))) for number, line in enumerate(new, start=last + 1)
-    ]
+    rows += [RawRow(number, dict(zip(table.columns, line, strict=True)))
+             for number, line in enumerate(new, start=last + 1)]
     if removed:  # renumber, because missing numbers would become blank lines
         rows = [replace(row, row=number) for number, row in enumerate(rows, start=1)]
     return rows, Edits(changed, len(new), len(removed))
@@ -271,27 +243,17 @@ def _is_row_number(text: str) -> bool:
 
 
 def _edit_row(row: RawRow, columns: Sequence[str], texts: Sequence[str]) -> tuple[RawRow, int]:
-    edited = [
-        (name, text)
-        for name, old, text in zip(columns, _row_texts(row, columns), texts, strict=True)
-        if _normalize_newlines(old) != _normalize_newlines(text)
-    ]
+    edited = [(name, text) for name, old, text in zip(columns, _row_texts(row, columns), texts, strict=True)
+              if _normalize_newlines(old) != _normalize_newlines(text)]
     if not edited:
         return row, 0
     cells = dict(row.cells) if row.cells is not None else dict.fromkeys(columns, "")
     for name, text in edited:
-        cells[name] = _parse_edited(cells.get(name), text)
+        old, cells[name] = cells.get(name), text
+        if isinstance(old, list | dict | tuple):  # parsed again if it is still valid JSON
+            with suppress(ValueError):
+                cells[name] = parse_json(text)
     return RawRow(row.row, cells), len(edited)
-
-
-def _parse_edited(old: Any, text: str) -> Any:
-    """An edited list or object is parsed again if it is still valid JSON."""
-    if isinstance(old, list | dict | tuple):
-        try:
-            return parse_json(text)
-        except ValueError:
-            return text
-    return text
 
 
 def _normalize_newlines(text: str) -> str:
@@ -305,9 +267,7 @@ def _normalize_newlines(text: str) -> str:
 def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
     """Rejected rows as a CSV file that can be corrected in a spreadsheet program and used as a data file again.
 
-    The columns of the file follow the row number and the reason. The encoding is UTF-8 with a byte order mark, which
-    spreadsheet programs need to recognize it. A cell that such a program would evaluate as a formula gets an
-    apostrophe in front, which is removed when the file is read again.
+    Its encoding is UTF-8 with a byte order mark, by which spreadsheet programs recognize it, and formulas are escaped.
     """
     rejected = [row for row in table.rows if row.row in reasons]
     has_raw = any(row.cells is None and row.raw is not None for row in rejected)

@@ -1,6 +1,6 @@
 """Text encoding detection: byte order marks, zero bytes, UTF-8 validity, and plausibility as Western European text.
 
-Every encoding other than plain UTF-8 is reported in a note. A file whose encoding is uncertain is refused.
+Every encoding other than UTF-8 is noted. A file whose encoding is uncertain is refused.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ def decode(data: bytes, where: str) -> tuple[str, str]:
     """Decode a text file.
 
     Returns:
-        The text without byte order mark, and a note on the encoding (empty for plain UTF-8). In a UTF-8 file with a
-        few damaged bytes, each of them becomes a lone surrogate U+DC80…U+DCFF, so that only the rows that contain one
-        need to be rejected.
+        The text without byte order mark, and a note on the encoding (empty for UTF-8). A few damaged bytes of a UTF-8
+        file become lone surrogates U+DC80…U+DCFF, so that only their rows need to be rejected.
 
     Raises:
         DataError: The file is not text, or its encoding is uncertain.
@@ -46,10 +45,8 @@ def decode(data: bytes, where: str) -> tuple[str, str]:
     text, note = decoded or _windows_1252(data, where)
     controls = len(_CONTROLS.findall(text))
     if controls > max(3, len(text) // 20):
-        raise DataError(
-            f"this is not text: {controls} of its {len(text)} characters are control characters",
-            where=where, remedy="Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file",
-        )
+        raise DataError(f"this is not text: {controls} of its {len(text)} characters are control characters",
+                        where=where, remedy="Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file")
     return text, note
 
 
@@ -137,8 +134,8 @@ def _windows_1252(data: bytes, where: str) -> tuple[str, str]:
 def _looks_western(text: str) -> bool:
     """Whether non-ASCII characters occur where Western European languages have them.
 
-    Cyrillic or Greek decoded as Windows-1252 gives long runs of accented letters, and Central European text gives
-    signs such as ³ or ¹ inside words. Both are detected here.
+    Cyrillic or Greek decoded as Windows-1252 gives runs of accented letters, Central European text gives ³ or ¹ in
+    words.
     """
     letters = inside_runs = 0
     for match in _NON_ASCII.finditer(text):

@@ -147,10 +147,8 @@ def _read_json_lines(text: str, where: str) -> Table:
         except ValueError as error:
             rows.append(RawRow(number, None, f"the line is not JSON: {_reason(error)}", line[:_MAX_RAW_CHARACTERS]))
     if rows and all(row.cells is None for row in rows):
-        raise DataError(
-            f"none of the {len(rows)} lines is a JSON object (first line: {rows[0].problem})", where=where,
-            remedy=f"JSON Lines contain {_OBJECT}, one per line",
-        )
+        raise DataError(f"none of the {len(rows)} lines is a JSON object (first line: {rows[0].problem})", where=where,
+                        remedy=f"JSON Lines contain {_OBJECT}, one per line")
     return Table("jsonl", _columns(rows), rows)
 
 
@@ -195,10 +193,8 @@ def _rows_of(document: Any, where: str, notes: list[str]) -> list[Any]:
     if len(lists) > 1:
         known = [key for key in _LIST_KEYS if key in lists]
         if len(known) != 1:
-            raise DataError(
-                f"several keys contain lists of objects: {', '.join(map(repr, lists))}", where=where,
-                remedy="Save the list of pairs as a separate file",
-            )
+            raise DataError(f"several keys contain lists of objects: {', '.join(map(repr, lists))}", where=where,
+                            remedy="Save the list of pairs as a separate file")
         lists = {known[0]: lists[known[0]]}
     if lists:
         key, rows = next(iter(lists.items()))

@@ -1,8 +1,7 @@
 """Size limits of data files, checked before memory is allocated.
 
-A few kilobytes can expand to gigabytes (gzip, a workbook, a Parquet dictionary, a line of commas), so each reader
-checks the size of what it is about to create. The limits are far above the size of a fine-tuning dataset, and reading
-a file at the limits takes at most about 3 GB of memory.
+A few kilobytes can expand to gigabytes (gzip, a workbook, a Parquet dictionary, a line of commas). The limits are far
+above the size of a fine-tuning dataset; a file at the limits takes at most about 3 GB of memory.
 """
 
 from __future__ import annotations
@@ -11,14 +10,11 @@ from typing import Any
 
 from assistant_builder.errors import DataError
 
-MAX_BYTES = 256 * 2**20
-"""Decompressed bytes of a file, and characters of all its cells (about 60 million tokens)."""
-MAX_COLUMNS = 16_384
-"""Number of columns of an Excel sheet."""
+MAX_BYTES = 256 * 2**20  # decompressed bytes of a file, and characters of all its cells (about 60 million tokens)
+MAX_COLUMNS = 16_384  # number of columns of an Excel sheet
 MAX_CELLS = 20_000_000
 """Cells of a table or values of a JSON document. Each takes 50 to 100 bytes of memory, even if it is empty."""
-MAX_DEPTH = 64
-"""Nesting depth of lists and objects; a conversation has three levels."""
+MAX_DEPTH = 64  # nesting depth of lists and objects; a conversation has three levels
 
 
 def check_bytes(count: int, where: str) -> None:
@@ -46,12 +42,8 @@ def exceeds_max_depth(value: Any) -> bool:
     """Whether lists and objects are nested more than :data:`MAX_DEPTH` deep, computed without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [
-            item
-            for container in level
-            if isinstance(container, dict | list | tuple)
-            for item in (container.values() if isinstance(container, dict) else container)
-        ]
+        level = [item for container in level if isinstance(container, dict | list | tuple)
+                 for item in (container.values() if isinstance(container, dict) else container)]
         if not level:
             return False
     return any(isinstance(item, dict | list | tuple) for item in level)

@@ -73,11 +73,9 @@ _CHARACTERS_RESTORED = "control codes were replaced by the Windows-1252 characte
 
 
 def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
-    r"""Read question-answer pairs or conversations from a file.
+    r"""Read question-answer pairs or conversations from a file, whose content determines the format.
 
-    The content determines the format; a file name that disagrees is noted. :mod:`assistant_builder.data.columns` lists
-    the known column names and :mod:`assistant_builder.data.chat_formats` the chat formats. In the text of a cell,
-    surrounding whitespace and control characters are removed and line ends become ``\n``.
+    Surrounding whitespace and control characters of cells are removed, and line ends become ``\n``.
 
     Args:
         path: CSV, TSV, JSON, JSONL, XLSX or Parquet file; text formats may be compressed with gzip.
@@ -85,8 +83,8 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
         system: System prompt for rows without one.
 
     Raises:
-        DataError: The file cannot be read, its encoding or separator is ambiguous, or no question and answer columns
-            are found.
+        DataError: The file cannot be read, its encoding or separator is ambiguous, or it has no question and answer
+            columns.
     """
     table, mapping = load_rows(Path(path), columns)
     pairs: list[Pair] = []
@@ -104,17 +102,11 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
                 changes.setdefault(change, []).append(raw.row)
     messages = mapping["messages"]
     return Dataset(
-        source=str(Path(path)),
-        format=table.format,
-        columns={
-            **mapping.columns, "question": mapping["question"] or messages, "answer": mapping["answer"] or messages
-        },
-        pairs=tuple(pairs),
-        rejected=tuple(rejected),
-        rows=len(table.rows),
-        notes=(*table.notes, *mapping.notes),
-        changes={change: tuple(rows) for change, rows in changes.items()},
-        column_names=table.columns,
+        source=str(Path(path)), format=table.format,
+        columns={**mapping.columns, "question": mapping["question"] or messages,
+                 "answer": mapping["answer"] or messages},
+        pairs=tuple(pairs), rejected=tuple(rejected), rows=len(table.rows), notes=(*table.notes, *mapping.notes),
+        changes={change: tuple(rows) for change, rows in changes.items()}, column_names=table.columns,
     )
 
 
@@ -176,11 +168,7 @@ def _read_text(data: bytes, suffix: str, where: str, mapped: set[str]) -> Table:
 
 
 def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
-    """Read a complete file and decompress gzip.
-
-    Returns:
-        The bytes, the suffix without ``.gz``, and notes.
-    """
+    """Read a complete file and decompress gzip; return the bytes, the suffix without ``.gz``, and notes."""
     where = str(path)
     try:
         if path.is_dir():
@@ -215,9 +203,8 @@ def _decompress(data: bytes, where: str) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
             content = stream.read(limits.MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"the gzip stream is damaged: {error}", where=where, remedy="Compress or copy the file again"
-        ) from error
+        raise DataError(f"the gzip stream is damaged: {error}", where=where,
+                        remedy="Compress or copy the file again") from error
     limits.check_bytes(len(content), where)
     return content
 
@@ -274,15 +261,11 @@ def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes
         raise RowError("the row is empty")
     cells = {role: raw.cells.get(name) if name else None for role, name in mapping.columns.items()}
     row_system = _optional_text(cells, "system", changes)
-    return Pair(
-        row=raw.row,
-        messages=_parse_messages(cells, row_system or system or None, mapping, changes),
-        group=_optional_text(cells, "group", changes),
-        cluster=_optional_text(cells, "cluster", changes),
-        family=_optional_text(cells, "family", changes),
-        split=_optional_value(cells, "split", parse_split, "not train, validation or heldout (or test)"),
-        answerable=_optional_value(cells, "answerable", parse_bool, "neither true nor false") is not False,
-    )
+    return Pair(row=raw.row, messages=_parse_messages(cells, row_system or system or None, mapping, changes),
+                group=_optional_text(cells, "group", changes), cluster=_optional_text(cells, "cluster", changes),
+                family=_optional_text(cells, "family", changes),
+                split=_optional_value(cells, "split", parse_split, "not train, validation or heldout (or test)"),
+                answerable=_optional_value(cells, "answerable", parse_bool, "neither true nor false") is not False)
 
 
 def _parse_messages(

@@ -25,28 +25,18 @@ def prepare_dataset(
     source: Path, config: DataConfig, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
     max_pair_tokens: int | None = None, folder: Path | None = None, title: str = "",
 ) -> PreparedData:
-    """Read, check and split a data file, and write the result.
+    """Read, check and split a data file, and write the result to ``folder``, the study's ``data`` folder, if given.
 
-    The files are ``{train,validation,heldout,rejected}.jsonl``, ``findings.json``, ``card.md`` and ``split.json``. An
-    edited card is not overwritten. Nothing is written if the data cannot be used.
-
-    Args:
-        source: The data file.
-        config: Columns, system prompt, fractions, limits, thresholds and seed.
-        tokenizer: Token counter; without one, lengths are not checked.
-        max_length: Maximum tokens of a pair in training; longer pairs are reported.
-        max_pair_tokens: Maximum tokens of a pair in the context of the base model; longer pairs are left out.
-        folder: The study's ``data`` folder; None only checks whether a study can start.
-        title: Heading of the card; the file name by default.
+    The files are ``{train,validation,heldout,rejected}.jsonl``, ``findings.json``, ``card.md`` and ``split.json``.
+    Nothing is written if the data cannot be used. Pairs of more than ``max_length`` tokens are reported, those of more
+    than ``max_pair_tokens``, which do not fit the context of the base model, are left out.
 
     Raises:
         DataError: The file cannot be read, has too few usable rows, or every held-out pair leaks.
     """
     dataset = load_pairs(source, columns=config.columns, system=config.system)
-    findings = check_pairs(
-        dataset, tokenizer=tokenizer, max_length=max_length, max_pair_tokens=max_pair_tokens,
-        near_duplicate_threshold=config.near_duplicate_threshold,
-    )
+    findings = check_pairs(dataset, tokenizer=tokenizer, max_length=max_length, max_pair_tokens=max_pair_tokens,
+                           near_duplicate_threshold=config.near_duplicate_threshold)
     findings.require_start()
     try:
         split = split_pairs(findings.usable, config)

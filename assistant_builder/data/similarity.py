@@ -1,11 +1,10 @@
 """Text normalization and near-duplicate search.
 
-Two questions are the same if they are equal after Unicode NFC, case folding and removal of sentence punctuation;
-signs that carry meaning, as in ``C++`` or ``2-2``, are kept. They are near-duplicates if the Jaccard similarity of
-their word pairs (2-shingles) reaches a threshold. Candidates come from MinHash with locality-sensitive hashing (Broder
-1997; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4), and each is verified with the exact
-Jaccard similarity, so there are no false positives. Two questions that differ in a number or an identifier ("type 1"
-and "type 2", "hepatitis B" and "hepatitis C") ask for different things and are never near-duplicates.
+Two questions are the same if they are equal after Unicode NFC, case folding and removal of sentence punctuation. They
+are near-duplicates if the Jaccard similarity of their word pairs (2-shingles) reaches a threshold. Candidates come from
+MinHash with locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section
+3.4) and are verified exactly. Questions that differ in a number or an identifier ("type 1" and "type 2", "hepatitis B"
+and "hepatitis C") are never near-duplicates.
 """
 
 from __future__ import annotations
@@ -71,15 +70,10 @@ def _shingles(words: list[str]) -> NDArray[np.uint32]:
 
 
 class NearDuplicateIndex:
-    """An LSH index that finds the most similar of the questions added so far.
+    """An LSH index of ``questions``, in which the most similar of those added so far is found.
 
-    A query examines at most 2,000 candidates, those of the smallest buckets first. The time therefore grows linearly
-    even for questions made from a template (thousands of "What are the symptoms of …?"): what distinguishes them is
-    in their smallest buckets. A question takes constant memory, apart from 4 bytes per shingle.
-
-    Args:
-        questions: All questions that will be added or queried; they are referred to by their index.
-        threshold: Minimum Jaccard similarity of a near-duplicate.
+    A query examines at most 2,000 candidates, those of the smallest buckets first, where questions made from a template
+    ("What are the symptoms of …?") differ. The time therefore grows linearly with the number of questions.
     """
 
     def __init__(self, questions: Sequence[str], threshold: float) -> None:

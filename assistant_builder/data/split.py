@@ -1,8 +1,7 @@
 """Train, validation and held-out splits: drawn with a seed by units, checked for leaks, and frozen by their hashes.
 
-A unit (a group, or one question) is drawn by the hash of the seed and its own text, not by its position in the file.
-The split is therefore the same on every machine and after the rows are reordered, and added rows change few of the
-others.
+A unit (a group, or one question) is drawn by the hash of the seed and its text, not by its position in the file. The
+split therefore does not depend on machine and row order, and added rows change few of the others.
 """
 
 from __future__ import annotations
@@ -38,11 +37,6 @@ def unit_of(pair: Pair) -> str:
     return f"question {casefold_normalize(pair.compared_question)}"
 
 
-def group_by_unit(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
-    """Unit → its pairs, in the order given."""
-    return group_by(pairs, unit_of)
-
-
 def has_given_split(pairs: Iterable[Pair]) -> bool:
     """Whether the file specifies the split of any row."""
     return any(pair.split is not None for pair in pairs)
@@ -57,23 +51,17 @@ def straddling_groups(sides: Iterable[tuple[Pair, object]]) -> list[str]:
 
 
 def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
-    """Check that train, validation and held-out can have at least one unit each.
-
-    Returns:
-        The problem and its remedy, or None.
-    """
+    """The problem and its remedy if train, validation and held-out cannot have one unit each, else None."""
     if not pairs:
         return "no usable pair is left", "Check the reasons of the rejected rows, and correct or add rows"
     if has_given_split(pairs):
         return _too_few_given_units(pairs)
-    count, grouped = len(group_by_unit(pairs)), any(pair.group is not None for pair in pairs)
+    count, grouped = len(group_by(pairs, unit_of)), any(pair.group is not None for pair in pairs)
     if count >= len(SPLITS):
         return None
     if len(pairs) < len(SPLITS):
-        return (
-            f"only {count_noun(len(pairs), 'usable pair')}: training, validation and held-out test each need one",
-            "Add rows: 3 are the minimum, and a conclusive result needs several hundred",
-        )
+        return (f"only {count_noun(len(pairs), 'usable pair')}: training, validation and held-out test each need one",
+                "Add rows: 3 are the minimum, and a conclusive result needs several hundred")
     return (
         f"the {len(pairs)} usable pairs form only {count_noun(count, 'group' if grouped else 'question')}, and a split "
         "needs at least 3",
@@ -88,7 +76,7 @@ def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     if not train:
         return "the given split has no training rows", "Mark rows with the split 'train', or remove the split column"
     absent = [split for split in SPLITS if not any(pair.split == split for pair in pairs)]
-    units = group_by_unit(train).keys()
+    units = group_by(train, unit_of).keys()
     free = units - {unit_of(pair) for pair in pairs if pair.split != "train"}
     if len(free) >= len(absent) and len(units) > len(absent):
         return None
@@ -105,27 +93,16 @@ def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Leak:
-    """A held-out question that also occurs in training or validation.
-
-    Attributes:
-        heldout_row: Row of the held-out pair.
-        other_row: Row of its most similar pair in training or validation.
-        split: Split of that pair.
-        kind: ``exact`` (equal after normalization), ``near`` (word pairs) or ``embedding`` (sentence embeddings).
-        similarity: 1 for exact, Jaccard similarity for near, cosine similarity for embedding.
-        heldout_question: Question of the held-out pair.
-        other_question: Question of the other pair.
-        removed: Whether the held-out pair was removed.
-    """
+    """A held-out question that also occurs in training or validation."""
 
     heldout_row: int
-    other_row: int
+    other_row: int  # the most similar pair of ``split``
     split: SplitName
-    kind: LeakKind
-    similarity: float
+    kind: LeakKind  # equal after normalization, word pairs or sentence embeddings
+    similarity: float  # 1, Jaccard or cosine similarity, by kind
     heldout_question: str
     other_question: str
-    removed: bool = False
+    removed: bool = False  # whether the held-out pair was removed
 
     @classmethod
     def between(cls, heldout: Pair, other: Pair, split: SplitName, kind: LeakKind, similarity: float) -> Leak:
@@ -140,11 +117,7 @@ class Leak:
 def find_leaks(
     heldout: Sequence[Pair], train: Sequence[Pair], validation: Sequence[Pair], threshold: float
 ) -> list[Leak]:
-    """Find held-out questions in training and validation, exactly and by MinHash.
-
-    Returns:
-        At most one leak for each held-out pair, in the order of ``heldout``.
-    """
+    """Find held-out questions in training and validation, exactly and by MinHash; at most one leak for each."""
     others: list[tuple[Pair, SplitName]] = [(pair, "train") for pair in train]
     others += [(pair, "validation") for pair in validation]
     first: dict[str, int] = {}
@@ -167,13 +140,13 @@ def find_embedding_leaks(
     heldout: Sequence[Pair], outside: Sequence[tuple[Pair, SplitName]], heldout_vectors: NDArray[np.float32],
     outside_vectors: NDArray[np.float32], threshold: float,
 ) -> list[Leak]:
-    """Find held-out questions in training and validation by their sentence embeddings.
+    """Find held-out questions in training and validation by the cosine similarity of sentence embeddings.
 
     Args:
         heldout: Held-out pairs.
         outside: Training and validation pairs with their split.
         heldout_vectors: L2-normalized embeddings of the held-out ``compared_question``, float32 [len(heldout), d].
-        outside_vectors: L2-normalized embeddings of ``outside``, float32 [len(outside), d].
+        outside_vectors: The same of ``outside``, float32 [len(outside), d].
         threshold: Minimum cosine similarity of a leak.
 
     Returns:
@@ -197,29 +170,17 @@ def find_embedding_leaks(
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint sets of pairs.
-
-    Attributes:
-        train: Training pairs in file order.
-        validation: Pairs that select the checkpoint.
-        heldout: Test pairs.
-        leaks: Held-out questions found in training or validation, removed or not.
-        given: Whether the file specifies the split.
-        cut: Splits that were drawn because the file does not specify them.
-        config: Settings that the split was made with.
-        sampled_out: Split → number of pairs left out because of ``max_train`` or ``max_heldout``.
-        notes: How the split was made.
-    """
+    """Three disjoint sets of pairs in file order."""
 
     train: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
+    validation: tuple[Pair, ...]  # selects the checkpoint
     heldout: tuple[Pair, ...]
-    leaks: tuple[Leak, ...]
-    given: bool
-    cut: tuple[SplitName, ...]
+    leaks: tuple[Leak, ...]  # removed or not
+    given: bool  # whether the file specifies the split
+    cut: tuple[SplitName, ...]  # drawn, because the file does not specify them
     config: DataConfig
-    sampled_out: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    sampled_out: dict[str, int] = field(default_factory=dict)  # pairs left out by max_train, max_heldout
+    notes: tuple[str, ...] = ()  # how the split was made
 
     def pairs(self, split: SplitName) -> tuple[Pair, ...]:
         """The pairs of one split."""
@@ -244,28 +205,20 @@ class Split:
         placed = [(pair, split) for split in SPLITS for pair in self.pairs(split)]
         ungrouped = sum(pair.group is None for pair, _ in placed)
         return {
-            "given": self.given,
-            "cut": list(self.cut),
-            "seed": self.config.seed,
+            "given": self.given, "cut": list(self.cut), "seed": self.config.seed,
             "heldout_fraction": self.config.heldout_fraction,
             "validation_fraction": self.config.validation_fraction,
             "near_duplicate_threshold": self.config.near_duplicate_threshold,
             "remove_leaks": self.config.remove_leaks,
             "counts": {split: len(self.pairs(split)) for split in SPLITS},
             "turns": {split: sum(pair.turns for pair in self.pairs(split)) for split in SPLITS},
-            "sampled_out": self.sampled_out,
-            "hashes": self.hashes(),
-            "leaks_removed": self.leaks_removed,
+            "sampled_out": self.sampled_out, "hashes": self.hashes(), "leaks_removed": self.leaks_removed,
             "leaks": [leak.to_record() for leak in self.leaks],
-            "units": {
-                "kind": "group" if ungrouped < len(placed) else "question",
-                "counts": {split: len(group_by_unit(self.pairs(split))) for split in SPLITS},
-                "ungrouped_rows": ungrouped,
-                "straddling": sorted(straddling_groups(placed)),
-            },
-            "clusters": {
-                split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None}) for split in SPLITS
-            },
+            "units": {"kind": "group" if ungrouped < len(placed) else "question",
+                      "counts": {split: len(group_by(self.pairs(split), unit_of)) for split in SPLITS},
+                      "ungrouped_rows": ungrouped, "straddling": sorted(straddling_groups(placed))},
+            "clusters": {split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None})
+                         for split in SPLITS},
             "notes": list(self.notes),
         }
 
@@ -284,19 +237,17 @@ def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
     path = folder / f"{split}.jsonl"
     expected = read_json(folder / "split.json")["hashes"][split]
     if not path.is_file() or file_hash(path) != expected:
-        raise DataError(
-            "the split was changed after it was frozen" if path.is_file() else "the split file is missing",
-            where=str(path), remedy="Restore the file, or prepare the data again with --redo",
-        )
+        raise DataError("the split was changed after it was frozen" if path.is_file() else "the split file is missing",
+                        where=str(path), remedy="Restore the file, or prepare the data again with --redo")
     return tuple(Pair.from_record(record, split) for record in read_jsonl(path))
 
 
 def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     """Split checked pairs into train, validation and held-out.
 
-    Steps: use the given split, or draw the held-out units and then the validation units; remove held-out pairs whose
-    question occurs in training or validation (``config.remove_leaks``); apply ``max_train`` and ``max_heldout``. Leaks
-    are removed before sampling, so that the held-out set does not depend on ``max_train``.
+    The given split is used, or held-out and then validation units are drawn. Leaks are removed
+    (``config.remove_leaks``) before ``max_train`` and ``max_heldout`` apply, so that the held-out set does not depend
+    on ``max_train``.
 
     Raises:
         DataError: There are too few units for three splits, or every held-out pair leaks.
@@ -310,10 +261,8 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     keep_leaks = config.remove_leaks == "never" or (config.remove_leaks == "auto" and given and "heldout" not in cut)
     leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, notes=notes)
     sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
-    return Split(
-        train=tuple(sets["train"]), validation=tuple(sets["validation"]), heldout=tuple(sets["heldout"]),
-        leaks=tuple(leaks), given=given, cut=cut, config=config, sampled_out=sampled_out, notes=tuple(notes),
-    )
+    return Split(train=tuple(sets["train"]), validation=tuple(sets["validation"]), heldout=tuple(sets["heldout"]),
+                 leaks=tuple(leaks), given=given, cut=cut, config=config, sampled_out=sampled_out, notes=tuple(notes))
 
 
 def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
@@ -358,10 +307,9 @@ def _draw(
 ) -> tuple[list[Pair], list[Pair]]:
     """Draw complete units until their size is as close to the fraction as possible, leaving at least ``leave`` units.
 
-    Returns:
-        The drawn pairs (at least one unit) and the rest, both in file order.
+    Returns the drawn pairs (at least one unit) and the rest, both in file order.
     """
-    units = group_by_unit(pairs)
+    units = group_by(pairs, unit_of)
     order = _hash_order(units, seed, purpose)
     # a single held-out item has no confidence interval
     minimum = 2 if purpose == "heldout" and len(units) > leave + 1 else 1
@@ -425,7 +373,7 @@ def _apply_limits(sets: _Sets, config: DataConfig, *, limit_validation: bool, no
 
 
 def _sample_units(pairs: Sequence[Pair], limit: int, seed: int, split: str) -> list[Pair]:
-    units = group_by_unit(pairs)
+    units = group_by(pairs, unit_of)
     order = _hash_order(units, seed, f"sample {split}")
     kept: list[Pair] = []
     for unit in order:

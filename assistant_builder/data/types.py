@@ -33,25 +33,15 @@ class Message:
 
 @dataclass(frozen=True)
 class Pair:
-    """One training or test example: a question with its answer, or a conversation of several turns.
+    """One training or test example: a question with its answer, or a conversation of several turns."""
 
-    Attributes:
-        row: 1-based row number in file order; the header is not counted. In JSONL it is the line number.
-        messages: ``[system] user assistant (user assistant)*``; the last turn is the assistant's.
-        group: Rows of one group always belong to the same split.
-        cluster: Rows of one cluster (phrasings of one fact) are resampled together; they may belong to several splits.
-        family: Facts of one kind, such as those that share a sentence pattern; they may belong to several splits.
-        split: The split that the file specifies, or None.
-        answerable: False where the correct answer is to decline.
-    """
-
-    row: int
-    messages: tuple[Message, ...]
-    group: str | None = None
-    cluster: str | None = None
-    split: SplitName | None = None
-    answerable: bool = True
-    family: str | None = None
+    row: int  # 1-based number in file order without the header; in JSONL the line number
+    messages: tuple[Message, ...]  # [system] user assistant (user assistant)*
+    group: str | None = None  # rows of one group belong to the same split
+    cluster: str | None = None  # phrasings of one fact, resampled together; may span splits
+    split: SplitName | None = None  # given by the file
+    answerable: bool = True  # False where the correct answer is to decline
+    family: str | None = None  # facts of one kind, such as those of one sentence pattern; may span splits
 
     @property
     def question(self) -> str:
@@ -75,10 +65,9 @@ class Pair:
 
     @property
     def compared_question(self) -> str:
-        """The text that duplicate, conflict and leak detection compares.
+        """The text that duplicate, conflict and leak detection compares: the first user turn.
 
-        This is the first user turn. A conversation that opens with a few words ("Hi there!") is compared by all its
-        user turns, because such an opening does not identify the question.
+        In a conversation that opens with a few words ("Hi there!"), these are all user turns.
         """
         questions = [message.content for message in self.messages if message.role == "user"]
         if len(questions) > 1 and len(questions[0].split()) < _SHORT_OPENER_WORDS:
@@ -86,28 +75,18 @@ class Pair:
         return questions[0] if questions else ""
 
     def to_record(self) -> dict[str, Any]:
-        """One line of a split file. The file name already states the split."""
-        return {
-            "row": self.row,
-            "messages": [message.to_record() for message in self.messages],
-            "group": self.group,
-            "cluster": self.cluster,
-            **({} if self.family is None else {"family": self.family}),
-            "answerable": self.answerable,
-        }
+        """One line of a split file, whose name states the split."""
+        return {"row": self.row, "messages": [message.to_record() for message in self.messages], "group": self.group,
+                "cluster": self.cluster, **({} if self.family is None else {"family": self.family}),
+                "answerable": self.answerable}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], split: SplitName | None = None) -> Pair:
-        """Build a pair from a line of the split file of ``split``; the inverse of :meth:`to_record`."""
-        return cls(
-            row=record["row"],
-            messages=tuple(Message(message["role"], message["content"]) for message in record["messages"]),
-            group=record.get("group"),
-            cluster=record.get("cluster"),
-            split=split,
-            answerable=record.get("answerable", True),
-            family=record.get("family"),
-        )
+        """The inverse of :meth:`to_record` for a line of the split file of ``split``."""
+        return cls(row=record["row"],
+                   messages=tuple(Message(message["role"], message["content"]) for message in record["messages"]),
+                   group=record.get("group"), cluster=record.get("cluster"), split=split,
+                   answerable=record.get("answerable", True), family=record.get("family"))
 
 
 def group_by(pairs: Iterable[Pair], key: Callable[[Pair], _Key]) -> dict[_Key, list[Pair]]:
@@ -120,17 +99,11 @@ def group_by(pairs: Iterable[Pair], key: Callable[[Pair], _Key]) -> dict[_Key, l
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that cannot be used.
-
-    Attributes:
-        row: Row number as in :class:`Pair`.
-        reason: The reason, addressed to the author of the row.
-        record: The cells of the row, the raw text where it could not be parsed, or None.
-    """
+    """A row that cannot be used, and the reason, addressed to the author of the row."""
 
     row: int
     reason: str
-    record: Any = field(default=None, compare=False)
+    record: Any = field(default=None, compare=False)  # the cells, or the raw text of a row that could not be parsed
 
     def to_record(self) -> dict[str, Any]:
         """Row and reason, as ``data check --json`` prints them."""
@@ -139,65 +112,38 @@ class RejectedRow:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The content of a data file.
+    """The content of a data file: usable and rejected rows in file order, and how they were read."""
 
-    Attributes:
-        source: Path of the file as given.
-        format: Format of the content: ``csv``, ``tsv``, ``json``, ``jsonl``, ``xlsx`` or ``parquet``.
-        columns: Role (:data:`COLUMN_ROLES`) → column name, or None where no column has the role.
-        pairs: The usable rows in file order.
-        rejected: The other rows in file order.
-        rows: Number of rows, equal to ``len(pairs) + len(rejected)``.
-        notes: How the file was interpreted: encoding, separator, sheet, choice of columns.
-        changes: Change made to the text while reading → rows it applies to.
-        column_names: All columns of the file in file order.
-    """
-
-    source: str
-    format: str
-    columns: dict[str, str | None]
+    source: str  # path as given
+    format: str  # csv, tsv, json, jsonl, xlsx or parquet, determined from the content
+    columns: dict[str, str | None]  # role → column name
     pairs: tuple[Pair, ...]
     rejected: tuple[RejectedRow, ...]
     rows: int
-    notes: tuple[str, ...] = ()
-    changes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # encoding, separator, sheet, choice of columns
+    changes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # change made to the text while reading → rows
     column_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row of a file before its columns are interpreted.
-
-    Attributes:
-        row: Row number as in :class:`Pair`.
-        cells: Column → value, or None where the row could not be parsed.
-        problem: Why the row could not be parsed; empty otherwise.
-        raw: The content of a row that could not be parsed.
-    """
+    """One row of a file before its columns are interpreted; ``cells`` is None where it could not be parsed."""
 
     row: int
     cells: dict[str, Any] | None
-    problem: str = ""
-    raw: Any = None
+    problem: str = ""  # why it could not be parsed
+    raw: Any = None  # content of a row that could not be parsed
 
 
 @dataclass
 class Table:
-    """The rows of a file with their column names.
-
-    Attributes:
-        format: Format of the content, as in :class:`Dataset`.
-        columns: Unique column names in file order.
-        rows: Rows in file order.
-        notes: How the file was interpreted.
-        remarks: Observation about single rows → those rows.
-    """
+    """The rows of a file with their unique column names, and notes on how the file was interpreted."""
 
     format: str
     columns: tuple[str, ...]
     rows: list[RawRow]
     notes: list[str] = field(default_factory=list)
-    remarks: dict[str, list[int]] = field(default_factory=dict)
+    remarks: dict[str, list[int]] = field(default_factory=dict)  # observation about single rows → those rows
 
 
 def header_names(cells: Iterable[str], notes: list[str]) -> tuple[str, ...]:

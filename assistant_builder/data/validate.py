@@ -15,12 +15,9 @@ from assistant_builder.data.types import Dataset, Pair, RejectedRow, count_noun,
 from assistant_builder.errors import DataError
 
 Severity = Literal["error", "warning", "info"]
-MAX_LISTED = 200
-"""Entries of one kind in the record of the findings; the counts include all."""
-_COUNTED = (
-    "exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared",
-    "straddling_groups",
-)
+MAX_LISTED = 200  # entries of one kind in the record of the findings; the counts include all
+_COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared",
+            "straddling_groups")
 _MAX_PROBLEM_ROWS = 100
 _SMALL_DATASET = 100
 _SEVERITY_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
@@ -47,19 +44,12 @@ class TokenCounter(Protocol):
 
 
 class Problem(TypedDict):
-    """One finding as a message for page and command line.
+    """One finding as a message for page and command line."""
 
-    Attributes:
-        severity: ``error``: a study cannot start; ``warning``: rows were left out or need a review; ``info``.
-        title: One short sentence with the count.
-        detail: Meaning and consequence.
-        rows: The first rows that are affected.
-    """
-
-    severity: Severity
-    title: str
-    detail: str
-    rows: list[int]
+    severity: Severity  # error: a study cannot start; warning: rows were left out or need a review
+    title: str  # with the count
+    detail: str  # meaning and consequence
+    rows: list[int]  # the first ones
 
 
 @dataclass(frozen=True)
@@ -91,37 +81,21 @@ class SharedText:
 
 @dataclass(frozen=True)
 class Findings:
-    """Result of :func:`check_pairs`.
-
-    Attributes:
-        dataset: The dataset that was checked.
-        usable: The pairs of a study, without exact duplicates.
-        rejected: Rows that cannot be used: those of the dataset and those that the checks reject.
-        exact_duplicates: Copies of earlier rows, not in ``usable``.
-        near_duplicates: Rows whose question is similar to an earlier one; they remain in ``usable``.
-        conflicts: Questions with different answers; they remain.
-        one_word_answers: Rows with an answer of a single word; they remain.
-        answers_shared: Answers to several questions, which is often intended; they remain.
-        odd_texts: Kind of unusual text (mojibake, replacement characters, HTML, repeated questions) → rows.
-        straddling_groups: Groups that the given split divides between held-out and the other splits.
-        tokens: Row → tokens of the pair under the chat template; empty without a tokenizer.
-        max_length: Maximum tokens of a pair in training.
-        threshold: Minimum similarity of near-duplicates.
-    """
+    """Result of :func:`check_pairs`; only exact duplicates and rejected rows are not in ``usable``."""
 
     dataset: Dataset
     usable: tuple[Pair, ...]
     rejected: tuple[RejectedRow, ...]
-    exact_duplicates: tuple[Duplicate, ...]
-    near_duplicates: tuple[NearDuplicate, ...]
-    conflicts: tuple[SharedText, ...]
+    exact_duplicates: tuple[Duplicate, ...]  # copies of earlier rows
+    near_duplicates: tuple[NearDuplicate, ...]  # questions similar to an earlier one
+    conflicts: tuple[SharedText, ...]  # questions with different answers
     one_word_answers: tuple[int, ...]
-    answers_shared: tuple[SharedText, ...]
-    odd_texts: dict[str, tuple[int, ...]]
-    straddling_groups: tuple[str, ...]
-    tokens: dict[int, int] = field(repr=False)
+    answers_shared: tuple[SharedText, ...]  # answers to several questions, often intended
+    odd_texts: dict[str, tuple[int, ...]]  # kind → rows
+    straddling_groups: tuple[str, ...]  # in held-out and another split
+    tokens: dict[int, int] = field(repr=False)  # row → tokens under the chat template; empty without a tokenizer
     max_length: int
-    threshold: float
+    threshold: float  # minimum similarity of near-duplicates
 
     @property
     def over_long(self) -> tuple[int, ...]:
@@ -132,10 +106,8 @@ class Findings:
     def left_out(self) -> tuple[RejectedRow, ...]:
         """All rows that are not in ``usable``, in file order: rejected rows and exact duplicates."""
         pairs = {pair.row: pair for pair in self.dataset.pairs}
-        duplicates = (
-            RejectedRow(copy.row, f"an exact duplicate of row {copy.of}", pairs[copy.row].to_record())
-            for copy in self.exact_duplicates
-        )
+        duplicates = (RejectedRow(copy.row, f"an exact duplicate of row {copy.of}", pairs[copy.row].to_record())
+                      for copy in self.exact_duplicates)
         return tuple(sorted((*self.rejected, *duplicates), key=lambda rejected: rejected.row))
 
     def token_lengths(self) -> dict[str, float] | None:
@@ -143,15 +115,10 @@ class Findings:
         counts = sorted(self.tokens.values())
         if not counts:
             return None
-        return {
-            "count": len(counts),
-            "min": counts[0],
-            "median": counts[len(counts) // 2],
-            "mean": round(sum(counts) / len(counts), 1),
-            "p95": counts[min(len(counts) - 1, -(-len(counts) * 95 // 100) - 1)],
-            "max": counts[-1],
-            "total": sum(counts),
-        }
+        return {"count": len(counts), "min": counts[0], "median": counts[len(counts) // 2],
+                "mean": round(sum(counts) / len(counts), 1),
+                "p95": counts[min(len(counts) - 1, -(-len(counts) * 95 // 100) - 1)], "max": counts[-1],
+                "total": sum(counts)}
 
     def can_start(self) -> bool:
         """Whether a study can start: each of the three splits can have at least one unit."""
@@ -175,7 +142,7 @@ class Findings:
     @property
     def problems(self) -> list[Problem]:
         """All findings as messages, errors first."""
-        found = [*_row_problems(self), *_content_problems(self), *_split_problems(self), *_reading_problems(self)]
+        found = [*_row_problems(self), *_content_problems(self), *_split_and_reading_problems(self)]
         return sorted(found, key=lambda problem: _SEVERITY_ORDER[problem["severity"]])
 
     def to_record(self) -> dict[str, Any]:
@@ -186,32 +153,22 @@ class Findings:
             return [asdict(entry) for entry in entries[:MAX_LISTED]]
 
         return {
-            "source": Path(dataset.source).name,
-            "format": dataset.format,
-            "columns": dataset.columns,
-            "column_names": list(dataset.column_names),
-            "rows": dataset.rows,
-            "usable": len(self.usable),
+            "source": Path(dataset.source).name, "format": dataset.format, "columns": dataset.columns,
+            "column_names": list(dataset.column_names), "rows": dataset.rows, "usable": len(self.usable),
             "turns": sum(pair.turns for pair in self.usable),
             "rejected": [rejected.to_record() for rejected in self.rejected],
             **{kind: len(getattr(self, kind)) for kind in _COUNTED},
-            "token_lengths": self.token_lengths(),
-            "max_length": self.max_length,
-            "near_duplicate_threshold": self.threshold,
-            "can_start": self.can_start(),
-            "notes": list(dataset.notes),
-            "problems": self.problems,
-            "details": {
-                "exact_duplicates": listed(self.exact_duplicates),
-                "near_duplicates": listed(self.near_duplicates),
-                "conflicts": listed(self.conflicts),
-                "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),
-                "over_long": [{"row": row, "tokens": self.tokens[row]} for row in self.over_long[:MAX_LISTED]],
-                "answers_shared": listed(self.answers_shared),
-                "straddling_groups": list(self.straddling_groups[:MAX_LISTED]),
-                "odd_texts": {kind: list(rows[:MAX_LISTED]) for kind, rows in self.odd_texts.items()},
-                "changes": {change: list(rows[:MAX_LISTED]) for change, rows in dataset.changes.items()},
-            },
+            "token_lengths": self.token_lengths(), "max_length": self.max_length,
+            "near_duplicate_threshold": self.threshold, "can_start": self.can_start(),
+            "notes": list(dataset.notes), "problems": self.problems,
+            "details": {"exact_duplicates": listed(self.exact_duplicates),
+                        "near_duplicates": listed(self.near_duplicates), "conflicts": listed(self.conflicts),
+                        "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),
+                        "over_long": [{"row": row, "tokens": self.tokens[row]} for row in self.over_long[:MAX_LISTED]],
+                        "answers_shared": listed(self.answers_shared),
+                        "straddling_groups": list(self.straddling_groups[:MAX_LISTED]),
+                        "odd_texts": {kind: list(rows[:MAX_LISTED]) for kind, rows in self.odd_texts.items()},
+                        "changes": {change: list(rows[:MAX_LISTED]) for change, rows in dataset.changes.items()}},
         }
 
 
@@ -219,14 +176,10 @@ def check_pairs(
     dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
     near_duplicate_threshold: float = 0.8, max_pair_tokens: int | None = None,
 ) -> Findings:
-    """Check a dataset.
+    """Check a dataset for duplicates, conflicts, lengths and unusual texts.
 
-    Args:
-        dataset: Result of :func:`assistant_builder.data.load_pairs`.
-        tokenizer: Token counter; without one, lengths are not checked.
-        max_length: Maximum tokens of a pair in training; longer pairs are reported.
-        near_duplicate_threshold: Minimum Jaccard similarity of the word pairs of near-duplicate questions.
-        max_pair_tokens: Maximum tokens of a pair in the context of the base model; longer pairs are left out.
+    Without a tokenizer, lengths are not checked. Pairs of more than ``max_length`` tokens are reported, those of more
+    than ``max_pair_tokens`` are left out. ``near_duplicate_threshold`` is a Jaccard similarity of word pairs.
     """
     rejected = [*dataset.rejected, *_unusable(dataset.pairs)]
     excluded = {entry.row for entry in rejected}
@@ -248,20 +201,14 @@ def check_pairs(
     straddling = (
         straddling_groups((pair, pair.split == "heldout") for pair in usable) if has_given_split(usable) else ()
     )
+    one_word = tuple(pair.row for pair in usable if max(len(pair.answer.split()), len(_CJK.findall(pair.answer))) <= 1)
     return Findings(
-        dataset=dataset,
-        usable=tuple(usable),
-        rejected=tuple(sorted(rejected, key=lambda entry: entry.row)),
-        exact_duplicates=tuple(duplicates),
-        near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
-        conflicts=tuple(conflicts),
-        one_word_answers=tuple(pair.row for pair in usable if _is_one_word(pair.answer)),
-        answers_shared=tuple(_shared_answers(usable)),
-        odd_texts=_odd_texts(usable),
-        straddling_groups=tuple(straddling),
-        tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {},
-        max_length=max_length,
-        threshold=near_duplicate_threshold,
+        dataset=dataset, usable=tuple(usable), rejected=tuple(sorted(rejected, key=lambda entry: entry.row)),
+        exact_duplicates=tuple(duplicates), near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
+        conflicts=tuple(conflicts), one_word_answers=one_word,
+        answers_shared=tuple(_shared_answers(usable)), odd_texts=_odd_texts(usable),
+        straddling_groups=tuple(straddling), tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {},
+        max_length=max_length, threshold=near_duplicate_threshold,
     )
 
 
@@ -292,11 +239,10 @@ def _without_exact_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[D
 def _repeated_questions(pairs: Sequence[Pair]) -> tuple[list[SharedText], list[NearDuplicate]]:
     """Repeated questions: conflicts if their answers differ, near-duplicates if they are equal.
 
-    Conversations of several turns are ignored, because they may begin with the same question and differ later.
+    Conversations of several turns are ignored, because they may differ later.
     """
-    by_question = group_by(
-        (pair for pair in pairs if pair.turns == 1), lambda pair: (pair.system, casefold_normalize(pair.question))
-    )
+    by_question = group_by((pair for pair in pairs if pair.turns == 1),
+                           lambda pair: (pair.system, casefold_normalize(pair.question)))
     conflicts, reworded = [], []
     for same in by_question.values():
         answers: dict[str, Pair] = {}
@@ -331,16 +277,10 @@ def _shared_answers(pairs: Sequence[Pair]) -> Iterable[SharedText]:
             yield SharedText(same[0].answer, tuple(pair.row for pair in same))
 
 
-def _is_one_word(answer: str) -> bool:
-    return max(len(answer.split()), len(_CJK.findall(answer))) <= 1
-
-
 def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
     texts = ["\n".join(message.content for message in pair.messages if message.role != "system") for pair in pairs]
-    found = {
-        kind: tuple(pair.row for pair, text in zip(pairs, texts, strict=True) if is_odd(pair, text))
-        for kind, is_odd in _ODD_TEXTS.items()
-    }
+    found = {kind: tuple(pair.row for pair, text in zip(pairs, texts, strict=True) if is_odd(pair, text))
+             for kind, is_odd in _ODD_TEXTS.items()}
     return {kind: rows for kind, rows in found.items() if rows}
 
 
@@ -363,11 +303,9 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
         )
     if findings.rejected:
         reasons = Counter(_general_reason(entry.reason) for entry in findings.rejected).most_common(4)
-        yield _problem(
-            "warning", f"{count_noun(len(findings.rejected), 'row')} cannot be used",
-            f"Left out: {'; '.join(f'{reason} ({count:,})' for reason, count in reasons)}.",
-            (entry.row for entry in findings.rejected),
-        )
+        yield _problem("warning", f"{count_noun(len(findings.rejected), 'row')} cannot be used",
+                       f"Left out: {'; '.join(f'{reason} ({count:,})' for reason, count in reasons)}.",
+                       (entry.row for entry in findings.rejected))
     if findings.exact_duplicates:
         yield _problem(
             "warning", count_noun(len(findings.exact_duplicates), "exact duplicate"),
@@ -396,11 +334,9 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
             (row for conflict in findings.conflicts for row in conflict.rows),
         )
     if findings.one_word_answers:
-        yield _problem(
-            "warning", count_noun(len(findings.one_word_answers), "one-word answer"),
-            "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative.",
-            findings.one_word_answers,
-        )
+        yield _problem("warning", count_noun(len(findings.one_word_answers), "one-word answer"),
+                       "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative.",
+                       findings.one_word_answers)
     for kind, odd in findings.odd_texts.items():
         yield _problem("warning", f"{count_noun(len(odd), 'row')}: {kind}", "They are kept unchanged.", odd)
     if findings.answers_shared:
@@ -421,7 +357,7 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
         )
 
 
-def _split_problems(findings: Findings) -> Iterable[Problem]:
+def _split_and_reading_problems(findings: Findings) -> Iterable[Problem]:
     if has_given_split(findings.usable):
         sizes = Counter(pair.split for pair in findings.usable)
         shown = ", ".join(f"{split} {count:,}" for split, count in sorted(sizes.items(), key=str))
@@ -432,9 +368,6 @@ def _split_problems(findings: Findings) -> Iterable[Problem]:
             f"For example {', '.join(map(_quote, findings.straddling_groups[:3]))}. The split is used as given; "
             "held-out scores may be too optimistic.",
         )
-
-
-def _reading_problems(findings: Findings) -> Iterable[Problem]:
     for change, rows in findings.dataset.changes.items():
         yield _problem("info", f"{count_noun(len(rows), 'row')}: {change}", "", rows)
     for note in findings.dataset.notes:

@@ -13,8 +13,7 @@ from assistant_builder.data.types import RawRow, Table, count_noun, header_names
 from assistant_builder.errors import DataError
 
 _MAX_SHEET_ROWS = 2**20  # the limit of spreadsheet programs
-_TITLE_ROWS = 10
-"""Number of rows, starting with the first that has content, in which the header is searched."""
+_TITLE_ROWS = 10  # number of rows, starting with the first that has content, in which the header is searched
 _TEXT_TYPES = ("STRING", "JSON", "ENUM")
 _MAX_EXACT_INTEGER = 1e15
 
@@ -46,10 +45,8 @@ def read_xlsx(data: bytes, where: str) -> Table:
     except DataError:
         raise
     except Exception as error:  # openpyxl raises whatever zip, XML and value parsing raise
-        raise DataError(
-            f"the workbook is damaged: {str(error)[:300]}", where=where,
-            remedy="Open it in a spreadsheet program and save it again",
-        ) from error
+        raise DataError(f"the workbook is damaged: {str(error)[:300]}", where=where,
+                        remedy="Open it in a spreadsheet program and save it again") from error
     raise DataError("no sheet of the workbook has content", where=where, remedy="Add a header row and rows to a sheet")
 
 
@@ -98,11 +95,9 @@ def _count_uncomputed_formulas(data: bytes, title: str) -> int:
     formulas = openpyxl.load_workbook(io.BytesIO(data), read_only=True)[title]
     values.reset_dimensions()
     formulas.reset_dimensions()
-    return sum(
-        formula.data_type == "f" and value.value is None
-        for value_row, formula_row in zip(values.iter_rows(), formulas.iter_rows(), strict=True)
-        for value, formula in zip(value_row, formula_row, strict=True)
-    )
+    return sum(formula.data_type == "f" and value.value is None
+               for value_row, formula_row in zip(values.iter_rows(), formulas.iter_rows(), strict=True)
+               for value, formula in zip(value_row, formula_row, strict=True))
 
 
 def _cell_text(cell: Any) -> str | None:
@@ -145,11 +140,8 @@ def read_parquet(data: bytes, where: str) -> Table:
         _check_footer(footer, where)
         columns = [footer.schema.column(index) for index in range(footer.num_columns)]
         # Dictionary-encoded texts stay small in memory until their expanded size is known.
-        texts = [
-            column.path
-            for column in columns
-            if column.physical_type == "BYTE_ARRAY" and column.logical_type.type in _TEXT_TYPES
-        ]
+        texts = [column.path for column in columns
+                 if column.physical_type == "BYTE_ARRAY" and column.logical_type.type in _TEXT_TYPES]
         file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
         schema = footer.schema.to_arrow_schema()
         binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
@@ -161,9 +153,8 @@ def read_parquet(data: bytes, where: str) -> Table:
             for record in batch.to_pylist():
                 rows.append(RawRow(len(rows) + 1, {name: _plain_value(record[name]) for name in names}))
     except (pa.ArrowException, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"the Parquet file is damaged: {str(error)[:300]}", where=where, remedy="Export it again"
-        ) from error
+        raise DataError(f"the Parquet file is damaged: {str(error)[:300]}", where=where,
+                        remedy="Export it again") from error
     notes = [f"columns of raw bytes are not read: {', '.join(skipped)}"] if skipped else []
     return Table("parquet", tuple(names), rows, notes)
 

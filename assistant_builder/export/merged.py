@@ -87,13 +87,13 @@ def write_merged_weights(study: Study, arm: str, base: Path, folder: Path) -> No
     """Write the merged model in float16, as the evaluation's cell merges it.
 
     QLoRA is merged into the dequantized 4-bit base that it was trained on, neither into the original float16 weights
-    nor into a 4-bit layer (see ``models.merging``).
+    nor into a 4-bit layer (see ``models.lora_layers``).
 
     Raises:
         ModelError: The adapter is not the one that was trained, or a merged weight is not a finite float16 number.
     """
     from assistant_builder.models import loading
-    from assistant_builder.models.merging import merge
+    from assistant_builder.models.lora_layers import merge
     from evals.cells import base_of
 
     # float16 arithmetic, so that embeddings, norms and head keep the base's float16 values; nothing is computed in it

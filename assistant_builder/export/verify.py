@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import EvaluationError
@@ -69,7 +70,7 @@ def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
     if not path.is_file():
         return None
     adapter = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
-    for cell in (spec.cell, spec.arm_cell):
+    for cell in (spec.cell, ARMS[spec.arm].cell):
         if cell is None or not (study.cell_folder(cell) / "scores.json").is_file():
             continue
         folder = study.cell_folder(cell)

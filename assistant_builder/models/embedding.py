@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 class Embedder:
     """Encodes texts as unit vectors. The constructor imports torch, so only worker processes call it.
 
-    Args:
-        folder: Folder returned by :func:`~assistant_builder.models.bundled.ensure_embedder`.
-        device: ``cpu`` or ``cuda``; None: the device of trainings, which is a usable CUDA GPU or the CPU.
+    ``device`` is by default the device of trainings: a usable CUDA GPU or the CPU.
 
     Raises:
         ModelError: The folder cannot be loaded.
@@ -57,27 +55,10 @@ class Embedder:
         assert size is not None
         return size
 
-    @property
-    def max_tokens(self) -> int:
-        """Maximum tokens of a text with two special tokens (256); further tokens are ignored."""
-        return int(self._model.max_seq_length or 0)
-
-    def truncated(self, texts: Sequence[str]) -> int:
-        """Return the number of texts longer than :attr:`max_tokens`."""
-        if not texts:
-            return 0
-        lengths = self._model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        return sum(len(ids) > self.max_tokens for ids in lengths)
-
     def encode(
         self, texts: Sequence[str], batch_size: int = 64, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.float32]:
-        """Embed texts.
-
-        Args:
-            texts: n texts; longer ones are truncated to :attr:`max_tokens`.
-            batch_size: Texts per batch.
-            progress: Called with (texts done, n); an exception from it cancels the work.
+        """Embed n texts, truncated to 256 tokens; an exception from ``progress(done, n)`` cancels the work.
 
         Returns:
             float32 [n, d], rows of length 1 in the order of ``texts``; a dot product of two rows is their cosine.
@@ -89,10 +70,9 @@ class Embedder:
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            vectors[part] = self._model.encode(
-                [texts[index] for index in part], batch_size=batch_size, normalize_embeddings=True,
-                show_progress_bar=False, convert_to_numpy=True,
-            )  # fmt: skip
+            vectors[part] = self._model.encode([texts[index] for index in part], batch_size=batch_size,
+                                               normalize_embeddings=True, show_progress_bar=False,
+                                               convert_to_numpy=True)  # fmt: skip
             if progress is not None:
                 progress(min(start + batch_size, len(order)), len(order))
         return vectors

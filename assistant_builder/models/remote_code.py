@@ -23,12 +23,7 @@ VARIABLE = "ASSISTANT_BUILDER_TRUST_REMOTE_CODE"
 
 @dataclass(frozen=True)
 class ModelCode:
-    """Python code of a base model.
-
-    Attributes:
-        source: Absolute path of the folder, or ``owner/name`` with ``@revision`` if one is set.
-        files: Names of its Python files; empty for a repository.
-    """
+    """Python code of a base model: an absolute path with its files, or ``owner/name`` with ``@revision`` if set."""
 
     source: str
     files: tuple[str, ...] = ()
@@ -85,11 +80,9 @@ def allows_code(model: ModelConfig) -> bool:
     code = model_code(model)
     allowed = is_allowed(code.source)
     if model.trust_remote_code and not allowed:
-        raise ModelError(
-            f"the settings request to run the Python code of {code}, which no file can allow",
-            where="model.trust_remote_code",
-            remedy=f"Review that code, then {ALLOW_CODE}; or set model.trust_remote_code=false",
-        )
+        raise ModelError(f"the settings request to run the Python code of {code}, which no file can allow",
+                         where="model.trust_remote_code",
+                         remedy=f"Review that code, then {ALLOW_CODE}; or set model.trust_remote_code=false")
     return allowed
 
 

@@ -16,8 +16,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 
-MAX_MEASURED_PAIRS = 3_000
-"""Maximum number of measured pairs; tokenizing twelve thousand takes several seconds."""
+MAX_MEASURED_PAIRS = 3_000  # maximum number of measured pairs; tokenizing twelve thousand takes several seconds
 
 Part = Literal["given", "learned", "cut"]
 _UNCUT = 2**31
@@ -25,53 +24,32 @@ _UNCUT = 2**31
 
 @dataclass(frozen=True)
 class Segment:
-    """A section of a training sequence.
+    """A section of a training sequence; ``control`` marks a special token of the template."""
 
-    Attributes:
-        part: ``given`` (prompt), ``learned`` (supervised), or ``cut`` (beyond the maximum length).
-        text: Text of the tokens.
-        control: Whether it is a special token of the template.
-    """
-
-    part: Part
+    part: Part  # given: prompt; learned: supervised; cut: beyond the maximum length
     text: str
     control: bool = False
 
 
 @dataclass(frozen=True)
 class RenderedSequence:
-    """One training sequence of a pair.
-
-    Attributes:
-        segments: The complete text.
-        tokens: Number of tokens before the cut.
-        learned: Number of supervised tokens after the cut.
-    """
+    """One training sequence of a pair with its complete text."""
 
     segments: tuple[Segment, ...]
-    tokens: int
-    learned: int
+    tokens: int  # before the cut
+    learned: int  # supervised tokens after the cut
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Token counts of pairs.
+    """Token counts of pairs."""
 
-    Attributes:
-        pairs: Number of pairs in the data.
-        tokens: Tokens of each measured pair before the cut.
-        answers: Tokens of its last answer.
-        max_length: Maximum length in training.
-        cut: Number of measured pairs that are longer.
-        dropped: Number of these pairs that have no supervised tokens after the cut.
-    """
-
-    pairs: int
-    tokens: tuple[int, ...]
-    answers: tuple[int, ...]
+    pairs: int  # in the data
+    tokens: tuple[int, ...]  # of each measured pair before the cut
+    answers: tuple[int, ...]  # tokens of its last answer
     max_length: int
-    cut: int
-    dropped: int
+    cut: int  # measured pairs that are longer
+    dropped: int  # of these, without supervised tokens after the cut
 
 
 def local_model_folder(model: ModelConfig) -> Path | None:
@@ -89,10 +67,8 @@ def local_model_folder(model: ModelConfig) -> Path | None:
 
 def render(prompter: ChatTokenizer, pair: Pair, max_length: int) -> list[RenderedSequence]:
     """Return the training sequences of a pair, including those without supervised tokens after the cut."""
-    return [
-        _sequence(prompter, example.input_ids, example.supervised, max_length)
-        for example in prompter.examples(pair, _UNCUT)
-    ]
+    return [_sequence(prompter, example.input_ids, example.supervised, max_length)
+            for example in prompter.examples(pair, _UNCUT)]
 
 
 def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool], max_length: int) -> RenderedSequence:
@@ -102,10 +78,8 @@ def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool]
         part: Part = "cut" if place >= max_length else "learned" if marks[place] else "given"
         return part, ids[place] in controls
 
-    segments = tuple(
-        Segment(part, prompter.decode_with_special_tokens([ids[place] for place in places]), control)
-        for (part, control), places in itertools.groupby(range(len(ids)), kind)
-    )
+    segments = tuple(Segment(part, prompter.decode_with_special_tokens([ids[place] for place in places]), control)
+                     for (part, control), places in itertools.groupby(range(len(ids)), kind))
     return RenderedSequence(segments, len(ids), sum(marks[:max_length]))
 
 
@@ -119,20 +93,11 @@ def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: 
     """Count the tokens of pairs, and the pairs that are cut at ``max_length``."""
     measured = sample_pairs(pairs)
     lengths = prompter.lengths(measured)
-    over = [
-        (pair, prompt) for pair, (prompt, answer) in zip(measured, lengths, strict=True) if prompt + answer > max_length
-    ]
-    return Lengths(
-        pairs=len(pairs),
-        tokens=tuple(prompt + answer for prompt, answer in lengths),
-        answers=tuple(answer for _, answer in lengths),
-        max_length=max_length,
-        cut=len(over),
-        dropped=sum(_nothing_to_learn(prompter, pair, prompt, max_length) for pair, prompt in over),
-    )
-
-
-def _nothing_to_learn(prompter: ChatTokenizer, pair: Pair, prompt: int, max_length: int) -> bool:
-    if prompt < max_length:  # a part of the last answer is supervised
-        return False
-    return pair.turns == 1 or not prompter.examples(pair, max_length)
+    over = [(pair, prompt) for pair, (prompt, answer) in zip(measured, lengths, strict=True)
+            if prompt + answer > max_length]
+    # a part of the last answer is supervised if its prompt is shorter than the cut
+    dropped = sum(prompt >= max_length and (pair.turns == 1 or not prompter.examples(pair, max_length))
+                  for pair, prompt in over)
+    return Lengths(pairs=len(pairs), tokens=tuple(prompt + answer for prompt, answer in lengths),
+                   answers=tuple(answer for _, answer in lengths), max_length=max_length, cut=len(over),
+                   dropped=dropped)

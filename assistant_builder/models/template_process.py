@@ -1,10 +1,8 @@
 """Chat template and tokenizer of a base model in a separate process with memory and time limits.
 
-A chat template is a program, and the rules of a tokenizer.json can turn twenty characters into millions of tokens. The
-page and ``serve`` send conversations to this process and receive a result within the limits or an error, so that a
-hostile model affects neither their memory nor other models. The process is started with
-``python -m assistant_builder.models.template_process FOLDER``. It reads one JSON request per line from standard input
-and writes one JSON reply per line to standard output.
+A chat template is a program, and a tokenizer.json can turn twenty characters into millions of tokens. The page and
+``serve`` send conversations to this process, so that a hostile model affects neither their memory nor other models. It
+reads one JSON request per line from standard input and writes one JSON reply per line to standard output.
 
 Linux enforces the memory limit with ``RLIMIT_AS``; on other systems the resident memory is checked ten times a second.
 """
@@ -39,16 +37,11 @@ from assistant_builder.models.chat_template import ChatTokenizer
 
 MEMORY_BYTES = 2 * 2**30
 """Memory limit of the process; a tokenizer of 262,000 tokens needs a quarter, 4 MB of text as bytes two thirds."""
-SECONDS = 30.0
-"""Time limit of a request."""
-REPLY_BYTES = 8 * 2**20
-"""Size limit of a reply."""
-START_SECONDS = 120.0
-"""Time limit for the import of libraries."""
-MEASURE_SECONDS = 90.0
-"""Time limit for measuring all pairs of a data file."""
-REFUSAL_CACHE_SECONDS = 600.0
-"""Time for which a request that exceeded a limit is refused without a retry."""
+SECONDS = 30.0  # time limit of a request
+REPLY_BYTES = 8 * 2**20  # size limit of a reply
+START_SECONDS = 120.0  # time limit for the import of libraries
+MEASURE_SECONDS = 90.0  # time limit for measuring all pairs of a data file
+REFUSAL_CACHE_SECONDS = 600.0  # time for which a request that exceeded a limit is refused without a retry
 _MAX_CACHED_REFUSALS = 32
 _BATCH_CHARACTERS = 1_000_000
 _LOG_BYTES = 2**20
@@ -71,13 +64,8 @@ class _Exit:
 class TemplateProcess:
     """The process of one base model. It starts with the first request and restarts after an exit.
 
-    Requests of several threads are processed sequentially.
-
-    Args:
-        folder: The base model's folder.
-        idle_seconds: Time without requests after which the process ends; None: never.
-        seconds: Time limit of a request; None: :data:`SECONDS`.
-        memory: Memory limit in bytes; None: :data:`MEMORY_BYTES`.
+    Requests of several threads are processed sequentially. ``seconds`` and ``memory`` (bytes) limit a request; the
+    process ends after ``idle_seconds`` without requests.
     """
 
     def __init__(
@@ -97,11 +85,6 @@ class TemplateProcess:
         self._closed = False
         self._refused: OrderedDict[bytes, tuple[float, ModelError]] = OrderedDict()
 
-    @property
-    def where(self) -> str:
-        """Location for error messages."""
-        return str(self.folder)
-
     def __del__(self) -> None:
         """End the process."""
         process = getattr(self, "_process", None)
@@ -109,11 +92,7 @@ class TemplateProcess:
             process.kill()
 
     def request(self, operation: str, **values: Any) -> Any:
-        """Send a request and wait for the result.
-
-        Args:
-            operation: An operation of :meth:`_Worker.answer`.
-            values: Its arguments as JSON values.
+        """Send an operation of :meth:`_Worker.answer` with its arguments and wait for the result.
 
         Raises:
             ModelError: The tokenizer cannot be read, the template refuses the conversation, or a limit was exceeded.
@@ -127,9 +106,8 @@ class TemplateProcess:
             try:
                 return self._exchange(line)
             except _LimitReached as reached:
-                error = ModelError(
-                    f"the base model's chat template or tokenizer {reached}", where=self.where, remedy=_REMEDY
-                )
+                error = ModelError(f"the base model's chat template or tokenizer {reached}", where=str(self.folder),
+                                   remedy=_REMEDY)
                 self._refused[key] = (time.monotonic(), error)
                 while len(self._refused) > _MAX_CACHED_REFUSALS:
                     self._refused.popitem(last=False)
@@ -147,7 +125,11 @@ class TemplateProcess:
                 if self._closed:
                     self._end()
                 elif self._idle_seconds is not None:
-                    self._end_when_idle(self._idle_seconds)
+                    if self._timer is not None:
+                        self._timer.cancel()
+                    self._timer = threading.Timer(self._idle_seconds, self._end_if_idle)
+                    self._timer.daemon = True
+                    self._timer.start()
 
     def close(self) -> None:
         """End the process after its current request."""
@@ -162,13 +144,6 @@ class TemplateProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-
-    def _end_when_idle(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(seconds, self._end_if_idle)
-        self._timer.daemon = True
-        self._timer.start()
 
     def _end_if_idle(self) -> None:
         with self._lock:
@@ -187,7 +162,7 @@ class TemplateProcess:
         if record.get("memory"):
             raise _LimitReached(self._memory_message)
         if "result" not in record:
-            raise ModelError(record["what"], where=record["where"] or self.where, remedy=record["remedy"])
+            raise ModelError(record["what"], where=record["where"] or str(self.folder), remedy=record["remedy"])
         return record["result"]
 
     def _reply(self, process: subprocess.Popen[bytes], seconds: float) -> bytes:
@@ -235,10 +210,6 @@ class LimitedChatTokenizer:
     """The methods of :class:`~assistant_builder.models.chat_template.ChatTokenizer` within the limits of a process.
 
     Every method raises ModelError if the template refuses the conversation or a limit was exceeded.
-
-    Args:
-        process: The process that renders and tokenizes.
-        day: Date for templates with today's date; None: the current day.
     """
 
     def __init__(self, process: TemplateProcess, day: date | None = None) -> None:
@@ -273,7 +244,7 @@ class LimitedChatTokenizer:
         for some in _batches(template_preview.sample_pairs(pairs)):
             if time.monotonic() > end:
                 raise ModelError(f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
-                                 where=self._process.where, remedy=_REMEDY)
+                                 where=str(self._process.folder), remedy=_REMEDY)
             turns = [_turns(pair.messages) for pair in some]
             parts.append(self._request("measure", pairs=turns, max_length=max_length))
         return template_preview.Lengths(
@@ -352,11 +323,7 @@ def _last_line(log: IO[bytes]) -> str:
 
 
 class _Worker:
-    """Answers requests; the first one loads the tokenizer.
-
-    Args:
-        folder: The base model's folder.
-    """
+    """Answers requests; the first one loads the tokenizer."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -427,9 +394,8 @@ def main() -> None:
             reply = json.dumps(error.to_record())
         except Exception as error:  # malicious files can cause any exception
             reason = f"{type(error).__name__}: {error}"[:500]
-            reply = json.dumps(ModelError(
-                f"the base model's chat template or tokenizer failed: {reason}", where=str(folder), remedy=_REMEDY
-            ).to_record())
+            reply = json.dumps(ModelError(f"the base model's chat template or tokenizer failed: {reason}",
+                                          where=str(folder), remedy=_REMEDY).to_record())
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(reply + "\n")

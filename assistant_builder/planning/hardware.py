@@ -17,41 +17,26 @@ from assistant_builder.errors import ConfigError
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_MIG_SLICES = 7
-"""Compute slices of a card with MIG."""
+_MIG_SLICES = 7  # compute slices of a card with MIG
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Memory limit of a container in cgroup v2 and v1."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that can train.
-
-    Attributes:
-        name: Name shown to users.
-        device: ``cpu`` or ``cuda``.
-        memory_bytes: Memory of one device.
-        free_bytes: Free memory of one device; all memory for a catalog entry.
-        bfloat16: Whether the hardware computes in bfloat16.
-        flops: Dense 16-bit peak in operations per second, a multiply-add counted as two; 0 if unknown.
-        price_per_hour: List price of an hour in US dollars; None if it is not for rent.
-        is_local: Whether it is this machine.
-        cores: Usable cores of a CPU.
-        devices: Number of usable GPUs of this type.
-        cards: All usable GPUs of this machine in torch's order; this object describes the first.
-    """
+    """A machine that can train; memory is that of one device."""
 
     name: str
     device: Literal["cpu", "cuda"]
     memory_bytes: int
-    free_bytes: int
+    free_bytes: int  # all memory for a catalog entry
     bfloat16: bool = True
-    flops: float = 0.0
-    price_per_hour: float | None = None
-    is_local: bool = False
-    cores: int = 0
-    devices: int = 1
-    cards: tuple[Machine, ...] = ()
+    flops: float = 0.0  # dense 16-bit peak per second, a multiply-add is two; 0: unknown
+    price_per_hour: float | None = None  # list price in US dollars, if for rent
+    is_local: bool = False  # whether it is this machine
+    cores: int = 0  # usable cores of a CPU
+    devices: int = 1  # usable GPUs of this type
+    cards: tuple[Machine, ...] = ()  # all usable GPUs in torch's order; this object describes the first
 
     @property
     def compute_dtype(self) -> str:
@@ -66,11 +51,9 @@ class Machine:
         if not used:
             return self
         names = list(dict.fromkeys(card.name for card in used))
-        return replace(
-            self, name=" and ".join(names), memory_bytes=min(card.memory_bytes for card in used),
-            free_bytes=min(card.free_bytes for card in used), bfloat16=all(card.bfloat16 for card in used),
-            flops=min(card.flops for card in used),
-        )
+        return replace(self, name=" and ".join(names), memory_bytes=min(card.memory_bytes for card in used),
+                       free_bytes=min(card.free_bytes for card in used), bfloat16=all(card.bfloat16 for card in used),
+                       flops=min(card.flops for card in used))
 
     def with_memory(self, memory_bytes: int) -> Machine:
         """Return this machine with another amount of memory."""
@@ -83,20 +66,12 @@ def _card(name: str, gigabytes: float, teraflops: float, price: float | None, *,
 
 
 CARDS: dict[str, Machine] = {card.name: card for card in (
-    _card("T4 16 GB", 15.6, 65, 0.53, bfloat16=False),
-    _card("V100 16 GB", 16.9, 112, 3.06, bfloat16=False),
-    _card("RTX 3060 12 GB", 12.6, 25, None),
-    _card("RTX 3090 24 GB", 25.3, 71, 0.46),
-    _card("RTX 4090 24 GB", 25.3, 165, 0.69),
-    _card("RTX 5090 32 GB", 33.7, 209, 0.89),
-    _card("L4 24 GB", 23.6, 121, 0.80),
-    _card("A10G 24 GB", 23.7, 70, 1.01),
-    _card("RTX A6000 48 GB", 50.9, 155, 0.79),
-    _card("L40S 48 GB", 47.7, 362, 1.86),
-    _card("A100 40 GB", 42.3, 312, 1.29),
-    _card("A100 80 GB", 85.1, 312, 1.79),
-    _card("H100 80 GB", 85.0, 989, 2.99),
-    _card("H200 141 GB", 150.1, 989, 3.79),
+    _card("T4 16 GB", 15.6, 65, 0.53, bfloat16=False), _card("V100 16 GB", 16.9, 112, 3.06, bfloat16=False),
+    _card("RTX 3060 12 GB", 12.6, 25, None), _card("RTX 3090 24 GB", 25.3, 71, 0.46),
+    _card("RTX 4090 24 GB", 25.3, 165, 0.69), _card("RTX 5090 32 GB", 33.7, 209, 0.89),
+    _card("L4 24 GB", 23.6, 121, 0.80), _card("A10G 24 GB", 23.7, 70, 1.01), _card("RTX A6000 48 GB", 50.9, 155, 0.79),
+    _card("L40S 48 GB", 47.7, 362, 1.86), _card("A100 40 GB", 42.3, 312, 1.29), _card("A100 80 GB", 85.1, 312, 1.79),
+    _card("H100 80 GB", 85.0, 989, 2.99), _card("H200 141 GB", 150.1, 989, 3.79),
     _card("B200 180 GB", 191.5, 2250, 5.74),
 )}
 """Common cards: memory as reported by the driver, dense bfloat16 (else float16) peak from the data sheet, and the
@@ -106,11 +81,16 @@ wherever they are shown."""
 
 def this_machine() -> Machine:
     """Return the device that training would use: the first GPU that torch sees, else the CPU."""
-    return _gpu() or _cpu()
+    if gpu := _gpu():
+        return gpu
+    memory, cores = psutil.virtual_memory(), usable_cores()
+    total = min(memory.total, _container_limit() or memory.total)
+    return Machine(f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total),
+                   computes_bfloat16(), is_local=True, cores=cores)
 
 
 def choose_machine(memory: str | None = None, card: str | None = None) -> Machine:
-    """Return a card of the catalog, a GPU with the given memory, or this machine if neither is given.
+    """Return a card of the catalog, a GPU with the given memory, or this machine.
 
     Raises:
         ConfigError: The card is unknown or the memory cannot be parsed.
@@ -151,10 +131,8 @@ def _gpu() -> Machine | None:
     usable = devices.detect_gpus().usable
     if not usable:
         return None
-    cards = tuple(
-        Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_flops(gpu.name), is_local=True)
-        for gpu, free in zip(usable, devices.free_bytes(usable), strict=True)
-    )
+    cards = tuple(Machine(gpu.name, "cuda", gpu.memory_bytes, free, gpu.bfloat16, _peak_flops(gpu.name), is_local=True)
+                  for gpu, free in zip(usable, devices.free_bytes(usable), strict=True))
     alike = next((place for place, card in enumerate(cards) if card.name != cards[0].name), len(cards))
     return replace(cards[0], devices=alike, cards=cards)
 
@@ -169,15 +147,6 @@ def _peak_flops(name: str) -> float:
     return 0.0
 
 
-def _cpu() -> Machine:
-    memory, cores = psutil.virtual_memory(), usable_cores()
-    total = min(memory.total, _container_limit() or memory.total)
-    return Machine(
-        f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total), computes_bfloat16(),
-        is_local=True, cores=cores,
-    )
-
-
 def _container_limit() -> int | None:
     """Memory limit of the container; psutil does not report it."""
     for path in _LIMITS:
@@ -190,8 +159,7 @@ def _container_limit() -> int | None:
 
 _SIZE = 768
 _REPEATS = 4
-_BFLOAT16_GAIN = 2.0
-"""Speed of bfloat16 instructions relative to float32."""
+_BFLOAT16_GAIN = 2.0  # speed of bfloat16 instructions relative to float32
 
 
 @lru_cache(maxsize=2)

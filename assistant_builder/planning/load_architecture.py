@@ -16,26 +16,18 @@ from assistant_builder.errors import ModelError
 from assistant_builder.models.catalog import CATALOG, CatalogEntry, resolve, sizes
 from assistant_builder.models.checkpoint_dir import check_architecture, read_config
 from assistant_builder.models.download import fetch_config
-from assistant_builder.planning.architecture import Architecture
-from assistant_builder.planning.families import build, is_known
+from assistant_builder.planning.architecture import Architecture, build, is_known
 from assistant_builder.planning.probe import probe
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model with a published number of parameters; it can be planned by name like those of the catalog.
-
-    Attributes:
-        name: Name that ``plan`` accepts.
-        hub_id: Repository on the model hub; empty for the first LLaMA, which is not there.
-        parameters: Exact number of parameters of the published weights.
-        config: The values of its config.json that determine sizes.
-    """
+    """A model with a published exact number of parameters; it can be planned by name like the catalog's."""
 
     name: str
-    hub_id: str
+    hub_id: str  # empty for the first LLaMA, which is not on the hub
     parameters: int
-    config: Mapping[str, Any]
+    config: Mapping[str, Any]  # values that determine sizes
 
 
 _LIST = (
@@ -79,18 +71,10 @@ _LIST = (
               sizes("phi3", 32_064, 3072, 8192, 32, 32, 32, context=4096)),
 )  # fmt: skip
 PUBLISHED_MODELS: dict[str, PublishedModel] = {entry.name: entry for entry in _LIST}
-"""Published models by name."""
 
 
 def load_architecture(model: str, revision: str | None = None) -> tuple[str, Architecture]:
-    """Load the architecture of a model without its weights.
-
-    Args:
-        model: A name of the catalog or of :data:`PUBLISHED_MODELS`, a hub id, or a folder with a config.json.
-        revision: Branch, tag or commit of a hub model.
-
-    Returns:
-        The name of the model and its architecture.
+    """Load name and architecture of a model of the catalog or :data:`PUBLISHED_MODELS`, a hub id or a folder.
 
     Raises:
         ModelError: The model is unknown or not reachable, or its config is invalid.

@@ -20,13 +20,10 @@ if TYPE_CHECKING:
     from assistant_builder.planning.plan import Plan
 
 FULL_TUNING = "full"
-Method = str
-"""Name of an arm, or ``full`` for fine-tuning of all weights."""
+Method = str  # name of an arm, or ``full`` for fine-tuning of all weights
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_MIN_8BIT_VALUES = 4096
-"""Smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)."""
-_STATE_BLOCK = 256
-"""Values that share a float32 constant in the states of 8-bit AdamW."""
+_MIN_8BIT_VALUES = 4096  # smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)
+_STATE_BLOCK = 256  # values that share a float32 constant in the states of 8-bit AdamW
 
 
 def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
@@ -37,8 +34,8 @@ def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
 def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dtype: str) -> int:
     """Return the bytes of one module of the base during training.
 
-    Linear layers have the storage of the arm's quantization method and float16 biases. All other modules have the
-    compute dtype. Full fine-tuning stores everything in 16 bits.
+    Linear layers have the storage of the arm's quantization method and float16 biases, all other modules the compute
+    dtype. Full fine-tuning stores everything in 16 bits.
     """
     wide = 2 if method == FULL_TUNING else DTYPE_BYTES[compute_dtype]
     if module.kind != "linear":
@@ -48,15 +45,13 @@ def module_bytes(module: Module, method: Method, model: ModelConfig, compute_dty
     return stored + 2 * module.bias
 
 
-def loading_extra_bytes(
-    architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str
-) -> int:
+def loading_extra_bytes(architecture: Architecture, method: Method, model: ModelConfig, compute_dtype: str) -> int:
     """Return the temporary bytes while a base is loaded, in addition to its stored weights.
 
-    Safetensors are read tensor by tensor onto the target device. In addition to the stored weights there is at most one
-    tensor at a time: the 16-bit weight that is being quantized (transformers reads without worker threads while it
-    quantizes, core_model_loading.convert_and_load_state_dict_in_model); the experts of a block before they are fused;
-    or the float16 original of an embedding or head that is being cast to the compute dtype (models.loading).
+    Safetensors are read tensor by tensor onto the target device. At most one tensor at a time is not stored yet: the
+    16-bit weight that is being quantized (transformers reads without worker threads while it quantizes,
+    core_model_loading.convert_and_load_state_dict_in_model); the experts of a block before they are fused; or the
+    float16 original of an embedding or head that is being cast (models.loading).
     """
     kinds = {"experts"}
     if base_storage(method, model).quantizes:
@@ -84,12 +79,10 @@ def adapter_parameters(module: Module, rank: int) -> int:
 
 
 def optimizer_bytes(tensors: list[int], optimizer: str) -> int:
-    """Return the bytes of AdamW's two moments.
+    """Return the bytes of AdamW's two moments for trained tensors of these numbers of values.
 
-    Args:
-        tensors: Number of values of each trained tensor.
-        optimizer: ``adamw`` and ``paged_adamw_32bit`` store two float32 values per value, ``paged_adamw_8bit`` two
-            bytes and a float32 constant per 256 values.
+    ``adamw`` and ``paged_adamw_32bit`` store two float32 values per value, ``paged_adamw_8bit`` two bytes and a float32
+    constant per 256 values.
     """
     if optimizer != "paged_adamw_8bit":
         return 8 * sum(tensors)
@@ -113,21 +106,13 @@ _LOSS_COPIES = 3
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch.
+    """One micro-batch."""
 
-    Attributes:
-        rows: Number of sequences.
-        length: Tokens of each sequence with padding.
-        supervised: Supervised positions of all rows together.
-        columns: Positions of each row for which the head computes logits.
-        padded: Whether rows differ in length, which requires an attention mask.
-    """
-
-    rows: int
-    length: int
-    supervised: int
-    columns: int
-    padded: bool = False
+    rows: int  # sequences
+    length: int  # tokens of each sequence with padding
+    supervised: int  # positions of all rows together
+    columns: int  # positions of a row for which the head computes logits
+    padded: bool = False  # rows differ in length, which requires an attention mask
 
     @property
     def tokens(self) -> int:
@@ -137,41 +122,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """Settings of the trainer that determine the activations.
+    """Settings of the trainer that determine the activations."""
 
-    Attributes:
-        width: Bytes per value in the compute dtype.
-        device: ``cpu`` or ``cuda``.
-        rank: Rank of the adapters.
-        dropout: Dropout probability of the adapters.
-        checkpointing: Whether activations are recomputed.
-    """
-
-    width: int
+    width: int  # bytes per value in the compute dtype
     device: str
-    rank: int
-    dropout: float
-    checkpointing: bool
+    rank: int  # of the adapters
+    dropout: float  # probability
+    checkpointing: bool  # activations are recomputed
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes at the peak of a training step.
+    """Bytes at the peak of a training step."""
 
-    Attributes:
-        kept: Activations that the blocks save for the backward pass; with checkpointing only their inputs.
-        block: Additional bytes of one block while it is recomputed or in its backward pass.
-        head: Bytes of the last norm, the logits and their gradients.
-        casts: Adapters in the compute dtype.
-        dequantized: Additional bytes of frozen weights in the compute dtype: of all if a CPU dequantizes them in
-            advance, otherwise of the largest.
-    """
-
-    kept: int
-    block: int
-    head: int
-    casts: int
-    dequantized: int
+    kept: int  # saved by the blocks for the backward pass; with checkpointing only their inputs
+    block: int  # added by one block while it is recomputed or in its backward pass
+    head: int  # the last norm, the logits and their gradients
+    casts: int  # adapters in the compute dtype
+    dequantized: int  # frozen weights in the compute dtype: all if a CPU dequantizes in advance, else the largest
 
     @property
     def total(self) -> int:
@@ -184,29 +152,22 @@ def activations(
 ) -> Activations:
     """Return the bytes of one training step.
 
-    Args:
-        architecture: The model.
-        adapted: Layers that save their input: those with an adapter, or all linear ones in full fine-tuning.
-        batch: The micro-batch.
-        how: Settings of the trainer.
-        dequantized_bytes: Additional bytes of frozen weights in the compute dtype.
+    ``adapted`` are the layers that save their input: those with an adapter, or all linear ones in full fine-tuning.
     """
     by_block = _by_block(architecture, adapted)
-    blocks = [
-        block_bytes(block, batch, how) + batch.tokens * adapter_input_bytes(layers, how)
-        for block, layers in zip(architecture.blocks, by_block, strict=True)
-    ]
+    blocks = [block_bytes(block, batch, how) + batch.tokens * adapter_input_bytes(layers, how)
+              for block, layers in zip(architecture.blocks, by_block, strict=True)]
     gradients = max(batch.tokens * how.width * (5 * block.intermediate + 4 * block.hidden)
                     for block in architecture.blocks)
     inputs = batch.tokens * how.width * architecture.hidden * len(blocks)
     casts = 0 if how.width == 4 else how.width * how.rank * sum(layer.inputs + layer.outputs for layer in adapted)
-    return Activations(
-        kept=inputs if how.checkpointing else sum(blocks),
-        block=gradients + (max(blocks) if how.checkpointing else 0),
-        head=head_bytes(architecture, batch, how),
-        casts=casts // len(blocks) if how.checkpointing else casts,
-        dequantized=dequantized_bytes,
-    )
+    chunk = 4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * architecture.vocabulary
+    logits = 2 * how.width * batch.supervised * architecture.vocabulary + chunk
+    norm = (batch.tokens * (4 + how.width) + how.width * batch.rows * batch.columns) * architecture.hidden
+    return Activations(kept=inputs if how.checkpointing else sum(blocks),
+                       block=gradients + (max(blocks) if how.checkpointing else 0),
+                       head=norm + logits,
+                       casts=casts // len(blocks) if how.checkpointing else casts, dequantized=dequantized_bytes)
 
 
 def block_bytes(block: Block, batch: Batch, how: ComputeSettings) -> int:
@@ -240,15 +201,6 @@ def adapter_input_bytes(layers: Sequence[Module], how: ComputeSettings) -> int:
     return ranks + round((how.width + 8 * how.dropout) * sum(shared.values()))  # indices of dropped values are int64
 
 
-def head_bytes(architecture: Architecture, batch: Batch, how: ComputeSettings) -> int:
-    """Return the peak bytes of the last norm, the logits and their gradients."""
-    scored, vocabulary = batch.rows * batch.columns, architecture.vocabulary
-    chunk = 4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * vocabulary
-    logits = 2 * how.width * batch.supervised * vocabulary + chunk
-    norm = batch.tokens * (4 + how.width) * architecture.hidden + how.width * scored * architecture.hidden
-    return norm + logits
-
-
 def _by_block(architecture: Architecture, adapted: Sequence[Module]) -> list[list[Module]]:
     """Return the adapted layers of each decoder block; those of a vision tower save nothing without images."""
     found: list[list[Module]] = [[] for _ in architecture.blocks]
@@ -262,18 +214,12 @@ def _by_block(architecture: Architecture, adapted: Sequence[Module]) -> list[lis
 
 
 _BLOCK = re.compile(r"^.*?\.\d+(?=\.)")
-_UNSHARDED_BLOCKS = 2
-"""The block being computed, and the next one, which is prefetched."""
+_UNSHARDED_BLOCKS = 2  # the block being computed, and the next one, which is prefetched
 
 
 @dataclass(frozen=True)
 class ParallelStrategy:
-    """The distribution of a training over devices.
-
-    Attributes:
-        kind: ``one`` device; ``ddp``: each device has the complete model; ``fsdp``: each has a shard of every layer.
-        devices: Number of devices.
-    """
+    """The distribution of a training: DDP has the complete model on each device, FSDP a shard of each layer."""
 
     kind: Literal["one", "ddp", "fsdp"] = "one"
     devices: int = 1
@@ -287,7 +233,7 @@ class ParallelStrategy:
 def devices_to_use(config: StudyConfig, machine: Machine) -> int:
     """Return the number of devices for one arm: the requested one, else the largest that divides a step's pairs evenly.
 
-    GPUs that differ from the first are used only on request. A CPU can be shared by any number of processes.
+    GPUs that differ from the first are used on request only. A CPU can be shared by any number of processes.
 
     Raises:
         ResourceError: More GPUs are requested than available.
@@ -314,12 +260,7 @@ def per_device_batch_size(train: TrainConfig, devices: int) -> int:
 
 
 def choose_parallelism(plan: Plan, devices: int) -> ParallelStrategy:
-    """Return the strategy for ``devices`` devices, which is the same for all arms to keep them comparable.
-
-    Args:
-        plan: The plan for one device.
-        devices: Number of devices, at least 1.
-    """
+    """Return the strategy for ``devices`` devices from the plan for one, the same for all comparable arms."""
     if devices == 1:
         return ParallelStrategy()
     wanted = plan.config.executor.spread
@@ -345,8 +286,7 @@ def distribute(plan: Plan) -> Plan:
 def unsharded_bytes(layers: Iterable[tuple[str, int, int]]) -> int:
     """Return the bytes of layers that an FSDP device unshards: two blocks and all modules outside of blocks.
 
-    Args:
-        layers: Name, parameters and stored bytes of every module of the base.
+    ``layers``: name, parameters and stored bytes of every module of the base.
     """
     blocks: Counter[str] = Counter()
     outside = 0

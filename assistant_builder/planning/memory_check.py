@@ -1,7 +1,7 @@
 """Refusal of trainings that cannot fit the machine, the plan of a run, and its comparison with the measured values.
 
-A plan is an estimate. A training is refused only if it would not fit even with the largest known error of the estimate.
-If it fits the machine but not the memory that is currently free, the user gets a warning.
+A training is refused only if it would not fit even with the largest known error of the estimate. If it fits the machine
+but not the memory that is currently free, the user gets a warning.
 """
 
 from __future__ import annotations
@@ -30,20 +30,14 @@ from assistant_builder.planning.training_time import WorkRemaining, extrapolated
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates, split_run
 
-KNOWN_ERROR = 0.15
-"""Assumed error of a predicted peak; the measured errors in docs/planner.md are smaller."""
+KNOWN_ERROR = 0.15  # assumed error of a predicted peak; the measured errors in docs/planner.md are smaller
 _SHORTEST = Lengths(32, 32, 16.0, 16)
 """Assumed lengths until the data step has counted tokens: a lower bound for any data."""
 LOW_MEMORY_SETTING = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"
 
 
 def methods_over_budget(plan: Plan, *methods: str) -> list[MethodPlan]:
-    """Return the methods that do not fit the machine even at their lower bound, the largest first.
-
-    Args:
-        plan: The plan of a study.
-        methods: Arms to be trained; by default those of the study.
-    """
+    """Return the methods (by default the study's arms) whose lower bound exceeds the machine, the largest first."""
     chosen = [plan.methods[name] for name in plan.methods if name in (methods or plan.config.arms)]
     too_large = [method for method in chosen if least_bytes(method) > plan.machine.memory_bytes]
     return sorted(too_large, key=lambda method: -method.expected_bytes)
@@ -57,9 +51,7 @@ def least_bytes(method: MethodPlan) -> int:
 def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
     """Return the error of a training that cannot start on this machine; None if it can or the user allows it.
 
-    Args:
-        plan: The plan of a study.
-        methods: Arms to be trained; by default those of the study.
+    ``methods`` are the arms to be trained, by default those of the study.
     """
     if plan.shards > 1 and plan.config.train.optimizer.startswith("paged_"):
         return _paged_shards(plan)
@@ -85,10 +77,9 @@ def _paged_shards(plan: Plan) -> ConfigError:
     train, spread = plan.config.train, plan.config.executor.spread
     why = "is set" if spread == "fsdp" else "is selected, because an arm does not fit one device"
     also = "; or set executor.spread=ddp, if both arms fit one device" if spread == "fsdp" else ""
-    return ConfigError(
-        f"train.optimizer={train.optimizer} cannot be sharded, and executor.spread=fsdp {why}", where="train.optimizer",
-        remedy=f"Set train.optimizer=adamw, whose state can be sharded over {plan.shards} devices{also}",
-    )
+    return ConfigError(f"train.optimizer={train.optimizer} cannot be sharded, and executor.spread=fsdp {why}",
+                       where="train.optimizer",
+                       remedy=f"Set train.optimizer=adamw, whose state can be sharded over {plan.shards} devices{also}")
 
 
 def require_fit(plan: Plan, *methods: str) -> None:
@@ -104,11 +95,7 @@ def require_fit(plan: Plan, *methods: str) -> None:
 
 
 def require_device(config: StudyConfig, device: str) -> None:
-    """Check that the device supports the settings.
-
-    Args:
-        config: The settings.
-        device: Device of the training, ``cpu`` or ``cuda``.
+    """Check that the device (``cpu`` or ``cuda``) supports the settings.
 
     Raises:
         ConfigError: A setting requires a GPU and the device is a CPU.
@@ -175,29 +162,17 @@ def where_both_fit(study: Study) -> str:
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Main memory of a step on a CPU node.
-
-    Attributes:
-        expected_bytes: The estimate.
-        least_bytes: Its lower bound.
-    """
+    """Main memory of a step on a CPU node: the estimate and its lower bound."""
 
     expected_bytes: int
     least_bytes: int
 
 
 def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
-    """Return the memory of a training or evaluation step.
+    """Return the memory of a step ``train-…``, ``score-…`` or ``evaluate`` on a node with ``node_bytes`` of memory.
 
-    The evaluation loads the bases of all arms; each of its shards loads one.
-
-    Args:
-        study: The study; until its data step has counted tokens, the pairs are assumed to be as short as possible.
-        step: ``train-…``, ``score-…`` or ``evaluate``.
-        node_bytes: Memory of the node, which determines whether a training recomputes activations.
-
-    Returns:
-        None if the base is unknown; the first step reports that error.
+    The evaluation loads the bases of all arms; each of its shards loads one. None: the base is unknown, which the first
+    step reports. Until the data step has counted tokens, the pairs are assumed to be as short as possible.
     """
     node = Machine("a node", "cpu", node_bytes, node_bytes)
     plan = _plan_on(node, study, _SHORTEST)
@@ -211,9 +186,7 @@ def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
     return StepMemory(method.expected_bytes, least_bytes(method))
 
 
-def _plan_on(
-    machine: Machine, study: Study, fallback: Lengths, *, config: StudyConfig | None = None
-) -> Plan | None:
+def _plan_on(machine: Machine, study: Study, fallback: Lengths, *, config: StudyConfig | None = None) -> Plan | None:
     """Return the memory plan of a study; None if its base is unknown, which the first step reports.
 
     ``fallback`` contains the lengths until the data step has counted tokens.
@@ -249,41 +222,30 @@ def plan_run(
 ) -> Plan:
     """Return the plan of a training whose tokens are known.
 
-    Args:
-        config: The study's settings.
-        folder: Folder of the base model.
-        sequences: Tokens and supervised positions of each training sequence.
-        order: Indices of the sequences in training order.
-        machine: The machine that trains; None: this one.
+    ``sequences`` are tokens and supervised positions of each training sequence, ``order`` their indices in training
+    order.
     """
     train = config.train
     rows = min(train.micro_batch_size, train.batch_size)
     batches = [[sequences[index] for index in order[at : at + rows]] for at in range(0, len(order), rows)]
     trained = [sequences[index] for index in order]
     padded = sum(len(batch) * max(length for length, _ in batch) for batch in batches)
-    lengths = Lengths(
-        padded / len(trained), max(length for length, _ in trained), sum(counted for _, counted in trained)
-        / len(trained), max(counted for _, counted in trained),
-    )
+    lengths = Lengths(padded / len(trained), max(length for length, _ in trained),
+                      sum(counted for _, counted in trained) / len(trained), max(counted for _, counted in trained))
     architecture = architecture_from_folder(folder)
-    return Plan(
-        config.model.base, architecture, config, with_speed(machine or this_machine()), len(sequences), lengths,
-        load_measured_runs(architecture.parameters), largest=largest_batch(batches),
-    )
+    return Plan(config.model.base, architecture, config, with_speed(machine or this_machine()), len(sequences), lengths,
+                load_measured_runs(architecture.parameters), largest=largest_batch(batches))
 
 
 def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
     """Return the micro-batch with the most positions; among equals the one with the most supervised positions.
 
-    Args:
-        batches: Micro-batches of (tokens, supervised tokens) per sequence; the supervised tokens are the last ones.
+    Micro-batches have (tokens, supervised tokens) per sequence; the supervised tokens are the last ones.
     """
     def shape(batch: Sequence[tuple[int, int]]) -> Batch:
         longest = max(length for length, _ in batch)
-        return Batch(
-            len(batch), longest, sum(counted for _, counted in batch), max(counted for _, counted in batch),
-            padded=any(length != longest for length, _ in batch),
-        )
+        return Batch(len(batch), longest, sum(counted for _, counted in batch), max(counted for _, counted in batch),
+                     padded=any(length != longest for length, _ in batch))
 
     return max(map(shape, batches), key=lambda batch: (batch.tokens, batch.supervised))
 
@@ -309,11 +271,7 @@ def write_plan(arm_folder: Path, plan: Plan, method: Method, ahead: WorkRemainin
 
 
 def measured_seconds(arm_folder: Path) -> float | None:
-    """Return the total seconds of an arm's training, extrapolated from its steps; None before the fifth step.
-
-    Args:
-        arm_folder: ``arms/<run>`` with metrics.jsonl and plan.json.
-    """
+    """Return the total seconds of an arm's training, extrapolated from its steps; None before the fifth step."""
     path = arm_folder / PLAN_FILE
     if not path.exists():
         return None
@@ -321,13 +279,9 @@ def measured_seconds(arm_folder: Path) -> float | None:
 
 
 def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Compare the predicted with the measured values of a run; empty if the run has no plan.
+    """Compare predicted and measured values of a run's ``summary.json``; empty if the run has no plan.
 
-    Args:
-        summary: ``summary.json`` of a run.
-
-    Returns:
-        ``{"quantity", "predicted", "measured", "error"}``; ``error`` is (predicted − measured) / measured.
+    Entries are ``{"quantity", "predicted", "measured", "error"}``; ``error`` is (predicted − measured) / measured.
     """
     predicted = summary.get("predicted") or {}
     return [

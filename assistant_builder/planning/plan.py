@@ -39,62 +39,34 @@ from assistant_builder.planning.training_time import (
 
 MAX_MEMORY_SHARE = 0.95
 """Largest share of the memory that a training may use; the rest is a reserve for what the formulas do not cover."""
-COMFORTABLE_SHARE = 0.90
-"""Share of the memory up to which a method fits comfortably (``room``)."""
+COMFORTABLE_SHARE = 0.90  # share of the memory up to which a method fits comfortably (``room``)
 Fit = Literal["room", "tight", "no"]
-ASSUMED_PAIRS = 10_000
-"""Number of pairs if no data is known."""
-ASSUMED_PAIRS = 10_000
-"""Number of pairs if no data is known."""
+ASSUMED_PAIRS = 10_000  # if no data is known
 
 
 @dataclass(frozen=True)
 class MethodPlan:
-    """One method on one machine.
+    """One method on one machine."""
 
-    Attributes:
-        method: Name of an arm, or ``full`` (fine-tuning of all weights).
-        layers: Name, parameters and stored bytes of every module of the base.
-        adapter_bytes: Bytes of the adapters.
-        gradient_bytes: Bytes of their gradients.
-        optimizer_bytes: Bytes of the optimizer states.
-        activations: Activations of a step.
-        overhead_bytes: Further bytes of the process and the allocator.
-        trained_parameters: Number of trained values.
-        inference_bytes: Memory for answering one question on the same machine.
-        checkpointing: Whether activations are recomputed.
-        dequantized: Whether a CPU keeps the frozen weights in the compute dtype during training; these bytes are
-            counted as activations.
-        work: Operations of the training.
-        seconds: Time of the training; None if the speed of the machine is unknown.
-        memory_bytes: Available memory.
-        factor: Median ratio of measured to predicted memory in this machine's finished runs.
-        shards: Number of FSDP devices; 1 without sharding.
-        gathered_bytes: Unsharded layers that an FSDP device holds while it computes them.
-        loading_bytes: Peak on one device while the base is loaded.
-        loading_host_bytes: Main memory of all processes of a sharded training while the base is loaded (a 4-bit base
-            has one copy per process); 0 if files are read directly to the device.
-    """
-
-    method: Method
-    layers: tuple[tuple[str, int, int], ...]
+    method: Method  # name of an arm, or full (fine-tuning of all weights)
+    layers: tuple[tuple[str, int, int], ...]  # name, parameters and stored bytes of every module of the base
     adapter_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
-    activations: Activations
-    overhead_bytes: int
-    trained_parameters: int
-    inference_bytes: int
-    checkpointing: bool
-    dequantized: bool
+    activations: Activations  # of a step
+    overhead_bytes: int  # of process and allocator
+    trained_parameters: int  # number of trained values
+    inference_bytes: int  # for answering one question on this machine
+    checkpointing: bool  # activations are recomputed
+    dequantized: bool  # a CPU keeps frozen weights in the compute dtype, counted as activations
     work: TrainingFlops
-    seconds: float | None
-    memory_bytes: int
-    factor: float = 1.0
-    shards: int = 1
-    gathered_bytes: int = 0
-    loading_bytes: int = 0
-    loading_host_bytes: int = 0
+    seconds: float | None  # None if the speed of the machine is unknown
+    memory_bytes: int  # available memory
+    factor: float = 1.0  # median ratio of measured to predicted memory in finished runs
+    shards: int = 1  # FSDP devices
+    gathered_bytes: int = 0  # unsharded layers that an FSDP device holds while it computes them
+    loading_bytes: int = 0  # peak on one device while the base is loaded
+    loading_host_bytes: int = 0  # main memory of all sharded processes while loading; 0 if read to the device
 
     @property
     def weights_bytes(self) -> int:
@@ -105,14 +77,12 @@ class MethodPlan:
     def parts(self) -> dict[str, int]:
         """Bytes of each component of the peak on one device.
 
-        ``loading`` is present only if loading needs more than training, and is the difference.
+        ``loading`` is what loading needs beyond training, if anything.
         """
-        training = {
-            "weights": self.weights_bytes // self.shards + self.gathered_bytes,
-            "adapters": self.adapter_bytes // self.shards, "gradients": self.gradient_bytes // self.shards,
-            "optimizer": self.optimizer_bytes // self.shards, "activations": self.activations.total,
-            "overhead": self.overhead_bytes,
-        }
+        training = {"weights": self.weights_bytes // self.shards + self.gathered_bytes,
+                    "adapters": self.adapter_bytes // self.shards, "gradients": self.gradient_bytes // self.shards,
+                    "optimizer": self.optimizer_bytes // self.shards, "activations": self.activations.total,
+                    "overhead": self.overhead_bytes}
         beyond = self.loading_bytes - sum(training.values())
         return {**training, "loading": beyond} if beyond > 0 else training
 
@@ -165,21 +135,13 @@ length."""
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of the training sequences in tokens.
-
-    Attributes:
-        mean: Mean length.
-        longest: Largest length before the cut to ``train.max_length``.
-        supervised: Mean number of supervised positions per sequence.
-        longest_answer: Supervised positions of the longest sequence.
-        assumed: Whether the values are assumptions because no data is known.
-    """
+    """Lengths of the training sequences in tokens."""
 
     mean: float
-    longest: int
-    supervised: float
-    longest_answer: int
-    assumed: bool = False
+    longest: int  # before the cut to train.max_length
+    supervised: float  # mean positions per sequence
+    longest_answer: int  # supervised positions of the longest sequence
+    assumed: bool = False  # because no data is known
 
     @classmethod
     def assume(cls, longest: int) -> Lengths:
@@ -194,31 +156,18 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Plan:
-    """All methods for one model, one configuration and one machine.
-
-    Attributes:
-        model: Name of the model.
-        architecture: Its modules and blocks.
-        config: The settings.
-        machine: The machine that would train.
-        pairs: Number of training pairs.
-        lengths: Lengths of the sequences.
-        measured_runs: Memory and speed of this machine's finished runs.
-        largest: The largest micro-batch, if every sequence is known.
-        shards: Number of FSDP devices.
-        measured: Seconds by method, extrapolated from the steps of a run in progress.
-    """
+    """All methods for one model, one configuration and one machine."""
 
     model: str
     architecture: Architecture
     config: StudyConfig
     machine: Machine
-    pairs: int
+    pairs: int  # number of training pairs
     lengths: Lengths
-    measured_runs: MeasuredRuns = field(default_factory=MeasuredRuns)
-    largest: Batch | None = None
-    shards: int = 1
-    measured: Mapping[str, float] = field(default_factory=dict)
+    measured_runs: MeasuredRuns = field(default_factory=MeasuredRuns)  # finished runs of this machine
+    largest: Batch | None = None  # micro-batch, if every sequence is known
+    shards: int = 1  # FSDP devices
+    measured: Mapping[str, float] = field(default_factory=dict)  # seconds by method of a run in progress
 
     @cached_property
     def adapted(self) -> tuple[Module, ...]:
@@ -245,10 +194,10 @@ class Plan:
     def methods(self) -> dict[Method, MethodPlan]:
         """Plans of the twins, further arms of the study, and full fine-tuning.
 
-        All arms use the same way of computing, because the comparison requires it. The fastest way that fits is
-        selected: on a CPU weights dequantized to the compute dtype, then weights cast at every use, then, with
-        ``train.gradient_checkpointing=auto``, recomputed activations. The fit of the 16-bit arm decides; that of the
-        4-bit arm if the 16-bit arm cannot fit or is not trained.
+        All arms compute in the same way, to be comparable. The fastest way that fits is selected: on a CPU weights
+        dequantized in advance, then weights cast at every use, then, with ``train.gradient_checkpointing=auto``,
+        recomputed activations. The 16-bit arm decides; the 4-bit arm does if the 16-bit arm cannot fit or is not
+        trained.
         """
         recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}[self.config.train.gradient_checkpointing]
         arms = self.config.arms
@@ -293,18 +242,16 @@ class Plan:
         full, model, train = method == FULL_TUNING, self.config.model, self.config.train
         tensors = self._tensors(full)
         trained = sum(tensors)
-        how = ComputeSettings(
-            2 if full else DTYPE_BYTES[self.compute_dtype], self.machine.device, 0 if full else train.rank,
-            0.0 if full else train.dropout, checkpointing,
-        )
-        kept = activations(
-            self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
-            dequantized_bytes=0 if full else self._dequantized_bytes(method, hold),
-        )
-        work = training_work(
-            self.architecture, self.adapted, train, pairs=self.pairs, tokens_per_pair=self.lengths.mean,
-            supervised_per_pair=self.lengths.supervised, checkpointing=checkpointing, full=full,
-        )
+        how = ComputeSettings(2 if full else DTYPE_BYTES[self.compute_dtype], self.machine.device,
+                              0 if full else train.rank, 0.0 if full else train.dropout, checkpointing)
+        kept = activations(self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
+                           dequantized_bytes=0 if full else self._dequantized_bytes(method, hold))
+        device, varied = self.machine.device, self.batch.padded or self.lengths.assumed
+        slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
+        overhead = PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
+        work = training_work(self.architecture, self.adapted, train, pairs=self.pairs,
+                             tokens_per_pair=self.lengths.mean, supervised_per_pair=self.lengths.supervised,
+                             checkpointing=checkpointing, full=full)
         speed = self.measured_runs.flops(self.machine, method)
         reached = FULL_SPEED if full else base_storage(method, model).speed
         speed = speed or self.machine.flops * reached[self.machine.device]
@@ -316,7 +263,7 @@ class Plan:
             gradient_bytes=(2 if full else 4) * trained,
             # full fine-tuning in 16 bits trains a float32 copy of the weights (mixed precision, 16 bytes a parameter)
             optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
-            activations=kept, overhead_bytes=self._overhead_bytes(kept), trained_parameters=trained,
+            activations=kept, overhead_bytes=overhead, trained_parameters=trained,
             inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing,
             dequantized=hold and not full, work=work,
             seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
@@ -348,12 +295,6 @@ class Plan:
         if not base_storage(method, model).quantizes and self.compute_dtype == "float16":
             return 0
         return wide * max((module.weights for module in linear), default=0)
-
-    def _overhead_bytes(self, kept: Activations) -> int:
-        device = self.machine.device
-        varied = self.batch.padded or self.lengths.assumed
-        slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
-        return PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
 
     def _tensors(self, full: bool) -> list[int]:
         """Values of each trained tensor.
@@ -398,20 +339,13 @@ class Plan:
 def plan_study(
     config: StudyConfig, pairs: int = 0, lengths: Lengths | None = None, machine: Machine | None = None
 ) -> Plan:
-    """Plan the training of a study; downloads at most a config.json.
-
-    Args:
-        config: The settings with the base model.
-        pairs: Number of training pairs; 0 if unknown, 10,000 are assumed.
-        lengths: Lengths of the sequences; None: assumed from ``train.max_length``.
-        machine: The machine that would train; None: this one.
+    """Plan the training of a study; downloads at most a config.json. 10,000 pairs are assumed if ``pairs`` is 0.
 
     Raises:
         ModelError: The base is unknown or not reachable, or its config is invalid.
         ResourceError: The settings request more GPUs than the machine has.
     """
     name, architecture = load_architecture(config.model.base, config.model.revision)
-    return distribute(Plan(
-        name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
-        lengths or Lengths.assume(config.train.max_length), load_measured_runs(architecture.parameters),
-    ))
+    return distribute(Plan(name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
+                           lengths or Lengths.assume(config.train.max_length),
+                           load_measured_runs(architecture.parameters)))

@@ -27,18 +27,11 @@ FULL_SPEED = {"cuda": 0.40, "cpu": 0.33}
 
 @dataclass(frozen=True)
 class TrainingFlops:
-    """Operations of a training.
+    """Operations of a training; a multiply-add counts as two."""
 
-    Attributes:
-        tokens: Trained positions with padding.
-        supervised: Supervised positions.
-        steps: Optimizer steps.
-        flops: Floating-point operations; a multiply-add counts as two.
-    """
-
-    tokens: int
-    supervised: int
-    steps: int
+    tokens: int  # trained positions with padding
+    supervised: int  # positions
+    steps: int  # of the optimizer
     flops: float
 
 
@@ -50,15 +43,7 @@ def flops_per_token(
 
     A frozen weight costs 2 operations forward and 2 backward (gradient of its input), and 2 more if checkpointing
     repeats the forward pass; a trained weight costs 2 more backward. Causal attention adds two products over half the
-    length, each with two backward products.
-
-    Args:
-        architecture: The model.
-        adapted: Layers with an adapter.
-        rank: Rank of the adapters.
-        length: Tokens of a sequence.
-        checkpointing: Whether the forward pass is repeated.
-        full: Whether all weights are trained instead of adapters.
+    length, each with two backward products. ``full``: all weights are trained instead of adapters.
     """
     recomputed = 2 if checkpointing else 0
     weights = architecture.active_weights
@@ -68,39 +53,22 @@ def flops_per_token(
     return float(base + adapters * (6 + recomputed) + products * (6 + recomputed))
 
 
-def head_flops_per_position(architecture: Architecture, *, full: bool = False) -> float:
-    """Return the operations of the head per supervised position."""
-    return float(architecture.hidden * architecture.vocabulary * (6 if full else 4))
-
-
 def training_work(
     architecture: Architecture, adapted: Sequence[Module], train: TrainConfig, *, pairs: int, tokens_per_pair: float,
     supervised_per_pair: float, checkpointing: bool, full: bool = False,
 ) -> TrainingFlops:
-    """Return the operations of one arm's training.
-
-    Args:
-        architecture: The model.
-        adapted: Layers with an adapter.
-        train: Training settings.
-        pairs: Number of training pairs.
-        tokens_per_pair: Mean length with padding.
-        supervised_per_pair: Mean number of supervised positions.
-        checkpointing: Whether activations are recomputed.
-        full: Whether all weights are trained instead of adapters.
-    """
+    """Return the operations of one arm's training; lengths are means with padding, ``full`` trains all weights."""
     steps = max(1, math.ceil(pairs * train.epochs / train.batch_size))
     steps = min(steps, train.max_steps) if train.max_steps else steps
     sequences = steps * train.batch_size
     body = flops_per_token(architecture, adapted, train.rank, round(tokens_per_pair), checkpointing=checkpointing,
                            full=full)
-    head = head_flops_per_position(architecture, full=full)
+    head = float(architecture.hidden * architecture.vocabulary * (6 if full else 4))  # per supervised position
     tokens, supervised = sequences * tokens_per_pair, sequences * supervised_per_pair
     return TrainingFlops(round(tokens), round(supervised), steps, tokens * body + supervised * head)
 
 
-MEASURED_STEPS = 5
-"""Number of measured steps from which on the time is extrapolated."""
+MEASURED_STEPS = 5  # number of measured steps from which on the time is extrapolated
 _WARMUP_STEPS = 2
 """First steps, which are slower and excluded from the pace, because kernels and buffers are set up in them."""
 _VALIDATION_COST = 0.3
@@ -113,31 +81,18 @@ bound by memory bandwidth. Measured in the same runs: 8 to 27."""
 
 @dataclass(frozen=True)
 class WorkRemaining:
-    """The work of a run from start to end.
-
-    Attributes:
-        steps: Optimizer steps.
-        tokens: Trained tokens of all epochs without padding.
-        validations: Number of validations, each with a checkpoint.
-        validation_tokens: Tokens of the validation pairs.
-        samplings: Number of times that sample questions are answered.
-        sample_tokens: Generated tokens each time.
-    """
+    """The work of a run from start to end."""
 
     steps: int
-    tokens: int
-    validations: int = 0
-    validation_tokens: int = 0
-    samplings: int = 0
-    sample_tokens: int = 0
+    tokens: int  # trained, of all epochs without padding
+    validations: int = 0  # each with a checkpoint
+    validation_tokens: int = 0  # of the validation pairs
+    samplings: int = 0  # times that sample questions are answered
+    sample_tokens: int = 0  # generated each time
 
 
 class PaceEstimator:
-    """Estimates the total time of a run from its events.
-
-    Args:
-        ahead: The work of the run.
-    """
+    """Estimates the total time of a run from its events."""
 
     def __init__(self, ahead: WorkRemaining) -> None:
         self._ahead = ahead
@@ -171,11 +126,7 @@ class PaceEstimator:
         self._elapsed, self._kind = elapsed, kind
 
     def total_seconds(self) -> float | None:
-        """Seconds of the training with validations, sample answers and checkpoints.
-
-        Returns:
-            None before :data:`MEASURED_STEPS` steps.
-        """
+        """Seconds of the whole training with checkpoints; None before :data:`MEASURED_STEPS` steps."""
         if self._steps < MEASURED_STEPS or self._warm is None or self._last is None:
             return None
         ahead = self._ahead
@@ -200,44 +151,27 @@ def _mean(measured: list[float], default: float) -> float:
 
 
 def extrapolated_seconds(events: Iterable[Mapping[str, Any]], ahead: WorkRemaining) -> float | None:
-    """Return the total seconds of a training, estimated from its events so far.
-
-    Args:
-        events: Events of metrics.jsonl.
-        ahead: The work of the run.
-
-    Returns:
-        None before :data:`MEASURED_STEPS` steps.
-    """
+    """Return the total seconds of a training, estimated from its events so far; None in its first steps."""
     pace = PaceEstimator(ahead)
     for event in events:
         pace.add(event)
     return pace.total_seconds()
 
 
-_MAX_RUNS = 40
-"""Only the latest runs count, so that a change of library or hardware takes effect soon."""
-_MAX_SIZE_RATIO = 4.0
-"""Runs count only if their model is at most this many times larger or smaller."""
-_MIN_SECONDS = 60.0
-"""Runs shorter than this are dominated by start-up time and do not count for the speed."""
+_MAX_RUNS = 40  # only the latest runs count, so that a change of library or hardware takes effect soon
+_MAX_SIZE_RATIO = 4.0  # runs count only if their model is at most this many times larger or smaller
+_MIN_SECONDS = 60.0  # runs shorter than this are dominated by start-up time and do not count for the speed
 _CORRECTION_RANGE = (0.5, 2.0)
 """Limits of a correction; ratios beyond them have other causes than the constants of the formulas."""
 
 
 @dataclass(frozen=True)
 class MeasuredRuns:
-    """Medians over this machine's finished runs.
+    """Medians over this machine's finished runs by (device, method)."""
 
-    Attributes:
-        memory: (device, method) → ratio of measured to predicted peak.
-        speed: (device, method) → achieved floating-point operations per second.
-        runs: Number of runs.
-    """
-
-    memory: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    speed: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    runs: int = 0
+    memory: Mapping[tuple[str, str], float] = field(default_factory=dict)  # ratio of measured to predicted peak
+    speed: Mapping[tuple[str, str], float] = field(default_factory=dict)  # operations per second
+    runs: int = 0  # their number
 
     def memory_factor(self, machine: Machine, method: str) -> float:
         """Factor for predictions of memory; 1 for other machines and without finished runs."""
@@ -256,12 +190,7 @@ class MeasuredRuns:
 
 
 def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -> MeasuredRuns:
-    """Load the finished runs of this machine with a model of a similar size.
-
-    Args:
-        parameters: Number of parameters of the planned model; see :data:`_MAX_SIZE_RATIO`.
-        folders: Folders of studies; None: all in the home folder.
-    """
+    """Load the finished runs of this machine (``folders`` of studies) with a model of a similar size."""
     if folders is None:
         folders = [path.parent for path in studies_folder().glob("[!.]*/study.yaml")]
     ratios = ((run, run["total_parameters"] / parameters) for run in _runs(folders))
@@ -275,10 +204,8 @@ def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -
             memory.setdefault(key, []).append(min(max(ratio, _CORRECTION_RANGE[0]), _CORRECTION_RANGE[1]))
         if predicted.get("flops") and run["train_seconds"] >= _MIN_SECONDS:
             speed.setdefault(key, []).append(predicted["flops"] / run["train_seconds"])
-    return MeasuredRuns(
-        {key: statistics.median(values) for key, values in memory.items()},
-        {key: statistics.median(values) for key, values in speed.items()}, len(found),
-    )
+    return MeasuredRuns({key: statistics.median(values) for key, values in memory.items()},
+                        {key: statistics.median(values) for key, values in speed.items()}, len(found))
 
 
 def _runs(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:

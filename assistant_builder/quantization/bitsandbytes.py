@@ -47,10 +47,8 @@ class BitsAndBytes4Bit(QuantizationMethod):
         """See :meth:`QuantizationMethod.vllm_arguments`; vLLM quantizes to NF4 with double quantization only."""
         return ("--quantization", "bitsandbytes") if self.name == "nf4" and double_quant else None
 
-    def load(
-        self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
-        sharded: bool,
-    ) -> PreTrainedModel:
+    def load(self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
+             sharded: bool) -> PreTrainedModel:
         """See :meth:`QuantizationMethod.load`; transformers quantizes each weight as it is read.
 
         Weights for FSDP are stored in words of the compute dtype, because only floating point can be sharded.
@@ -71,14 +69,10 @@ class BitsAndBytes4Bit(QuantizationMethod):
         """See :meth:`QuantizationMethod.quantize`; the result is that of loading the layer's checkpoint in 4 bits."""
         from bitsandbytes.nn import Linear4bit, Params4bit
 
-        quantized = Linear4bit(
-            layer.in_features, layer.out_features, bias=False, compute_dtype=compute_dtype,
-            compress_statistics=double_quant, quant_type=self.name, device="meta",
-        )
-        quantized.weight = Params4bit(
-            layer.weight.data, requires_grad=False, compress_statistics=double_quant, quant_type=self.name,
-            module=quantized,
-        ).to(layer.weight.device)
+        quantized = Linear4bit(layer.in_features, layer.out_features, bias=False, compute_dtype=compute_dtype,
+                               compress_statistics=double_quant, quant_type=self.name, device="meta")
+        quantized.weight = Params4bit(layer.weight.data, requires_grad=False, compress_statistics=double_quant,
+                                      quant_type=self.name, module=quantized).to(layer.weight.device)
         quantized.bias = layer.bias
         return self._forbid_packed_kernel(quantized, compute_dtype).train(layer.training)
 
@@ -129,11 +123,8 @@ class BitsAndBytes4Bit(QuantizationMethod):
         return self.marked(layer)
 
 
-METHODS = tuple(
-    BitsAndBytes4Bit(name=name, label=name.upper(), bits=4, library="bitsandbytes", shardable=True,
-                     operator="bitsandbytes::gemm_4bit")
-    for name in ("nf4", "fp4")
-)
+METHODS = tuple(BitsAndBytes4Bit(name=name, label=name.upper(), bits=4, library="bitsandbytes", shardable=True,
+                                 operator="bitsandbytes::gemm_4bit") for name in ("nf4", "fp4"))
 
 
 @contextlib.contextmanager

@@ -19,15 +19,10 @@ MARK = "stored_as"
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersConfig:
-    """Configuration with which transformers loads a quantized base.
+    """Configuration with which transformers loads a quantized base."""
 
-    Attributes:
-        class_name: Name of the class of ``quantization_config`` in ``transformers``.
-        arguments: Its arguments, plain Python values.
-    """
-
-    class_name: str
-    arguments: Mapping[str, Any]
+    class_name: str  # name of the class of ``quantization_config`` in ``transformers``
+    arguments: Mapping[str, Any]  # its arguments, plain Python values
 
     def build(self, **more: Any) -> Any:
         """The configuration object, with further arguments; imports transformers."""
@@ -37,8 +32,7 @@ class TransformersConfig:
 
     def source(self) -> str:
         """The Python expression that creates the object."""
-        values = {key: f'"{value}"' if isinstance(value, str) else repr(value)
-                  for key, value in self.arguments.items()}
+        values = {key: f'"{value}"' if isinstance(value, str) else repr(value) for key, value in self.arguments.items()}
         return f"{self.class_name}({', '.join(f'{key}={value}' for key, value in values.items())})"
 
 
@@ -53,28 +47,19 @@ class QuantizationMethod(ABC):
 
     ``double_quant`` is the study's ``model.double_quant``: whether block constants are quantized too. A method without
     block constants ignores it.
-
-    Attributes:
-        name: Name in ``model.quant_type`` and ``ArmConfig.base_storage``.
-        label: Name in messages.
-        bits: Bits of a stored value, without constants.
-        library: Distribution that implements it; empty: the product or a plugin does.
-        needs_gpu: Whether it needs CUDA.
-        shardable: Whether FSDP can shard the stored weights.
-        speed: Device → fraction of peak FLOPS in a training step, before this machine has measured runs. GPU: published
-            for 7B to 70B by authors of QLoRA-style trainers (30 to 45 % at 16 bits; a third less in 4 bits for
-            dequantization). CPU: 360 of the 860 tokens per second at the peak of two Zen 4 cores (default model).
-        operator: Name of the torch operator that multiplies with the stored weight if it is not ``linear``.
     """
 
-    name: str
-    label: str
-    bits: int
-    library: str = ""
-    needs_gpu: bool = False
-    shardable: bool = False
+    name: str  # name in ``model.quant_type`` and ``ArmConfig.base_storage``
+    label: str  # name in messages
+    bits: int  # bits of a stored value, without constants
+    library: str = ""  # distribution that implements it; empty: the product or a plugin does
+    needs_gpu: bool = False  # whether it needs CUDA
+    shardable: bool = False  # whether FSDP can shard the stored weights
+    # device → fraction of peak FLOPS in a training step, before this machine has measured runs. GPU: published for 7B
+    # to 70B by authors of QLoRA-style trainers (30 to 45 % at 16 bits; a third less in 4 bits for dequantization). CPU:
+    # 360 of the 860 tokens per second at the peak of two Zen 4 cores (default model)
     speed: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"cuda": 0.25, "cpu": 0.42})
-    operator: str = ""
+    operator: str = ""  # name of the torch operator that multiplies with the stored weight if it is not ``linear``
 
     @property
     def quantizes(self) -> bool:
@@ -97,21 +82,13 @@ class QuantizationMethod(ABC):
 
     # computation: these methods import torch
 
-    def load(
-        self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
-        sharded: bool,
-    ) -> PreTrainedModel:
-        """Load a base and quantize its linear layers except the output head.
+    def load(self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
+             sharded: bool) -> PreTrainedModel:
+        """Load a base with ``read`` (``from_pretrained``) and quantize its linear layers except the output head.
 
         The default implementation first reads the complete base in float16. A method that quantizes while it reads
-        needs less memory.
-
-        Args:
-            read: ``from_pretrained`` with all arguments except those of quantization.
-            double_quant: Whether block constants are quantized too.
-            compute_dtype: Dtype of the arithmetic.
-            device: ``cpu`` or ``cuda``, the device that will compute.
-            sharded: Whether FSDP will shard the model; it is then read into main memory.
+        needs less memory. ``device`` will compute. If FSDP will shard the model (``sharded``), it is read into main
+        memory.
         """
         from torch import nn
 
@@ -129,12 +106,7 @@ class QuantizationMethod(ABC):
 
     @abstractmethod
     def dequantize(self, layer: nn.Linear, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The [out, in] weight that a layer of this method represents.
-
-        Args:
-            layer: A layer that :meth:`load` or :meth:`quantize` returned.
-            dtype: Dtype of the new tensor; None: any dtype, the caller casts it to the compute dtype.
-        """
+        """The [out, in] weight of a layer; the caller casts it to the compute dtype if ``dtype`` is None."""
 
     def constants(self, layer: nn.Linear) -> list[Any]:
         """Quantization constants that are not parameters or buffers; copies of a base share them."""
@@ -150,11 +122,7 @@ class QuantizationMethod(ABC):
         return layer
 
     def check(self, device: str) -> None:
-        """Quantize a small random weight and check the result (``assistant-builder doctor``).
-
-        Raises:
-            Exception: The method does not work on this device.
-        """
+        """Quantize a small random weight and raise an error if the result is wrong (``assistant-builder doctor``)."""
         import torch
 
         plain = torch.nn.Linear(64, 64, bias=False, device=device, dtype=torch.float16)

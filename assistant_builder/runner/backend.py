@@ -26,19 +26,12 @@ _STORE = "assistant_builder.store.sync"
 
 @dataclass(frozen=True)
 class Event:
-    """A change that a run reports to its ``on_event`` callback.
+    """A change that a run reports to its ``on_event`` callback."""
 
-    Attributes:
-        step: The step that changed, or :data:`QUEUE`.
-        state: New state of the step.
-        progress: Progress of the step, if it reported any.
-        reused: Whether the step was already done and is not run again.
-    """
-
-    step: str
+    step: str  # the step that changed, or :data:`QUEUE`
     state: State
     progress: Progress | None = None
-    reused: bool = False
+    reused: bool = False  # whether the step was already done and is not run again
 
 
 def waiting_message(queued_behind: list[str]) -> str:
@@ -85,12 +78,7 @@ def load_store() -> StoreBackend:
 
 @contextmanager
 def open_runner(study: Study) -> Iterator[Runner]:
-    """Sync the study with its store, if it has one, and yield the runner of its steps.
-
-    Raises:
-        StoreError: The store does not answer.
-        StudyError: Another machine runs the study, or the store contains a different study of that name.
-    """
+    """Sync the study with its store, if it has one, and yield the runner of its steps."""
     syncing = nullcontext() if study.config.executor.store is None else load_store().synced_with_store(study)
     with syncing as synced:
         executor = study.config.executor  # read after the sync, which may have changed the settings

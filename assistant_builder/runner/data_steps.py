@@ -35,11 +35,10 @@ def prepare_data(study: Study) -> Iterable[Path]:
     process = TemplateProcess(folder)
     try:
         # the limits turn a template or tokenizer that exceeds them into an error of the first step
-        prepare_dataset(
-            source, config.data, tokenizer=LimitedChatTokenizer(process, day), max_length=config.train.max_length,
-            max_pair_tokens=max_pair_tokens(folder, config.eval.max_new_tokens), folder=study.folder / "data",
-            title=study.name,
-        )
+        prepare_dataset(source, config.data, tokenizer=LimitedChatTokenizer(process, day),
+                        max_length=config.train.max_length,
+                        max_pair_tokens=max_pair_tokens(folder, config.eval.max_new_tokens),
+                        folder=study.folder / "data", title=study.name)
     finally:
         process.close()
     study.write_progress("data", Progress(1, 1, "file", "Data ready"))
@@ -65,20 +64,15 @@ def embed_data(study: Study) -> Iterable[Path]:
     seen: tuple[SplitName, ...] = ("train", "validation")
     outside = [(pair, split) for split in seen for pair in load_split(data, split)]
     questions = [pair.compared_question for pair in heldout] + [pair.compared_question for pair, _ in outside]
-    vectors = embedder.encode(
-        questions, progress=lambda done, total: report(done, total, "Comparing questions by meaning")
-    )
-    leaks = find_embedding_leaks(
-        heldout, outside, vectors[: len(heldout)], vectors[len(heldout) :], config.embedding_threshold
-    )
+    vectors = embedder.encode(questions, progress=lambda done,
+                              total: report(done, total, "Comparing questions by meaning"))
+    leaks = find_embedding_leaks(heldout, outside, vectors[: len(heldout)], vectors[len(heldout) :],
+                                 config.embedding_threshold)
     split = read_json(data / "split.json")
     given = split["given"] and "heldout" not in split["cut"]
     removed = config.remove_leaks == "always" or (config.remove_leaks == "auto" and not given)
-    write_json(study.embedding_file, {
-        "threshold": config.embedding_threshold,
-        "removed": removed,
-        "leaks": [replace(leak, removed=removed).to_record() for leak in leaks],
-    })
+    write_json(study.embedding_file, {"threshold": config.embedding_threshold, "removed": removed,
+                                      "leaks": [replace(leak, removed=removed).to_record() for leak in leaks]})
     write_json(study.folder / "provenance.json", collect_provenance(study))
     return [study.embedding_file]
 

@@ -34,20 +34,15 @@ _NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
 """Settings of ``train`` that change no adapter."""
 
 
-def first_stale_step(
-    study: Study, *, redo: bool, config: StudyConfig | None = None, source: Path | None = None
-) -> str | None:
+def first_stale_step(study: Study, *, redo: bool, config: StudyConfig | None = None,
+                     source: Path | None = None) -> str | None:
     """The first finished step whose inputs changed or whose files are damaged; None without one.
 
-    Args:
-        study: The study.
-        redo: Return a stale step instead of raising an error.
-        config: Settings to use instead of the study's own.
-        source: Data file to use instead of the study's own.
+    ``config`` and ``source`` replace the study's settings and data file. With ``redo``, no error is raised.
 
     Raises:
-        ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
-        StudyError: Files or the status file of a step are damaged, and ``redo`` is off.
+        ChangedInputsError: The inputs of a finished step changed.
+        StudyError: Files or the status file of a step are damaged.
     """
     pending: set[str] = set()
     wanted = config or study.config
@@ -66,7 +61,11 @@ def first_stale_step(
             continue
         damaged = damaged_outputs(study, record) if step != "report" else []  # a report is rendered again in seconds
         if damaged and not redo:
-            raise _damage_error(record, damaged, study)
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            raise StudyError(
+                f"{damaged[0]}{more}, written by step {step!r}, is damaged, changed or missing",
+                where=f"study {study.name}",
+                remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again")
         if damaged:
             return step
         changes = changed_inputs(record.inputs, step_inputs(study, step, config=config, source=source))
@@ -104,11 +103,7 @@ def delete_unreadable_steps(study: Study) -> None:
 
 
 def queue_if_stale(study: Study, step: str) -> bool:
-    """Queue a step unless it runs or is up to date, and delete outputs that it made from other inputs.
-
-    Returns:
-        False if the step is up to date; True if it must run or is running.
-    """
+    """Queue a step unless it runs or is up to date, and delete outputs of other inputs; False if it is up to date."""
     record = study.step(step)
     if record.state == "running":
         return True
@@ -126,10 +121,7 @@ def queue_if_stale(study: Study, step: str) -> bool:
 def raise_for_step_result(study: Study, step: str, returncode: int | None) -> None:
     """Raise the error of a step whose process has ended, unless it succeeded or waits for the other arm.
 
-    Args:
-        study: The study.
-        step: The step.
-        returncode: Exit code of its process; None if an earlier run started it.
+    ``returncode`` is None if an earlier run started the process.
     """
     record = study.step(step)
     if record.state == "cancelled" or (study.cancel_requested and record.state != "succeeded"):
@@ -137,9 +129,8 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
         raise Cancelled("cancelled on request", where=f"step {step}",
                         remedy=f"Resume with 'assistant-builder run {study.name}'")
     if record.state == "failed" and record.error is not None:
-        raise AssistantBuilderError(
-            record.error["what"], where=record.error["where"] or f"step {step}", remedy=record.error["remedy"]
-        )
+        raise AssistantBuilderError(record.error["what"], where=record.error["where"] or f"step {step}",
+                                    remedy=record.error["remedy"])
     if record.state == "succeeded" or (record.state == "queued" and returncode == 0):
         return
     error = AssistantBuilderError(
@@ -162,11 +153,9 @@ def damaged_outputs(study: Study, record: StepRecord) -> list[str]:
 
 def _damage_error(record: StepRecord, names: list[str], study: Study) -> StudyError:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return StudyError(
-        f"{names[0]}{more}, written by step {record.step!r}, is damaged, changed or missing",
-        where=f"study {study.name}",
-        remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again",
-    )
+    return StudyError(f"{names[0]}{more}, written by step {record.step!r}, is damaged, changed or missing",
+                      where=f"study {study.name}",
+                      remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again")
 
 
 def _hash_of(path: Path) -> str | None:
@@ -189,15 +178,11 @@ def _cached_hash(path: Path, stamp: tuple[int, int, int]) -> str:
 # The inputs of each step
 
 
-def step_inputs(
-    study: Study, step: str, *, config: StudyConfig | None = None, source: Path | None = None
-) -> dict[str, Any]:
-    """The inputs of a step: dotted setting or name of a file → value or hash.
+def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
+                source: Path | None = None) -> dict[str, Any]:
+    """The inputs of a step (dotted setting or name of a file → value or hash), which earlier steps must have made.
 
     ``config`` and ``source`` replace the study's settings and data file.
-
-    Raises:
-        StudyError: An earlier step is not done.
     """
     config = config or study.config
     common = {"code": __version__}
@@ -206,11 +191,9 @@ def step_inputs(
         if source is None:
             raise StudyError("the study's data file is missing", where=str(study.folder / "data"),
                              remedy="Start a new study from the file")
-        return {
-            **common, "data file": file_hash(source), "model.base": config.model.base,
-            "train.max_length": config.train.max_length,
-            **_flat("data", config.data, leave_out={"source", "embedding_threshold"}),
-        }
+        return {**common, "data file": file_hash(source), "model.base": config.model.base,
+                "train.max_length": config.train.max_length,
+                **_flat("data", config.data, leave_out={"source", "embedding_threshold"})}
     split = _read(study, "data/split.json")["hashes"]
     if step == "data-embed":
         hashes = {f"{name} data": digest for name, digest in split.items()}
@@ -221,20 +204,16 @@ def step_inputs(
         plain = {"kernels"} if config.train.kernels == "plain" else set()  # not recorded by earlier versions
         # with early stopping all arms stop at the same step, so that each arm depends on the others
         stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
-        return {
-            **common, "train data": split["train"], "validation data": split["validation"],
-            "base model": base_model_identity(config.model), **_flat("model", config.model),
-            **_flat("train", config.train, leave_out=_NO_ADAPTER | plain), "train.seed": config.train.seed + seed - 1,
-            **stops,
-        }
+        return {**common, "train data": split["train"], "validation data": split["validation"],
+                "base model": base_model_identity(config.model), **_flat("model", config.model),
+                **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
+                "train.seed": config.train.seed + seed - 1, **stops}
     adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
                 for run in arm_runs(config.seeds, config.arms)}
     if step == "evaluate":
-        return {
-            **common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
-            **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
-            **_flat("eval", config.eval, leave_out=_REPORT_ONLY),
-        }
+        return {**common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
+                **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
+                **_flat("eval", config.eval, leave_out=_REPORT_ONLY)}
     return {**common, **adapters, **_flat("eval", config.eval),
             **{f"{path.parent.relative_to(study.folder / 'evals')} scores": file_hash(path)
                for path in sorted((study.folder / "evals").rglob("scores.json"))}}

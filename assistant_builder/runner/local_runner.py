@@ -31,10 +31,7 @@ from assistant_builder.study.locks import process_alive, process_identity
 _POLL_SECONDS = 0.25
 _QUEUE_POLL_SECONDS = 0.5
 _GRACE_SECONDS = 600.0
-"""Time that a cancelled step has to finish its optimizer step, which takes minutes for a large model on a slow machine.
-
-Termination loses the work since the last checkpoint.
-"""
+"""Time that a cancelled step has to finish its optimizer step; termination loses the work since the last checkpoint."""
 
 
 class LocalRunner:
@@ -79,10 +76,8 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> boo
         log_file = study.log_file(step)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
-            process = subprocess.Popen(
-                step_command(study, step), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True, env=compute_environment(),
-            )
+            process = subprocess.Popen(step_command(study, step), stdin=subprocess.DEVNULL, stdout=log,
+                                       stderr=subprocess.STDOUT, start_new_session=True, env=compute_environment())
         lower_priority(process.pid)
     cancelled_at: float | None = None
     while process.poll() is None if process is not None else study.step(step).state == "running":
@@ -104,21 +99,13 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> boo
 
 @dataclass(frozen=True)
 class Ticket:
-    """The position of a run in the queue.
+    """The position of a run in the queue."""
 
-    Attributes:
-        number: Position; lower numbers run earlier.
-        path: File of the ticket.
-        study: Folder of the study.
-        pid: The process that runs the study's steps.
-        process_started: Its :func:`process_identity`.
-    """
-
-    number: int
+    number: int  # position; lower numbers run earlier
     path: Path
-    study: Path
-    pid: int
-    process_started: str | float
+    study: Path  # folder of the study
+    pid: int  # the process that runs the study's steps
+    process_started: str | float  # its :func:`process_identity`
 
     @property
     def is_active(self) -> bool:
@@ -152,13 +139,10 @@ def active_tickets() -> list[Ticket]:
 
 @contextmanager
 def machine_lock(study: Study, *, now: bool = False, waiting: Callable[[list[str]], None]) -> Iterator[None]:
-    """Reserve the machine for a run of ``study`` after all earlier runs.
+    """Reserve the machine for a run of ``study`` after all earlier runs; with ``now``, only later runs wait.
 
-    Args:
-        study: The study.
-        now: Do not wait for earlier runs; later runs wait for this run in any case.
-        waiting: Called repeatedly with the names of the studies ahead, in order, and finally with none. An exception
-            from it gives up the position in the queue.
+    ``waiting`` is called repeatedly with the names of the studies ahead, in order, and finally with none. An exception
+    from it gives up the position in the queue.
     """
     ticket = _take_ticket(study)
     try:

@@ -23,34 +23,17 @@ _GENERIC_NAMES = {"data", "dataset", "train", "pairs", "qa"}
 """File names that are too generic for a study name; the name of the folder is used instead."""
 
 
-def study_name(path: Path) -> str:
-    """A study name made from the name of a data file."""
-    stem = path.name.split(".")[0]
-    if stem.lower() in _GENERIC_NAMES and path.resolve().parent.name:
-        stem = path.resolve().parent.name
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "study"
-
-
-def open_or_create(
-    source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
-    before: Callable[[StudyConfig], None] = lambda config: None,
-) -> Study:
+def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
+                   before: Callable[[StudyConfig], None] = lambda config: None) -> Study:
     """Open the study that ``source`` names, or create it; nothing is written if an error is raised.
 
-    Args:
-        source: A data file, a ``study.yaml``, a study's name, or its URL in a store.
-        name: Name of the study; by default the one that ``source`` implies.
-        changes: Settings by dotted key, as from ``--set``.
-        redo: Whether finished steps with other inputs may be run again.
-        before: Called with the settings before an address in them is contacted and before the base model is looked up;
-            called again if the store has other settings.
+    ``source`` is a data file, a ``study.yaml``, a study's name, or its URL in a store. ``changes`` are settings by
+    dotted key. ``before`` is called with the settings before an address in them is contacted and before the base model
+    is looked up, and again if the store has other settings.
 
     Raises:
         ConfigError: A setting is invalid, or ``source`` does not exist.
-        DataError: The data file cannot be used.
-        ModelError: The base model is unknown.
         ChangedInputsError: The study exists with other inputs, and ``redo`` is off.
-        StoreError: The study's store does not answer.
     """
     path = Path(source).expanduser()
     if "://" in source:
@@ -74,9 +57,8 @@ def open_or_create(
     return create_or_update(config, data, redo=redo, before=before)
 
 
-def _update(
-    study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool, before: Callable[[StudyConfig], None]
-) -> Study:
+def _update(study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool,
+            before: Callable[[StudyConfig], None]) -> Study:
     """Change a study's settings, or create a study of another name from its data and settings."""
     if name is not None and name != study.name:
         config = study.config.with_changes({**changes, "name": name})
@@ -87,7 +69,11 @@ def _update(
 def read_source(path: Path) -> tuple[StudyConfig, Path]:
     """The settings and the data file of a ``study.yaml``, or of a data file alone; raises ConfigError."""
     if path.suffix.lower() not in (".yaml", ".yml"):
-        return StudyConfig(name=study_name(path)), path.resolve()
+        stem = path.name.split(".")[0]
+        if stem.lower() in _GENERIC_NAMES and path.resolve().parent.name:
+            stem = path.resolve().parent.name
+        name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "study"
+        return StudyConfig(name=name), path.resolve()
     config = load_config(path)
     data = Path(config.data.source)
     if not config.data.source or not data.is_file():
@@ -96,10 +82,8 @@ def read_source(path: Path) -> tuple[StudyConfig, Path]:
     return config, data
 
 
-def create_or_update(
-    config: StudyConfig, source: Path | None, *, redo: bool = False,
-    before: Callable[[StudyConfig], None] = lambda config: None,
-) -> Study:
+def create_or_update(config: StudyConfig, source: Path | None, *, redo: bool = False,
+                     before: Callable[[StudyConfig], None] = lambda config: None) -> Study:
     """Create or update a study, with ``source`` None for its present data; see :func:`open_or_create`."""
     before(config)
     resolve(config.model.base, trust_remote_code=allows_code(config.model))
@@ -121,14 +105,9 @@ def create_or_update(
                 raise StudyError("a step of the study is still running with the previous settings",
                                  where=f"study {study.name}", remedy="Wait until it is done, or cancel it first")
             if source is not None and other_source:
-                _replace_source(study, source)
+                old, new = study.source, study.folder / "data" / f"source{source.suffix.lower()}"
+                write_bytes(new, source.read_bytes())
+                if old is not None and old != new:
+                    old.unlink()
             study.write_config(config)
     return study
-
-
-def _replace_source(study: Study, source: Path) -> None:
-    old = study.source
-    new = study.folder / "data" / f"source{source.suffix.lower()}"
-    write_bytes(new, source.read_bytes())
-    if old is not None and old != new:
-        old.unlink()

@@ -19,17 +19,10 @@ from assistant_builder.study.steps import Progress
 
 
 def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool = False) -> int:
-    """Start ``assistant-builder run NAME`` as a process of low priority that outlives this one.
+    """Start ``assistant-builder run NAME`` as a process of low priority that outlives this one; returns its id.
 
-    Args:
-        name: Name of the study.
-        redo: Whether finished steps may be run again.
-        now: Whether to run while other studies run.
-        trust: Whether the user allowed the base model's own code for this run; the permission of this process is not
-            inherited.
-
-    Returns:
-        The process id. The files of the study record the progress of the run.
+    ``trust`` is whether the user allowed the base model's own code for this run; the permission of this process is not
+    inherited.
     """
     study = Study.open(name)
     options = {"--redo": redo, "--now": now, "--trust-remote-code": trust}
@@ -46,25 +39,18 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
     return process.pid
 
 
-def run_study(
-    study: Study, *, redo: bool = False, now: bool = False, on_event: Callable[[Event], None] = lambda event: None,
-    check: Callable[[Study], None] = lambda study: None,
-) -> None:
-    """Run every step that is not done, in order, after the earlier runs of other studies.
+def run_study(study: Study, *, redo: bool = False, now: bool = False,
+              on_event: Callable[[Event], None] = lambda event: None,
+              check: Callable[[Study], None] = lambda study: None) -> None:
+    """Run every step that is not done, in order, after the earlier runs of other studies (``now``: at once).
 
-    Args:
-        study: The study.
-        redo: Run the first stale step and all later ones again; without stale steps, run all steps again.
-        now: Do not wait for the runs of other studies.
-        on_event: Progress callback.
-        check: Called before any step is run or deleted; raises errors that a later step would raise.
+    ``redo`` runs the first stale step and all later ones again; without stale steps, all steps. ``check`` is called
+    before any step is run or deleted, and raises errors that a later step would raise.
 
     Raises:
-        StudyError: Another process runs the study, its folder cannot be written to, or files of a finished step are
-            damaged and ``redo`` is off.
+        StudyError: Another process runs the study, or files of a finished step are damaged and ``redo`` is off.
         ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
         StoreError: The store does not answer; the results are on this machine.
-        ResourceError: The training does not fit into memory, or disk or memory ran out.
         AssistantBuilderError: A step failed.
         Cancelled: The user cancelled the run.
     """
@@ -89,7 +75,9 @@ def run_study(
         except (AssistantBuilderError, OSError) as error:
             translated = translate_error(error)
             if not isinstance(translated, ChangedInputsError):
-                _record_failure(study, translated)
+                study.release_disk_space()
+                with contextlib.suppress(OSError, StudyError):  # the disk is full or read-only
+                    study.write_run_record("failed", translated)
             raise translated from error
         finally:
             study.release_disk_space()
@@ -100,13 +88,11 @@ def run_study(
 def rerender_report(study: Study) -> None:
     """Run the report step of an evaluated study again, which takes a few seconds.
 
-    The report contains the study's name and its blind votes, which are not inputs of the step: a new vote does not make
-    the study stale.
+    The report contains the study's name and its blind votes, which are not inputs of the step.
 
     Raises:
         StudyError: The study is not evaluated, or it is running.
         ChangedInputsError: The settings changed after the evaluation.
-        AssistantBuilderError: The step failed.
     """
     if study.step("evaluate").state != "succeeded":
         raise StudyError("the study has not been evaluated", where=f"study {study.name}",
@@ -115,21 +101,12 @@ def rerender_report(study: Study) -> None:
     running = StudyError("the study is running", where=f"study {study.name}",
                          remedy="Wait until it is done; the run writes the report")
     with study_lock(study, running), study.log_file("report").open("ab") as log:
-        subprocess.run(
-            step_command(study, "report"), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env=compute_environment(), check=False,
-        )
+        subprocess.run(step_command(study, "report"), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                       env=compute_environment(), check=False)
     record = study.step("report")
     if record.state != "succeeded":
         error = record.error or {"what": "its process exited without reporting a result", "remedy": ""}
         raise AssistantBuilderError(error["what"], where="step report", remedy=error["remedy"])
-
-
-def _record_failure(study: Study, error: AssistantBuilderError) -> None:
-    """Record the error that ended the run, unless the disk is full or read-only."""
-    study.release_disk_space()
-    with contextlib.suppress(OSError, StudyError):
-        study.write_run_record("failed", error)
 
 
 def _report_queue(study: Study, queued_behind: list[str], on_event: Callable[[Event], None]) -> None:

@@ -37,27 +37,20 @@ def step_command(study: Study, step: str) -> list[str]:
     if step.startswith("score-"):
         module, *words = "evals", "score", "--part", f"{step.removeprefix('score-')}/{study.config.evaluation_shards}"
     else:
-        module, *words = {"evaluate": ("evals", "score"), "report": ("evals", "report")}.get(
-            step, ("assistant_builder", "step", step)
-        )
+        module, *words = {"evaluate": ("evals", "score"),
+                          "report": ("evals", "report")}.get(step, ("assistant_builder", "step", step))
     return python_command("-m", module, *words, "--study", str(study.folder))
 
 
 def run_as_step(study: Study, step: str, work: Work) -> int:
-    """Run ``work`` as a step of the study and record its result; the status ``succeeded`` is written last.
-
-    Returns:
-        Exit code: 0 done or waiting, 1 failed, 3 cancelled.
-    """
+    """Run ``work`` as a step and record its result; exit codes: 0 done or waiting, 1 failed, 3 cancelled."""
     configure_libraries()
     node = os.environ.get(NODE_VARIABLE)
     if node is not None:
         threading.Thread(target=_exit_with_parent, daemon=True).start()
     before = study.step(step)
-    record = replace(
-        before, state="running", pid=os.getpid(), process_started=process_identity(os.getpid()),
-        started=before.started or time.time(), error=None, node=node,
-    )
+    record = replace(before, state="running", pid=os.getpid(), process_started=process_identity(os.getpid()),
+                     started=before.started or time.time(), error=None, node=node)
     began = time.monotonic()
 
     def finish(state: State, **changes: object) -> None:

@@ -1,8 +1,7 @@
 """Leases: the cluster node that runs a step, or the machine that runs a study in a store.
 
-The holder renews its lease about every second where all machines can see it; a lease that is not renewed belongs to a
-lost machine. A takeover waits until the previous holder has noticed it and stopped, so that two processes never train
-in the same folder.
+The holder renews its lease about every second; a lease that is not renewed belongs to a lost machine. A takeover waits
+until the previous holder has noticed it and stopped, so that two processes never train in the same folder.
 """
 
 from __future__ import annotations
@@ -88,18 +87,12 @@ LeaseBackend = SharedLeaseFile | StoreLeaseFile
 
 @dataclass
 class Lease:
-    """The exclusive right to run a step or a study.
-
-    Attributes:
-        backend: Storage of the record.
-        holder: Unique id of this holder.
-        node: Name of this holder's machine.
-        attempt: 1 plus the attempts of previous holders that did not release the lease.
-    """
+    """The exclusive right to run a step or a study."""
 
     backend: LeaseBackend
-    holder: str
-    node: str
+    holder: str  # unique id of this holder
+    node: str  # name of this holder's machine
+    # 1 plus the attempts of previous holders that did not release the lease
     attempt: int = field(default=1, init=False)
     _renewed: float = field(default=0.0, init=False)
 
@@ -116,11 +109,7 @@ class Lease:
             self._write()
 
     def renew(self) -> bool:
-        """Renew the lease if it is due.
-
-        Returns:
-            False if another holder has acquired it, or the study no longer exists.
-        """
+        """Renew the lease if it is due; False if another holder has acquired it, or the study no longer exists."""
         if time.monotonic() - self._renewed < RENEW_SECONDS * self.backend.latency_factor:
             return True
         taken = (self.backend.read() or {}).get("holder", self.holder) != self.holder

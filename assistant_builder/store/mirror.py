@@ -14,25 +14,8 @@ from typing import Any
 
 from assistant_builder.atomic_io import file_hash, read_json, write_bytes, write_json
 from assistant_builder.errors import StudyError
-from assistant_builder.store.object_layout import (
-    STEP_LEASE,
-    LogChunk,
-    Stamp,
-    apply_chunks,
-    chunks_of,
-    files_of,
-    is_append_only,
-    is_checkpoint,
-    is_local_only,
-    is_record,
-    is_status,
-    is_user_input,
-    next_chunk,
-    outputs,
-    stamp_of,
-    succeeded,
-    upload_order,
-)
+from assistant_builder.store import object_layout as layout
+from assistant_builder.store.object_layout import LogChunk, Stamp
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import CHECKPOINT_MARKER, Study
 
@@ -50,16 +33,11 @@ class _Log:
 
 
 class Mirror:
-    """A study folder and its objects in a store.
+    """A study folder, which may be empty, and its objects in a store.
 
-    Args:
-        study: The study; its folder may be empty.
-        store: The store.
-
-    Attributes:
-        copy_id: Unique id of this copy of the study.
-        is_copy: Whether the folder is known to be a copy of the study in the store.
-        may_write: Called before every upload; returns whether this copy still holds the lease of the study.
+    ``copy_id`` is the unique id of this copy of the study, and ``is_copy`` whether the folder is known to be a copy of
+    the study in the store. ``may_write`` is called before every upload and returns whether this copy still holds the
+    lease.
     """
 
     def __init__(self, study: Study, store: ObjectStore) -> None:
@@ -76,42 +54,38 @@ class Mirror:
             self._synced[name] = ((size, modified), version)
 
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
-        """Make the files that ``wanted`` selects equal to the store, by default all.
-
-        Raises:
-            StoreError: The store does not answer.
-        """
+        """Make the files that ``wanted`` selects equal to the store, by default all."""
         versions = {
             name: version for name, version in self.store.versions().items()
-            if not is_local_only(name) and wanted(name)
+            if not layout.is_local_only(name) and wanted(name)
         }
-        logs = chunks_of(versions)
+        logs = layout.chunks_of(versions)
         self._logs = self._logs or {}
         objects = {name: version for name, version in versions.items() if not _is_chunk(name)}
-        local = {name: stamp for name, stamp in files_of(self.study.folder).items() if wanted(name)}
+        local = {name: stamp for name, stamp in layout.files_of(self.study.folder).items() if wanted(name)}
         stale = [name for name, version in objects.items() if self._synced.get(name) != (local.get(name), version)
                  and not self._changed_by_user(name, local, version)]
-        for name in filter(is_status, local):
-            if name not in objects or (name in stale and succeeded(self._read(name))):
+        for name in filter(layout.is_status, local):
+            if name not in objects or (name in stale and layout.succeeded(self._read(name))):
                 self._delete_local(name)
         for name in local.keys() - objects.keys() - logs.keys():
             if name != "votes.jsonl" and not self._changed_by_user(name, local, None):
                 self._delete_local(name)
         for log, chunks in logs.items():
             self._pull_log(log, chunks)
-        for name in sorted(stale, key=upload_order):
+        for name in sorted(stale, key=layout.upload_order):
             if self._download(name):
-                self._synced[name] = (stamp_of(self._path(name)), objects[name])
+                self._synced[name] = (layout.stamp_of(self._path(name)), objects[name])
         self._write_record()
 
     def push(self) -> None:
         """Upload the changes in the folder since the last sync.
 
         Raises:
-            StoreError: The store does not answer.
             StudyError: Another machine has taken the study over, or its folder is missing.
         """
-        local = {name: stamp for name, stamp in files_of(self.study.folder).items() if not name.endswith(STEP_LEASE)}
+        local = {name: stamp for name, stamp in layout.files_of(self.study.folder).items()
+                 if not name.endswith(layout.STEP_LEASE)}
         if "study.yaml" not in local:  # a disk that was disconnected must not empty the store
             raise StudyError("the study's folder is missing", where=str(self.study.folder),
                              remedy="Restore it or connect its disk, then run again")
@@ -120,26 +94,27 @@ class Mirror:
         if self._logs is None:
             self._load_remote_state()
         changed = [name for name, stamp in local.items() if name not in self._synced or self._synced[name][0] != stamp]
-        statuses = {name: self._read(name) for name in changed if is_status(name)}
-        self._remove_objects(name for name in self._synced if is_status(name) and name not in local)
+        statuses = {name: self._read(name) for name in changed if layout.is_status(name)}
+        self._remove_objects(name for name in self._synced if layout.is_status(name) and name not in local)
         for name, content in statuses.items():
-            if content and not succeeded(content):  # the files of the step change
+            if content and not layout.succeeded(content):  # the files of the step change
                 self._upload_status(name, content, local[name])
-        ready = [name for name in changed if not is_status(name) and self._is_complete(name, local)]
-        uploaded = [self._upload(name) for name in sorted(ready, key=lambda name: (upload_order(name), local[name][1]))]
+        ready = [name for name in changed if not layout.is_status(name) and self._is_complete(name, local)]
+        ready.sort(key=lambda name: (layout.upload_order(name), local[name][1]))
+        uploaded = [self._upload(name) for name in ready]
         for name, content in statuses.items():
-            if succeeded(content) and self._outputs_match(content, in_store=True):
+            if layout.succeeded(content) and self._outputs_match(content, in_store=True):
                 self._upload_status(name, content, local[name])
         if all(uploaded):  # else a file was replaced during the upload, and the new one is not in the store yet
             removed = {*self._synced, *(self._logs or ())} - local.keys()
-            self._remove_objects(name for name in removed if not name.endswith(STEP_LEASE))
+            self._remove_objects(name for name in removed if not name.endswith(layout.STEP_LEASE))
         if changed:
             self._write_record()
 
     def drop_local_checkpoints(self) -> None:
         """Delete the local checkpoints but not those in the store, because trainings continue elsewhere."""
-        for name in {*files_of(self.study.folder), *self._synced}:
-            if is_checkpoint(name):
+        for name in {*layout.files_of(self.study.folder), *self._synced}:
+            if layout.is_checkpoint(name):
                 self._delete_local(name)
         self._write_record()
 
@@ -154,7 +129,7 @@ class Mirror:
     def _changed_by_user(self, name: str, local: Mapping[str, Stamp], version: str | None) -> bool:
         """Whether the user changed settings or data here while the object stayed at ``version`` (None: no object)."""
         stamp, known = self._synced.get(name, (None, None))
-        return is_user_input(name) and known == version and stamp != local.get(name)
+        return layout.is_user_input(name) and known == version and stamp != local.get(name)
 
     def _upload_status(self, name: str, content: bytes, stamp: Stamp) -> None:
         """Upload a status file as read earlier; its present content may list files that are not in the store."""
@@ -167,8 +142,8 @@ class Mirror:
         self._require_lease()
         path = self._path(name)
         try:
-            stamp = stamp_of(path)
-            if is_append_only(name):
+            stamp = layout.stamp_of(path)
+            if layout.is_append_only(name):
                 self._upload_log(name, path.read_bytes())
             else:
                 self.store.upload(name, path)
@@ -181,7 +156,7 @@ class Mirror:
         assert self._logs is not None
         log = self._logs.setdefault(name, _Log())
         number = log.chunks[-1].number + 1 if log.chunks else 1
-        new = next_chunk(name, number, log.content, content)
+        new = layout.next_chunk(name, number, log.content, content)
         if new is None:
             return
         chunk, tail = new
@@ -190,17 +165,17 @@ class Mirror:
             self.store.remove(old.name for old in log.chunks)
             log.chunks = []
         log.chunks.append(chunk)
-        log.content = apply_chunks(log.content, [(chunk, tail)])
+        log.content = layout.apply_chunks(log.content, [(chunk, tail)])
 
     def _is_complete(self, name: str, local: Iterable[str]) -> bool:
         """Whether a file can be uploaded; checkpoint files are uploaded only after their marker exists."""
         folder = name.rpartition("/")[0]
-        return not is_checkpoint(name) or f"{folder}/{CHECKPOINT_MARKER}" in local
+        return not layout.is_checkpoint(name) or f"{folder}/{CHECKPOINT_MARKER}" in local
 
     def _remove_objects(self, names: Iterable[str]) -> None:
         """Remove objects, beginning with those that mark others as complete."""
         self._require_lease()
-        for name in sorted(names, key=upload_order, reverse=True):
+        for name in sorted(names, key=layout.upload_order, reverse=True):
             if self._logs and name in self._logs:
                 self.store.remove(chunk.name for chunk in reversed(self._logs.pop(name).chunks))
             else:
@@ -215,7 +190,7 @@ class Mirror:
 
     def _download(self, name: str) -> bool:
         """Download an object; returns whether the file equals it."""
-        if not is_status(name):
+        if not layout.is_status(name):
             return self.store.download(name, self._path(name))
         content = self.store.read(name)
         if content is None or not self._outputs_match(content, in_store=False):
@@ -232,7 +207,7 @@ class Mirror:
         if local == log.content or (name == "votes.jsonl" and local is not None and local.startswith(log.content)):
             return
         write_bytes(path, log.content)
-        self._synced[name] = (stamp_of(path), "")
+        self._synced[name] = (layout.stamp_of(path), "")
 
     def _read_log(self, chunks: list[LogChunk], before: _Log) -> _Log:
         """The log that the chunks form; only new chunks are read."""
@@ -241,12 +216,12 @@ class Mirror:
             before, new = _Log(), chunks
         read = [(chunk, self.store.read(chunk.name)) for chunk in new]
         known = [(chunk, content) for chunk, content in read if content is not None]
-        return _Log(apply_chunks(before.content, known), chunks)
+        return _Log(layout.apply_chunks(before.content, known), chunks)
 
     def _load_remote_state(self) -> None:
         """List the store, because an earlier process may have uploaded more than it recorded."""
-        versions = {name: version for name, version in self.store.versions().items() if not is_local_only(name)}
-        self._logs = {name: self._read_log(chunks, _Log()) for name, chunks in chunks_of(versions).items()}
+        versions = {name: version for name, version in self.store.versions().items() if not layout.is_local_only(name)}
+        self._logs = {name: self._read_log(chunks, _Log()) for name, chunks in layout.chunks_of(versions).items()}
         for name, version in versions.items():
             if not _is_chunk(name) and self._synced.get(name, (_NO_FILE, "?"))[1] not in (version, ""):
                 self._synced[name] = (_NO_FILE, version)
@@ -255,16 +230,16 @@ class Mirror:
 
     def _outputs_match(self, content: bytes, *, in_store: bool) -> bool:
         """Whether a status is complete and the files that it lists have their hashes (``in_store``: also there)."""
-        for name, digest in outputs(content).items():
+        for name, digest in layout.outputs(content).items():
             path = self._path(name)
             try:
-                if in_store and self._synced.get(name, (_NO_FILE, ""))[0] != stamp_of(path):
+                if in_store and self._synced.get(name, (_NO_FILE, ""))[0] != layout.stamp_of(path):
                     return False
                 if file_hash(path) != digest:
                     return False
             except OSError:
                 return False
-        return is_record(content)
+        return layout.is_record(content)
 
     def _path(self, name: str) -> Path:
         return self.study.folder / name
@@ -296,4 +271,4 @@ class Mirror:
 
 
 def _is_chunk(name: str) -> bool:
-    return bool(chunks_of([name]))
+    return bool(layout.chunks_of([name]))

@@ -109,16 +109,10 @@ def _unless_removed(error: OSError) -> None:
 
 @dataclass(frozen=True, order=True)
 class LogChunk:
-    """A chunk of an append-only log.
+    """A chunk of an append-only log."""
 
-    Attributes:
-        number: 1-based number; a later chunk replaces the overlapping bytes of earlier ones.
-        start: Offset of its first byte in the log.
-        log: Name of the log.
-    """
-
-    number: int
-    start: int
+    number: int  # 1-based number; a later chunk replaces the overlapping bytes of earlier ones
+    start: int  # offset of its first byte in the log
     log: str
 
     @property

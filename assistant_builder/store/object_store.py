@@ -28,31 +28,23 @@ _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS = 120.0, 1.0
 
 
 class ObjectStore:
-    """The objects below one URL, named relative to it.
-
-    Args:
-        url: URL of the study in the store, ``s3://bucket/folder/NAME``.
-
-    Raises:
-        StoreError: The library for this kind of store is missing.
-    """
+    """The objects below one URL, ``s3://bucket/folder/NAME``, named relative to it."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._fs, self._root = _file_system(self.url)
 
     def versions(self) -> dict[str, str]:
-        """Name → version of every object, an opaque string that changes with the object.
-
-        Raises:
-            StoreError: The store cannot be reached, refuses the credentials, or has no such bucket.
-        """
+        """Name → version of every object, an opaque string that changes with the object."""
         with self._translate_errors():
             self._fs.invalidate_cache()
             try:
                 found = self._fs.find(self._root, detail=True)
             except FileNotFoundError:
-                self._require_bucket()
+                bucket = self._root.split("/")[0]
+                if self._fs.async_impl and not self._fs.exists(bucket):
+                    raise StoreError(f"there is no bucket {bucket!r}", where=self.url,
+                                     remedy="Check executor.store, or create the bucket") from None
                 return {}
         start = len(self._root) + 1
         return {path[start:]: _version(info) for path, info in found.items() if path[start:] and path[-1] != "/"}
@@ -83,11 +75,7 @@ class ObjectStore:
             raise
 
     def download(self, name: str, path: Path) -> bool:
-        """Download an object into a file atomically.
-
-        Returns:
-            False if the object no longer exists.
-        """
+        """Download an object into a file atomically; returns False if the object no longer exists."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
@@ -120,15 +108,6 @@ class ObjectStore:
         if not self._fs.async_impl:
             self._fs.makedirs(posixpath.dirname(self._path(name)), exist_ok=True)
 
-    def _require_bucket(self) -> None:
-        """Raise StoreError if the bucket does not exist."""
-        if not self._fs.async_impl:
-            return
-        bucket = self._root.split("/")[0]
-        if not self._fs.exists(bucket):
-            raise StoreError(f"there is no bucket {bucket!r}", where=self.url,
-                             remedy="Check executor.store, or create the bucket")
-
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
         """Translate exceptions of the store libraries into StoreError."""
@@ -147,10 +126,8 @@ class ObjectStore:
         type_names = "".join(kind.__name__ for kind in type(error).__mro__)
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if any(sign in type_names for sign in _NO_CREDENTIALS):
-            return StoreError(
-                "the environment contains no credentials for the store", where=self.url,
-                remedy=store_kind(self.url).credentials_remedy,
-            )
+            return StoreError("the environment contains no credentials for the store", where=self.url,
+                              remedy=store_kind(self.url).credentials_remedy)
         if isinstance(error, PermissionError) or any(sign in message for sign in _REFUSED):
             return StoreError(f"the store refuses the credentials: {message}", where=self.url,
                               remedy="Check the credentials in the environment and their permissions")
@@ -184,10 +161,10 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         fs, root = fsspec.url_to_fs(url)
     except ImportError as error:
-        raise StoreError(
-            f"{protocol}:// needs a library that cannot be imported: {error}", where=url,
-            remedy=store_kind(url).install_remedy,
-        ) from error
+        package = store_kind(url).package
+        raise StoreError(f"{protocol}:// needs a library that cannot be imported: {error}", where=url,
+                         remedy=f"Install it{f' with pip install {package!r}' if package else ''}, on every machine",
+                         ) from error
     except ValueError as error:
         raise StoreError(f"fsspec does not support {protocol}://: {error}", where=url,
                          remedy=f"Check executor.store; examples are {', '.join(example_urls())}") from error

@@ -39,10 +39,7 @@ def study_url(store: str, name: str) -> str:
 
 
 def fetch_study(url: str) -> Study:
-    """Download a study atomically, or update its local copy.
-
-    Args:
-        url: URL of the store, a slash, and the study's name.
+    """Download a study atomically, or update its local copy; ``url`` is ``executor.store``, a slash, and its name.
 
     Raises:
         ConfigError: The URL names no study, or contains a secret.
@@ -106,10 +103,7 @@ def pull_if_behind(mirror: Mirror) -> None:
 
 @contextmanager
 def synced_with_store(study: Study) -> Iterator[Mirror]:
-    """Hold the lease of a study in its store, and sync the study while it runs.
-
-    Args:
-        study: The study, locked by this process and with ``executor.store`` set.
+    """Hold the lease of a study in its store, and sync the study, locked by this process, while it runs.
 
     Raises:
         StoreError: The store does not answer.
@@ -127,9 +121,11 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
     try:
         pull_if_behind(mirror)
         is_local = study.config.executor.kind == "local"
-        if is_local:
-            _require_no_node(mirror.store)
-        _mark_newest(mirror)
+        node = _active_node(mirror.store) if is_local else ""
+        if node:
+            raise StudyError(f"node {node} is still running a step of it", where=mirror.store.url,
+                             remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
+        mirror.store.write(_NEWEST, json.dumps({"copy": mirror.copy_id, "node": socket.gethostname()}).encode())
         mirror.push()
         if not is_local:
             mirror.refresh_versions()
@@ -151,18 +147,10 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
 
 
 class BackgroundSync:
-    """Threads that renew a lease and upload changes until :meth:`stop`.
+    """Threads that renew the lease of this process and, with ``pushes``, upload changes until :meth:`stop`."""
 
-    Args:
-        mirror: The folder and the store.
-        lease: The lease, which this process holds.
-        pushes: Whether to upload changes; otherwise only the lease is renewed.
-        after_push: Called after every upload.
-    """
-
-    def __init__(
-        self, mirror: Mirror, lease: Lease, *, pushes: bool = True, after_push: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, mirror: Mirror, lease: Lease, *, pushes: bool = True,
+                 after_push: Callable[[], None] = lambda: None) -> None:
         self._mirror = mirror
         self._after_push = after_push
         self._lease = lease
@@ -218,10 +206,8 @@ def is_cancel_requested(store: ObjectStore) -> bool:
 
 def cancel_nodes(study: Study) -> bool:
     """Ask cluster nodes to stop that still run steps after their run has ended; returns whether there are any."""
-    executor = study.config.executor
-    if executor.kind == "local" or executor.store is None:
-        return False
-    store = ObjectStore(study_url(executor.store, study.name))
+    assert study.config.executor.store is not None
+    store = ObjectStore(study_url(study.config.executor.store, study.name))
     if not _active_node(store):
         return False
     write_cancel_flag(store)
@@ -234,20 +220,8 @@ def _active_node(store: ObjectStore) -> str:
     return next(filter(None, (Lease(StoreLeaseFile(store, name), "", "").held_by() for name in names)), "")
 
 
-def _require_no_node(store: ObjectStore) -> None:
-    """Raise StudyError if a cluster node is still running a step of an earlier run."""
-    node = _active_node(store)
-    if node:
-        raise StudyError(f"node {node} is still running a step of it", where=store.url,
-                         remedy="Run it with executor.kind=ray, which waits for that step, or cancels it")
-
-
 def _newest_copy(store: ObjectStore) -> str | None:
     try:
         return str(json.loads(store.read(_NEWEST) or b"")["copy"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _mark_newest(mirror: Mirror) -> None:
-    mirror.store.write(_NEWEST, json.dumps({"copy": mirror.copy_id, "node": socket.gethostname()}).encode())

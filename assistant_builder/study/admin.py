@@ -24,26 +24,15 @@ _DELETED = re.compile(r"(\d{13})-(.+)")
 
 @dataclass(frozen=True)
 class DeletedStudy:
-    """A deleted study that can still be restored.
+    """A deleted study that can still be restored."""
 
-    Attributes:
-        folder: Its present folder.
-        name: Its former name.
-        when: Unix time of its deletion.
-    """
-
-    folder: Path
-    name: str
-    when: float
+    folder: Path  # its present folder
+    name: str  # its former name
+    when: float  # Unix time of its deletion
 
 
 def rename_study(study: Study, name: str) -> Study:
-    """Rename a study; its report shows the old name until it is rendered again.
-
-    Raises:
-        ConfigError: The name is not a valid study name.
-        StudyError: Another study has that name, or the study is running.
-    """
+    """Rename a study that does not run (else StudyError); its report shows the old name until it is rendered again."""
     config = parse_config({**study.config.model_dump(mode="json"), "name": name.strip()}, where="settings")
     if config.name == study.name:
         return study
@@ -60,12 +49,7 @@ def rename_study(study: Study, name: str) -> Study:
 
 
 def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) -> Study:
-    """Create a study with the same data file, without results; ``config`` replaces the settings of ``study``.
-
-    Raises:
-        ConfigError: The name is not a valid study name.
-        StudyError: Another study has that name.
-    """
+    """Create a study with the same data file, without results; ``config`` replaces the settings of ``study``."""
     tree = {**(config or study.config).model_dump(mode="json"), "name": name.strip()}
     return Study.create(parse_config(tree, where="settings"), study.source)
 
@@ -81,11 +65,7 @@ def delete_study(study: Study) -> DeletedStudy:
 
 
 def restore_study(deleted: DeletedStudy) -> Study:
-    """Restore a deleted study.
-
-    Raises:
-        StudyError: It was purged, or another study has its name.
-    """
+    """Restore a deleted study; raises StudyError if it was purged, or another study has its name."""
     if not deleted.folder.is_dir():
         raise StudyError(f"the study {deleted.name!r} was permanently deleted", where=str(deleted.folder),
                          remedy="Start a new one from its data file")

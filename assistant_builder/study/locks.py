@@ -1,8 +1,7 @@
 """Locks of study folders, identities of processes, and freshness of leases.
 
-A run holds a file lock, which the operating system releases when its process dies. The record of a step identifies its
-process even if the process id is reused. A step on another machine is alive while its lease is renewed
-(:mod:`assistant_builder.store.lease`).
+A run holds a file lock, which the operating system releases when its process dies. A step on another machine is alive
+while its lease is renewed (:mod:`assistant_builder.store.lease`).
 """
 
 from __future__ import annotations
@@ -41,11 +40,7 @@ def study_lock(study: Study, taken: StudyError | None = None) -> Iterator[None]:
 
 @contextmanager
 def folder_lock(folder: Path, taken: StudyError) -> Iterator[None]:
-    """Lock a folder for this process; raises ``taken`` if another process holds the lock.
-
-    Raises:
-        StudyError: ``taken``, or the folder cannot be written to.
-    """
+    """Lock a folder for this process; raises ``taken`` if another process holds the lock."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -64,9 +59,6 @@ def process_identity(pid: int) -> str | float:
 
     On Linux it consists of the boot id and the start time in clock ticks since boot, which do not depend on the wall
     clock. Elsewhere it is the start time in seconds since 1970.
-
-    Raises:
-        psutil.NoSuchProcess: No process has this id.
     """
     boot, stat = _boot_id(), _proc_stat(pid)
     return f"{boot}/{stat[1]}" if boot and stat else float(psutil.Process(pid).create_time())

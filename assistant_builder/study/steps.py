@@ -55,33 +55,22 @@ STEPS = steps_of(1)
 
 @dataclass(frozen=True)
 class StepRecord:
-    """The content of a step's status file.
-
-    Attributes:
-        step: Name of the step.
-        state: State as last written; :meth:`Study.step` turns ``running`` into ``lost`` if the process is dead.
-        inputs: Dotted setting or name of a file → value or hash that the step was made from.
-        started: Unix time of the first start.
-        seconds: Wall time of all attempts.
-        pid: Process that wrote the record.
-        process_started: Its :func:`~assistant_builder.study.locks.process_identity`.
-        error: ``AssistantBuilderError.to_record()`` of a failed step.
-        outputs: File below the study folder → SHA-256.
-        peak_memory_bytes: Peak GPU allocation of the process if it used a GPU, else its peak resident memory.
-        node: Cluster node on which it ran; None for the machine that runs the study.
-    """
+    """The content of a step's status file."""
 
     step: str
+    # state as last written; :meth:`Study.step` turns ``running`` into ``lost`` if the process is dead
     state: State = "queued"
+    # dotted setting or name of a file → value or hash that the step was made from
     inputs: dict[str, Any] = field(default_factory=dict)
-    started: float | None = None
-    seconds: float = 0.0
-    pid: int | None = None
-    process_started: str | float | None = None
-    error: dict[str, Any] | None = None
-    outputs: dict[str, str] = field(default_factory=dict)
+    started: float | None = None  # Unix time of the first start
+    seconds: float = 0.0  # wall time of all attempts
+    pid: int | None = None  # process that wrote the record
+    process_started: str | float | None = None  # its :func:`~assistant_builder.study.locks.process_identity`
+    error: dict[str, Any] | None = None  # ``AssistantBuilderError.to_record()`` of a failed step
+    outputs: dict[str, str] = field(default_factory=dict)  # file below the study folder → SHA-256
+    # peak GPU allocation of the process if it used a GPU, else its peak resident memory
     peak_memory_bytes: int | None = None
-    node: str | None = None
+    node: str | None = None  # cluster node on which it ran; None for the machine that runs the study
 
 
 @dataclass(frozen=True)

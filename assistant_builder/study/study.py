@@ -32,7 +32,8 @@ _TEMPLATE_DATE = "template_date.json"
 CHECKPOINT_MARKER = "complete.json"
 """File that is written last into a checkpoint; a checkpoint without it is incomplete."""
 _ENDED: tuple[State, ...] = ("failed", "cancelled")
-_RESERVE_BYTES = 65_536
+_RESERVE, _RESERVE_BYTES = ".reserve", 65_536
+_CANCEL = "cancel"
 
 
 def home() -> Path:
@@ -60,20 +61,14 @@ class Study:
     def _require_folder(self) -> None:
         """Raise StudyError if the folder is missing, because a write would create an incomplete one."""
         if not (self.folder / "study.yaml").is_file():
-            raise StudyError(
-                f"the folder of study {self.name} is missing", where=str(self.folder),
-                remedy="Restore it or connect its disk, then run again to resume",
-            )
+            raise StudyError(f"the folder of study {self.name} is missing", where=str(self.folder),
+                             remedy="Restore it or connect its disk, then run again to resume")
 
     # creating and opening
 
     @classmethod
     def create(cls, config: StudyConfig, source: Path | None = None) -> Study:
-        """Create the folder of a new study atomically, with a copy of the data file.
-
-        Raises:
-            StudyError: A study of that name exists, or the folder cannot be written.
-        """
+        """Create the folder of a new study, which must not exist, atomically, with a copy of the data file."""
         folder = studies_folder() / config.name
         if folder.exists():
             raise StudyError(
@@ -95,10 +90,8 @@ class Study:
                 shutil.rmtree(scratch, ignore_errors=True)
                 raise
         except OSError as error:
-            raise StudyError(
-                f"the study cannot be created: {error.strerror}", where=str(folder),
-                remedy="Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to",
-            ) from error
+            raise StudyError(f"the study cannot be created: {error.strerror}", where=str(folder),
+                             remedy="Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to") from error
         return cls(folder)
 
     @classmethod
@@ -209,9 +202,6 @@ class Study:
 
         :meth:`record_template_date` records it in the first step. Without a record it is the day of the first training,
         else of the data step, else today.
-
-        Raises:
-            StudyError: The record is damaged.
         """
         path = self.folder / _TEMPLATE_DATE
         if path.is_file():
@@ -234,11 +224,9 @@ class Study:
 
         Without a record, the date of ``like``, a study with which this one will be compared, is used.
         """
-        if like is not None and not (self.folder / _TEMPLATE_DATE).exists():
-            day = like.template_date
-        else:
-            day = self.template_date
-        if not (self.folder / _TEMPLATE_DATE).exists():
+        recorded = (self.folder / _TEMPLATE_DATE).exists()
+        day = (self if like is None or recorded else like).template_date
+        if not recorded:
             self._require_folder()
             with contextlib.suppress(OSError):  # in a read-only folder the step records give the date
                 write_json(self.folder / _TEMPLATE_DATE, {"date": day.isoformat()})
@@ -249,10 +237,7 @@ class Study:
     def step(self, step: str) -> StepRecord:
         """The record of a step; ``running`` becomes ``lost`` if its process or node is dead.
 
-        An unreadable record of a shard is ignored, because nothing depends on it.
-
-        Raises:
-            StudyError: The record of a step cannot be read.
+        An unreadable record raises StudyError, except that of a shard, because nothing depends on it.
         """
         try:
             return self._recorded(step)
@@ -271,13 +256,10 @@ class Study:
             raise _unreadable_status(path) from error
         if record.state not in get_args(State) or record.step != step:
             raise _unreadable_status(path)
-        return replace(record, state="lost") if record.state == "running" and not self._is_alive(record) else record
-
-    def _is_alive(self, record: StepRecord) -> bool:
-        """Whether the process of a record is running; a cluster node renews its lease while it runs."""
-        if record.node is not None:
-            return is_lease_fresh(self.lease_file(record.step))
-        return process_alive(record.pid, record.process_started)
+        alive = record.state != "running" or (  # a cluster node renews its lease while it runs
+            process_alive(record.pid, record.process_started) if record.node is None
+            else is_lease_fresh(self.lease_file(step)))
+        return record if alive else replace(record, state="lost")
 
     def write_step(self, record: StepRecord) -> None:
         """Write the status file of a step; ``succeeded`` is written after all outputs."""
@@ -315,41 +297,22 @@ class Study:
 
     # the run
 
-    def write_run_record(
-        self, state: State, error: AssistantBuilderError | None = None, queued_behind: Sequence[str] = (),
-        dashboard: str = "",
-    ) -> None:
-        """Record this process as the run of the study (``run.json``).
-
-        Args:
-            state: State of the run; ``queued`` while it waits for other studies.
-            error: The error that ended it.
-            queued_behind: Names of the studies that it waits for, the next to run first.
-            dashboard: URL of the cluster's dashboard; empty without one.
-        """
+    def write_run_record(self, state: State, error: AssistantBuilderError | None = None,
+                         queued_behind: Sequence[str] = (), dashboard: str = "") -> None:
+        """Record this process as the run of the study (``run.json``): ``queued`` while it waits for other studies."""
         self._require_folder()
-        write_json(
-            self.folder / "run.json",
-            {
-                "state": state,
-                "pid": os.getpid(),
-                "process_started": process_identity(os.getpid()),
-                "time": time.time(),
-                "error": error.to_record() if error else None,
-                "behind": list(queued_behind),
-                "dashboard": dashboard,
-            },
-        )
+        write_json(self.folder / "run.json", {
+            "state": state, "pid": os.getpid(), "process_started": process_identity(os.getpid()), "time": time.time(),
+            "error": error.to_record() if error else None, "behind": list(queued_behind), "dashboard": dashboard,
+        })
 
     def run_record(self) -> dict[str, Any] | None:
         """The last record of :meth:`write_run_record`; ``lost`` if its process is dead or the record is damaged."""
         path = self.folder / "run.json"
         if not path.exists():
             return None
-        lost: dict[str, Any] = {
-            "state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None, "behind": [],
-            "dashboard": "",
-        }
+        lost: dict[str, Any] = {"state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None,
+                                "behind": [], "dashboard": ""}
         try:
             record = read_json(path)
             if record["state"] in ("running", "queued") and not process_alive(record["pid"], record["process_started"]):
@@ -410,38 +373,30 @@ class Study:
 
     # disk space that is freed when the disk is full
 
-    @property
-    def _reserve(self) -> Path:
-        return self.folder / ".reserve"
-
     def reserve_disk_space(self) -> None:
         """Reserve a little disk space, so that errors can be recorded on a full disk."""
         self._require_folder()
-        write_bytes(self._reserve, bytes(_RESERVE_BYTES))
+        write_bytes(self.folder / _RESERVE, bytes(_RESERVE_BYTES))
 
     def release_disk_space(self) -> None:
         """Free the reserved disk space."""
         with contextlib.suppress(OSError):
-            self._reserve.unlink(missing_ok=True)
+            (self.folder / _RESERVE).unlink(missing_ok=True)
 
     # cancelling
 
-    @property
-    def _cancel_file(self) -> Path:
-        return self.folder / "cancel"
-
     def request_cancel(self) -> None:
         """Ask the running step to stop after its current unit of work."""
-        write_text(self._cancel_file, "")
+        write_text(self.folder / _CANCEL, "")
 
     def clear_cancel(self) -> None:
         """Withdraw an earlier request."""
-        self._cancel_file.unlink(missing_ok=True)
+        (self.folder / _CANCEL).unlink(missing_ok=True)
 
     @property
     def cancel_requested(self) -> bool:
         """Whether the run was cancelled."""
-        return self._cancel_file.exists()
+        return (self.folder / _CANCEL).exists()
 
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled if the run was cancelled."""
@@ -457,7 +412,5 @@ def _modified(folder: Path) -> float:
 
 
 def _unreadable_status(path: Path) -> StudyError:
-    return StudyError(
-        "the status file is damaged or of another version", where=str(path),
-        remedy="Run the study again with --redo to repeat that step",
-    )
+    return StudyError("the status file is damaged or of another version", where=str(path),
+                      remedy="Run the study again with --redo to repeat that step")

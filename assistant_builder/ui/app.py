@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import gradio as gr
@@ -16,12 +15,13 @@ from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
-from assistant_builder.ui.home.study_list import list_studies
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
+from assistant_builder.ui.home.view import list_studies
 from assistant_builder.ui.html import Markup
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (
     POLL_SCRIPT,
+    QUIET,
     REFRESH_BUTTON_ID,
     STORE_VERSION_SCRIPT,
     LiveRegion,
@@ -30,13 +30,12 @@ from assistant_builder.ui.refresh import (
     refresh,
 )
 from assistant_builder.ui.report.tab import ReportTab
-from assistant_builder.ui.server import Serving, serve_page
-from assistant_builder.ui.study_snapshot import all_trained, damaged_strip, new_study_strip, picker_label, study_strip
-from assistant_builder.ui.tabs import TABS, Tab, TabContent, has_study
+from assistant_builder.ui.server import serve_page
+from assistant_builder.ui.study_snapshot import damaged_strip, new_study_strip, picker_label, study_strip
+from assistant_builder.ui.tabs import TABS, Tab, TabContent
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access
-from assistant_builder.web.passwords import PasswordHash
 
 LIST_SECONDS = 5.0
 _BRAND = """<div class="ab-brand"><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36" height="36"
@@ -58,11 +57,7 @@ def study_choices() -> list[tuple[str, str]]:
 
 
 def build_app(pool: WorkerPool | None = None) -> Page:
-    """Build the page; :func:`launch` serves it.
-
-    Args:
-        pool: Starts the worker processes of the chat; by default those that load the models.
-    """
+    """Build the page; ``pool`` starts the worker processes of the chat, by default those that load the models."""
     pool = pool or WorkerPool()
     uploads_folder()
     purge_deleted()
@@ -89,7 +84,7 @@ def build_app(pool: WorkerPool | None = None) -> Page:
         home.wire(picker, tabs)
         steps.wire(picker, tabs)
         _follow(demo, picker, home_button, tabs, sections)
-        demo.load(_session, None, session, show_progress="hidden", api_visibility="private", queue=False)
+        demo.load(_session, None, session, queue=False, **QUIET)
     return Page(demo, sections)
 
 
@@ -136,8 +131,7 @@ class StudyTabs:
         for tab in self.tabs.values():
             tab.wire(picker, tabs)
         for name, button in self.next_buttons.items():
-            button.click(partial(gr.Tabs, selected=name), None, tabs, show_progress="hidden", queue=False,
-                         api_visibility="private")
+            button.click(partial(gr.Tabs, selected=name), None, tabs, queue=False, **QUIET)
         for name, tab in self.items.items():
             tab.select(None, None, None, js=_REMEMBER_TAB.format(name))
 
@@ -147,31 +141,27 @@ def ready_steps(look: StudyView) -> set[str]:
     return {tab.name for tab in TABS.values() if tab.ready(look)}
 
 
-def _is_trained(look: StudyView) -> bool:
-    return look.study is not None and all_trained(look.study)
-
-
 def _has_report(look: StudyView) -> bool:
     return look.study is not None and (look.study.folder / "report.html").is_file()
 
 
 DATA_TAB = Tab("data", lambda pool: DataTab(), ready=lambda look: True)
-PLAN_TAB = Tab("plan", lambda pool: PlanTab(), ready=has_study)
-TRAIN_TAB = Tab("train", lambda pool: TrainTab(), ready=has_study)
-EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), ready=lambda look: _is_trained(look) or _has_report(look))
-CHAT_TAB = Tab("chat", ChatTab, ready=_is_trained)
+PLAN_TAB = Tab("plan", lambda pool: PlanTab())
+TRAIN_TAB = Tab("train", lambda pool: TrainTab())
+EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), ready=lambda look: look.trained or _has_report(look))
+CHAT_TAB = Tab("chat", ChatTab, ready=lambda look: look.trained)
 REPORT_TAB = Tab("report", lambda pool: ReportTab(), ready=_has_report)
-EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=_is_trained)
+EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=lambda look: look.trained)
 
 
-@functools.lru_cache(maxsize=1)
-def _cached_choices(tick: int) -> list[tuple[str, str]]:
-    """:func:`study_choices`, read once per :data:`LIST_SECONDS` for all browser windows."""
-    return study_choices()
+@lru_cache(maxsize=1)
+def _choices_text(tick: int) -> str:
+    """:func:`study_choices` as text, read once per :data:`LIST_SECONDS` for all browser windows."""
+    return repr(study_choices())
 
 
 def _frame_mark(look: StudyView) -> str:
-    return "home" if look.name is None else repr(_cached_choices(int(time.monotonic() / LIST_SECONDS)))
+    return "home" if look.name is None else _choices_text(int(time.monotonic() / LIST_SECONDS))
 
 
 def _draw_frame(look: StudyView) -> Sequence[Any]:
@@ -207,7 +197,7 @@ def _follow(
         return [gr.update(choices=offered, value=name), gr.Tabs(selected=tab), *refresh(sections, name, "")]
 
     # Not queued: the queue records every event, and a running study causes one per second.
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+    quiet = {**QUIET, "queue": False}
     refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
     # Before the page has read its URL, the tab that opens first must not write itself into it.
     demo.load(arrive, None, [picker, tabs, *outputs], **quiet).then(None, picker, None, js=POLL_SCRIPT)
@@ -219,12 +209,7 @@ def _follow(
 
 
 def initial_study(requested: str | None, names: Sequence[str]) -> str | None:
-    """The study that the page opens; None for the home screen.
-
-    Args:
-        requested: ``study`` of the URL; empty for a new study, None if the URL has none.
-        names: Names that the picker offers.
-    """
+    """The study that the page opens: that of the URL (empty: a new study) if the picker offers it, or None: home."""
     return requested if requested in names else None
 
 
@@ -234,21 +219,5 @@ def initial_tab(name: str | None, requested: str | None) -> str:
 
 
 def launch(access: Access) -> None:
-    """Serve the page until it is interrupted; see :func:`~assistant_builder.ui.server.serve_page`."""
+    """Build and serve the page until it is interrupted."""
     serve_page(build_app, access)
-
-
-def serve(
-    page: Page, host: str, port: int, auth: tuple[str, str] | None = None, *, block: bool = True
-) -> Serving:
-    """Serve a built page; see :func:`~assistant_builder.ui.server.serve_page`.
-
-    Args:
-        page: The page.
-        host: Address to listen on.
-        port: Port to listen on; 0 selects a free one.
-        auth: User and password.
-        block: Serve until interrupted; otherwise serve from a thread and return at once.
-    """
-    user, password = (auth[0], PasswordHash.of(auth[1])) if auth is not None else (None, None)
-    return serve_page(lambda: page, Access(host, port, user, password), block=block)

@@ -17,13 +17,8 @@ from assistant_builder.ui.settings_form import use_page_labels
 
 Tone = Literal["info", "good", "warn", "bad"]
 STATE_LABELS = {
-    "queued": "not run yet",
-    "waiting": "waiting",
-    "running": "running",
-    "succeeded": "done",
-    "failed": "failed",
-    "cancelled": "paused",
-    "lost": "interrupted",
+    "queued": "not run yet", "waiting": "waiting", "running": "running", "succeeded": "done", "failed": "failed",
+    "cancelled": "paused", "lost": "interrupted",
 }
 
 
@@ -61,10 +56,8 @@ def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
 def error_callout(record: Mapping[str, Any]) -> Markup:
     """Show an ``AssistantBuilderError.to_record()``; settings are named by their labels on the page."""
     where = record.get("where")
-    return callout(
-        "bad", use_page_labels(str(record["what"])), f"Where: {where}" if where else "",
-        use_page_labels(str(record.get("remedy") or "")),
-    )
+    return callout("bad", use_page_labels(str(record["what"])), f"Where: {where}" if where else "",
+                   use_page_labels(str(record.get("remedy") or "")))
 
 
 def empty(title: str, body: str) -> Markup:
@@ -78,40 +71,21 @@ def card(title: str, *body: str) -> Markup:
 
 
 def tiles(entries: Iterable[tuple[str, str, str]]) -> Markup:
-    """A row of figures.
-
-    Args:
-        entries: (label, value, note) of each figure.
-    """
-    boxes = (
-        Markup('<div class="ab-tile"><span>{}</span><b>{}</b><small>{}</small></div>').format(label, value, note)
-        for label, value, note in entries
-    )
-    return Markup('<div class="ab-tiles">{}</div>').format(join(boxes))
+    """A row of figures: (label, value, note) of each."""
+    tile = Markup('<div class="ab-tile"><span>{}</span><b>{}</b><small>{}</small></div>')
+    return Markup('<div class="ab-tiles">{}</div>').format(join(tile.format(*entry) for entry in entries))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Iterable[int] = ()) -> Markup:
-    """A table.
-
-    Args:
-        headers: Column titles.
-        rows: Cells in the order of the columns.
-        numeric: Indices of the right-aligned columns.
-    """
+    """A table; ``numeric`` has the indices of the right-aligned columns."""
     right = set(numeric)
-    head = join(
-        Markup('<th scope="col" class="{}">{}</th>').format("ab-num" if place in right else "", title)
-        for place, title in enumerate(headers)
-    )
-    body = join(
-        Markup("<tr>{}</tr>").format(
-            join(
-                Markup('<td class="{}" dir="auto">{}</td>').format("ab-num" if place in right else "", cell)
-                for place, cell in enumerate(row)
-            )
-        )
-        for row in rows
-    )
+
+    def cells(tag: Markup, texts: Sequence[str]) -> Markup:
+        return join(tag.format("ab-num" if place in right else "", text) for place, text in enumerate(texts))
+
+    head = cells(Markup('<th scope="col" class="{}">{}</th>'), headers)
+    cell = Markup('<td class="{}" dir="auto">{}</td>')
+    body = join(Markup("<tr>{}</tr>").format(cells(cell, row)) for row in rows)
     # Focusable, so that a table wider than the browser window can be scrolled with the keyboard.
     return Markup(
         '<div class="ab-scroll" tabindex="0"><table class="ab-table"><thead><tr>{}</tr></thead>'
@@ -161,8 +135,8 @@ def toast(what: str, remedy: str = "") -> str:
     return str(escape(use_page_labels(f"{what.rstrip('.')}. {remedy}" if remedy else what)))
 
 
-_STYLES = Path(__file__).parent / "styles"
-STYLE_SHEETS = sorted(_STYLES.glob("*.css"), key=lambda path: (path.name != "page.css", path.name))
+STYLE_SHEETS = sorted((Path(__file__).parent / "styles").glob("*.css"),
+                      key=lambda path: (path.name != "page.css", path.name))
 """The shared ``page.css`` first, then one style sheet per tab."""
 
 

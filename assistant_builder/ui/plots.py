@@ -23,9 +23,7 @@ LAYOUT: dict[str, Any] = {
     "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
 }
 """Layout with a transparent background for the light and the dark theme; CSS sets the text colour of ``ab-figure``."""
-AXIS: dict[str, Any] = {
-    "gridcolor": "rgba(123,132,148,0.2)", "zeroline": False, "linecolor": "rgba(123,132,148,0.4)",
-}
+AXIS: dict[str, Any] = {"gridcolor": "rgba(123,132,148,0.2)", "zeroline": False, "linecolor": "rgba(123,132,148,0.4)"}
 
 
 def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
@@ -79,13 +77,7 @@ _MAX_LABEL_LENGTH = 54
 class Drawing:
     """Builder of a figure with one row per entry; the label of a row is above its mark, so that it fits on a phone.
 
-    Args:
-        height: Height in pixels; the width is that of the page.
-
-    Attributes:
-        traces: Plotly trace records.
-        shapes: Plotly shape records: lines and areas.
-        layout: Plotly layout.
+    The attributes are plotly records; ``shapes`` are lines and areas. The height is in pixels.
     """
 
     def __init__(self, height: int) -> None:
@@ -98,14 +90,9 @@ class Drawing:
         }
 
     def label(self, y: float, text: str, about: str = "", *, axis: str = "", lift: int = 7) -> None:
-        """Add a left-aligned label above the mark of a row.
+        """Add a left-aligned label, ``lift`` pixels above the row at ``y``.
 
-        Args:
-            y: Position of the row.
-            text: The label.
-            about: A second line, truncated to the width of a phone.
-            axis: Number of the axis; empty for the first.
-            lift: Distance between row and label in pixels.
+        The second line ``about`` is truncated to the width of a phone; ``axis`` is the number of the axis, or empty.
         """
         more = f"<br><span style='font-size:11px'>{cut(about, _MAX_LABEL_LENGTH)}</span>" if about else ""
         self._annotations.append({

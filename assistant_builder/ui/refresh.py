@@ -7,6 +7,7 @@ fifth of a core in the server and in the browser. Unchanged regions are skipped,
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -27,19 +28,17 @@ from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import toast
-from assistant_builder.ui.study_snapshot import Snapshot, study_stamp, take_snapshot
+from assistant_builder.ui.study_snapshot import Snapshot, all_trained, stamp, study_stamp, take_snapshot
 
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Options of an event that shows no progress."""
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 
 
 class StudyView:
-    """The selected study; its files are read on first access.
-
-    Args:
-        name: The study; None if none is selected.
-    """
+    """The study ``name``, or none; its files are read on first access."""
 
     def __init__(self, name: str | None) -> None:
         self.name = name
@@ -54,6 +53,15 @@ class StudyView:
     def mark(self) -> str:
         """A text that changes with every change of the study."""
         return study_stamp(self.study) if self.study else f"none:{self.name}"
+
+    @property
+    def trained(self) -> bool:
+        """Whether all arms of the study are trained; cheaper than the snapshot."""
+        return self.study is not None and all_trained(self.study)
+
+    def stamp(self, *files: Path | str) -> str:
+        """The name of the study, and a text that changes with the files; relative paths are in the study's folder."""
+        return f"{self.name}:{stamp(self.study.folder / file for file in files) if self.study else ''}"
 
     @functools.cached_property
     def snapshot(self) -> Snapshot | None:
@@ -91,28 +99,28 @@ class LiveRegion:
 
 @dataclass(frozen=True)
 class Page:
-    """The built page.
-
-    Attributes:
-        demo: The gradio app.
-        sections: The regions that follow a study.
-    """
+    """The built page: the gradio app, and the regions that follow a study."""
 
     demo: gr.Blocks
     sections: Sequence[LiveRegion]
 
 
+def body_region(key: str, empty: Block, body: Block) -> LiveRegion:
+    """The region that shows ``body`` with a study and ``empty`` without."""
+    return LiveRegion(key, [empty, body], lambda view: str(view.name), lambda view: [
+        gr.update(visible=view.study is None), gr.update(visible=view.study is not None)])
+
+
 def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str, dict[str, str]]:
     """One hash of all versions, and a hash of the version of each region by its key."""
-    parts = {section.key: _digest(_version(section, look)) for section in sections}
+    parts = {}
+    for section in sections:
+        try:
+            mark = section.mark(look)
+        except AssistantBuilderError:  # a damaged file, for example study.yaml
+            mark = f"damaged:{look.mark}"
+        parts[section.key] = _digest(mark)
     return _digest(json.dumps([look.name, parts])), parts
-
-
-def _version(section: LiveRegion, look: StudyView) -> str:
-    try:
-        return section.mark(look)
-    except AssistantBuilderError:  # a damaged file, for example study.yaml
-        return f"damaged:{look.mark}"
 
 
 def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str) -> list[Any]:
@@ -121,31 +129,23 @@ def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str) -> lis
     Args:
         sections: The regions of the page.
         name: The selected study.
-        drawn: :func:`page_versions` that the browser window shows, as JSON; empty before the first drawing.
+        drawn: :func:`page_versions` that the browser window shows, as JSON; empty or invalid: everything is redrawn.
 
     Returns:
         The new versions as JSON, then the values of all outputs in order; unchanged ones are skipped.
     """
-    look = StudyView(name)
-    seen = _versions_shown(drawn)
+    look, seen = StudyView(name), {}
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # a window older than the server
+        seen = json.loads(drawn)["parts"]
     whole, current = page_versions(sections, look)
     values: list[Any] = []
     for section in sections:
-        if seen.get(section.key) == current[section.key]:
+        if isinstance(seen, dict) and seen.get(section.key) == current[section.key]:
             values += [gr.skip()] * len(section.outputs)
         else:
             values += _draw(section, look)
     shown = json.dumps({"whole": whole, "parts": current})
     return [gr.skip() if shown == drawn else shown, *values]
-
-
-def _versions_shown(drawn: str) -> dict[str, Any]:
-    """Versions that a browser window shows; empty if its text is invalid, so that everything is redrawn."""
-    try:
-        parts = json.loads(drawn)["parts"]  # a browser window can be older than the server
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return {}
-    return parts if isinstance(parts, dict) else {}
 
 
 def _digest(mark: str) -> str:
@@ -184,8 +184,8 @@ def user_facing_errors(function: Callable[Arguments, Result]) -> Callable[Argume
 
 PATH = "/pulse"
 REFRESH_BUTTON_ID = "ab-follow"
-_SCRIPT = (Path(__file__).parent / "scripts" / "pulse.js").read_text(encoding="utf-8")
-POLL_SCRIPT = _SCRIPT.replace("PATH", PATH).replace("FOLLOW_ID", REFRESH_BUTTON_ID)
+POLL_SCRIPT = (Path(__file__).parent / "scripts" / "pulse.js").read_text(encoding="utf-8").replace(
+    "PATH", PATH).replace("FOLLOW_ID", REFRESH_BUTTON_ID)
 """JavaScript that receives the name of the selected study after page load, and polls from then on."""
 STORE_VERSION_SCRIPT = "(versions) => { window.abDrawn = versions ? JSON.parse(versions).whole : null; }"
 """JavaScript that receives the JSON of :func:`refresh`."""
@@ -205,10 +205,6 @@ def browser_state(name: str, default: Any) -> gr.BrowserState:
 
     Storage key and secret are fixed, because gradio would choose both at random at every start. Call ``render()``
     outside of all tabs: the browser reads the value only from a component that is shown.
-
-    Args:
-        name: Name of the value; part of the storage key.
-        default: Value if the browser has none.
     """
     secret = _browser_key()
     # Servers with different homes can share an address and with it the browser's storage: the key separates them.

@@ -96,30 +96,19 @@ class EventGuard:
     """ASGI middleware that checks that a requested gradio event exists and that its window belongs to the login.
 
     Gradio checks no owner, and answers an unknown event or too few values with status 500 and a traceback in the log.
-
-    Args:
-        app: The wrapped app.
-        demo: The page.
-        windows: States of its browser windows.
     """
 
     def __init__(self, app: ASGIApp, demo: gr.Blocks, windows: BoundedStateHolder) -> None:
-        self._app = app
-        self._demo = demo
-        self._owners = NameOwners(windows.remove)
+        self._app, self._demo, self._owners = app, demo, NameOwners(windows.remove)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward or refuse the request."""
         response = self._refusal(scope) if scope["type"] == "http" else None
-        direct = scope["path"].rstrip("/") == _DIRECT if scope["type"] == "http" else False
+        direct = scope["type"] == "http" and scope["path"].rstrip("/") == _DIRECT
         await (response or self._app)(scope, receive, _with_refusal_status(send) if direct else send)
 
     def check_body(self, scope: Scope, tree: Any) -> Response | None:
-        """Check a request with a JSON body.
-
-        Returns:
-            The error response; None if the request is allowed.
-        """
+        """Check a request with a JSON body; None if it is allowed."""
         if not isinstance(tree, dict):
             return _refused(400, "The request is not an object")
         window, path = tree.get("session_hash"), scope["path"].rstrip("/")
@@ -128,9 +117,8 @@ class EventGuard:
         if path == f"{_API}/cancel":
             pending = self._demo._queue.pending_event_ids_session.get(window, ()) if isinstance(window, str) else ()
             return None if tree.get("event_id") in list(pending) else _refused(404, "There is no such event")
-        return self._not_an_event(tree) if path in _SUBMIT_PATHS else None
-
-    def _not_an_event(self, tree: dict[str, Any]) -> Response | None:
+        if path not in _SUBMIT_PATHS:
+            return None
         number, data = tree.get("fn_index"), tree.get("data")
         function = self._demo.fns.get(number) if type(number) is int else None
         if function is None or (function.fn is None and not function.cancels):  # JavaScript-only events have none
@@ -140,8 +128,7 @@ class EventGuard:
         return None
 
     def _refusal(self, scope: Scope) -> Response | None:
-        path = scope["path"]
-        query = QueryParams(scope["query_string"])
+        path, query = scope["path"], QueryParams(scope["query_string"])
         windows = query.getlist("session_hash")
         if path.startswith(_HEARTBEAT):
             windows.append(path.removeprefix(_HEARTBEAT).rstrip("/"))
@@ -195,12 +182,7 @@ _LOG_IN_AGAIN = (Path(__file__).parent / "scripts" / "log_in_again.js").read_tex
 
 
 class Serving:
-    """A running server of the page.
-
-    Args:
-        server: The server.
-        access: Its address and access rules.
-    """
+    """A running server of the page with its address and access rules."""
 
     def __init__(self, server: uvicorn.Server, access: Access) -> None:
         self._server = server
@@ -214,7 +196,11 @@ class Serving:
 
     def run(self, listener: socket.socket) -> None:
         """Serve until interrupted."""
-        previous = signal.signal(signal.SIGTERM, _exit_on_signal)
+
+        def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+            raise SystemExit(128 + number)  # a normal exit, so that exit handlers run
+
+        previous = signal.signal(signal.SIGTERM, exit_on_signal)
         try:
             self._server.run(sockets=[listener])
         except KeyboardInterrupt:
@@ -224,9 +210,7 @@ class Serving:
 
     def start(self, listener: socket.socket) -> None:
         """Serve from a thread; connections are accepted at once and answered when the server is ready."""
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listener]}, name="page", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="page", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -237,12 +221,7 @@ class Serving:
 
 
 def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True) -> Serving:
-    """Serve a page.
-
-    Args:
-        build: Returns the page; called after the socket is bound.
-        access: Address and access rules.
-        block: Serve until interrupted; otherwise serve from a thread and return at once.
+    """Serve a page until it is interrupted, or without ``block`` from a thread; it is built after the socket is bound.
 
     Raises:
         ConfigError: The page would be open to everyone, or the address cannot be bound.
@@ -302,11 +281,7 @@ def make_theme() -> gr.themes.Base:
 
 
 def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
-    """Build the ASGI app with all middleware, from the outermost layer to gradio.
-
-    Returns:
-        The app, and the function to call before the server shuts down.
-    """
+    """The ASGI app with all middleware around gradio, and the function to call before the server shuts down."""
     folder, demo = uploads_folder(), page.demo
     login = Login(access.user, access.password) if access.user is not None and access.password is not None else None
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -345,8 +320,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, ready: list[str], stop: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready = ready
-        self._stop = stop
+        self._ready, self._stop = ready, stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -356,8 +330,3 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stop()
         await super().shutdown(sockets)
-
-
-def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    """Exit normally, so that exit handlers run."""
-    raise SystemExit(128 + number)

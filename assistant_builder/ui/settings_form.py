@@ -5,7 +5,9 @@ Kind, bounds, help and default of a setting come from :mod:`assistant_builder.co
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,13 +34,11 @@ class Option:
 
     Attributes:
         key: Dotted key, as in ``study.yaml`` and ``--set``.
-        title: Label.
         help: Description with the bounds.
         kind: Type of the value, which selects the component.
         basic: Whether it is shown outside of the advanced section.
         optional: Whether it may be empty.
         choices: Allowed values of ``choice`` and ``choices``.
-        default: The default value.
     """
 
     key: str
@@ -78,11 +78,8 @@ class Option:
 
 def study_options() -> dict[str, Option]:
     """Every setting by its dotted key, in the order of the config."""
-    return {
-        key: _option(key, field, default)
-        for key, (field, default) in option_fields().items()
-        if key not in HIDDEN_KEYS
-    }
+    return {key: _option(key, field, default) for key, (field, default) in option_fields().items()
+            if key not in HIDDEN_KEYS}
 
 
 def _option(key: str, field: FieldInfo, default: Any) -> Option:
@@ -92,14 +89,9 @@ def _option(key: str, field: FieldInfo, default: Any) -> Option:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     bounds = bounds_text(field)
     return Option(
-        key=key,
-        title=field.title or key.rsplit(".", 1)[-1],
+        key=key, title=field.title or key.rsplit(".", 1)[-1],
         help=f"{field.description or ''} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
-        kind=kind,
-        basic=extra.get("level") == "basic",
-        optional=optional,
-        choices=choices,
-        default=default,
+        kind=kind, basic=extra.get("level") == "basic", optional=optional, choices=choices, default=default,
     )
 
 
@@ -134,10 +126,7 @@ def bounds_text(field: FieldInfo) -> str:
 
 def get_value(config: StudyConfig, key: str) -> Any:
     """The value of a dotted key."""
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
+    return operator.attrgetter(key)(config)
 
 
 def flat(config: StudyConfig) -> dict[str, Any]:
@@ -146,11 +135,7 @@ def flat(config: StudyConfig) -> dict[str, Any]:
 
 
 def read_form(shown: Mapping[str, Any], base: StudyConfig) -> StudyConfig:
-    """Build a config from the values of a form.
-
-    Args:
-        shown: Dotted key → value of the component.
-        base: Config with the settings that the form does not show.
+    """Build a config from the values of a form by dotted key, and from ``base`` for settings that it does not show.
 
     Raises:
         ConfigError: Values are invalid; the error lists all of them.
@@ -161,11 +146,8 @@ def read_form(shown: Mapping[str, Any], base: StudyConfig) -> StudyConfig:
         entered = options[key].from_widget(value)
         if entered == options[key].from_widget(options[key].to_widget(get_value(base, key))):
             continue  # unchanged: keep the value of the base, since two values can look the same in a component
-        node = tree
         *parents, leaf = key.split(".")
-        for part in parents:
-            node = node[part]
-        node[leaf] = entered
+        functools.reduce(dict.__getitem__, parents, tree)[leaf] = entered
     return parse_config(tree, where="settings")
 
 
@@ -176,26 +158,15 @@ def number_step(option: Option) -> float:
     return 10.0 ** math.floor(math.log10(option.default)) if option.default else 0.01
 
 
-def preset_label(name: str) -> str:
-    """Label of a preset: ``Quick look: does it work at all?``."""
-    title, purpose = PRESET_LABELS[name]
-    return f"{title}: {purpose}"
-
-
 def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) -> Component:
-    """Create the component of a setting, with its default.
-
-    Args:
-        option: The setting.
-        suggestions: (label, value) of suggested texts; any other text is valid too.
-    """
+    """Create the component of a setting, with its default and (label, value) of suggested texts."""
     import gradio as gr
 
     value = option.to_widget(option.default)
     place = f"ab-{option.key.replace('.', '-')}"
     shared: dict[str, Any] = {"label": option.title, "info": option.help, "interactive": True, "elem_id": place}
     if option.key == "train.preset":
-        choices = [(preset_label(name), name) for name in option.choices]
+        choices = [(": ".join(PRESET_LABELS[name]), name) for name in option.choices]  # title and purpose
         return gr.Radio(choices, value=value, elem_classes="ab-presets", **shared)
     if option.kind in ("integer", "number") and not option.optional:  # gr.Number turns "not set" into 0
         # No bounds here: the component would round, and refuse one value at a time without a remedy.
@@ -214,11 +185,7 @@ def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) 
 
 
 class OptionForm:
-    """The components of several settings.
-
-    Args:
-        suggestions: Dotted key → (label, value) of suggested texts.
-    """
+    """The components of several settings, with suggested texts by dotted key."""
 
     def __init__(self, suggestions: Mapping[str, Sequence[tuple[str, str]]] | None = None) -> None:
         self._suggestions = suggestions or {}
@@ -262,32 +229,16 @@ def preset_values(name: str) -> list[Any]:
     return [gr.skip() if values is None else values.get(key, gr.skip()) for key in preset_keys()]
 
 
-def keys_of(part: str, *, basic: bool | None = None, without: Iterable[str] = ()) -> list[str]:
-    """The dotted keys of one section of the config.
-
-    Args:
-        part: ``data``, ``model``, ``train`` or ``eval``.
-        basic: True: only basic settings; False: only advanced ones; None: all.
-        without: Keys to exclude.
-    """
-    excluded = set(without)
-    return [
-        key
-        for key, option in study_options().items()
-        if key.startswith(f"{part}.") and key not in excluded and basic in (None, option.basic)
-    ]
+def keys_of(part: str, *, basic: bool | None = None, without: Sequence[str] = ()) -> list[str]:
+    """The dotted keys of one section of the config: the basic ones, the advanced ones (False), or all (None)."""
+    return [key for key, option in study_options().items()
+            if key.startswith(f"{part}.") and key not in without and basic in (None, option.basic)]
 
 
 ROLE_TITLES = {
-    "question": "Question",
-    "answer": "Answer",
-    "context": "Context",
-    "messages": "Conversation",
-    "group": "Group, kept together",
-    "cluster": "Cluster, one fact",
-    "family": "Family, facts of one kind",
-    "split": "Split",
-    "answerable": "Answerable",
+    "question": "Question", "answer": "Answer", "context": "Context", "messages": "Conversation",
+    "group": "Group, kept together", "cluster": "Cluster, one fact",
+    "family": "Family, facts of one kind", "split": "Split", "answerable": "Answerable",
     "system": "System prompt",
 }
 MAPPING_TITLE = "Which column is which"
@@ -319,17 +270,14 @@ def use_page_labels(text: str) -> str:
 
 def _replace_key(match: re.Match[str]) -> str:
     key, value = match.group(1), (match.group(2) or "").lstrip("=").strip("'")
-    title = _title(key)
-    if title is None:
+    if key.startswith("data.columns."):
+        role = ROLE_TITLES.get(key.removeprefix("data.columns."))
+        title = f"“{role}” under “{MAPPING_TITLE}”" if role else ""
+    else:
+        option = study_options().get(key)
+        title = f"“{option.title}”" if option else ""
+    if not title:
         return match.group()
     if match.group(2) == "=''":
         return f"{title} (not used)" if key.startswith("data.columns.") else f"{title} (empty)"
     return title if not value or value.isupper() else f"{title} ({value})"
-
-
-def _title(key: str) -> str | None:
-    if key.startswith("data.columns."):
-        role = ROLE_TITLES.get(key.removeprefix("data.columns."))
-        return f"“{role}” under “{MAPPING_TITLE}”" if role else None
-    option = study_options().get(key)
-    return f"“{option.title}”" if option else None

@@ -31,15 +31,7 @@ def shown_arms(config: StudyConfig) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ArmSnapshot:
-    """Training of one arm.
-
-    Attributes:
-        step: Record of its training step.
-        points: ``step`` events of metrics.jsonl, oldest first.
-        validations: ``validation`` events.
-        summary: summary.json, after training.
-        samples: ``sample`` events: answers to a few validation questions.
-    """
+    """Training of one arm: its step, the events of metrics.jsonl (oldest first), and summary.json after training."""
 
     step: StepRecord
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -58,15 +50,8 @@ class Snapshot:
     """The state of a study at one moment.
 
     Attributes:
-        name: Name of the study.
-        config: Its settings.
-        state: Its state.
-        steps: Records of its steps, in order.
-        progress: Step → its progress, for steps that report it.
         error: Record of the error of the failed step or of the run.
-        arms: Arm → its training.
         scores: Cell → scores.json.
-        report: report.json.
         behind: The studies ahead in the queue, the next to run first.
         dashboard: URL of the dashboard of the cluster that runs it.
     """
@@ -120,44 +105,40 @@ def take_snapshot(study: Study) -> Snapshot:
         AssistantBuilderError: A file is damaged.
     """
     steps = tuple(study.step(step) for step in study.shown_steps)
-    progress = {step.step: found for step in steps if (found := study.progress(step.step)) is not None}
-    runner = study.run_record() or {}
     failed = next((record.error for record in steps if record.state == "failed" and record.error), None)
     return Snapshot(
-        name=study.name,
-        config=study.config,
-        state=study.state,
-        steps=steps,
-        progress=progress,
-        error=failed or runner.get("error"),
+        name=study.name, config=study.config, state=study.state, steps=steps,
+        progress={step.step: found for step in steps if (found := study.progress(step.step)) is not None},
+        error=failed or (study.run_record() or {}).get("error"),
         arms={arm: _arm(study, arm) for arm in shown_arms(study.config)},
-        scores={
-            cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()
-        },
-        report=study_report(study),
-        behind=tuple(study.queued_behind),
-        dashboard=study.dashboard,
+        scores={cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()},
+        report=study_report(study), behind=tuple(study.queued_behind), dashboard=study.dashboard,
     )
 
 
 def _arm(study: Study, arm: str) -> ArmSnapshot:
-    folder = study.arm_folder(arm)
-    metrics, summary = folder / "metrics.jsonl", folder / "summary.json"
-    events = _events(str(metrics), stamp([metrics]))
+    summary = study.arm_folder(arm) / "summary.json"
     return ArmSnapshot(
-        step=study.step(f"train-{arm}"),
-        points=[event for event in events if event["event"] == "step"],
-        validations=[event for event in events if event["event"] == "validation"],
-        summary=read_json(summary) if summary.exists() else None,
-        samples=[event for event in events if event["event"] == "sample"],
+        study.step(f"train-{arm}"), _events(study, arm, "step"), _events(study, arm, "validation"),
+        read_json(summary) if summary.exists() else None, _events(study, arm, "sample"),
     )
 
 
 def samples_stamp(study: Study) -> str:
     """A text that changes with the sample answers."""
-    paths = [study.arm_folder(arm) / "metrics.jsonl" for arm in shown_arms(study.config)]
-    samples = [[event for event in _events(str(path), stamp([path])) if event["event"] == "sample"] for path in paths]
+    samples = [_events(study, arm, "sample") for arm in shown_arms(study.config)]
     return ".".join(f"{len(events)}@{events[-1]['step'] if events else 0}" for events in samples)
+
+
+def _events(study: Study, arm: str, kind: str) -> list[dict[str, Any]]:
+    path = study.arm_folder(arm) / "metrics.jsonl"
+    return [event for event in _read_events(path, stamp([path])) if event["event"] == kind]
+
+
+@functools.lru_cache(maxsize=16)
+def _read_events(path: Path, seen: str) -> list[dict[str, Any]]:
+    """Lines of a metrics file; ``seen`` is its stamp, which makes an unchanged file a cache hit."""
+    return read_jsonl(path)
 
 
 def study_report(study: Study) -> dict[str, Any] | None:
@@ -169,12 +150,6 @@ def study_report(study: Study) -> dict[str, Any] | None:
 @functools.lru_cache(maxsize=4)
 def _report(path: Path, seen: str) -> dict[str, Any]:
     return dict(read_json(path))
-
-
-@functools.lru_cache(maxsize=16)
-def _events(path: str, seen: str) -> list[dict[str, Any]]:
-    """Lines of a metrics file; ``seen`` is its stamp, which makes an unchanged file a cache hit."""
-    return read_jsonl(Path(path))
 
 
 def stamp(paths: Iterable[Path]) -> str:
@@ -222,9 +197,8 @@ def all_trained(study: Study) -> bool:
         return False
 
 
-def log_tail(study: Study, step: str, lines: int = 30) -> str:
-    """The last lines of the log of a step."""
-    path = study.log_file(step)
+def log_tail(path: Path, lines: int = 30) -> str:
+    """The last lines of a log; empty without the file."""
     if not path.exists():
         return ""
     with path.open("rb") as file:
@@ -262,8 +236,7 @@ def study_strip(snapshot: Snapshot) -> Markup:
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
     note = {"succeeded": duration(record.seconds), "queued": ""}.get(record.state, STATE_LABELS[record.state])
-    meter = Markup("")
-    progress = snapshot.progress.get(record.step)
+    meter, progress = Markup(""), snapshot.progress.get(record.step)
     if record.state == "running" and progress is not None and progress.total:
         fraction = progress.done / progress.total
         meter = bar(fraction, step_title(record.step))

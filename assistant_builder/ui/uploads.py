@@ -89,18 +89,12 @@ _KEPT_SECONDS = 3600.0
 class Uploads:
     """The upload route: limits size and number, stores each upload in an unguessable folder, and removes failed ones.
 
-    Args:
-        folder: Folder of the uploads.
-        limits: Limits of size and number.
-        demo: The page; it deletes old uploads.
+    The page ``demo`` deletes old uploads.
     """
 
     def __init__(self, folder: Path, limits: Limits, demo: gr.Blocks) -> None:
-        self._folder = folder
-        self._limits = limits
-        self._demo = demo
-        self._incoming_bytes = 0
-        self._incoming_files = 0
+        self._folder, self._limits, self._demo = folder, limits, demo
+        self._incoming_bytes = self._incoming_files = 0
 
     async def answer(self, request: Request) -> Response:
         """Handle one upload; the response is the list of paths that gradio's client expects."""
@@ -125,8 +119,8 @@ class Uploads:
             self._demo.upload_file_set.update(files)
             return JSONResponse(files)
         except MultiPartException as error:
-            return self._too_large() if "maximum allowed size" in error.message else PlainTextResponse(
-                error.message, status_code=400)
+            large = "maximum allowed size" in error.message
+            return self._too_large() if large else PlainTextResponse(error.message, status_code=400)
         except ClientDisconnect:
             return Response(status_code=400)
         except OSError as error:
@@ -166,9 +160,8 @@ class Uploads:
 
     def _has_space(self, size: int) -> bool:
         """Whether an upload fits the limits; removes old uploads if it does not."""
-        found = sorted(
-            ((path.stat().st_mtime, _size(path), path) for path in self._folder.glob(f"{UPLOAD_PREFIX}*")), reverse=True
-        )
+        paths = self._folder.glob(f"{UPLOAD_PREFIX}*")
+        found = sorted(((path.stat().st_mtime, _size(path), path) for path in paths), reverse=True)
         while found and not self._fits(len(found), sum(entry[1] for entry in found), size):
             changed, _, path = found.pop()
             if time.time() - changed < _KEPT_SECONDS:
@@ -183,9 +176,7 @@ class Uploads:
     def _too_large(self) -> Response:
         return PlainTextResponse(
             f"The file is larger than {format_size(self._limits.file_bytes)}, the limit of this server. Its "
-            f"administrator can raise it ({SIZE_VARIABLE}) or start from the file: assistant-builder run FILE.",
-            status_code=413,
-        )
+            f"administrator can raise it ({SIZE_VARIABLE}) or start from the file: assistant-builder run FILE.", 413)
 
 
 def safe_name(name: str) -> str:
@@ -241,8 +232,3 @@ def offer_bytes(content: bytes, name: str) -> str:
     if not copy.exists():
         write_bytes(copy, content)
     return str(copy)
-
-
-def offer_text(text: str, name: str) -> str:
-    """Path of a text file for download under ``name``."""
-    return offer_bytes(text.encode("utf-8", errors="backslashreplace"), name)

@@ -18,7 +18,6 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.web.passwords import PasswordHash
 from assistant_builder.web.request_limits import ConnectionLimits, Limits
 
-_SAFE_METHODS = ("GET", "HEAD")
 _PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
@@ -32,13 +31,9 @@ def is_loopback(host: str) -> bool:
 
 
 class AllowedHosts:
-    """The host names of this server, to reject DNS rebinding.
+    """The host names of this server, to reject DNS rebinding; ``also`` adds names such as that of a reverse proxy.
 
     IP addresses are always allowed: no name is resolved for them, so none can have been rebound.
-
-    Args:
-        bound: Host on which the server listens.
-        also: Additional names, such as that of a reverse proxy.
     """
 
     def __init__(self, bound: str, also: Iterable[str] = ()) -> None:
@@ -51,11 +46,8 @@ class AllowedHosts:
     def allows(self, header: str | None) -> bool:
         """Whether a Host header (``name[:port]``) names this server."""
         name = _split_host(header or "")[0]
-        if not name:
-            return False
         try:
-            ipaddress.ip_address(name)
-            return True
+            return bool(name and ipaddress.ip_address(name))
         except ValueError:
             return name in self._names
 
@@ -67,7 +59,7 @@ def is_cross_origin(scope: Scope, headers: Headers) -> bool:
     Following a link to the page is allowed too: it shows the page and changes nothing.
     """
     site = headers.get("sec-fetch-site")
-    safe = scope["type"] == "http" and scope["method"] in _SAFE_METHODS
+    safe = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
     if site is not None and site not in ("same-origin", "none"):
         return not (safe and headers.get("sec-fetch-mode") == "navigate"
                     and headers.get("sec-fetch-dest") == "document" and scope["path"] in ("/", "/login"))
@@ -104,15 +96,7 @@ def server_url(host: str, port: int, scheme: str = "http") -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket; connections wait in its backlog until the server is ready.
-
-    Args:
-        host: A name or address of this machine.
-        port: Port; 0 selects a free one.
-
-    Raises:
-        ConfigError: The port is in use or not permitted, or the host is not an address of this machine.
-    """
+    """Open a listening socket (port 0: a free one), in whose backlog connections wait; raises ConfigError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -150,31 +134,17 @@ def _unknown_host_error(host: str) -> ConfigError:
 
 @dataclass(frozen=True)
 class Access:
-    """Access settings of the server.
+    """Access settings of the server."""
 
-    Attributes:
-        host: Address to listen on; the default is reachable only from this machine.
-        port: Port to listen on; 0 selects a free one.
-        user: User who may log in; None disables the login.
-        password: Hash of the user's password.
-        allow_without_password: Whether other machines may open the page without a password.
-        allowed_hosts: Additional host names of the server, such as that of a reverse proxy.
-        proxy: Address of a reverse proxy whose ``X-Forwarded-*`` headers are trusted.
-        certificate: PEM file with the certificate chain, for HTTPS.
-        key: PEM file with the private key of the certificate.
-        limits: Limits on uploads and requests.
-        connections: Limits on waiting connections.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 7860
-    user: str | None = None
+    host: str = "127.0.0.1"  # address to listen on; the default is reachable only from this machine
+    port: int = 7860  # port to listen on; 0 selects a free one
+    user: str | None = None  # user who may log in; None disables the login
     password: PasswordHash | None = None
-    allow_without_password: bool = False
-    allowed_hosts: tuple[str, ...] = ()
-    proxy: str = ""
-    certificate: Path | None = None
-    key: Path | None = None
+    allow_without_password: bool = False  # whether other machines may open the page without a password
+    allowed_hosts: tuple[str, ...] = ()  # additional host names of the server, such as that of a reverse proxy
+    proxy: str = ""  # address of a reverse proxy whose ``X-Forwarded-*`` headers are trusted
+    certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS
+    key: Path | None = None  # PEM file with the private key of the certificate
     limits: Limits = field(default_factory=Limits.from_environment)
     connections: ConnectionLimits = ConnectionLimits()
 
@@ -184,10 +154,7 @@ class Access:
         return server_url(self.host, self.port, "https" if self.certificate is not None else "http")
 
     def check(self) -> list[str]:
-        """Check that the settings are consistent and do not open the page to everyone by mistake.
-
-        Returns:
-            Warnings for the person who starts the server.
+        """Check that the page is not opened to everyone by mistake; returns warnings for who starts the server.
 
         Raises:
             ConfigError: The settings are inconsistent, or other machines could open the page without a password.
@@ -202,12 +169,10 @@ class Access:
                 return ["all clients of a reverse proxy on this machine count as one client, so one that guesses "
                         "passwords blocks the login of all others; name the proxy with --proxy 127.0.0.1"]
             return []
+        if self.user is None and not self.allow_without_password:
+            raise ConfigError(f"everyone who can connect to {self.host} could open the page", remedy="Add --auth USER, "
+                              "leave --host at 127.0.0.1, or allow access with --without-password")
         if self.user is None:
-            if not self.allow_without_password:
-                raise ConfigError(
-                    f"everyone who can connect to {self.host} could open the page",
-                    remedy="Add --auth USER, leave --host at 127.0.0.1, or allow access with --without-password",
-                )
             return [f"everyone who can connect to {self.host} can read, change and delete all studies"]
         if self.certificate is None and not self.proxy:
             return ["passwords and pages are sent unencrypted; give --certificate and --key, or use a reverse proxy "

@@ -15,23 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from assistant_builder.web.middleware import send_response
 from assistant_builder.web.sessions import SESSION, may_read
 
-CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        # gradio uses inline scripts and compiles its HTML templates; plotly compiles its number formats
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' data: blob:",
-        "media-src 'self' data: blob:",
-        "worker-src 'self' blob:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    )
-)
+# gradio uses inline scripts and compiles its HTML templates; plotly compiles its number formats
+CONTENT_SECURITY_POLICY = "; ".join((
+    "default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:", "style-src 'self' 'unsafe-inline'",
+    "img-src 'self' data: blob:", "font-src 'self' data:", "connect-src 'self' data: blob:",
+    "media-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'", "base-uri 'self'",
+    "form-action 'self'", "frame-ancestors 'none'",
+))
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -77,15 +67,10 @@ class SecurityHeadersMiddleware:
 
 
 class RouteAllowlistMiddleware:
-    """ASGI middleware that allows only the gradio routes that the page uses.
+    """ASGI middleware that allows only the gradio routes that the page uses, and ``routes``.
 
     The other routes fetch files from other hosts, record the screen, edit code or deploy: the page needs none of them,
-    and each is an attack surface.
-
-    Args:
-        app: The wrapped application.
-        files: Folder of uploads and of files offered for download.
-        routes: Paths that are allowed in addition to gradio's.
+    and each is an attack surface. ``files`` is the folder of uploads and of files offered for download.
     """
 
     def __init__(self, app: ASGIApp, files: Path, routes: Iterable[str] = ()) -> None:
@@ -100,9 +85,9 @@ class RouteAllowlistMiddleware:
         await send_response(PlainTextResponse("Not found\n", status_code=404), scope, receive, send)
 
     def _is_allowed(self, scope: Scope) -> bool:
-        path: str = scope["path"]
         if scope["type"] != "http":
             return False
+        path: str = scope["path"]
         if path.startswith(_FILE):
             return may_read(path.removeprefix(_FILE), self._files, scope.get(SESSION))
         return path in self._routes or path.rstrip("/") in self._routes or path.startswith(_GRADIO_FOLDERS)

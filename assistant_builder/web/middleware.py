@@ -32,18 +32,11 @@ _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
 class BodyLimitMiddleware:
     """ASGI middleware that checks the JSON body of every request except uploads, which have their own limits.
 
-    Args:
-        app: The wrapped application.
-        limits: Size limits.
-        uploads: Folder of uploaded files.
-        upload_path: Route of uploads.
-        check_request: Returns an error response for a scope and its JSON body, or None to pass the request on.
+    ``check_request`` returns an error response for a scope and its JSON body, or None to pass the request on.
     """
 
-    def __init__(
-        self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str,
-        check_request: Callable[[Scope, Any], Response | None] = lambda scope, tree: None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, uploads: Path, upload_path: str,
+                 check_request: Callable[[Scope, Any], Response | None] = lambda scope, tree: None) -> None:
         self._app = app
         self._limits = limits
         self._uploads = uploads
@@ -87,12 +80,7 @@ class BodyLimitMiddleware:
 
 
 def referenced_files(tree: Any, host: str) -> Iterator[str]:
-    """Yield every file that gradio would read for a request, at any depth; an empty name for a foreign URL.
-
-    Args:
-        tree: The JSON body.
-        host: The Host header.
-    """
+    """Yield every file that gradio would read for a JSON body, at any depth; empty for a URL of another host."""
     waiting = [tree]
     while waiting:
         part = waiting.pop()
@@ -108,7 +96,6 @@ def referenced_files(tree: Any, host: str) -> Iterator[str]:
 
 
 def _file_of_url(url: str, host: str) -> str:
-    """Path of the file behind a URL of this server; empty for any other URL."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -120,8 +107,7 @@ def _file_of_url(url: str, host: str) -> str:
 async def read_body(receive: Receive, most: int) -> bytes | None:
     """Read the body of a request; returns None, and stops reading, if it is larger than ``most`` bytes.
 
-    Raises:
-        ClientDisconnect: The client disconnected before the body was complete.
+    Raises ClientDisconnect if the client disconnected before the body was complete.
     """
     parts: list[bytes] = []
     size = 0
@@ -176,22 +162,11 @@ _REFRESH = """<!doctype html>
 
 
 def login_page(after: str = "", *, failed: str = "", status: str = "") -> str:
-    """The login page as HTML.
-
-    Args:
-        after: Query string of the page to open after the login.
-        failed: Why the last attempt failed.
-        status: Another notice, such as a confirmation of the logout.
-    """
-    notice = Markup("")
-    if failed:
-        notice = Markup('<p role="alert" id="notice">{}</p>').format(failed)
-    elif status:
-        notice = Markup('<p role="status" id="notice">{}</p>').format(status)
+    """The login page as HTML; ``after`` is the query string of the page to open next."""
+    role = "alert" if failed else "status"
+    notice = Markup('<p role="{}" id="notice">{}</p>').format(role, failed or status) if failed or status else ""
     described = Markup('aria-describedby="notice" aria-invalid="true"') if failed else ""
     return _PAGE.format(style=Markup(_STYLE), notice=notice, next=after, described=described)
-
-
 
 
 LOGIN_PATHS = ("/login", "/logout", "/active")
@@ -201,19 +176,10 @@ _log = logging.getLogger(__name__)
 
 
 class Login:
-    """Login, logout and sessions of one user.
+    """Login, logout and sessions of one user."""
 
-    Args:
-        user: Name of the user.
-        password: Hash of the password.
-        sessions: Storage of sessions.
-        rate_limiter: Limit on login attempts.
-    """
-
-    def __init__(
-        self, user: str, password: PasswordHash, sessions: Sessions | None = None,
-        rate_limiter: RateLimiter | None = None,
-    ) -> None:
+    def __init__(self, user: str, password: PasswordHash, sessions: Sessions | None = None,
+                 rate_limiter: RateLimiter | None = None) -> None:
         self._user = user
         self._password = password
         self.sessions = sessions or Sessions()
@@ -241,9 +207,8 @@ class Login:
         if request.method in ("GET", "HEAD") and request.url.path == "/" and _wants_page(request):
             if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
                 return HTMLResponse(_REFRESH)
-            query = request.url.query
-            after = f"/login?{urlencode({'next': query})}" if query else "/login"
-            return RedirectResponse(after, status_code=303)
+            after = f"?{urlencode({'next': request.url.query})}" if request.url.query else ""
+            return RedirectResponse(f"/login{after}", status_code=303)
         return JSONResponse({"detail": "Log in first"}, status_code=401, headers={"X-Log-In": "/login"})
 
     def _show_form(self, request: Request) -> Response:
@@ -256,9 +221,13 @@ class Login:
 
     async def _log_in(self, request: Request) -> Response:
         try:
-            form = await _read_form(request)
+            body = await read_body(request.receive, _MAX_FORM_BYTES)
+            form = None if body is None else dict(
+                parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
         except ClientDisconnect:
             return Response(status_code=400)
+        except ValueError:
+            form = None
         if form is None:
             return JSONResponse({"detail": "Not a login form"}, status_code=413)
         after = form.get("next", "")
@@ -280,10 +249,9 @@ class Login:
         self.sessions.end(_token(request.scope))  # prevents session fixation
         response = (RedirectResponse(_redirect_target(after), 303) if _wants_page(request)
                     else JSONResponse({"success": True}))
-        response.set_cookie(
-            cookie_name(request.scope), self.sessions.create(self._user), max_age=int(self.sessions.longest_seconds),
-            path="/", secure=_secure(request.scope), httponly=True, samesite="strict",
-        )
+        response.set_cookie(cookie_name(request.scope), self.sessions.create(self._user),
+                            max_age=int(self.sessions.longest_seconds), path="/", secure=_secure(request.scope),
+                            httponly=True, samesite="strict")
         return response
 
     def _too_many_attempts(self, request: Request, after: str, wait: float) -> Response:
@@ -349,19 +317,6 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", errors="surrogatepass")
 
 
-
-
-async def _read_form(request: Request) -> dict[str, str] | None:
-    """The fields of a form; None if it is too large to be a login form."""
-    body = await read_body(request.receive, _MAX_FORM_BYTES)
-    if body is None:
-        return None
-    try:
-        return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
-    except ValueError:
-        return None
-
-
 def user_of(request: Request) -> str | None:
     """Name of the user who is logged in; passed to gradio as ``auth_dependency``."""
     user: str | None = request.scope.get("assistant_builder.user")
@@ -370,20 +325,12 @@ def user_of(request: Request) -> str | None:
 
 _UNTRUSTED = (b"x-forwarded-", b"x-gradio-", b"forwarded")
 """Headers from which gradio would build its URLs; the server has already read those of a trusted proxy."""
-_CROSS_ORIGIN = (
-    "This request was sent by another site, or through an unknown proxy. Open the page directly. Behind a proxy with "
-    "HTTPS, start Assistant Builder with --proxy ADDRESS.\n"
-)
+_CROSS_ORIGIN = ("This request was sent by another site, or through an unknown proxy. Open the page directly. Behind a "
+                 "proxy with HTTPS, start Assistant Builder with --proxy ADDRESS.\n")
 
 
 class AuthMiddleware:
-    """ASGI middleware that checks host, origin and login of HTTP requests and websockets.
-
-    Args:
-        app: The wrapped application.
-        hosts: Host names of the server.
-        login: The login; None if no login is required.
-    """
+    """ASGI middleware that checks host, origin and login (None: not required) of HTTP requests and websockets."""
 
     def __init__(self, app: ASGIApp, hosts: AllowedHosts, login: Login | None = None) -> None:
         self._app = app
@@ -426,9 +373,7 @@ class AuthMiddleware:
             return PlainTextResponse(_CROSS_ORIGIN, status_code=403)
         return None
 
-    async def _run_in_session(
-        self, session: Session, login: Login, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _run_in_session(self, session: Session, login: Login, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a request in a session; an event stream ends with its session.
 
         Other responses are completed. A stream receives a disconnect, as if the page had been closed.

@@ -28,21 +28,13 @@ _MAX_MEMORY = 64 * 2**20
 
 @dataclass(frozen=True)
 class PasswordHash:
-    """A scrypt hash of a password.
+    """A scrypt hash of a password."""
 
-    Attributes:
-        log_n: Binary logarithm of scrypt's N.
-        r: scrypt's block size.
-        p: scrypt's parallelization.
-        salt: 16 random bytes.
-        digest: 32 bytes.
-    """
-
-    log_n: int
+    log_n: int  # binary logarithm of scrypt's N
     r: int
     p: int
-    salt: bytes
-    digest: bytes
+    salt: bytes  # 16 random bytes
+    digest: bytes  # 32 bytes
 
     @classmethod
     def of(cls, password: str) -> PasswordHash:
@@ -62,11 +54,7 @@ class PasswordHash:
 
     @classmethod
     def from_text(cls, text: str) -> PasswordHash:
-        """Parse a line of :meth:`to_text`.
-
-        Raises:
-            ValueError: The line is malformed, or its cost is out of bounds.
-        """
+        """Parse a line of :meth:`to_text`; raises ValueError if it is malformed or its cost is out of bounds."""
         name, log_n, r, p, salt, digest = text.split("$")
         found = cls(int(log_n), int(r), int(p), base64.b64decode(salt, validate=True),
                     base64.b64decode(digest, validate=True))
@@ -88,11 +76,7 @@ def password_file() -> Path:
 
 
 def store_password(user: str, password: str) -> Path:
-    """Store the hash of a user's password in :func:`password_file`.
-
-    Raises:
-        ConfigError: The password is too short, or the file is damaged or cannot be written.
-    """
+    """Store the hash of a user's password; raises ConfigError if it is too short or the file cannot be used."""
     if len(password) < MIN_LENGTH:
         raise ConfigError(f"the password has {len(password)} characters",
                           remedy=f"Use at least {MIN_LENGTH}; four random words are easy to remember")
@@ -108,11 +92,7 @@ def store_password(user: str, password: str) -> Path:
 
 
 def stored_password(user: str) -> PasswordHash | None:
-    """The stored hash of a user's password, or None.
-
-    Raises:
-        ConfigError: Other users can read the file, or it is damaged.
-    """
+    """The stored hash of a user's password, or None; ConfigError if others can read the file or it is damaged."""
     path = password_file()
     if not path.exists():
         return None
@@ -142,19 +122,11 @@ def _damaged_file_error(path: Path, user: str) -> ConfigError:
                        remedy=f"Remove the file and store them again with 'assistant-builder password {user}'")
 
 
-def take_password() -> str | None:
-    """The password in :data:`PASSWORD_VARIABLE`; see :func:`take_secret`."""
-    return take_secret(PASSWORD_VARIABLE)
-
-
 def take_secret(variable: str) -> str | None:
     """Read a secret from an environment variable, or from the file that ``<variable>_FILE`` names.
 
     The variable is removed from the environment, so that child processes do not inherit it. Until this process and its
     parents end, it can still be read from their ``/proc/PID/environ``; a file avoids that.
-
-    Args:
-        variable: Name of the variable.
 
     Raises:
         ConfigError: The file cannot be read, or other users of this machine can read it.
@@ -196,11 +168,9 @@ class RateLimiter:
         self._left, self._filled = float(ALL_ATTEMPTS), clock()
 
     def attempt(self, address: str) -> float:
-        """Request an attempt from an IP address.
+        """Request an attempt from an IP address; returns the seconds to wait before the next request.
 
-        Returns:
-            Seconds to wait before the next request. 0 permits the attempt, which counts as failed until
-            :meth:`succeeded` is called.
+        0 permits the attempt, which counts as failed until :meth:`succeeded` is called.
         """
         now, client = self._clock(), client_key(address)
         record = self._clients.get(client)

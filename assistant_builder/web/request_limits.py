@@ -27,18 +27,13 @@ _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on uploads and requests.
+    """Limits on uploads and requests."""
 
-    Attributes:
-        file_bytes: Largest file that can be uploaded, in bytes.
-        files_at_once: Files per upload request.
-        stored_files: Uploaded files that the server stores at a time, of all users together.
-        message_bytes: Largest request that is not an upload, in bytes; edited rows and conversations are sent in these.
-    """
-
+    # largest file that can be uploaded, in bytes
     file_bytes: int = 250 * 10**6  # the limit of the readers
-    files_at_once: int = 4
-    stored_files: int = 100
+    files_at_once: int = 4  # files per upload request
+    stored_files: int = 100  # uploaded files that the server stores at a time, of all users together
+    # largest request that is not an upload, in bytes; edited rows and conversations are sent in these
     message_bytes: int = 32 * 10**6
 
     @property
@@ -48,17 +43,15 @@ class Limits:
 
     @classmethod
     def from_environment(cls) -> Limits:
-        """The limits with the values of :data:`SIZE_VARIABLE` and :data:`COUNT_VARIABLE`.
-
-        Raises:
-            ConfigError: The value of a variable is invalid.
-        """
-        defaults = cls()
-        size, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
+        """The limits with the values of :data:`SIZE_VARIABLE` and :data:`COUNT_VARIABLE`; raises ConfigError."""
+        text, count = os.environ.get(SIZE_VARIABLE, "").strip(), os.environ.get(COUNT_VARIABLE, "").strip()
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
+        size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+        if text and size <= 0:
+            raise ConfigError(f"{text!r} is not a size", where=SIZE_VARIABLE, remedy="Set it to e.g. 250MB")
         if count and not (count.isascii() and count.isdigit() and int(count) > 0):
             raise ConfigError(f"{count!r} is not a number of files", where=COUNT_VARIABLE, remedy="Set it to e.g. 100")
-        return cls(file_bytes=_parse_size(size) if size else defaults.file_bytes,
-                   stored_files=int(count) if count else defaults.stored_files)
+        return cls(file_bytes=size or cls.file_bytes, stored_files=int(count or cls.stored_files))
 
 
 @dataclass(frozen=True)
@@ -67,28 +60,21 @@ class ConnectionLimits:
 
     A connection waits while the client has to act: during the TLS handshake, while it sends a request, and while it
     reads the response. A browser opens at most six connections to a server, for all of its tabs together.
-
-    Attributes:
-        header_seconds: Time until the header of a request is complete, from the start of the connection (including
-            the handshake) or the end of the last response. uvicorn closes idle connections earlier, after 5 seconds.
-        header_bytes: Largest header.
-        body_seconds: Interval in which a body must arrive at :attr:`body_bytes_per_second`.
-        body_bytes_per_second: Lowest mean rate of a body in each interval.
-        stalled_seconds: Time after which a client that does not read its response is disconnected.
-        waiting_per_client: Waiting connections per address (IPv6: per /64 network) that have sent no accepted request;
-            beyond this limit, the one that has waited longest is closed.
-        waiting: The same for all clients together; the client with the most connections loses one.
-        all: Connections of every kind; beyond this limit, requests get status 503. The difference to :attr:`waiting`
-            is reserved for trusted connections.
     """
 
+    # time until the header of a request is complete, from the start of the connection (including the handshake) or the
+    # end of the last response. uvicorn closes idle connections earlier, after 5 seconds
     header_seconds: float = 10.0
-    header_bytes: int = 64 * 1024
-    body_seconds: float = 20.0
-    body_bytes_per_second: int = 500
-    stalled_seconds: float = 60.0
+    header_bytes: int = 64 * 1024  # largest header
+    body_seconds: float = 20.0  # interval in which a body must arrive at :attr:`body_bytes_per_second`
+    body_bytes_per_second: int = 500  # lowest mean rate of a body in each interval
+    stalled_seconds: float = 60.0  # time after which a client that does not read its response is disconnected
+    # waiting connections per address (IPv6: per /64 network) that have sent no accepted request; beyond this limit, the
+    # one that has waited longest is closed
     waiting_per_client: int = 64
-    waiting: int = 256
+    waiting: int = 256  # the same for all clients together; the client with the most connections loses one
+    # connections of every kind; beyond this limit, requests get status 503. The difference to :attr:`waiting` is
+    # reserved for trusted connections
     all: int = 768
 
 
@@ -100,24 +86,13 @@ def format_size(size: int) -> str:
     return f"{size} bytes"
 
 
-def _parse_size(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.lower())
-    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-    if size <= 0:
-        raise ConfigError(f"{text!r} is not a size", where=SIZE_VARIABLE, remedy="Set it to e.g. 250MB")
-    return size
-
-
 _KEY = "assistant_builder.connection"
 _LOG_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
 def mark_trusted(scope: Scope) -> None:
-    """Mark the connection of a request as trusted: the request was authenticated, or no authentication is required.
-
-    This has no effect if the server does not limit connections, as in tests and on Ray.
-    """
+    """Mark the connection of a request as trusted, if connections are limited: it needs no authentication or has it."""
     connection = (scope.get("state") or {}).get(_KEY)
     if connection is not None:
         connection.trusted = True
@@ -126,12 +101,8 @@ def mark_trusted(scope: Scope) -> None:
 def limited_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any) -> uvicorn.Config:
     """A uvicorn configuration with limits on connections.
 
-    Args:
-        app: The ASGI app.
-        limits: The limits.
-        proxy: Addresses or networks of reverse proxies, separated by commas; ``*`` for all. The limit per client does
-            not apply to them, since their address represents many clients.
-        options: Other options of :class:`uvicorn.Config`.
+    ``proxy`` lists addresses or networks of reverse proxies, separated by commas (``*``: all). The limit per client
+    does not apply to them, since their address represents many clients.
     """
     connections = Connections(limits, proxy)
     encrypted = options.get("ssl_certfile") is not None
@@ -163,9 +134,7 @@ class _Connection(Protocol):
 class Connections:
     """All open connections of one server; see :func:`limited_config` for the arguments."""
 
-    def __init__(
-        self, limits: ConnectionLimits, proxy: str = "", clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, limits: ConnectionLimits, proxy: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.tls: ssl.SSLContext | None = None
         self.clock = clock
@@ -184,7 +153,8 @@ class Connections:
         self._open[connection] = None
         waiting = [entry for entry in self._open if entry.waits and not entry.trusted]
         own = [entry for entry in waiting if entry.peer == connection.peer]
-        if len(own) > self.limits.waiting_per_client and not self._is_proxy(connection.peer):
+        is_proxy = any(proxy == "*" or _in_network(connection.peer, proxy) for proxy in self._proxies)
+        if len(own) > self.limits.waiting_per_client and not is_proxy:
             self._close(min(own, key=lambda entry: entry.since), connection.peer)
         elif len(waiting) > self.limits.waiting:
             (most, _), = Counter(entry.peer for entry in waiting).most_common(1)
@@ -212,8 +182,6 @@ class Connections:
                          "at most once a minute", self._closed, client)
             self._closed, self._logged = 0, now
 
-    def _is_proxy(self, client: str) -> bool:
-        return any(proxy == "*" or _in_network(client, proxy) for proxy in self._proxies)
 
 
 def _in_network(peer: str, proxy: str) -> bool:
@@ -350,28 +318,24 @@ class _Handshake(asyncio.Protocol):
         self._http.since = self.since
         self._http.connection_made(secure)
         secure.set_protocol(self._http)
-        early.replay_to(self._http)
+        if early.data:
+            self._http.data_received(early.data)
+        if early.lost:
+            self._http.connection_lost(early.lost[0])
 
 
 class _EarlyData(asyncio.Protocol):
     """Buffers data that arrives together with the end of a handshake."""
 
     def __init__(self) -> None:
-        self._data = b""
-        self._lost: list[Exception | None] = []
+        self.data = b""
+        self.lost: list[Exception | None] = []
 
     def data_received(self, data: bytes) -> None:
-        self._data += data
+        self.data += data
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost.append(exc)
-
-    def replay_to(self, http: _Http) -> None:
-        """Pass the buffered data to the protocol."""
-        if self._data:
-            http.data_received(self._data)
-        if self._lost:
-            http.connection_lost(self._lost[0])
+        self.lost.append(exc)
 
 
 def _client_of(transport: asyncio.BaseTransport) -> str:

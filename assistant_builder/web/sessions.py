@@ -12,10 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-IDLE_SECONDS = 3600.0
-"""A session ends after this much inactivity; the page's own polling does not count as activity."""
-MAX_SECONDS = 12 * 3600.0
-"""A session always ends this long after the login."""
+IDLE_SECONDS = 3600.0  # a session ends after this much inactivity; the page's own polling does not count as activity
+MAX_SECONDS = 12 * 3600.0  # a session always ends this long after the login
 _MAX_SESSIONS = 1000
 SESSION = "assistant_builder.session"
 """Key of the :class:`Session` in the scope of a request; the value is None if no login is required."""
@@ -28,30 +26,21 @@ def monotonic_clock() -> float:
 
 @dataclass
 class Session:
-    """One login.
-
-    Attributes:
-        user: Name of the user.
-        started: Time of the login.
-        active: Time of the last activity.
-        open_responses: Callbacks that end responses which are still being sent, such as event streams.
-        name: Random identifier; not a secret.
-    """
+    """One login."""
 
     user: str
     started: float
     active: float
+    # callbacks that end responses which are still being sent, such as event streams
     open_responses: set[Callable[[], None]] = field(default_factory=set)
-    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    name: str = field(default_factory=lambda: secrets.token_hex(8))  # random identifier; not a secret
 
 
 class Sessions:
     """All sessions of this process; only hashes of their tokens are stored."""
 
-    def __init__(
-        self, idle_seconds: float = IDLE_SECONDS, longest_seconds: float = MAX_SECONDS,
-        clock: Callable[[], float] = monotonic_clock,
-    ) -> None:
+    def __init__(self, idle_seconds: float = IDLE_SECONDS, longest_seconds: float = MAX_SECONDS,
+                 clock: Callable[[], float] = monotonic_clock) -> None:
         self.longest_seconds = longest_seconds
         self._idle = idle_seconds
         self._clock = clock
@@ -108,9 +97,7 @@ MAX_NAMES = 10_000
 class NameOwners:
     """Owners of random names: a name belongs to the first session that uses it, even after that session has ended.
 
-    Args:
-        forget: Called with the least recently used name when there are more than :data:`MAX_NAMES`; deletes the
-            server's data under that name.
+    ``forget`` deletes the server's data under the least recently used name when there are more than :data:`MAX_NAMES`.
     """
 
     def __init__(self, forget: Callable[[str], None]) -> None:
@@ -119,12 +106,7 @@ class NameOwners:
         self._lock = threading.Lock()
 
     def claim(self, name: str, session: Session | None) -> bool:
-        """Whether a session may use a name. A name without an owner is assigned to the session.
-
-        Args:
-            name: Name of a window or of an upload's progress.
-            session: The requesting session; None if no login is required, and every name may be used.
-        """
+        """Whether a session (None: no login) may use a name; a name without an owner is assigned to the session."""
         if session is None:
             return True
         with self._lock:
@@ -144,12 +126,9 @@ def new_upload_name(session: Session | None) -> str:
 
 
 def may_read(path: str, files: Path, session: Session | None) -> bool:
-    """Whether a session may read a file: its own uploads, and files that are offered to every user.
+    """Whether a session may read a file in ``files``: its own uploads, and files that are offered to every user.
 
-    Args:
-        path: Path of the file.
-        files: Folder of uploads and of files offered for download.
-        session: The requesting session; None if no login is required.
+    ``session`` is None if no login is required.
     """
     if not path or "\0" in path or not os.path.isabs(path):
         return False

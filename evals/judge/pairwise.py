@@ -26,8 +26,7 @@ from evals.compare import paired_comparison
 from evals.judge.openai_client import DEFAULT_RETRY_POLICY, ChatEndpoint, EndpointError, RetryPolicy
 
 Choice = Literal["first", "second", "tie"]
-LONGEST_TEXT = 4000
-"""Maximum characters of a text in the prompt; the prompt explains the mark of a cut."""
+LONGEST_TEXT = 4000  # maximum characters of a text in the prompt; the prompt explains the mark of a cut
 _CUT = " […]"
 _CHOICES: dict[str, Choice] = {"A": "first", "B": "second", "TIE": "tie"}
 _NAMES = re.compile(r"(?:answer[ _-]?)?(A|B|tie)", re.IGNORECASE)
@@ -152,10 +151,8 @@ def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None =
 
 KEY_VARIABLE = "ASSISTANT_BUILDER_JUDGE_KEY"
 """Environment variable with the endpoint's key, which is never written to a file."""
-AT_ONCE = 4
-"""Maximum concurrent items; the first item runs alone to check that the endpoint answers."""
-GIVE_UP_AFTER = 5
-"""Consecutive items without a reply after which the endpoint counts as unavailable."""
+AT_ONCE = 4  # maximum concurrent items; the first item runs alone to check that the endpoint answers
+GIVE_UP_AFTER = 5  # consecutive items without a reply after which the endpoint counts as unavailable
 _POLL_SECONDS = 0.2
 _KEPT_REPLY = 500
 
@@ -173,14 +170,11 @@ class _Question:
 def judge_study(
     study: Study, *, on_progress: Callable[[int, int], None] | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY
 ) -> dict[str, Any]:
-    """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``.
+    """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``, and returns it.
 
     Recorded verdicts are kept if model, host, prompt, question, reference and answers are the same; failed items are
     judged again. Identical answers are ties without a call. ``on_progress`` gets the numbers of finished and of all
     items.
-
-    Returns:
-        The content of ``judge.json``.
 
     Raises:
         EvaluationError: The cells have no answers, or the endpoint is unreachable, refuses, or stopped answering. The

@@ -25,10 +25,7 @@ from evals.metrics.fact_recall import facts_kept
 class Context:
     """What a metric may know about an item besides its answer and reference.
 
-    Attributes:
-        question: The last user message.
-        answerable: False where the right answer is to decline.
-        messages: The prompt: mappings with ``role`` and ``content``.
+    It is not ``answerable`` where the right answer is to decline; ``messages`` are the prompt.
     """
 
     question: str = ""
@@ -232,9 +229,7 @@ def score_sample(sample: Mapping[str, Any]) -> dict[str, float]:
 
 
 def score_answer(answer: str, reference: str, context: Context | None = None) -> dict[str, float]:
-    """Score one generated answer by every metric of :func:`text_metrics`.
-
-    A metric that has no score for this reference is left out.
+    """Score one generated answer by every metric of :func:`text_metrics` that has a score for this reference.
 
     Raises:
         EvaluationError: A metric's function returned a score that its description does not allow.
@@ -269,9 +264,6 @@ def score_answers(
     answers: Sequence[str], references: Sequence[str], resources: Resources, *, embedder: bool = True
 ) -> list[dict[str, float]]:
     """Score the answers of a cell by every metric that needs a model; metrics that embed texts only with ``embedder``.
-
-    Returns:
-        Metric name → score, one mapping an item.
 
     Raises:
         EvaluationError: A metric's function returned a score that its description does not allow.

@@ -63,7 +63,6 @@ _SIGNS = "%‰°$€£¥₹"
 _WORDS = "|".join(re.escape(unit) for unit in sorted(_SPELLINGS, key=len, reverse=True) if len(unit) > 1)
 _LETTERS = "".join(unit for unit in _SPELLINGS if len(unit) == 1 and unit not in _SIGNS)
 UNIT = rf"(?:(?:(?i:{_WORDS})|[{_LETTERS}])(?![{LETTER}\d])|[{_SIGNS}])"
-"""A unit in any known spelling."""
 
 _TIMES = {"thousand": 10**3, "k": 10**3, "million": 10**6, "m": 10**6, "billion": 10**9, "bn": 10**9, "b": 10**9,
           "trillion": 10**12}

@@ -102,8 +102,7 @@ REFUSAL_PATTERNS: dict[str, str] = {
 """Name of each kind of refusal → the regular expression that finds it in case-folded text."""
 
 _REFUSAL = re.compile("|".join(f"(?:{pattern})" for pattern in REFUSAL_PATTERNS.values()))
-_TAUGHT_F1 = 0.75
-"""Token F1 with a refusal of the data from which an answer counts as a refusal."""
+_TAUGHT_F1 = 0.75  # token F1 with a refusal of the data from which an answer counts as a refusal
 
 
 def is_refusal(answer: str, taught: Collection[str] = ()) -> bool:

@@ -38,7 +38,7 @@ def normalise(text: str) -> str:
     return plain or " ".join(folded.split())
 
 
-_UNSPACED = re.compile(
+UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
 )
@@ -50,14 +50,14 @@ def words(text: str) -> list[str]:
 
     Vowel signs and tone marks stay with their letter.
     """
-    if not _UNSPACED.search(text):
+    if not UNSPACED.search(text):
         return text.split()
     found: list[str] = []
     for chunk in text.split():
         joined = False
         for char in chunk:
             mark = unicodedata.category(char)[0] == "M"
-            alone = not mark and _UNSPACED.match(char) is not None
+            alone = not mark and UNSPACED.match(char) is not None
             if found and (mark or (joined and not alone)):
                 found[-1] += char
             else:

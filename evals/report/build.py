@@ -13,7 +13,6 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
-from evals.metrics import METRICS
 from evals.report import contrasts as comparing
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
@@ -112,10 +111,7 @@ def build_report(study: Study) -> dict[str, Any]:
 
 
 def write_report(study: Study) -> Path:
-    """Write ``report.json``, then ``report.html`` and ``report.md`` from the content of that file.
-
-    Returns:
-        Path of ``report.html``.
+    """Write ``report.json``, then ``report.html``, whose path is returned, and ``report.md`` from that file.
 
     Raises:
         EvaluationError: As in :func:`build_report`; nothing is written then.
@@ -151,7 +147,7 @@ def _usable(
 ) -> dict[str, list[str]]:
     """Metric → the items it is computed on; the primary metric must be among them."""
     tuned = tuned_cells(study.config.arms)
-    usable = metrics_of({**cells, **baselines}, tuple(METRICS), tuned, rules.items)
+    usable = metrics_of({**cells, **baselines}, tuned, rules.items)
     primary = rules.declared.primary_metric
     if primary not in usable:
         where = " and ".join(reversed(tuned))

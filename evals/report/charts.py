@@ -15,10 +15,8 @@ from assistant_builder.arms import CELLS
 from evals.metrics import metric_of
 from evals.report.format import capitalised, count, difference, interval, number, percent, plain, plural, shown
 
-_MOST_POINTS = 240
-"""Maximum number of points of a curve; more are not visible at 700 pixels."""
-_SMOOTHING = 20
-"""The running mean of the training loss covers a twentieth of the run."""
+_MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
+_SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,7 @@ def all_pairs() -> tuple[Contrast, ...]:
     return tuple(found)
 
 
-Comparisons = dict[tuple[str, str], Comparison]
-"""Comparisons by name of the pair and metric."""
+Comparisons = dict[tuple[str, str], Comparison]  # comparisons by name of the pair and metric
 
 
 def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], rules: Rules) -> Comparisons:

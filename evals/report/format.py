@@ -12,15 +12,9 @@ from evals.metrics import METRICS
 
 @dataclass(frozen=True)
 class MetricFormat:
-    """How a metric's values are displayed.
+    """How a metric's values are displayed: ``phrase`` is its name in sentences, ``unit`` that of a difference.
 
-    Attributes:
-        label: Name in tables.
-        phrase: Name inside a sentence.
-        factor: Factor from stored to displayed values; scores of 0 to 1 are shown as 0 to 100.
-        suffix: Suffix of a value.
-        unit: Unit of a difference.
-        decimals: Smallest number of decimals.
+    Stored values are multiplied by ``factor``, because scores of 0 to 1 are shown as 0 to 100.
     """
 
     label: str

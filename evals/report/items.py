@@ -14,22 +14,16 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, LORA, TWINS
+from evals.metrics.text import UNSPACED
 from evals.report.format import number
 from evals.report.load import BASELINE, CANDIDATE, Cell
 
 _MAX_ALIGNED_WORDS = 4000
 """Longer answers are not aligned, because the matcher's time grows with the square of the length."""
-Runs = list[tuple[str, bool]]
-"""Pieces of a text, each with whether it is missing in the other text."""
+Runs = list[tuple[str, bool]]  # pieces of a text, each with whether it is missing in the other text
 Side = Literal["both", "first", "second"]
-Diff = list[tuple[str, Side]]
-"""Pieces of two texts in reading order, each with the side that has it."""
+Diff = list[tuple[str, Side]]  # pieces of two texts in reading order, each with the side that has it
 
-_UNSPACED = (
-    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF),  # Thai and Lao; Burmese; Khmer
-    (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
-)
-"""Code points of scripts written without spaces between words: Kana and Han in the second line."""
 _ONE_SIDED: tuple[Side, Side] = ("first", "second")
 _JOINERS = "\u200c\u200d"
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
@@ -56,13 +50,13 @@ def word_diff(first: str, second: str) -> Diff:
 
 def changed_words(first: str, second: str) -> tuple[Runs, Runs]:
     """Cut two texts into runs, each with whether it differs from the other text; joined, the runs equal the text."""
-    one, other = (
-        [("".join(text for text, _ in together), changed) for changed, together in groupby(
-            [(text, where == side) for text, where in word_diff(first, second) if where in ("both", side)],
-            key=itemgetter(1))]
-        for side in ("first", "second")
-    )
-    return one, other
+    found = word_diff(first, second)
+    return _one_side(found, "first"), _one_side(found, "second")
+
+
+def _one_side(found: Diff, side: Side) -> Runs:
+    own = [(text, where == side) for text, where in found if where in ("both", side)]
+    return [("".join(text for text, _ in together), changed) for changed, together in groupby(own, key=itemgetter(1))]
 
 
 def pieces(text: str) -> list[str]:
@@ -82,10 +76,9 @@ def pieces(text: str) -> list[str]:
 def _kind(char: str) -> str:
     if char.isspace():
         return "space"
-    code = ord(char)
-    if char in _JOINERS or code in _SKIN_TONES or unicodedata.category(char).startswith("M"):
+    if char in _JOINERS or ord(char) in _SKIN_TONES or unicodedata.category(char).startswith("M"):
         return "mark"
-    if any(low <= code <= high for low, high in _UNSPACED):
+    if UNSPACED.match(char):
         return "sign"
     return "word" if char.isalnum() or char == "_" else "other"
 
@@ -95,8 +88,8 @@ def _merge_spaces(found: Diff) -> Diff:
     merged: Diff = []
     for place, (text, side) in enumerate(found):
         between = 0 < place < len(found) - 1 and found[place - 1][1] != "both" != found[place + 1][1]
-        merged += [(text, "first"), (text, "second")] if side == "both" and between and not text.strip() else [
-            (text, side)]
+        both = side == "both" and between and not text.strip()
+        merged += [(text, "first"), (text, "second")] if both else [(text, side)]
     joined: Diff = []
     waiting: dict[Side, str] = dict.fromkeys(_ONE_SIDED, "")
     for text, side in [*merged, ("", "both")]:
@@ -179,11 +172,9 @@ def declining(cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     return {"cells": by_cell} if by_cell else None
 
 
-_MAX_SHOWN_CHARACTERS = 1500
-"""Longer texts are cut; ``report.json`` has the full text."""
+_MAX_SHOWN_CHARACTERS = 1500  # longer texts are cut; ``report.json`` has the full text
 _MAX_MARKED_SHARE = 0.75
-_UNFOLDED = 5
-"""Number of items of a group that are visible without unfolding it."""
+_UNFOLDED = 5  # number of items of a group that are visible without unfolding it
 _TITLES = {
     "lost": ("Right under 16-bit LoRA only", "What 4-bit lost, by exact match."),
     "gained": ("Right under QLoRA only", "What 4-bit gained, by exact match."),

@@ -13,7 +13,7 @@ from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, Arm, headlin
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
-from evals.metrics import metric_of, score_stored
+from evals.metrics import METRICS, metric_of, score_stored
 from evals.report.glossary import BASELINE_TEXTS
 
 BASELINE, CANDIDATE = LORA.cell, QLORA.cell
@@ -131,9 +131,7 @@ def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
 
 
 def read_rescored_cells(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
-    """A further scoring of the arms' assistants; empty if a cell of it is missing.
-
-    Without a training ``seed`` it is that of the first seed's adapters with another batch size.
+    """A further scoring of the arms' assistants, by training ``seed`` or with another batch size; empty if incomplete.
 
     Raises:
         EvaluationError: They were scored on other items than the cell ``like``.
@@ -183,8 +181,7 @@ def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
 
 
 def metrics_of(
-    cells: Mapping[str, Cell], order: tuple[str, ...], tuned: Sequence[str] = (BASELINE, CANDIDATE),
-    wanted: Callable[[Cell, str], list[str]] | None = None,
+    cells: Mapping[str, Cell], tuned: Sequence[str], wanted: Callable[[Cell, str], list[str]] | None = None,
 ) -> dict[str, list[str]]:
     """The items each metric is computed on, in file order: those with a score in every cell that has the metric.
 
@@ -192,14 +189,13 @@ def metrics_of(
 
     Args:
         cells: The cells.
-        order: Names of metrics.
         tuned: Cells without which a metric is left out.
         wanted: The items of the headline, by cell and metric; all unless given.
     """
     first = cells[tuned[0]]
     every = list(first.by_item)
     usable = {}
-    for metric in order:
+    for metric in METRICS:
         having = [cell for cell in cells.values() if cell.has(metric)]
         if set(tuned) <= {cell.name for cell in having}:
             items = every if wanted is None else wanted(first, metric)

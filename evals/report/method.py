@@ -90,7 +90,6 @@ FORMULAS: tuple[Formula, ...] = (
             "common subsequence of words (ROUGE-L), of words in any order (token F1), the latter two with β = 1.",
             (11, 12)),
 )
-"""Every formula of the report."""
 
 REFERENCES: tuple[str, ...] = (
     "Miller, E. (2024). Adding Error Bars to Evals: A Statistical Approach to Language Model Evaluations. "

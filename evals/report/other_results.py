@@ -162,8 +162,7 @@ def _difference(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return f"{text}, {len(flips['lost']):,} lost and {len(flips['gained']):,} gained" if flips else text
 
 
-PARTIAL = 0.5
-"""Token F1 from which an answer counts as right if exact match is almost always or almost never reached."""
+PARTIAL = 0.5  # token F1 from which an answer counts as right if exact match is almost always or almost never reached
 _BINS = ((150, 10), (75, 5))
 """Minimum number of items for a number of bins; with fewer items, one bin per ``_FEWEST_IN_BIN``."""
 _FEWEST_IN_BIN = 15

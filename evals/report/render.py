@@ -21,8 +21,7 @@ from evals.report.load import arms_of, is_compared, lead_pair
 from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
 from evals.report.study_facts import flatten
 
-LISTED = 200
-"""Held-out items on the page; ``report.json`` has all of them."""
+LISTED = 200  # held-out items on the page; ``report.json`` has all of them
 _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
 
@@ -136,8 +135,7 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$#@])")
 _LINK = re.compile(r"(?i)(\bwww|\b(?:https?|ftp|mailto))([.:])")
-LISTED_IN_MARKDOWN = 40
-"""Held-out items in the Markdown; ``report.json`` has all of them."""
+LISTED_IN_MARKDOWN = 40  # held-out items in the Markdown; ``report.json`` has all of them
 
 
 def render_markdown(report: dict[str, Any]) -> str:

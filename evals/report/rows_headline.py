@@ -227,8 +227,7 @@ def _tiles_alone(report: Report) -> list[dict[str, str]]:
                     and line["key"] in ("base_bytes", "peak_memory_bytes", "train_seconds")]
 
 
-_LARGE = 10
-"""Differences beyond this multiple of the margin, or of the headline's interval, get a separate axis."""
+_LARGE = 10  # differences beyond this multiple of the margin, or of the headline's interval, get a separate axis
 
 
 def cell_table(report: Report) -> dict[str, Any]:

@@ -27,8 +27,7 @@ _LABELS = {
     "Q4-Q16": "storing the base in 4 bits, with QLoRA's adapter",
     HEADLINE: "QLoRA against its 16-bit twin, training included",
 }
-WORST = 10
-"""Number of listed items with the largest increase of loss."""
+WORST = 10  # number of listed items with the largest increase of loss
 
 
 def fidelity(study: Study) -> dict[str, Any] | None:

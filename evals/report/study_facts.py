@@ -17,8 +17,7 @@ from evals.report.contrasts import Comparisons
 
 _COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared")
 _SPLIT = ("given", "cut", "seed", "counts", "turns", "hashes", "sampled_out", "units", "clusters")
-_LISTED = 20
-"""Number of leaks listed with their questions; the study's data folder has all of them."""
+_LISTED = 20  # number of leaks listed with their questions; the study's data folder has all of them
 
 
 def data_summary(study: Study) -> dict[str, Any]:
@@ -47,12 +46,11 @@ def _leaks(split: Mapping[str, Any], embedding: Mapping[str, Any]) -> dict[str, 
     """Leaks found by text and by embedding comparison, and the number of held-out rows removed for them."""
     text, near = split.get("leaks"), embedding.get("leaks")
     found = [leak for listed in (text, near) if isinstance(listed, list) for leak in listed]
-    left = {leak["heldout_row"] for leak in found if not leak.get("removed")}
-    return {
-        "text": _amount(text), "embedding": _amount(near),
-        "removed": len({leak["heldout_row"] for leak in found if leak.get("removed")}), "left": len(left),
-        "listed": sorted(found, key=lambda leak: bool(leak.get("removed")))[:_LISTED],
-    }
+    found.sort(key=lambda leak: bool(leak.get("removed")))
+    left, removed = ({leak["heldout_row"] for leak in found if bool(leak.get("removed")) == gone}
+                     for gone in (False, True))
+    return {"text": _amount(text), "embedding": _amount(near), "removed": len(removed), "left": len(left),
+            "listed": found[:_LISTED]}
 
 
 def _amount(value: Any) -> int | None:

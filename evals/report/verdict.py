@@ -218,10 +218,8 @@ def _untuned(report: Mapping[str, Any]) -> list[str]:
     if not found or any(record["not_beaten"] or record["worse"] for record in found):
         return []
     rivals = " and ".join(NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found))
-    several = len(arms_of(report))
-    who = ("The assistant clearly beats" if several == 1 else "Both assistants clearly beat" if several == 2 else
-           "All assistants clearly beat")
-    return [f"{who} {rivals} by every measure."]
+    who = {1: "The assistant clearly beats", 2: "Both assistants clearly beat"}
+    return [f"{who.get(len(arms_of(report)), 'All assistants clearly beat')} {rivals} by every measure."]
 
 
 def _of(share: float, total: int) -> str:

@@ -19,13 +19,10 @@ from evals.report.other_results import NAMES, shortfall_summary
 from evals.stats.power import TARGET, heldout_power, intraclass_correlation, items_needed, minimum_detectable_mean
 from evals.tasks.general_knowledge import TASK as RETENTION
 
-Warned = tuple[str, str, str]
-"""Code, level and text of a warning."""
-IDENTITY_TOLERANCE = 1e-12
-"""Largest rounding error at which an identity holds."""
+Warned = tuple[str, str, str]  # code, level and text of a warning
+IDENTITY_TOLERANCE = 1e-12  # largest rounding error at which an identity holds
 _FAILURE_SHARE = 0.1
-_POSITION_BIAS = 0.6
-"""Share of decided judgements for one position from which a judge counts as biased."""
+_POSITION_BIAS = 0.6  # share of decided judgements for one position from which a judge counts as biased
 _LOSS_TOLERANCE = 1e-3
 
 

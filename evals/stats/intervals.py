@@ -16,8 +16,7 @@ from evals.stats.units import Floats, Units
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-_STUDENTIZED_UNITS = 10
-"""With fewer units, too many resamples have hardly any spread, which makes bootstrap-t unstable."""
+_STUDENTIZED_UNITS = 10  # with fewer units, too many resamples have hardly any spread, which makes bootstrap-t unstable
 _DRAWS_AT_ONCE = 2_000_000
 
 Interval = tuple[float, float]

@@ -18,13 +18,11 @@ from scipy import stats
 from evals.stats.units import make_units
 
 FACTOR = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
-ASSUMED_FLIP_RATE = 0.2
-"""Assumed share of held-out answers on which the arms differ, before anything has been measured."""
+ASSUMED_FLIP_RATE = 0.2  # assumed share of held-out answers on which the arms differ, before anything has been measured
 ASSUMED_ICC = 0.5
 """Assumed correlation of flips within a cluster, before anything has been measured: phrasings of one fact often, but
 not always, flip together."""
-TARGET = 0.02
-"""Difference of interest: two points."""
+TARGET = 0.02  # difference of interest: two points
 
 
 def minimum_detectable_difference(n: float, flip_rate: float) -> float:
@@ -72,14 +70,11 @@ def design_effect(cluster_sizes: Sequence[int], icc: float = ASSUMED_ICC) -> flo
 
 @dataclass(frozen=True)
 class Power:
-    """Statistical power of a held-out set.
+    """Statistical power of a held-out set, with the assumptions on flips and their correlation within clusters.
 
     Attributes:
         clusters: Number of clusters; equal to ``items`` without clusters.
-        design_effect: Factor by which clusters inflate the variance.
         effective_items: Number of independent items with the same information.
-        flip_rate: Assumed share of answers on which the arms differ.
-        icc: Assumed correlation within clusters.
         minimum_detectable: Smallest difference in a right/wrong rate that 80 % power detects, as a share.
         target: The difference of interest, as a share.
         items_needed: Items of the same cluster structure that the target needs.

@@ -11,8 +11,7 @@ from scipy import stats
 from assistant_builder.errors import EvaluationError
 from evals.stats.units import Floats, Units
 
-FLIPS = 10_000
-"""Number of random sign patterns where there are too many to enumerate."""
+FLIPS = 10_000  # number of random sign patterns where there are too many to enumerate
 _EXACT_UP_TO = 13
 _SIGNS_AT_ONCE = 2_000_000
 
@@ -72,11 +71,8 @@ def holm(p_values: Sequence[float]) -> Floats:
 class SignTest:
     """Preference votes between two arms; ties are not used.
 
-    Attributes:
-        share: Wins among the votes that prefer one, ``None`` without such votes.
-        ci_low: Lower end of the share's 95 % Wilson interval (0 without votes).
-        ci_high: Upper end (1 without votes).
-        p_value: Exact two-sided binomial test of the share against one half.
+    ``share`` is that of the wins among the votes that prefer one (None without any), with a 95 % Wilson interval;
+    ``p_value`` is that of the exact two-sided binomial test against one half.
     """
 
     wins: int

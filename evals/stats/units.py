@@ -17,8 +17,7 @@ from scipy import stats
 Floats = NDArray[np.float64]
 RARE_UNITS = 20
 """Below this many units with any difference, an interval built from the observed spread alone is too short."""
-SKEWED = 1.0
-"""Sample skewness beyond which units count as very skewed."""
+SKEWED = 1.0  # sample skewness beyond which units count as very skewed
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,9 @@ Sample = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Matching:
-    """The shared items of two studies.
+    """The shared items of two studies, by their names in both, in the first study's order, and the other items.
 
-    Attributes:
-        shared: Names of each item in the first and in the second study, in the first study's order.
-        only_a: Items of the first study alone.
-        only_b: Items of the second study alone.
-        other_system: Number of shared items with different system prompts.
+    ``other_system`` is the number of shared items with different system prompts.
     """
 
     shared: tuple[tuple[str, str], ...]
@@ -93,8 +89,7 @@ def _paired(
 def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
     """Held-out items of a study whose question is also in the training or validation split of another study.
 
-    Questions are compared as within a study, without case, spacing and sentence punctuation. ``None`` if a study's
-    splits are not on record.
+    Questions are compared without case, spacing and sentence punctuation. None if a study's splits are not on record.
 
     Raises:
         DataError: A split file was changed after it was frozen.

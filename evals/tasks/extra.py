@@ -46,7 +46,10 @@ class ExtraTasks:
             try:
                 with _empty_folder():
                     loaded = self._manager.load([name])["tasks"]
-                    self.documents[name] = sum(_size(task) for task in loaded.values())
+                    self.documents[name] = sum(
+                        len(task.test_docs() if task.has_test_docs() else task.validation_docs())
+                        for task in loaded.values()
+                    )
             except Exception as error:  # each task loads its data in its own way
                 quoted = isinstance(error, KeyError) and error.args  # a KeyError would be within quotes
                 text = str(error.args[0] if quoted else error).strip()
@@ -87,10 +90,6 @@ def _empty_folder() -> Iterator[None]:
     """Run in an empty folder, because ``evaluate.load`` runs a script with the metric's name in the current folder."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         yield
-
-
-def _size(task: Any) -> int:
-    return len(task.test_docs() if task.has_test_docs() else task.validation_docs())
 
 
 def _document(part: str, sample: Mapping[str, Any], *, several: bool) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.ui.home import study_list
-from assistant_builder.ui.home.study_list import list_studies
+from assistant_builder.ui.home import view
+from assistant_builder.ui.home.view import list_studies
 from benchmarks.scaling import exponent, generated_pairs, pairs_of, rank_table, table
 from tests.synthetic_study import new_study
 
@@ -40,5 +40,5 @@ def test_repeated_polls_of_the_study_list_read_no_study_again():
     for number in range(3):
         new_study(f"s{number}")
     first = list_studies()
-    before = study_list._read.cache_info().misses
-    assert list_studies() == first and study_list._read.cache_info().misses == before
+    before = view._read.cache_info().misses
+    assert list_studies() == first and view._read.cache_info().misses == before

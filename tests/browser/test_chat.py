@@ -26,8 +26,10 @@ from assistant_builder.ui.chat import feedback
 from assistant_builder.runner import invalidation
 feedback.start_run = lambda name: None  # nothing is trained here
 invalidation.step_inputs = lambda study, step, **_: study.step(step).inputs  # the study is made by hand, of no inputs
-from assistant_builder.ui.app import build_app, serve
-serve(build_app(WorkerPool(sys.argv[1:])), "127.0.0.1", int(os.environ["GRADIO_SERVER_PORT"]))
+from assistant_builder.ui.app import build_app
+from assistant_builder.ui.server import serve_page
+from assistant_builder.web.access import Access
+serve_page(lambda: build_app(WorkerPool(sys.argv[1:])), Access(port=int(os.environ["GRADIO_SERVER_PORT"])))
 """
 
 

@@ -84,7 +84,7 @@ def test_merged_cells_are_what_their_exports_give_back(
 
     from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
-    from assistant_builder.models.merging import merge
+    from assistant_builder.models.lora_layers import merge
 
     found = all_logits(study, folder, ("LM", "LR", "QD", "QR"))
     for arm, storage, merged, requantized in (("lora", "float16", "LM", "LR"), ("qlora", "nf4", "QD", "QR")):
@@ -137,7 +137,7 @@ def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(
     from bitsandbytes.nn import Linear4bit
 
     from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
-    from assistant_builder.models.merging import merge, quantize
+    from assistant_builder.models.lora_layers import merge, quantize
 
     def levels(model: Any) -> Any:
         packed = torch.cat([

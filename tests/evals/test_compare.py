@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -282,12 +280,6 @@ class TestWarnings:
     def test_few_flips_in_clusters_are_allowed_for_and_need_no_warning(self) -> None:
         baseline, candidate = flips(150, gained=0, lost=3, right=80)
         assert not self.warned(paired_comparison(baseline, candidate, clusters=[i % 30 for i in range(150)]))
-
-    def test_record_is_json(self) -> None:
-        baseline, candidate, _ = losses(30, 0.0)
-        record = paired_comparison(baseline, candidate).to_record()
-        assert json.loads(json.dumps(record, allow_nan=False)) == record
-        assert {"delta", "ci_low", "ci_high", "p_value", "n", "verdict", "method", "warnings"} <= record.keys()
 
 
 class TestSeveralLabels:

@@ -85,7 +85,7 @@ def test_a_merged_qlora_contains_the_dequantized_base(
     from safetensors.torch import load_file
 
     from assistant_builder.models.loading import BaseSpec, load_adapter, load_base
-    from assistant_builder.models.merging import merge
+    from assistant_builder.models.lora_layers import merge
 
     export(study, ExportSpec("qlora", "merged"), tmp_path / "out")
     written = load_file(tmp_path / "out" / "model.safetensors")
@@ -143,15 +143,15 @@ def _base_of(study: Study, folder: Path, base: str) -> Any:
 def test_weights_beyond_float16_are_refused(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from assistant_builder.models import merging
+    from assistant_builder.models import lora_layers
 
-    def merged(adapted: Any, name: str = "default") -> Any:
-        model = merge(adapted, name)
+    def merged(adapted: Any) -> Any:
+        model = merge(adapted)
         model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.inf
         return model
 
-    merge = merging.merge
-    monkeypatch.setattr(merging, "merge", merged)
+    merge = lora_layers.merge
+    monkeypatch.setattr(lora_layers, "merge", merged)
     with pytest.raises(ModelError, match=r"infinite or not numbers in float16.*layers\.1\.mlp\.up_proj"):
         export(study, ExportSpec("lora", "merged"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

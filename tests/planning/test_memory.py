@@ -14,7 +14,7 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError, ResourceError
 from assistant_builder.models.catalog import CATALOG, sizes
-from assistant_builder.planning.families import build
+from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.planning.load_architecture import PUBLISHED_MODELS, load_architecture
 from assistant_builder.planning.memory import (

@@ -21,7 +21,7 @@ from assistant_builder.ui.evaluate.figures import (
     headline_panels,
     interval_figure,
     reliability_figure,
-    reliability_rows,
+    reliability_table,
     seeds_figure,
     waterfall_figure,
 )
@@ -219,7 +219,8 @@ def test_cells_reliability_and_seeds_are_drawn(report: dict[str, Any]) -> None:
             {"n": 0, "mean_probability": 0, "correct": 0, "ci": [0, 0]}]
     trust = {"cells": {"L16": {"bins": bins}, "Q4": {"bins": bins}}}
     assert [len(trace.x) for trace in reliability_figure(trust).data] == [2, 1, 1]
-    assert reliability_rows(trust)[0][1:] == ("40%", "20% (10% to 50%)", "5")
+    listed = reliability_table(trust)
+    assert all(f">{text}</td>" in listed for text in ("40%", "20% (10% to 50%)", "5"))
 
 
 def test_no_picture_brings_a_ground_of_its_own(report: dict[str, Any]) -> None:

@@ -164,18 +164,18 @@ def test_turning_pages_stays_within_the_items() -> None:
     assert opened[id(browser.second)]["value"] == "Q4" and opened[id(browser.place)] == "1–10 of 23"
     assert len(browser.open_values(None)) == len(browser.outputs)
     asked = ("study", "L16", "Q4", "all", "file", "nll_per_token", "nothing", "")
-    _, page, _, back, place, onward = browser._page_handler(1)(*asked, 2)
+    _, page, _, back, place, onward = browser._show_page(*asked, 3)
     assert (page, place, back["interactive"], onward["interactive"]) == (3, "21–23 of 23", True, False)
-    assert browser._page_handler(1)(*asked, 3)[1] == 3 and browser._page_handler(-1)(*asked, 1)[1] == 1
-    assert browser._changed("study", *asked[1:7], "question 21")[4] == "1–1 of 1"
-    show = browser._changed("study", *asked[1:])[0]
+    assert browser._show_page(*asked, 4)[1] == 3 and browser._show_page(*asked, 0)[1] == 1
+    assert browser._show_page("study", *asked[1:7], "question 21", 1)[4] == "1–1 of 1"
+    show = browser._show_page("study", *asked[1:], 1)[0]
     assert ("Correct → wrong (23)", "lost") in show["choices"]
 
 
 def test_a_cell_that_is_gone_changes_nothing() -> None:
     study = scored()
     browser = inside_blocks(lambda: ItemBrowser(lambda key: study_items(Study.open(key)), "ab-some"))
-    answer = browser._changed(study.name, "L16", "gone", "all", "file", "nll_per_token", "nothing", "")
+    answer = browser._show_page(study.name, "L16", "gone", "all", "file", "nll_per_token", "nothing", "", 1)
     assert len(answer) == 6 and all("value" not in part for part in answer)
 
 

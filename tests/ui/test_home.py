@@ -15,9 +15,16 @@ from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.admin import delete_study
 from assistant_builder.ui.home import tab as home_module
-from assistant_builder.ui.home.study_list import UNDO_SECONDS, StudyList, StudySummary, list_studies
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
-from assistant_builder.ui.home.view import ago, study_list_view, welcome_view
+from assistant_builder.ui.home.view import (
+    UNDO_SECONDS,
+    StudyList,
+    StudySummary,
+    ago,
+    list_studies,
+    study_list_view,
+    welcome_view,
+)
 from tests.synthetic_study import finished_study, new_study, running, with_data
 from tests.ui.blocks import inside_blocks
 
@@ -68,9 +75,9 @@ def test_a_recent_deletion_has_an_undo_button(home: Path) -> None:
     delete_study(new_study("gone"))
     studies = list_studies()
     assert studies.undo is not None and studies.undo.name == "gone"
-    assert "Undo" in study_list_view(studies) and "Restore" not in study_list_view(studies)
+    assert "Undo" in study_list_view(studies, 0.0) and "Restore" not in study_list_view(studies, 0.0)
     later = StudyList((), None, studies.deleted)
-    assert "Undo" not in study_list_view(later) and "Restore gone" in study_list_view(later)
+    assert "Undo" not in study_list_view(later, 0.0) and "Restore gone" in study_list_view(later, 0.0)
     assert UNDO_SECONDS > 60
 
 

@@ -20,12 +20,11 @@ from assistant_builder.ui.settings_form import (
     make_component,
     number_step,
     preset_keys,
-    preset_label,
     preset_values,
     read_form,
     study_options,
 )
-from assistant_builder.ui.train.preflight_view import preset_table
+from assistant_builder.ui.train.preflight import preset_table
 from assistant_builder.ui.train.settings import FIXED_KEYS
 from assistant_builder.ui.train.tab import TrainTab
 from tests.ui.blocks import inside_blocks
@@ -137,7 +136,8 @@ def test_presets_have_labels_and_every_value_is_shown() -> None:
             cells = re.findall(r'<td class="ab-num"[^>]*>(.*?)</td>', row)
             assert cells == [*(f"{other[key]:g}" for other in PRESETS.values()), f"{values[key]:g}"]
     assert set(PRESET_LABELS) == set(study_options()["train.preset"].choices)
-    assert preset_label("quick").startswith("Quick look: ")
+    radio = inside_blocks(lambda: make_component(study_options()["train.preset"]))
+    assert radio.choices[0][0].startswith("Quick look: ")
     assert all(isinstance(update, dict) for update in preset_values("custom"))
 
 

@@ -27,11 +27,12 @@ from assistant_builder.ui.train.preflight import (
     TimeRemaining,
     estimate_data,
     make_plan,
+    preflight_card,
     run_preflight,
     scoring_seconds,
     time_left,
+    unconfirmed_callout,
 )
-from assistant_builder.ui.train.preflight_view import preflight_card, unconfirmed_callout
 from assistant_builder.ui.train.tab import TrainTab
 from evals.report.format import size
 from tests.synthetic_study import LARGE, finished_study, new_study, running, trained, with_data, with_metrics
@@ -177,6 +178,13 @@ def test_warnings_must_be_overruled_and_errors_cannot(begun: list[tuple[str, boo
     assert "Not ready" in press_start(tab, study, proceed=True, model__base="smollm9")
     assert begun == [] and study.config.model.base == BASE
     assert press_start(tab, study, proceed=True, now=True) == "" and begun == [("library", False, True)]
+
+
+def test_invalid_settings_start_nothing(begun: list[tuple[str, bool, bool]]) -> None:
+    tab, study = inside_blocks(TrainTab), new_study()
+    shown = {**dict(zip(tab.form.components, tab.form.values(study.config), strict=True)), "train.rank": 0}
+    message = str(tab._start(study.name, False, False, True, False, *shown.values())[0])
+    assert "train.rank=0" in message and "not valid" in message and begun == []
 
 
 def test_what_is_carried_on_is_not_asked_again(begun: list[tuple[str, bool, bool]]) -> None:

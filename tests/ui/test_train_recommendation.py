@@ -9,13 +9,14 @@ import pytest
 from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.study import Study
-from assistant_builder.ui.train.recommended_settings import (
+from assistant_builder.ui.train.settings import (
     PLANNED_KEYS,
+    TrainSettings,
     not_started,
     recommend_settings,
     recommendation_note,
+    starting_config,
 )
-from assistant_builder.ui.train.settings import TrainSettings, starting_config
 from tests.synthetic_study import LARGE, new_study, running
 from tests.ui.blocks import inside_blocks
 

@@ -183,11 +183,11 @@ def test_sample_answers_of_the_arms_are_shown_side_by_side() -> None:
 
 def test_a_failure_shows_what_where_remedy_and_the_log() -> None:
     study = failed_study()
-    said = run_panel(take_snapshot(study), log_tail(study, "train-lora"))
+    said = run_panel(take_snapshot(study), log_tail(study.log_file("train-lora")))
     assert "memory ran out at step 23" in said and "arm lora" in said and "Lower “Micro-batch size”" in said
     assert "RuntimeError: no memory &lt;b&gt;" in said
-    assert log_tail(study, "train-lora", lines=2) == "RuntimeError: no memory <b>"
-    assert log_tail(study, "report") == ""
+    assert log_tail(study.log_file("train-lora"), lines=2) == "RuntimeError: no memory <b>"
+    assert log_tail(study.log_file("report")) == ""
 
 
 def test_both_arms_show_their_figures(finished: Snapshot) -> None:

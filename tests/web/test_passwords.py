@@ -13,7 +13,7 @@ from assistant_builder.web.passwords import (
     password_file,
     store_password,
     stored_password,
-    take_password,
+    take_secret,
 )
 
 
@@ -70,5 +70,5 @@ def test_a_short_password_is_rejected() -> None:
 
 def test_child_processes_do_not_inherit_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PASSWORD_VARIABLE, "correct horse")
-    assert take_password() == "correct horse"
-    assert PASSWORD_VARIABLE not in os.environ and take_password() is None
+    assert take_secret(PASSWORD_VARIABLE) == "correct horse"
+    assert PASSWORD_VARIABLE not in os.environ and take_secret(PASSWORD_VARIABLE) is None

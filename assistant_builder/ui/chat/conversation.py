@@ -32,19 +32,14 @@ from assistant_builder.ui.chat.settings import ReplySettings
 from assistant_builder.ui.chat.view import PAIR, PaneState, pane, reveal_view, sides
 from assistant_builder.ui.html import Markup, toast
 from assistant_builder.ui.refresh import browser_state
-from assistant_builder.ui.uploads import offer_text
+from assistant_builder.ui.uploads import offer_bytes
 
 KEPT_STUDIES = 8
 """Number of studies whose conversation the browser keeps; the least recently used is deleted first."""
 
 
 class ConversationPanel:
-    """Components of the conversation.
-
-    Args:
-        pool: Owner of the worker process.
-        votes: The voting buttons.
-    """
+    """Components of the conversation; the pool owns the worker process."""
 
     def __init__(self, pool: WorkerPool, votes: VoteBar) -> None:
         self.pool = pool
@@ -80,10 +75,8 @@ class ConversationPanel:
         with gr.Row(elem_classes="ab-actions"):
             self.again = gr.Button("Ask again", size="sm", interactive=False, elem_id="ab-again")
             self.clear = gr.Button("Clear conversation", size="sm")
-            self.files = [
-                gr.DownloadButton(f"Download .{ending}", size="sm", interactive=False, elem_id=f"ab-talk-{ending}")
-                for ending in ("md", "json")
-            ]
+            self.files = [gr.DownloadButton(f"Download .{ending}", size="sm", interactive=False,
+                                            elem_id=f"ab-talk-{ending}") for ending in ("md", "json")]
 
     # drawing
 
@@ -99,12 +92,17 @@ class ConversationPanel:
         """Values for :attr:`outputs`."""
         turns = conversation.turns
         finished = bool(turns) and not busy
-        last = turns[-1] if turns else None
+        files: list[Any] = [gr.update(value=None, interactive=False)] * 2
+        if study is not None and finished:
+            written = {"md": as_markdown(study.name, conversation, study.config.arms),
+                       "json": as_json(study.name, conversation)}
+            files = [gr.update(interactive=True, value=offer_bytes(text.encode("utf-8", errors="backslashreplace"),
+                                                                   f"{study.name}-chat.{ending}"))
+                     for ending, text in written.items()]
         return [
-            *self._panes(study, conversation, settings, replies or {}),
-            gr.update(interactive=not busy), gr.update(interactive=busy), gr.update(interactive=finished),
-            gr.update(interactive=finished), *self._downloads(study, conversation if finished else Conversation()),
-            *self._votes.drawn(last, blind=settings.blind, busy=busy, outcome=outcome),
+            *self._panes(study, conversation, settings, replies or {}), gr.update(interactive=not busy),
+            gr.update(interactive=busy), *[gr.update(interactive=finished)] * 2, *files,
+            *self._votes.drawn(turns[-1] if turns else None, blind=settings.blind, busy=busy, outcome=outcome),
         ]
 
     def _panes(
@@ -123,16 +121,6 @@ class ConversationPanel:
         memory = self._memory.setdefault(name, {})
         memory |= {speaker: reply.memory for speaker, reply in replies.items() if reply.memory}
         return memory
-
-    def _downloads(self, study: Study | None, conversation: Conversation) -> list[Any]:
-        if study is None or not conversation.turns:
-            return [gr.update(value=None, interactive=False)] * 2
-        written = {"md": as_markdown(study.name, conversation, study.config.arms),
-                   "json": as_json(study.name, conversation)}
-        return [
-            gr.update(interactive=True, value=offer_text(text, f"{study.name}-chat.{ending}"))
-            for ending, text in written.items()
-        ]
 
     # the browser's storage
 
@@ -215,8 +203,8 @@ class ConversationPanel:
             turn.sides[0], turn.question, system=turn.system, blind=True)
         record_vote(study, turn, sent, choice)
         voted = conversation.with_vote(choice)
-        outcome = reveal_view(voted.turns[-1])
-        return [self.stored_with(kept, name, mark, voted), *self.values(study, voted, settings, outcome=outcome)]
+        return [self.stored_with(kept, name, mark, voted),
+                *self.values(study, voted, settings, outcome=reveal_view(voted.turns[-1]))]
 
 
 def gradio_error(error: AssistantBuilderError) -> gr.Error:
@@ -228,8 +216,7 @@ def editing_notice(place: int, conversation: Conversation) -> Markup:
     """A note about the turns that an edited question will replace."""
     later = len(conversation.turns) - place - 1
     also = "" if not later else " and the question after it" if later == 1 else f" and the {later} questions after it"
-    return Markup("<p>You are editing question {}. Sending it replaces the old question{}.</p>").format(
-        place + 1, also)
+    return Markup("<p>You are editing question {}. Sending it replaces the old question{}.</p>").format(place + 1, also)
 
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
@@ -242,10 +229,6 @@ def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
 
 def _stored_bytes(study: Study | None) -> dict[str, tuple[int, int]]:
     """Stored bytes of base and adapter by arm."""
-    found: dict[str, tuple[int, int]] = {}
-    for arm in study.config.arms if study else ():
-        path = study.arm_folder(arm) / "summary.json" if study else None
-        if path is not None and path.is_file():
-            summary = read_json(path)
-            found[arm] = (int(summary["base_bytes"]), int(summary["adapter_bytes"]))
-    return found
+    paths = {arm: study.arm_folder(arm) / "summary.json" for arm in study.config.arms} if study else {}
+    found = {arm: read_json(path) for arm, path in paths.items() if path.is_file()}
+    return {arm: (int(summary["base_bytes"]), int(summary["adapter_bytes"])) for arm, summary in found.items()}

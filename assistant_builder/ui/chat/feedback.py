@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
 from assistant_builder.ui.data.preview import unused_name
 from assistant_builder.ui.html import Markup, error_callout, toast
-from assistant_builder.ui.refresh import user_facing_errors
+from assistant_builder.ui.refresh import QUIET, user_facing_errors
 from assistant_builder.ui.train.actions import start_run
 from evals.report.format import plural
 from evals.report.other_results import report_lacks_votes
@@ -60,17 +61,10 @@ class VoteBar:
         return [self.body, *self.buttons.values(), self.outcome]
 
     def drawn(self, turn: Turn | None, *, blind: bool, busy: bool, outcome: str = "") -> list[Any]:
-        """Values for :attr:`outputs`.
-
-        Args:
-            turn: The last turn.
-            blind: Whether blind mode is on.
-            busy: Whether replies are being generated.
-            outcome: HTML below the buttons.
-        """
+        """Values for :attr:`outputs` after the last turn; ``outcome`` is HTML below the buttons."""
         open_ = turn is not None and turn.votable and not busy
         alike = turn is not None and open_ and turn.identical
-        hint = ""
+        hint = "You can vote after both assistants have answered."
         if alike:
             hint = "Both answers are identical: vote for a tie, or for both bad."
         elif open_:
@@ -78,11 +72,9 @@ class VoteBar:
         elif turn is not None and turn.hidden and not busy and turn.answers:
             hint = "An answer was stopped or failed. Ask again to vote."
         if alike or not outcome:
-            hint = hint or "You can vote after both assistants have answered."
             outcome = f'<p class="ab-quiet">{hint}</p>'
-        shown = blind or (turn is not None and turn.hidden)
         return [
-            gr.update(visible=shown),
+            gr.update(visible=blind or (turn is not None and turn.hidden)),
             *(gr.update(interactive=open_ and not (alike and choice in ("a", "b"))) for choice in CHOICES),
             Markup(outcome),  # noqa: S704
         ]
@@ -114,18 +106,17 @@ class VoteBar:
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the report's button; the conversation connects the voting buttons."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+        @user_facing_errors
+        def write(name: str | None) -> dict[str, Any]:
+            rerender_report(Study.open(name or ""))
+            gr.Info("The votes were added to the report. See the Report tab.")
+            return gr.update(visible=False)
+
         self.report.click(
-            lambda: gr.update(interactive=False, value="Writing the report…"), None, self.report, queue=False, **quiet,
-        ).then(user_facing_errors(_write), picker, self.report, **quiet).failure(
-            lambda: gr.update(interactive=True, value=_TO_REPORT), None, self.report, queue=False, **quiet,
-        )
-
-
-def _write(name: str | None) -> dict[str, Any]:
-    rerender_report(Study.open(name or ""))
-    gr.Info("The votes were added to the report. See the Report tab.")
-    return gr.update(visible=False)
+            lambda: gr.update(interactive=False, value="Writing the report…"), None, self.report, queue=False, **QUIET,
+        ).then(write, picker, self.report, **QUIET).failure(
+            lambda: gr.update(interactive=True, value=_TO_REPORT), None, self.report, queue=False, **QUIET)
 
 
 PANE_SCRIPT = (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
@@ -176,12 +167,11 @@ class Corrections:
 
     def open(self, study: Study, question: str, answer: str, arm: str) -> list[Any]:
         """Open the editor with an answer."""
-        try:
-            leaks = bool(heldout_matches(study, [question]))
-        except AssistantBuilderError:
-            leaks = False
-        note = ("This question is in the held-out set. Choose under Corrections whether to train on it or to keep it "
-                "for the evaluation." if leaks else "")
+        note = ""
+        with contextlib.suppress(AssistantBuilderError):
+            if heldout_matches(study, [question]):
+                note = ("This question is in the held-out set. Choose under Corrections whether to train on it or to "
+                        "keep it for the evaluation.")
         return [gr.update(visible=True), question, answer, note, (answer, arm)]
 
     @property
@@ -206,17 +196,12 @@ class Corrections:
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.cancel.click(lambda: gr.update(visible=False), None, self.box, queue=False, **quiet)
-        self.keep.click(
-            user_facing_errors(self._keep), [picker, self.question, self.answer, self.wrong],
-            [self.box, self.name, *self.list_outputs], **quiet,
-        )
-        self.list.click(user_facing_errors(self._remove), picker, self.list_outputs, **quiet)
-        self.retrain.click(
-            user_facing_errors(self._retrain), [picker, self.name, self.heldout], [picker, tabs, self.name],
-            api_visibility="private", show_progress_on=self.retrain,
-        )
+        self.cancel.click(lambda: gr.update(visible=False), None, self.box, queue=False, **QUIET)
+        self.keep.click(user_facing_errors(self._keep), [picker, self.question, self.answer, self.wrong],
+                        [self.box, self.name, *self.list_outputs], **QUIET)
+        self.list.click(user_facing_errors(self._remove), picker, self.list_outputs, **QUIET)
+        self.retrain.click(user_facing_errors(self._retrain), [picker, self.name, self.heldout],
+                           [picker, tabs, self.name], api_visibility="private", show_progress_on=self.retrain)
 
     def proposed_name(self, study: Study | None) -> str:
         """A free name for the new study."""
@@ -231,8 +216,7 @@ class Corrections:
 
     def _remove(self, name: str | None, event: gr.EventData) -> list[Any]:
         study = Study.open(name or "")
-        found = read_corrections(study)
-        place = event.turn
+        found, place = read_corrections(study), event.turn
         if isinstance(place, int) and 0 <= place < len(found):
             remove_correction(study, found[place].time)
         return self.drawn(study)

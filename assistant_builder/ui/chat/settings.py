@@ -6,7 +6,7 @@ The browser stores them; it stores the system prompt by study if it differs from
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -16,23 +16,14 @@ from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import SEED_LIMIT, Sampling
 from assistant_builder.study import Study
-from assistant_builder.ui.refresh import browser_state
+from assistant_builder.ui.refresh import QUIET, browser_state
 
 GREEDY = Sampling()
-Kept = dict[str, Any]
-"""The browser's storage: component → value, and ``systems``: study → system prompt."""
 
 
 @dataclass(frozen=True)
 class ReplySettings:
-    """The settings on the page.
-
-    Attributes:
-        system: The system prompt; may be empty.
-        blind: Whether blind mode is on.
-        base: Whether the base model answers too.
-        sampling: Sampling settings; a random seed is not drawn yet.
-    """
+    """The settings on the page; a random seed is not drawn yet. With ``base``, the base model answers too."""
 
     system: str
     blind: bool
@@ -43,8 +34,7 @@ class ReplySettings:
         """The sampling settings with a seed, so that all speakers share it and it can be stored."""
         if self.sampling.temperature == 0 or self.sampling.seed is not None:
             return self.sampling
-        return Sampling(self.sampling.max_new_tokens, self.sampling.temperature, self.sampling.top_p,
-                        random.randrange(SEED_LIMIT))
+        return replace(self.sampling, seed=random.randrange(SEED_LIMIT))
 
 
 class ChatSettings:
@@ -100,23 +90,21 @@ class ChatSettings:
             ConfigError: A value is not valid.
         """
         system, temperature, top_p, longest, seed, blind, base = shown
-        number: int | None = None
-        if str(seed or "").strip():
-            try:
-                number = int(str(seed).strip())
-            except ValueError:
-                raise ConfigError(f"seed={str(seed).strip()!r} is not an integer", where="sampling",
-                                  remedy="Enter an integer, or leave the field empty") from None
+        written = str(seed or "").strip()
+        try:
+            number = int(written) if written else None
+        except ValueError:
+            raise ConfigError(f"seed={written!r} is not an integer", where="sampling",
+                              remedy="Enter an integer, or leave the field empty") from None
         sampling = Sampling(
             max_new_tokens=int(GREEDY.max_new_tokens if longest is None else longest),
             temperature=GREEDY.temperature if temperature is None else float(temperature),
-            top_p=GREEDY.top_p if top_p is None else float(top_p),
-            seed=number,
+            top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number,
         )
         return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling)
 
-    def remember(self, name: str | None, kept: Any, *shown: Any) -> Kept:
-        """The new value of the browser's storage."""
+    def remember(self, name: str | None, kept: Any, *shown: Any) -> dict[str, Any]:
+        """The new value of the browser's storage: component → value, and ``systems``: study → system prompt."""
         system, temperature, top_p, longest, seed, blind, base = shown
         systems = dict(_systems(kept))
         if name:
@@ -140,14 +128,11 @@ class ChatSettings:
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-        gr.on(
-            [component.input for component in self.inputs], self.remember, [picker, self.kept, *self.inputs],
-            self.kept, trigger_mode="always_last", **quiet,
-        )
+        quiet, shown = {**QUIET, "queue": False}, [picker, self.kept, *self.inputs]
+        gr.on([component.input for component in self.inputs], self.remember, shown, self.kept,
+              trigger_mode="always_last", **quiet)
         self.reset.click(lambda name: _own_system(name) if name else "", picker, self.system, **quiet).then(
-            self.remember, [picker, self.kept, *self.inputs], self.kept, **quiet
-        )
+            self.remember, shown, self.kept, **quiet)
 
 
 def _systems(kept: Any) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from assistant_builder.ui.chat.feedback import Corrections, VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
 from assistant_builder.ui.chat.view import loading_view, reference_note, sides, speaker_at, suggestions
 from assistant_builder.ui.html import cut, empty
-from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
-from assistant_builder.ui.study_snapshot import all_trained, needs_study, shown_arms, stamp
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.study_snapshot import needs_study, shown_arms
 from assistant_builder.ui.train.actions import studies_ahead
 from evals.report.load import lead_arm
 
@@ -29,15 +29,10 @@ EMPTY = "You can chat with the trained assistants here."
 _ON_CHAT = "(...all) => [new URL(window.location).searchParams.get('tab') === 'chat' ? all[0] : null, ...all.slice(1)]"
 """Passes no study name while another tab is open, so that no model is loaded for a hidden chat."""
 _UNTRAINED = "nobody"
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class ChatTab:
-    """Components of the tab; the caller has opened the ``gr.Tab``.
-
-    Args:
-        pool: Owner of the worker process.
-    """
+    """Components of the tab; the caller has opened the ``gr.Tab``. The pool owns the worker process."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self.mark = gr.Textbox("", visible=False)
@@ -68,8 +63,10 @@ class ChatTab:
         return [
             LiveRegion("chat-empty", [self.empty], _trained_mark, self._draw_empty),
             LiveRegion("chat-mark", [self.mark], _trained_mark, lambda view: [_trained_mark(view)]),
-            LiveRegion("chat-suggested", [self.suggested], _evaluated_mark, self._draw_suggested),
-            LiveRegion("chat-report", self.votes.tally_outputs, _reported_mark, self._draw_tally),
+            LiveRegion("chat-suggested", [self.suggested], lambda view: view.stamp("evals/status.json"),
+                       self._draw_suggested),
+            LiveRegion("chat-report", self.votes.tally_outputs, lambda view: view.stamp("report.json"),
+                       lambda view: self.votes.tally_values(view.study if view.trained else None, blind=False)),
         ]
 
     def _draw_empty(self, view: StudyView) -> Sequence[Any]:
@@ -78,24 +75,16 @@ class ChatTab:
         else:
             shown = empty("No trained assistants yet", "Train the study on the Train tab. Its assistants then answer "
                           "here side by side.")
-        return [gr.update(value=shown, visible=not _trained(view))]
+        return [gr.update(value=shown, visible=not view.trained)]
 
     def _draw_suggested(self, view: StudyView) -> Sequence[Any]:
         offered = [(cut(question, 140), question) for question, _ in _suggestions(view.study)]
         return [gr.update(choices=offered, value=None, visible=bool(offered))]
 
-    def _draw_tally(self, view: StudyView) -> Sequence[Any]:
-        return self.votes.tally_values(view.study if _trained(view) else None, blind=False)
-
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
-        """Connect the components.
-
-        Args:
-            picker: Component with the name of the chosen study.
-            tabs: The tabs of the page.
-        """
+        """Connect the components; see :class:`~assistant_builder.ui.tabs.TabContent`."""
         talk, options = self.talk, self.settings.inputs
         talk.kept.render()
         self.settings.kept.render()
@@ -103,35 +92,35 @@ class ChatTab:
         asked = [talk.kept, *talk.outputs, talk.question, talk.editing, talk.banner]
         gr.on(
             [talk.send.click, talk.question.submit], self._ask, [talk.question, talk.editing, *now], asked,
-            concurrency_limit=None, **_QUIET,
+            concurrency_limit=None, **QUIET,
         )
-        talk.again.click(self._again, now, asked, concurrency_limit=None, **_QUIET)
-        talk.stop.click(talk.stop_replies, None, None, **_QUIET)
-        talk.clear.click(user_facing_errors(self._clear), now, [*asked, self.reference, self.suggested], **_QUIET)
-        talk.leave.click(lambda: ["", None, gr.update(visible=False)], None, asked[-3:], queue=False, **_QUIET)
+        talk.again.click(self._again, now, asked, concurrency_limit=None, **QUIET)
+        talk.stop.click(talk.stop_replies, None, None, **QUIET)
+        talk.clear.click(user_facing_errors(self._clear), now, [*asked, self.reference, self.suggested], **QUIET)
+        talk.leave.click(lambda: ["", None, gr.update(visible=False)], None, asked[-3:], queue=False, **QUIET)
         for choice, button in self.votes.buttons.items():
             button.click(
                 user_facing_errors(functools.partial(self._vote, choice)), now,
-                [talk.kept, *talk.outputs, *self.votes.tally_outputs], **_QUIET,
+                [talk.kept, *talk.outputs, *self.votes.tally_outputs], **QUIET,
             )
         for shown in talk.panes.values():
             shown.click(
                 user_facing_errors(self._pane_clicked), [talk.question, talk.editing, *now],
-                [talk.question, talk.editing, talk.banner, talk.notice, *self.corrections.editor_outputs], **_QUIET,
+                [talk.question, talk.editing, talk.banner, talk.notice, *self.corrections.editor_outputs], **QUIET,
             )
         gr.on([self.settings.blind.input, self.settings.base.input], user_facing_errors(self._redraw), now,
-              talk.outputs, **_QUIET)
+              talk.outputs, **QUIET)
         self.suggested.input(user_facing_errors(self._suggest), [picker, self.suggested],
-                             [talk.question, self.reference], **_QUIET)
+                             [talk.question, self.reference], **QUIET)
         self.mark.change(
             user_facing_errors(self._restore), [self.mark, talk.kept, self.settings.kept],
             [*options, *talk.outputs, talk.editing, talk.banner, self.reference, self.ready, *self.votes.tally_outputs,
-             *self.corrections.list_outputs, self.corrections.name, self.corrections.box, self.body], **_QUIET,
+             *self.corrections.list_outputs, self.corrections.name, self.corrections.box, self.body], **QUIET,
         ).then(self._load_models, [picker, self.settings.base], self.ready, js=_ON_CHAT, concurrency_limit=None,
-               **_QUIET)
+               **QUIET)
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
         gr.on([opened.select, self.settings.base.input], self._load_models, [picker, self.settings.base], self.ready,
-              concurrency_limit=None, **_QUIET)
+              concurrency_limit=None, **QUIET)
         self.settings.wire(picker)
         self.votes.wire(picker)
         self.corrections.wire(picker, tabs)
@@ -154,9 +143,7 @@ class ChatTab:
         except AssistantBuilderError as error:
             raise gradio_error(error) from error
 
-    def _again(
-        self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any
-    ) -> Iterator[list[Any]]:
+    def _again(self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any) -> Iterator[list[Any]]:
         turns = self.talk.conversation(kept, name, mark).turns
         if turns:
             yield from self._ask(turns[-1].question, len(turns) - 1, name, mark, kept, request, *shown)
@@ -230,11 +217,13 @@ class ChatTab:
         """Load the models before the first question if no run needs the machine."""
         try:
             study = Study.open(name) if name else None
-            if study is None or not _loadable(study) or study.state == "running" or self.talk.pool.busy:
+            if study is None or study.state == "running" or self.talk.pool.busy:
                 return
-            if studies_ahead(study):  # another run plans with the free memory
+            arms = shown_arms(study.config)
+            adapters = (study.arm_folder(arm) / "adapter" / "adapter_model.safetensors" for arm in arms)
+            if not all(path.is_file() for path in adapters) or studies_ahead(study):  # a run plans with the memory
                 return
-            for replies in self.talk.pool.worker(study).load([*shown_arms(study.config), *([BASE] if base else [])]):
+            for replies in self.talk.pool.worker(study).load([*arms, *([BASE] if base else [])]):
                 self.talk.note_memory(study.name, replies)
                 yield loading_view(replies, study.config.arms)
         except AssistantBuilderError as error:
@@ -254,27 +243,8 @@ def _suggestions(study: Study | None) -> list[tuple[str, str]]:
     return suggestions(read_jsonl(study.cell_folder(lead_arm(study.config.arms).cell) / "samples.jsonl"))
 
 
-def _loadable(study: Study) -> bool:
-    return all((study.arm_folder(arm) / "adapter" / "adapter_model.safetensors").is_file()
-               for arm in shown_arms(study.config))
-
-
-def _trained(view: StudyView) -> bool:
-    return view.study is not None and all_trained(view.study)
-
-
 def _trained_mark(view: StudyView) -> str:
     """Identifies the study's adapters."""
-    if view.study is None or not all_trained(view.study):
+    if view.study is None or not view.trained:
         return f"{view.name}:{_UNTRAINED}"
-    return f"{view.name}:" + stamp(view.study.arm_folder(arm) / "summary.json"
-                                   for arm in shown_arms(view.study.config))
-
-
-def _evaluated_mark(view: StudyView) -> str:
-    return f"{view.name}:" + (stamp([view.study.status_file("evaluate")]) if view.study else "nothing")
-
-
-def _reported_mark(view: StudyView) -> str:
-    """Changes with the report, which may or may not contain the votes."""
-    return f"{view.name}:" + (stamp([view.study.folder / "report.json"]) if view.study else "nothing")
+    return view.stamp(*(view.study.arm_folder(arm) / "summary.json" for arm in shown_arms(view.study.config)))

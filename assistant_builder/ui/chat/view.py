@@ -17,13 +17,12 @@ from assistant_builder.inference.session import BASE, Memory
 from assistant_builder.ui.html import assistants, bar, empty, error_callout, fold, join
 from evals.report.format import plural, size
 
+_MAX_SUGGESTIONS = 40
 PAIR = ("a", "b")
 """The panes of the LoRA and QLoRA twins, which are shuffled in blind mode."""
 _STATUS_TEXTS = {
-    "starting": "Starting the chat process…",
-    "waiting": "Waiting until the model is free…",
-    "loading": "Loading the model…",
-    "answering": "Reading the question…",
+    "starting": "Starting the chat process…", "waiting": "Waiting until the model is free…",
+    "loading": "Loading the model…", "answering": "Reading the question…",
 }
 _ENDINGS = {"length": "cut at the maximum length", "cancelled": "stopped"}
 
@@ -33,8 +32,6 @@ class PaneState:
     """State of the panes.
 
     Attributes:
-        conversation: The turns.
-        blind: Whether blind mode is on.
         replies: Replies to the last turn that are running or failed.
         stored: Speaker → stored bytes of base and adapter.
         memory: Speaker → its present memory, if known.
@@ -68,7 +65,7 @@ def pane(side: str, shown: PaneState) -> Markup:
     turns = shown.conversation.turns
     hidden = side in PAIR and (shown.blind or (bool(turns) and turns[-1].hidden))
     who = f"side-{side}" if hidden else speaker_at(side, _next_turn(shown))
-    title = _title(who, shown.arms)
+    title = f"Assistant {side.upper()}" if hidden else title_of(who, shown.arms)
     replies = equalize_pace(shown.replies) if turns and turns[-1].hidden else shown.replies
     busy = any(not reply.finished for reply in replies.values())  # screen readers then wait for the end of the reply
     blocks: list[Markup] = []
@@ -76,11 +73,10 @@ def pane(side: str, shown: PaneState) -> Markup:
         live = replies.get(speaker_at(side, turn)) if place == len(turns) - 1 else None
         blocks += _turn(side, place, turn, live, title)
     if not blocks:
-        hint = "Ask a question below. The assistant's name is shown after your vote." if hidden else (
-            "Ask a question below. Every speaker gets the same question." if side == BASE or len(shown.arms) > 2 else
-            "Ask a question below. Both assistants get the same question." if len(shown.arms) > 1 else
-            "Ask a question below.")
-        blocks = [Markup('<p class="ab-hint">{}</p>').format(hint)]
+        hint = " The assistant's name is shown after your vote." if hidden else (
+            " Every speaker gets the same question." if side == BASE or len(shown.arms) > 2 else
+            " Both assistants get the same question." if len(shown.arms) > 1 else "")
+        blocks = [Markup('<p class="ab-hint">Ask a question below.{}</p>').format(hint)]
     # The newest turn is first in the markup; the style sheet reverses the order, so that the end stays in view.
     return Markup(
         '<section class="ab-pane ab-arm-{}" id="ab-pane-{}" aria-label="{}"><header><span class="ab-chip">{}</span>'
@@ -95,32 +91,21 @@ def _next_turn(shown: PaneState) -> Turn:
     return Turn("", sides=default_sides(shown.arms))
 
 
-def _title(who: str, arms: Sequence[str]) -> str:
-    return {"side-a": "Assistant A", "side-b": "Assistant B"}.get(who) or title_of(who, arms)
-
-
 def _turn(side: str, place: int, turn: Turn, live: Reply | None, title: str) -> list[Markup]:
     speaker = speaker_at(side, turn)
     question = Markup(
-        '<div class="ab-turn ab-user" dir="auto">{}</div><div class="ab-tools ab-of-user">{}</div>'
+        '<div class="ab-asked"><div class="ab-turn ab-user" dir="auto">{}</div>'
+        '<div class="ab-tools ab-of-user">{}</div></div>'
     ).format(turn.question, _tool("edit", "Edit", f"Edit question {place + 1}", place, side))
     answer = turn.answers.get(speaker)
     if live is not None and not (answer is not None and live.finished and live.state != "failed"):
-        return [_block(question), _live_reply(live, speaker, turn)]
-    if answer is None:
-        if side not in PAIR and turn.answers:
-            who = "The base model" if side == BASE else "This assistant"
-            return [_block(question), _note(f"{who} did not get this question.")]
-        return [_block(question), _note("No answer: the page was closed, or the process ended. Press “Ask again”.")]
-    return [_block(question), _answer(side, place, turn, speaker, answer, title)]
-
-
-def _block(content: Markup) -> Markup:
-    return Markup('<div class="ab-asked">{}</div>').format(content)
-
-
-def _note(text: str) -> Markup:
-    return Markup('<p class="ab-turn ab-assistant ab-quiet">{}</p>').format(text)
+        return [question, _live_reply(live, speaker, turn)]
+    if answer is not None:
+        return [question, _answer(side, place, turn, speaker, answer, title)]
+    note = "No answer: the page was closed, or the process ended. Press “Ask again”."
+    if side not in PAIR and turn.answers:
+        note = f"{'The base model' if side == BASE else 'This assistant'} did not get this question."
+    return [question, Markup('<p class="ab-turn ab-assistant ab-quiet">{}</p>').format(note)]
 
 
 def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, title: str) -> Markup:
@@ -129,9 +114,8 @@ def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, tit
         tools.append(_tool("correct", "Correct", f"Correct answer {place + 1} of {title}", place, side))
     mark = Markup("")
     if turn.blind and side in PAIR and not turn.hidden:
-        won = turn.vote == side
         mark = Markup('<span class="ab-was ab-arm-{}">{}{}</span>').format(
-            speaker, label(speaker), " · your choice" if won else "")
+            speaker, label(speaker), " · your choice" if turn.vote == side else "")
     ending = Markup("<small>{}</small>").format(_ENDINGS[answer.ending]) if answer.ending in _ENDINGS else ""
     return Markup(
         '<div class="ab-said ab-arm-{}">{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>'
@@ -152,23 +136,18 @@ def _live_reply(reply: Reply, speaker: str, turn: Turn) -> Markup:
         partial = Markup('<div class="ab-turn ab-assistant" dir="auto">{}</div>').format(reply.text)
         body = join([partial if reply.text else "", error_callout(reply.error or {"what": "the answer failed"})])
     elif not reply.text and not reply.finished:
+        status = _STATUS_TEXTS[reply.state]
+        if reply.state == "loading" and reply.phase:
+            status = f"{reply.phase}…"
+        elif reply.state == "waiting" and reply.ahead:
+            status = f"Waiting: {plural(reply.ahead, 'question')} before this one…"
         meter = bar(reply.fraction, "Loading") if reply.state == "loading" else Markup("")
-        body = Markup('<div class="ab-turn ab-assistant ab-pending">{}{}</div>').format(
-            _status_text(reply), meter)
+        body = Markup('<div class="ab-turn ab-assistant ab-pending">{}{}</div>').format(status, meter)
     else:
         caret = Markup("") if reply.finished else Markup('<i class="ab-caret"></i>')
         body = Markup('<div class="ab-turn ab-assistant" dir="auto">{}{}</div>').format(reply.text, caret)
     # the tools appear at the end of the answer; the empty element reserves their space
     return Markup('<div class="ab-said ab-arm-{}">{}<div class="ab-tools"></div></div>').format(who, body)
-
-
-def _status_text(reply: Reply) -> str:
-    """State of a reply before its first token."""
-    if reply.state == "loading" and reply.phase:
-        return f"{reply.phase}…"
-    if reply.state == "waiting" and reply.ahead:
-        return f"Waiting: {plural(reply.ahead, 'question')} before this one…"
-    return _STATUS_TEXTS[reply.state]
 
 
 def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
@@ -187,11 +166,8 @@ def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
         common = Reply(slowest.state, phase="Loading the assistants" if slowest.phase else "",
                        fraction=slowest.fraction, ahead=max(reply.ahead for reply in unfinished))
         return {**replies, **dict.fromkeys(arms, common)}
-    paced = {
-        speaker: replace(reply, text=reply.text[:shortest], state="answering", error=None)
-        for speaker, reply in arms.items()
-    }
-    return {**replies, **paced}
+    return {**replies, **{speaker: replace(reply, text=reply.text[:shortest], state="answering", error=None)
+                          for speaker, reply in arms.items()}}
 
 
 def _figures(side: str, shown: PaneState, hidden: bool) -> Markup:
@@ -204,7 +180,7 @@ def _figures(side: str, shown: PaneState, hidden: bool) -> Markup:
     if reply is not None and reply.tokens:
         answer = Answer(reply.text, reply.state, reply.tokens, reply.seconds, reply.first_token_seconds)
     return Markup('<span class="ab-speed">{}</span><span class="ab-memory">{}</span>').format(
-        speed_line(answer) or "Not asked yet" if not turns else speed_line(answer) or "\N{NO-BREAK SPACE}",
+        speed_line(answer) or ("\N{NO-BREAK SPACE}" if turns else "Not asked yet"),
         memory_line(speaker, shown.stored.get(speaker), shown.memory.get(speaker), shown.arms),
     )
 
@@ -213,13 +189,10 @@ def speed_line(answer: Answer | None) -> str:
     """Tokens per second, time to the first token, length, and the reason of the end."""
     if answer is None or not answer.tokens:
         return ""
-    parts = []
-    if answer.seconds > 0:
-        parts.append(f"{answer.tokens / answer.seconds:.1f} tokens/s")
-    if answer.first_token_seconds is not None:
-        parts.append(f"first token {answer.first_token_seconds:.2f} s")
-    parts.append(f"{answer.tokens} tokens")
-    return " · ".join([*parts, *([_ENDINGS[answer.ending]] if answer.ending in _ENDINGS else [])])
+    speed = f"{answer.tokens / answer.seconds:.1f} tokens/s" if answer.seconds > 0 else ""
+    first = "" if answer.first_token_seconds is None else f"first token {answer.first_token_seconds:.2f} s"
+    parts = (speed, first, f"{answer.tokens} tokens", _ENDINGS.get(answer.ending, ""))
+    return " · ".join(part for part in parts if part)
 
 
 def memory_line(
@@ -263,24 +236,13 @@ def reveal_view(turn: Turn) -> Markup:
         label(turn.sides[0]), label(turn.sides[1]), chosen)
 
 
-def suggestions(samples: Sequence[Mapping[str, Any]], most: int = 40) -> list[tuple[str, str]]:
-    """Suggested held-out questions as (question, reference), one of each cluster.
-
-    Args:
-        samples: Lines of a cell's samples.jsonl.
-        most: Maximum number of questions.
-    """
-    seen: set[str] = set()
-    chosen: list[tuple[str, str]] = []
+def suggestions(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Suggested held-out questions as (question, reference), one of each cluster, from a cell's samples.jsonl."""
+    chosen: dict[str, tuple[str, str]] = {}
     for sample in samples:
-        cluster = str(sample.get("cluster") or sample["item"])
-        if cluster in seen or sample.get("turn"):
-            continue
-        seen.add(cluster)
-        chosen.append((sample["question"], sample["reference"]))
-        if len(chosen) == most:
-            break
-    return chosen
+        if not sample.get("turn"):
+            chosen.setdefault(str(sample.get("cluster") or sample["item"]), (sample["question"], sample["reference"]))
+    return list(chosen.values())[:_MAX_SUGGESTIONS]
 
 
 def reference_note(reference: str) -> Markup:
@@ -294,12 +256,7 @@ def reference_note(reference: str) -> Markup:
 
 
 def corrections_list(corrections: Sequence[Correction], heldout: Collection[int]) -> Markup:
-    """Every correction with its question, and a button that removes it.
-
-    Args:
-        corrections: The corrections, oldest first.
-        heldout: Positions of the corrections whose question is in the held-out set.
-    """
+    """Every correction with its question, oldest first, and a button that removes it; ``heldout`` has positions."""
     if not corrections:
         return empty("No corrections yet", "Press “Correct” below an answer to write a better one, then train a new "
                      "study on the corrections.")

@@ -94,17 +94,6 @@ class DataSource:
                 )
             self.paste_note = gr.HTML(elem_id="ab-paste-note")
 
-    def example_file(self, name: str) -> Path:
-        """The file of a shipped dataset.
-
-        Raises:
-            DataError: There is no dataset of that name.
-        """
-        found = next((shipped.file for shipped in self.shipped if shipped.name == name), None)
-        if found is None:
-            raise DataError(f"no shipped dataset {name!r}", remedy="Upload a file instead")
-        return found
-
 
 def column_mapping(mapped: Sequence[str | None]) -> dict[str, str]:
     """Role → column from the values of the dropdowns; automatically mapped roles are omitted."""
@@ -117,22 +106,11 @@ def mapped_roles(columns: dict[str, str]) -> list[str]:
     return [AUTOMATIC if role not in columns else columns[role] or UNUSED for role in COLUMN_ROLES]
 
 
-def role_choices(seen: Inspection, role: str) -> list[tuple[str, str]]:
-    """The (label, value) choices of a role: automatic, not used, or a column of the file."""
-    found = seen.dataset.columns.get(role) if seen.dataset else None
-    automatic = f"{AUTOMATIC}  {found}" if found else AUTOMATIC
-    return [(automatic, AUTOMATIC), (UNUSED, UNUSED), *((name, name) for name in seen.columns)]
-
-
 ROWS = (1, 3, 10)
 
 
 class TemplatePreview:
-    """Components that :func:`~assistant_builder.ui.data.preview.template_preview` fills.
-
-    Args:
-        place: Prefix of the ids of its elements.
-    """
+    """Components that ``template_preview`` fills; ``place`` is the prefix of their element ids."""
 
     def __init__(self, place: str) -> None:
         with gr.Column(visible=False, elem_classes="ab-modelview") as self.body:
@@ -183,13 +161,7 @@ class NewStudyForm:
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs, revise: gr.Button) -> None:
-        """Connect the events.
-
-        Args:
-            picker: Name of the selected study; set to a created one.
-            tabs: Selects the Plan tab for a created study.
-            revise: Button that loads the data of the selected study for a new one.
-        """
+        """Connect the events; the button ``revise`` loads the data of the selected study for a new one."""
         upload, editor, seen = self.upload, self.editor, self.seen
         roles, form = list(upload.roles.values()), upload.form.inputs
         shown = [upload.brief, self.found, self.split, self.rejected, self.left_out, upload.mapping, upload.naming,
@@ -198,6 +170,8 @@ class NewStudyForm:
         looked: dict[str, Any] = {**_PRIVATE, "show_progress_on": self.found}
         settled: dict[str, Any] = {**_PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
         edit = [self.source, editor.held, editor.table, *roles, *form]  # the data and the table's unsaved edits
+        checked = [self.source, editor.message, *shown]
+        view = [self.source, seen.rows, *roles, *form]
         events = [
             upload.file.upload(self._load_file, [upload.file, *form], new, **looked),
             upload.file.clear(self._clear, None, new, show_progress="hidden", **_PRIVATE),
@@ -210,24 +184,18 @@ class NewStudyForm:
             # A choice made while another one is being processed must not be dropped or overwritten by its result.
             gr.on([role.input for role in roles], self._remap, edit, [self.source, *shown[:-_ROLES]],
                   trigger_mode="always_last", **looked),
-            editor.check.click(self._recheck, edit, [self.source, editor.message, *shown], **looked),
-            editor.undo.click(self._undo, [self.origin, *roles, *form],
-                              [self.source, editor.message, *shown], **looked),
+            editor.check.click(self._recheck, edit, checked, **looked),
+            editor.undo.click(self._undo, [self.origin, *roles, *form], checked, **looked),
         ]
         for event in events:
             event.then(self._first_rows, [self.source, *roles], editor.outputs, **settled).then(
-                self._model_view, [self.source, seen.rows, *roles, *form], seen.outputs, **settled
-            )
+                self._model_view, view, seen.outputs, **settled)
         # Edits are checked before other rows are shown, so that they are not lost.
-        gr.on([editor.which.input, editor.search.submit], partial(self._recheck, requested=False), edit,
-              [self.source, editor.message, *shown], **settled).then(
-            self._other_rows, [self.source, editor.which, editor.search, *roles], editor.outputs, **settled
-        )
+        gr.on([editor.which.input, editor.search.submit], partial(self._recheck, requested=False), edit, checked,
+              **settled).then(self._rows, [self.source, editor.which, editor.search, *roles], editor.outputs, **settled)
         gr.on([component.change for component in form], self._split, [self.source, *roles, *form], self.split,
-              **settled).then(
-            self._model_view, [self.source, seen.rows, *roles, *form], seen.outputs, **settled
-        )
-        seen.rows.input(self._model_view, [self.source, seen.rows, *roles, *form], seen.outputs, **settled)
+              **settled).then(self._model_view, view, seen.outputs, **settled)
+        seen.rows.input(self._model_view, view, seen.outputs, **settled)
         upload.create.click(self._create, [upload.name, *edit], [picker, tabs, upload.message],
                            show_progress_on=upload.message, **_PRIVATE)
 
@@ -235,13 +203,14 @@ class NewStudyForm:
 
     @user_facing_errors
     def _load_file(self, path: str | None, *form: Any) -> list[Any]:
-        if not path:
-            return self._clear()
-        return self._new(Path(path), form)
+        return self._new(Path(path), form) if path else self._clear()
 
     @user_facing_errors
     def _load_example(self, name: str, *form: Any) -> list[Any]:
-        return [None, *self._new(self.upload.example_file(name), form)]
+        found = next((shipped.file for shipped in self.upload.shipped if shipped.name == name), None)
+        if found is None:
+            raise DataError(f"no shipped dataset {name!r}", remedy="Upload a file instead")
+        return [None, *self._new(found, form)]
 
     @user_facing_errors
     def _load_pasted(self, text: str, *form: Any) -> list[Any]:
@@ -302,36 +271,29 @@ class NewStudyForm:
         mapped, form = shown[:_ROLES], shown[_ROLES:]
         columns = column_mapping(mapped)
         seen = inspect_file(Path(path), columns)
-        roles = [
-            gr.update(choices=role_choices(seen, role), value=value)
-            for role, value in zip(COLUMN_ROLES, mapped, strict=True)
-        ]
+        roles = []
+        for role, value in zip(COLUMN_ROLES, mapped, strict=True):
+            found = seen.findings.dataset.columns.get(role) if seen.findings else None
+            automatic = (f"{AUTOMATIC}  {found}" if found else AUTOMATIC, AUTOMATIC)
+            choices = [automatic, *((name, name) for name in (UNUSED, *seen.columns))]
+            roles.append(gr.update(choices=choices, value=value))
         changed = any(value != AUTOMATIC for value in mapped)
         opened = gr.update(visible=bool(seen.columns), open=seen.findings is None or changed)
         hidden, readable = gr.update(visible=False), gr.update(visible=True)
         if seen.findings is None:
             view = unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns, seen.peek)
             return [brief_view(None), view, "", "", hidden, opened, hidden, hidden, hidden, *roles]
-        findings = seen.findings
+        findings, record = seen.findings, seen.findings.to_record()
         csv = left_out_download(Path(path), columns, Path(path).name.split(".")[0])
-        record = findings.to_record()
         return [
-            brief_view(record),
-            card(f"Findings in {Path(path).name}", findings_view(record)),
-            self._split_of(seen, form),
-            rejected_view(findings.left_out, findings.dataset.rows),
-            gr.update(value=csv, visible=csv is not None),
-            opened,
-            gr.update(visible=findings.can_start()),
-            readable,
-            readable,
-            *roles,
+            brief_view(record), card(f"Findings in {Path(path).name}", findings_view(record)),
+            self._split_of(seen, form), rejected_view(findings.left_out, findings.dataset.rows),
+            gr.update(value=csv, visible=csv is not None), opened, gr.update(visible=findings.can_start()),
+            readable, readable, *roles,
         ]
 
     @user_facing_errors
-    def _remap(
-        self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
-    ) -> list[Any]:
+    def _remap(self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any) -> list[Any]:
         if path:
             path = str(edited_file(Path(path), column_mapping(shown[:_ROLES]), held, lines)[0])
         return [path, *self._look(path, *shown)[:-_ROLES]]
@@ -352,8 +314,8 @@ class NewStudyForm:
         if isinstance(split, dict):
             return error_callout(split)
         record = split.to_record()
-        shown = card("Split", split_view(record, heldout_power(record)))
-        return shown + leaks_view(record["leaks"], record["leaks_removed"])
+        return (card("Split", split_view(record, heldout_power(record)))
+                + leaks_view(record["leaks"], record["leaks_removed"]))
 
     @user_facing_errors
     def _model_view(self, path: str | None, rows: int, *shown: Any) -> list[Any]:
@@ -361,9 +323,8 @@ class NewStudyForm:
             config = self.upload.form.read(shown[_ROLES:], StudyConfig())
         except AssistantBuilderError:  # the split shows this error
             return [gr.skip()] * 3
-        config = config.model_copy(
-            update={"data": config.data.model_copy(update={"columns": column_mapping(shown[:_ROLES])})}
-        )
+        data = config.data.model_copy(update={"columns": column_mapping(shown[:_ROLES])})
+        config = config.model_copy(update={"data": data})
         text, lengths = template_preview(Path(path), config, rows) if path else (Markup(""), Markup(""))
         return [gr.update(visible=bool(text)), text, lengths]
 
@@ -371,23 +332,22 @@ class NewStudyForm:
 
     @user_facing_errors
     def _first_rows(self, path: str | None, *mapped: Any) -> list[Any]:
-        return self.editor.values(path, column_mapping(mapped), None, "")
+        return self._rows(path, None, "", *mapped)
 
     @user_facing_errors
-    def _other_rows(self, path: str | None, which: Any, search: str, *mapped: Any) -> list[Any]:
+    def _rows(self, path: str | None, which: Any, search: str, *mapped: Any) -> list[Any]:
         return self.editor.values(path, column_mapping(mapped), which, search)
 
     @user_facing_errors
     def _recheck(
         self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any, requested: bool = True
     ) -> list[Any]:
-        message = callout("info", "No cell was changed") if requested else gr.skip()
-        unchanged = [gr.skip(), message, *[gr.skip()] * _SHOWN]
-        if not path:
-            return unchanged
-        edited, edits = edited_file(Path(path), column_mapping(shown[:_ROLES]), held, lines)
+        edits = None
+        if path:
+            edited, edits = edited_file(Path(path), column_mapping(shown[:_ROLES]), held, lines)
         if not edits:
-            return unchanged
+            message = callout("info", "No cell was changed") if requested else gr.skip()
+            return [gr.skip(), message, *[gr.skip()] * _SHOWN]
         done = callout("good", f"Checked again: {edits_summary(edits)}", "The findings above include the edits.")
         return [str(edited), done, *self._look(str(edited), *shown)]
 
@@ -400,9 +360,7 @@ class NewStudyForm:
     # creating a study
 
     @user_facing_errors
-    def _create(
-        self, name: str, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
-    ) -> list[Any]:
+    def _create(self, name: str, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any) -> list[Any]:
         if not path:
             raise DataError("there is no data file yet", remedy="Upload one, or try the example")
         columns = column_mapping(shown[:_ROLES])

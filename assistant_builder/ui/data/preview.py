@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, check_name
-from assistant_builder.data import Dataset, Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
+from assistant_builder.data import Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
 from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import read_table
 from assistant_builder.errors import DataError, ModelError
@@ -44,18 +44,11 @@ class Inspection:
     error: dict[str, Any] | None = None
     peek: tuple[tuple[str, ...], ...] = ()
 
-    @property
-    def dataset(self) -> Dataset | None:
-        """The dataset in the file."""
-        return self.findings.dataset if self.findings else None
-
 
 def inspect_file(path: Path, columns: Mapping[str, str]) -> Inspection:
     """Read and check a file; an error becomes part of the result.
 
-    Args:
-        path: The data file.
-        columns: Role → column, as mapped by the user; an empty name leaves the role unused.
+    ``columns`` is role → column, as mapped by the user; an empty name leaves the role unused.
     """
     return _inspect(str(path), stamp([path]), tuple(sorted(columns.items())))
 
@@ -67,23 +60,15 @@ def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...]) -> Insp
         dataset = load_pairs(path, columns=dict(columns))
         return Inspection(check_pairs(dataset), dataset.column_names)
     except DataError as error:
-        return Inspection(None, *_peek(path, error))
-
-
-def _peek(path: str, error: DataError) -> tuple[tuple[str, ...], dict[str, Any], tuple[tuple[str, ...], ...]]:
+        record = error.to_record()
+        record["where"] = record["where"].replace(path, Path(path).name)  # the path is temporary
     try:
         table = read_table(Path(path))
     except DataError:
-        return (), _error_record(error, path), ()
+        return Inspection(None, (), record)
     first = [row.cells for row in table.rows if row.cells is not None][:_PEEK]
     rows = tuple(tuple(cell_text(cells.get(name)) for name in table.columns) for cells in first)
-    return table.columns, _error_record(error, path), rows
-
-
-def _error_record(error: DataError, path: str) -> dict[str, Any]:
-    """The error record with the name of the file in place of its temporary path."""
-    record = error.to_record()
-    return {**record, "where": record["where"].replace(path, Path(path).name)}
+    return Inspection(None, table.columns, record, rows)
 
 
 def preview_split(findings: Findings, config: DataConfig) -> Split | dict[str, Any]:
@@ -95,11 +80,7 @@ def preview_split(findings: Findings, config: DataConfig) -> Split | dict[str, A
 
 
 def heldout_power(split: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Statistical power of the held-out set, from its size and number of clusters alone; None if it is empty.
-
-    Args:
-        split: ``Split.to_record()``.
-    """
+    """Statistical power of the held-out set of ``Split.to_record()``, by its size and clusters; None if it is empty."""
     from evals.stats.power import split_power
 
     power = split_power(split)
@@ -170,16 +151,14 @@ def template_preview(
     if folder is None:
         return plain_view(first, config.model.base), Markup("")
     try:
-        limit, seen = config.train.max_length, _stamp(folder)
+        limit = config.train.max_length
+        seen = stamp(folder / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"))
         rendered = LimitedChatTokenizer(_process(str(folder), seen), day).render(first, limit)
         columns = tuple(config.data.columns.items())
         lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, limit, seen, day)
     except ModelError as error:
         return error_callout(error.to_record()) + plain_view(first, config.model.base), Markup("")
-    return (
-        rendered_view(first, rendered, config.model.base, limit),
-        lengths_view(lengths, config.eval.max_new_tokens),
-    )
+    return rendered_view(first, rendered, config.model.base, limit), lengths_view(lengths, config.eval.max_new_tokens)
 
 
 def with_system(pair: Pair, system: str | None) -> Pair:
@@ -201,10 +180,6 @@ def _process(folder: str, seen: str) -> TemplateProcess:
         while len(_processes) > _MOST_PROCESSES:
             _processes.popitem(last=False)[1].close()
         return process
-
-
-def _stamp(folder: Path) -> str:
-    return stamp(folder / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"))
 
 
 @functools.lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from assistant_builder.ui.data.preview import inspect_file
 from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.ui.uploads import new_folder, offer_bytes
-from evals.report.format import count
+from evals.report.format import count, plural
 
 RowFilter = Literal["left out", "worth a look", "all"]
 MAX_ROWS = 300
@@ -37,13 +38,9 @@ MAX_ROWS = 300
 
 @dataclass(frozen=True)
 class EditorRows:
-    """The file and the rows in the editor, so that an edit is never applied to another file.
+    """The file and the row numbers in the editor, so that an edit is never applied to another file.
 
     The browser sends it together with the table: the browser can still show and send the rows of a previous file.
-
-    Attributes:
-        path: The data file; empty for none.
-        rows: Row numbers.
     """
 
     path: str
@@ -71,7 +68,6 @@ class EditorView:
     """The contents of the editor.
 
     Attributes:
-        columns: Columns of the file.
         lines: See :func:`assistant_builder.data.edit.edit_grid`.
         numbers: Row numbers of ``lines``.
         matching: Number of rows that match filter and search, shown or not.
@@ -89,12 +85,11 @@ class EditorView:
         """The number of rows shown, as a sentence."""
         if not self.matching:
             return "No such row."
+        shown = f"{count(self.matching)} of {count(self.counts['all'])} rows."
         if self.matching > len(self.numbers):
-            return (
-                f"The first {count(len(self.numbers))} of {count(self.matching)} such rows are shown; search to see "
-                "others. Rows that are not shown do not change."
-            )
-        return f"{count(self.matching)} of {count(self.counts['all'])} rows. Rows that are not shown do not change."
+            shown = (f"The first {count(len(self.numbers))} of {count(self.matching)} such rows are shown; search to "
+                     "see others.")
+        return f"{shown} Rows that are not shown do not change."
 
 
 def editor_view(path: Path, columns: Mapping[str, str], which: RowFilter | None, search: str) -> EditorView:
@@ -121,10 +116,8 @@ def editor_view(path: Path, columns: Mapping[str, str], which: RowFilter | None,
         lines = edit_grid(table, numbers, reasons)
         numbers = [int(line[0]) for line in lines if any(wanted in cell.casefold() for cell in line[1:])]
     shown = numbers[:MAX_ROWS]
-    return EditorView(
-        table.columns, edit_grid(table, shown, reasons), shown, len(numbers),
-        {kind: len(rows) for kind, rows in groups.items()},
-    )
+    counts = {kind: len(rows) for kind, rows in groups.items()}
+    return EditorView(table.columns, edit_grid(table, shown, reasons), shown, len(numbers), counts)
 
 
 def _table(path: Path, columns: Mapping[str, str]) -> Table:
@@ -139,37 +132,27 @@ def _cached_table(path: str, seen: str, mapped: tuple[str, ...]) -> Table:
 
 def reasons_of(findings: Findings) -> dict[int, str]:
     """Row → its problem: the reason why it is left out, or a warning."""
-    reasons = {row: "; ".join(titles) for row, titles in _remarks(findings).items()}
-    return reasons | {entry.row: f"Left out: {use_page_labels(entry.reason)}" for entry in findings.left_out}
-
-
-def _remarks(findings: Findings) -> dict[int, list[str]]:
-    remarks: dict[int, list[str]] = {}
-
-    def remark(row: int, text: str) -> None:
-        remarks.setdefault(row, []).append(text)
-
+    remarks = defaultdict(list)
     for near in findings.near_duplicates:
-        remark(near.row, f"the question is nearly that of row {near.of}")
+        remarks[near.row].append(f"the question is nearly that of row {near.of}")
     for conflict in findings.conflicts:
         for row in conflict.rows:
             others = ", ".join(str(other) for other in conflict.rows[:6] if other != row)
-            remark(row, f"row {others} has another answer to the same question")
-    for row in findings.one_word_answers:
-        remark(row, "the answer is one word")
-    for what, rows in findings.odd_texts.items():
+            remarks[row].append(f"row {others} has another answer to the same question")
+    for what, rows in {"the answer is one word": findings.one_word_answers, **findings.odd_texts}.items():
         for row in rows:
-            remark(row, what)
-    return remarks
+            remarks[row].append(what)
+    reasons = {row: "; ".join(titles) for row, titles in remarks.items()}
+    return reasons | {entry.row: f"Left out: {use_page_labels(entry.reason)}" for entry in findings.left_out}
 
 
 def edited_file(
     path: Path, columns: Mapping[str, str], held: str, lines: Sequence[Sequence[Any]]
 ) -> tuple[Path, Edits]:
-    """Write a file with the edits.
+    """Write a file with the edits; the data file is not changed.
 
     Args:
-        path: The data file; it is not changed.
+        path: The data file.
         columns: Role → column, as mapped.
         held: :meth:`EditorRows.to_text` of the rows that the editor was given; edits of another file are ignored.
         lines: The current contents of the editor.
@@ -190,24 +173,12 @@ def edited_file(
 
 def edits_summary(edits: Edits) -> str:
     """The edits as ``1 cell changed, 2 rows added``."""
-    parts = [
-        f"{count(number)} {noun}{'s' if number != 1 else ''} {verb}"
-        for number, noun, verb in (
-            (edits.cells, "cell", "changed"), (edits.added, "row", "added"), (edits.removed, "row", "removed"),
-        )
-        if number
-    ]
-    return ", ".join(parts)
+    kinds = ((edits.cells, "cell", "changed"), (edits.added, "row", "added"), (edits.removed, "row", "removed"))
+    return ", ".join(f"{plural(number, noun)} {verb}" for number, noun, verb in kinds if number)
 
 
 def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str | None:
-    """Path of a CSV download with the rows that are left out; None if there are none.
-
-    Args:
-        path: The data file.
-        columns: Role → column, as mapped.
-        name: Prefix of the name of the download.
-    """
+    """Path of a CSV download with the rows that are left out; None if there are none."""
     findings = inspect_file(path, columns).findings
     if findings is None or not findings.left_out:
         return None
@@ -260,18 +231,9 @@ class RowEditor:
         view = editor_view(Path(path), columns, which, search)
         shown = which or ("left out" if view.counts["left out"] else "all")
         choices = [(f"{_KINDS[kind]} ({view.counts[kind]:,})", kind) for kind in get_args(RowFilter)]
-        table = gr.update(
-            value={"headers": [ROW_TITLE, PROBLEM_TITLE, *view.columns],
-                   "data": view.lines or [[""] * (2 + len(view.columns))]},
-            column_widths=_widths(view),
-        )
+        longest = (max(len(text) for text in (title, *(line[place] for line in view.lines)))
+                   for place, title in enumerate(view.columns, start=2))
+        widths = ["72px", "200px", *(f"{min(max(9 * length + 40, 120), 380)}px" for length in longest)]
+        table = gr.update(value={"headers": [ROW_TITLE, PROBLEM_TITLE, *view.columns],
+                                 "data": view.lines or [[""] * (2 + len(view.columns))]}, column_widths=widths)
         return [gr.update(choices=choices, value=shown), view.note, table, EditorRows(path, view.numbers).to_text()]
-
-
-def _widths(view: EditorView) -> list[str]:
-    """Column widths by the longest text, and wide enough for the title."""
-    longest = [
-        max((len(text) for text in (title, *(line[place] for line in view.lines))), default=0)
-        for place, title in enumerate(view.columns, start=2)
-    ]
-    return ["72px", "200px", *(f"{min(max(9 * length + 40, 120), 380)}px" for length in longest)]

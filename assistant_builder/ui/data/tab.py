@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,17 @@ from assistant_builder.ui.data.preview import heldout_power, inspect_file, previ
 from assistant_builder.ui.data.row_editor import left_out_download
 from assistant_builder.ui.data.view import study_data_view, unreadable_view
 from assistant_builder.ui.html import Markup, callout, empty, error_callout
-from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.settings_form import use_page_labels
-from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.ui.uploads import offer, offer_bytes
 
 _ABOUT = (
     "The card describes the data, its origin and its licence. Fill in licence, language and origin. Your text is kept "
     "when the data is prepared again; the new figures are then offered here."
 )
-_NEW = callout(
-    "info", "The data was prepared again after you edited the card",
-    "Your card is kept, but its figures may be outdated.",
-    "“Use the generated card” replaces your card by the new one; copy your text first.",
-)
+_NEW = callout("info", "The data was prepared again after you edited the card",
+               "Your card is kept, but its figures may be outdated.",
+               "“Use the generated card” replaces your card by the new one; copy your text first.")
 
 
 class CardEditor:
@@ -61,14 +58,13 @@ class CardEditor:
 
     def section(self) -> LiveRegion:
         """The region that follows the study."""
-        return LiveRegion(
-            "card", [self.body, self.state, self.text, self.back, self.download, self.message], _mark, self._draw
-        )
+        return LiveRegion("card", [self.body, self.state, self.text, self.back, self.download, self.message],
+                          lambda look: look.stamp(f"data/{CARD_FILE}", f"data/{GENERATED_CARD_FILE}"), self._draw)
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
-        folder = look.study.folder / "data" if look.study else None
-        if look.study is None or folder is None or not (folder / CARD_FILE).is_file():
+        if look.study is None or not (look.study.folder / "data" / CARD_FILE).is_file():
             return [gr.update(visible=False), *[gr.skip()] * 5]
+        folder = look.study.folder / "data"
         return [
             gr.update(visible=True), _NEW if is_card_outdated(folder) else "",
             (folder / CARD_FILE).read_text(encoding="utf-8"), gr.update(visible=is_card_edited(folder)),
@@ -77,9 +73,8 @@ class CardEditor:
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons; the region redraws the card."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.save.click(user_facing_errors(self._save), [picker, self.text], self.message, **quiet)
-        self.back.click(user_facing_errors(self._back), picker, [self.text, self.message], **quiet)
+        self.save.click(user_facing_errors(self._save), [picker, self.text], self.message, **QUIET)
+        self.back.click(user_facing_errors(self._back), picker, [self.text, self.message], **QUIET)
 
     def _save(self, name: str | None, text: str) -> str:
         folder = Study.open(name or "").folder / "data"
@@ -98,12 +93,6 @@ class CardEditor:
         return [(folder / CARD_FILE).read_text(encoding="utf-8"), callout("good", "This is the generated card again")]
 
 
-def _mark(look: StudyView) -> str:
-    if look.study is None:
-        return f"none:{look.name}"
-    return f"{look.name}:{stamp(look.study.folder / 'data' / file for file in (CARD_FILE, GENERATED_CARD_FILE))}"
-
-
 def study_data_panel(study: Study) -> Markup:
     """Findings and split of a study, from its files or before the data step from its data file."""
     try:
@@ -114,7 +103,7 @@ def study_data_panel(study: Study) -> Markup:
                 read_json(study.folder / "data" / "findings.json"), split, heldout_power(split), _rejected(study),
                 [*split["leaks"], *by_meaning],
             )
-        return _source_view(study, study.config.data.columns)
+        return _source_view(study)
     except AssistantBuilderError as error:
         return error_callout(error.to_record())
 
@@ -129,27 +118,24 @@ def _rejected(study: Study) -> list[RejectedRow]:
     return [RejectedRow(entry["row"], entry["reason"], entry.get("record")) for entry in entries]
 
 
-def _source_view(study: Study, columns: Mapping[str, str]) -> Markup:
+def _source_view(study: Study) -> Markup:
     if study.source is None:
         return empty("The data file is not in the folder of the study", f"It is read from {study.config.data.source}.")
-    seen = inspect_file(study.source, columns)
+    seen = inspect_file(study.source, study.config.data.columns)
     if seen.findings is None:
         return unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns, seen.peek)
     split = preview_split(seen.findings, study.config.data)
     record = None if isinstance(split, dict) else split.to_record()
-    return study_data_view(
-        seen.findings.to_record(), record, heldout_power(record) if record else None, seen.findings.left_out,
-        record["leaks"] if record else (),
-    )
+    return study_data_view(seen.findings.to_record(), record, heldout_power(record) if record else None,
+                           seen.findings.left_out, record["leaks"] if record else ())
 
 
 def study_template_preview(study: Study, rows: int) -> tuple[Markup, Markup]:
     """See :func:`~assistant_builder.ui.data.preview.template_preview`; after the split, rows of the training set."""
     if study.source is None:
         return Markup(""), Markup("")
-    first: Sequence[Pair] | None = None
-    if is_prepared(study):
-        first = [Pair.from_record(record, "train") for record in read_jsonl(study.split_file("train"))[:rows]]
+    records = read_jsonl(study.split_file("train"))[:rows] if is_prepared(study) else None
+    first = None if records is None else [Pair.from_record(record, "train") for record in records]
     return template_preview(study.source, study.config, rows, first=first, day=study.template_date)
 
 
@@ -204,11 +190,8 @@ class DataTab:
         """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
         self.new.wire(picker, tabs, self.revise)
         self.card.wire(picker)
-        gr.on(
-            [self.drawn.change, self.seen.rows.input], user_facing_errors(self._study_view),
-            [self.drawn, self.seen.rows], [self.left_out, *self.seen.outputs], show_progress="hidden",
-            trigger_mode="always_last", api_visibility="private",
-        )
+        gr.on([self.drawn.change, self.seen.rows.input], user_facing_errors(self._study_view),
+              [self.drawn, self.seen.rows], [self.left_out, *self.seen.outputs], trigger_mode="always_last", **QUIET)
 
     def _study_view(self, drawn: str, rows: int) -> list[Any]:
         if not drawn:
@@ -220,7 +203,4 @@ class DataTab:
 
 
 def _data_mark(look: StudyView) -> str:
-    if look.study is None:
-        return f"none:{look.name}"
-    files = ("study.yaml", "data/split.json", "data/findings.json", "data/embedding.json")
-    return f"{look.name}:{stamp(look.study.folder / file for file in files)}"
+    return look.stamp("study.yaml", "data/split.json", "data/findings.json", "data/embedding.json")

@@ -6,12 +6,12 @@ import bisect
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.data import Pair, RejectedRow
+from assistant_builder.data import Message, Pair, RejectedRow
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
@@ -43,24 +43,17 @@ def findings_view(record: Mapping[str, Any]) -> Markup:
 def _examples(details: Mapping[str, Any]) -> Markup:
     """Lists of duplicate and contradicting rows."""
     copies = [(str(entry["row"]), str(entry["of"])) for entry in details.get("exact_duplicates", ())]
-    near = [
-        (str(entry["row"]), cut(entry["question"], 160), str(entry["of"]), cut(entry["other"], 160),
-         percent(entry["similarity"], 0))
-        for entry in details.get("near_duplicates", ())
-    ]
-    conflicts = [
-        (cut(entry["text"], 160), ", ".join(map(str, entry["rows"][:12]))) for entry in details.get("conflicts", ())
-    ]
+    near = [(str(entry["row"]), cut(entry["question"], 160), str(entry["of"]), cut(entry["other"], 160),
+             percent(entry["similarity"], 0)) for entry in details.get("near_duplicates", ())]
+    conflicts = [(cut(entry["text"], 160), ", ".join(map(str, entry["rows"][:12])))
+                 for entry in details.get("conflicts", ())]
     kinds = (
         ("Exact copies", ("Row", "Copy of row"), copies, (0, 1)),
         ("Near-duplicates", ("Row", "Question", "Similar row", "Its question", "Shared words"), near, (0, 2, 4)),
         ("Questions with several answers", ("Question", "Rows"), conflicts, ()),
     )
-    return join(
-        fold(f"List: {title.lower()}", table(headers, rows[:_MAX_LISTED], numeric=numeric))
-        for title, headers, rows, numeric in kinds
-        if rows
-    )
+    return join(fold(f"List: {title.lower()}", table(headers, rows[:_MAX_LISTED], numeric=numeric))
+                for title, headers, rows, numeric in kinds if rows)
 
 
 def _problem(problem: Mapping[str, Any]) -> Markup:
@@ -69,18 +62,15 @@ def _problem(problem: Mapping[str, Any]) -> Markup:
     rows = f"Row{'s' if len(numbers) > 1 else ''} {shown}" if numbers else ""
     return Markup('<div class="ab-finding ab-{}"><strong>{}</strong> <span>{}</span>{}</div>').format(
         _TONES[problem["severity"]], use_page_labels(problem["title"]), use_page_labels(problem["detail"]),
-        Markup("<small>{}</small>").format(rows) if rows else "",
-    )
+        Markup("<small>{}</small>").format(rows) if rows else "")
 
 
 def rejected_view(rejected: Sequence[RejectedRow], of: int) -> Markup:
     """The rows that are left out, with the reason and their contents."""
     if not rejected:
         return Markup("")
-    rows = [
-        (str(entry.row), use_page_labels(entry.reason), cut(_cells(entry.record), 160))
-        for entry in rejected[:_MAX_ROWS]
-    ]
+    rows = [(str(entry.row), use_page_labels(entry.reason), cut(_cells(entry.record), 160))
+            for entry in rejected[:_MAX_ROWS]]
     title = f"{count(len(rejected))} of {count(of)} rows left out"
     body = table(("Row", "Reason", "Contents"), rows, numeric=(0,))
     if len(rejected) > _MAX_ROWS:
@@ -101,21 +91,15 @@ def _cells(record: Any) -> str:
 
 
 def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Markup:
-    """Sizes of the three sets, notes on the split, and the power of the held-out set.
-
-    Args:
-        record: ``Split.to_record()``.
-        power: ``evals.stats.power.Power.to_record()`` of the held-out set.
-    """
-    counts = record["counts"]
+    """Sizes of the three sets, notes on the split, and the power of the held-out set, from the records of both."""
+    counts, clusters = record["counts"], record.get("clusters", {})
     total = max(sum(counts.values()), 1)
     parts = join(
         Markup('<i class="ab-split-{}" style="flex:{}" title="{}"></i>').format(name, number, SPLIT_TITLES[name])
         for name, number in counts.items()
     )
-    figures = [
-        (SPLIT_TITLES[name], count(number), _share_note(record, name, number, total)) for name, number in counts.items()
-    ]
+    figures = [(SPLIT_TITLES[name], count(number), percent(number / total, 0) + (
+        f", {count(clusters[name])} clusters" if clusters.get(name) else "")) for name, number in counts.items()]
     notes = [use_page_labels(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
     sizes = ", ".join(f"{SPLIT_TITLES[name]} {count(number)}" for name, number in counts.items())
     return join([
@@ -125,11 +109,7 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
 
 
 def power_view(power: Mapping[str, Any]) -> Markup:
-    """The smallest difference that the held-out set can detect, in plain words; details are collapsed.
-
-    Args:
-        power: ``evals.stats.power.Power.to_record()``.
-    """
+    """The smallest difference that the held-out set can detect, from ``evals.stats.power.Power.to_record()``."""
     from evals.stats.power import power_sentence
 
     points = 100 * power["minimum_detectable"]
@@ -138,22 +118,14 @@ def power_view(power: Mapping[str, Any]) -> Markup:
     title = f"The test can detect a difference of about {whole} correct answers in a hundred"
     if points >= 100:
         title = "The test is too small to detect any difference"
-    body = (
-        f"The {count(power['items'])} held-out questions are excluded from training and test afterwards whether 4-bit "
-        "made the assistant worse. A smaller difference would not be detected."
-    )
+    body = (f"The {count(power['items'])} held-out questions are excluded from training and test afterwards whether "
+            "4-bit made the assistant worse. A smaller difference would not be detected.")
     needed = float(f"{power['items_needed']:.2g}")
     remedy = "" if tone == "good" else (
         f"To detect {count(100 * power['target'])} in a hundred, about {count(needed)} "
-        "held-out questions are needed: add pairs, or raise “Held-out share”."
-    )
+        "held-out questions are needed: add pairs, or raise “Held-out share”.")
     details = fold("How this is calculated", Markup("<p>{}</p>").format(power_sentence(power)))
     return callout(tone, title, body, remedy) + details
-
-
-def _share_note(record: Mapping[str, Any], name: str, number: int, total: int) -> str:
-    clusters = record.get("clusters", {}).get(name)
-    return percent(number / total, 0) + (f", {count(clusters)} clusters" if clusters else "")
 
 
 def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
@@ -161,14 +133,8 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
     if not leaks:
         return Markup("")
     kinds = {"exact": "the same", "near": "nearly the same words", "embedding": "the same meaning"}
-    rows = [
-        (
-            f"{leak['heldout_row']}: {cut(leak['heldout_question'], 160)}",
-            f"{leak['other_row']}: {cut(leak['other_question'], 160)}",
-            f"{kinds[leak['kind']]}, {'removed' if leak['removed'] else 'kept'}",
-        )
-        for leak in leaks[:_MAX_LISTED]
-    ]
+    rows = [(*(f"{leak[f'{side}_row']}: {cut(leak[f'{side}_question'], 160)}" for side in ("heldout", "other")),
+             f"{kinds[leak['kind']]}, {'removed' if leak['removed'] else 'kept'}") for leak in leaks[:_MAX_LISTED]]
     one = len(leaks) == 1
     what = f"test {'question also occurs' if one else 'questions also occur'} in training"
     done = f"{count(removed)} removed from the test" if removed else "kept in the test"
@@ -181,54 +147,32 @@ def study_data_view(
     findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None, power: Mapping[str, Any] | None,
     rejected: Sequence[RejectedRow], leaks: Sequence[Mapping[str, Any]] = (),
 ) -> Markup:
-    """Everything that the Data tab shows about the data of a study.
-
-    Args:
-        findings: data/findings.json.
-        split: data/split.json.
-        power: See :func:`power_view`.
-        rejected: The rows left out.
-        leaks: Leaks of split.json and those found by embeddings.
-    """
+    """Everything that the Data tab shows about a study: findings.json, split.json, the rows left out and all leaks."""
     columns = findings["columns"].items() if findings else ()
     roles = [(ROLE_TITLES.get(role, role), name) for role, name in columns if name]
-    parts: Iterable[str] = (
+    return join((
         card("Findings", findings_view(findings)) if findings else "",
         card("Split", split_view(split, power)) if split else "",
         leaks_view(leaks, sum(leak["removed"] for leak in leaks)),
         rejected_view(rejected, findings["rows"] if findings else len(rejected)),
         card("Columns", table(("Role", "Column in the file"), roles)) if findings else "",
-    )
-    return join(parts)
+    ))
 
 
 def unreadable_view(error: Mapping[str, Any], columns: Sequence[str], peek: Sequence[Sequence[str]] = ()) -> Markup:
-    """The error of a file that cannot be read, with its first rows if its columns are known.
-
-    Args:
-        error: ``AssistantBuilderError.to_record()``.
-        columns: Columns of the file.
-        peek: Cells of the first rows.
-    """
+    """The record of the error of a file that cannot be read, with its first rows if its columns are known."""
     if not columns:
         return error_callout(error)
-    rows = [[cut(cell, 120) for cell in row] for row in peek]
-    return error_callout(error) + card(
-        "The first rows of the file", Markup("<p>Select the columns under “{}”.</p>").format(MAPPING_TITLE),
-        table(columns, rows),
-    )
+    note = Markup("<p>Select the columns under “{}”.</p>").format(MAPPING_TITLE)
+    rows = table(columns, [[cut(cell, 120) for cell in row] for row in peek])
+    return error_callout(error) + card("The first rows of the file", note, rows)
 
 
 def brief_view(record: Mapping[str, Any] | None) -> Markup:
-    """One line below the upload: whether a study can be created.
-
-    Args:
-        record: ``Findings.to_record()``; None if the file cannot be read.
-    """
+    """One line below the upload: whether a study can be created; ``record`` is None if the file cannot be read."""
     if record is None:
-        return Markup(
-            '<p class="ab-brief ab-bad" role="status">This file cannot be used yet: <a href="#ab-found">see why</a></p>'
-        )
+        return Markup('<p class="ab-brief ab-bad" role="status">This file cannot be used yet: '
+                      '<a href="#ab-found">see why</a></p>')
     tone, text = "good", f"{count(record['usable'])} of {count(record['rows'])} rows can be used"
     if not record["can_start"]:
         tone, text = "bad", f"{text}, too few for a study"
@@ -246,17 +190,12 @@ _TURNS = {"system": "System prompt", "user": "Question", "assistant": "Answer"}
 def rendered_view(
     pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str, max_length: int
 ) -> Markup:
-    """The first rows in the chat template of the base model.
+    """The first rows in the chat template of the base model, truncated at ``max_length`` tokens as in training.
 
-    Args:
-        pairs: The rows.
-        rendered: Training sequences of each row.
-        model: Name of the base model.
-        max_length: Length in tokens at which training truncates.
+    ``rendered`` has the training sequences of each row.
     """
-    rows = join(
-        _row(pair, sequence, max_length) for pair, found in zip(pairs, rendered, strict=True) for sequence in found
-    )
+    rows = join(_row(pair, sequence, max_length) for pair, found in zip(pairs, rendered, strict=True)
+                for sequence in found)
     text = Markup(
         "<p>Your rows in the form in which <b>{}</b> is trained on them. Words in small frames are special tokens of "
         "its chat template; do not write them yourself.</p>"
@@ -266,13 +205,11 @@ def rendered_view(
 
 
 def _legend(any_cut: bool) -> Markup:
-    entries = [
-        Markup("<li><mark class='ab-learned'>Underlined</mark> text that the assistant learns to write</li>"),
-        Markup("<li><span>Plain</span> context that it reads</li>"),
-    ]
-    if any_cut:
-        entries.append(Markup("<li><del class='ab-cut'>Struck out</del> truncated, beyond the maximum length</li>"))
-    return Markup('<ul class="ab-legend" aria-label="Legend">{}</ul>').format(join(entries))
+    struck = Markup("<li><del class='ab-cut'>Struck out</del> truncated, beyond the maximum length</li>")
+    return Markup(
+        '<ul class="ab-legend" aria-label="Legend">'
+        "<li><mark class='ab-learned'>Underlined</mark> text that the assistant learns to write</li>"
+        "<li><span>Plain</span> context that it reads</li>{}</ul>").format(struck if any_cut else "")
 
 
 def _row(pair: Pair, sequence: RenderedSequence, max_length: int) -> Markup:
@@ -292,10 +229,8 @@ def _runs(segments: Sequence[Segment]) -> list[Markup]:
     parts = []
     for part, run in itertools.groupby(segments, lambda segment: segment.part):
         tag, name = tags[part]
-        inner = join(
-            Markup('<bdi class="ab-control">{}</bdi>').format(segment.text) if segment.control
-            else _shortened(segment.text) for segment in run
-        )
+        inner = join(Markup('<bdi class="ab-control">{}</bdi>').format(segment.text) if segment.control
+                     else _shortened(segment.text) for segment in run)
         parts.append(Markup('<{} class="ab-{}">{}</{}>').format(tag, name, inner, tag))
     return parts
 
@@ -309,35 +244,23 @@ def _shortened(text: str) -> str:
 
 def plain_view(pairs: Sequence[Pair], model: str) -> Markup:
     """The first rows turn by turn, for a base model that is not on this machine."""
-    rows = join(
-        Markup('<figure class="ab-seen"><figcaption>Row {}</figcaption>{}</figure>').format(
-            pair.row,
-            join(
-                Markup('<div class="ab-seen-turn"><b>{}</b><div class="ab-seen-text">{}</div></div>').format(
-                    _TURNS[message.role],
-                    Markup('<mark class="ab-learned">{}</mark>' if message.role == "assistant" else "{}").format(
-                        _shortened(message.content)
-                    ),
-                )
-                for message in pair.messages
-            ),
-        )
-        for pair in pairs
-    )
-    note = callout(
-        "info", f"The files of {model} are not on this machine yet",
-        "They are downloaded when the study first runs. Until then the rows are shown turn by turn, without the "
-        "special tokens of the chat template and without their lengths.",
-    )
+    def turn(message: Message) -> Markup:
+        text = Markup('<mark class="ab-learned">{}</mark>' if message.role == "assistant" else "{}")
+        return Markup('<div class="ab-seen-turn"><b>{}</b><div class="ab-seen-text">{}</div></div>').format(
+            _TURNS[message.role], text.format(_shortened(message.content)))
+
+    row = Markup('<figure class="ab-seen"><figcaption>Row {}</figcaption>{}</figure>')
+    rows = join(row.format(pair.row, join(map(turn, pair.messages))) for pair in pairs)
+    note = callout("info", f"The files of {model} are not on this machine yet", "They are downloaded when the study "
+                   "first runs. Until then the rows are shown turn by turn, without the special tokens of the chat "
+                   "template and without their lengths.")
     return card("As the model sees them", note, _legend(any_cut=False), rows)
 
 
 def lengths_view(lengths: Lengths, answer_limit: int) -> Markup:
     """Lengths of the pairs, with the limit at which training truncates.
 
-    Args:
-        lengths: Measured lengths.
-        answer_limit: Maximum number of generated tokens (``eval.max_new_tokens``).
+    ``answer_limit`` is the maximum number of generated tokens (``eval.max_new_tokens``).
     """
     if not lengths.tokens:
         return Markup("")
@@ -354,11 +277,9 @@ def lengths_view(lengths: Lengths, answer_limit: int) -> Markup:
     ]
     notes = [_length_note(lengths)]
     if long_answers:
-        notes.append(
-            f"{count(long_answers)} answers ({percent(long_answers / measured, 0)}) are longer than the "
-            f"{count(answer_limit)} tokens that an assistant may generate; raise “Longest answer” in the training "
-            "settings to allow longer ones."
-        )
+        notes.append(f"{count(long_answers)} answers ({percent(long_answers / measured, 0)}) are longer than the "
+                     f"{count(answer_limit)} tokens that an assistant may generate; raise “Longest answer” in the "
+                     "training settings to allow longer ones.")
     if measured < lengths.pairs:
         notes.append(f"Measured on {count(measured)} of the {count(lengths.pairs)} pairs, evenly spaced over the file.")
     text = join(Markup("<p>{}</p>").format(note) for note in notes)
@@ -371,15 +292,11 @@ def _length_note(lengths: Lengths) -> str:
     if not lengths.cut:
         return f"Every pair is within the {count(limit)} tokens that training reads. {meaning}"
     share = percent(lengths.cut / measured, 1 if lengths.cut * 100 < measured else 0)
-    lost = (
-        f" Of these, {count(lengths.dropped)} are excluded from training, because the question alone exceeds it."
-        if lengths.dropped else ""
-    )
-    return (
-        f"{count(lengths.cut)} pairs ({share}) are longer than the {count(limit)} tokens that training reads: the end "
-        f"of the answer is truncated.{lost} Shorten them, or raise “Longest pair” in the training settings, which "
-        f"needs more memory. {meaning}"
-    )
+    lost = "" if not lengths.dropped else (
+        f" Of these, {count(lengths.dropped)} are excluded from training, because the question alone exceeds it.")
+    return (f"{count(lengths.cut)} pairs ({share}) are longer than the {count(limit)} tokens that training reads: the "
+            f"end of the answer is truncated.{lost} Shorten them, or raise “Longest pair” in the training settings, "
+            f"which needs more memory. {meaning}")
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int:
@@ -389,27 +306,21 @@ def _quantile(ordered: Sequence[int], share: float) -> int:
 def bins(ordered: Sequence[int], limit: int) -> list[tuple[int, int | None, int]]:
     """Bins of a histogram: (first, last, pairs); the last bin is open (None) if a few pairs are far longer than most.
 
-    Args:
-        ordered: Lengths in ascending order.
-        limit: A bin starts right after it if it is within the range.
+    The lengths are in ascending order. A bin starts right after the limit if it is within the range.
     """
     top = max(_quantile(ordered, 0.99), min(limit, ordered[-1]))
-    width: float = _nice(top / _BARS)
+    least = top / _BARS
+    scale = 10 ** math.floor(math.log10(max(least, 1)))
+    width: float = max(1, math.ceil(next(step * scale for step in _STEPS if step * scale >= least)))
     if limit <= top:
         width = limit / max(1, round(limit / width))
     edges = [round(place * width) for place in range(math.ceil(top / width) + 1)]
     numbers = [0] * len(edges)
     for length in ordered:
         numbers[max(0, bisect.bisect_left(edges, length) - 1)] += 1
-    bars: list[tuple[int, int | None, int]] = [
-        (low + 1, high, number) for (low, high), number in zip(itertools.pairwise(edges), numbers, strict=False)
-    ]
+    bars: list[tuple[int, int | None, int]] = [(low + 1, high, number) for (low, high), number in zip(
+        itertools.pairwise(edges), numbers, strict=False)]
     return [*bars, (edges[-1] + 1, None, numbers[-1])] if numbers[-1] else bars
-
-
-def _nice(width: float) -> int:
-    scale = 10 ** math.floor(math.log10(max(width, 1)))
-    return max(1, math.ceil(next(step * scale for step in _STEPS if step * scale >= width)))
 
 
 def _histogram(ordered: Sequence[int], limit: int) -> Markup:
@@ -417,25 +328,19 @@ def _histogram(ordered: Sequence[int], limit: int) -> Markup:
     most = max(number for _, _, number in bars)
     drawn = join(
         Markup('<i class="{}" style="height:{:.1f}%" title="{}: {} pairs"></i>').format(
-            "ab-over" if low > limit else "", 100 * number / most if not number else max(1.5, 100 * number / most),
-            _range(low, high), count(number),
-        )
-        for low, high, number in bars
-    )
+            "ab-over" if low > limit else "", max(1.5, 100 * number / most) if number else 0.0, _range(low, high),
+            count(number))
+        for low, high, number in bars)
     within = next((place for place, (low, _, _) in enumerate(bars) if low > limit), None)
     line = Markup("")
     if within is not None:
         at = 100 * within / len(bars)
-        side = "ab-left" if at > 60 else ""
         line = Markup('<b class="ab-limit {}" style="inset-inline-start:{:.2f}%"><span>limit {}</span></b>').format(
-            side, at, count(limit)
-        )
+            "ab-left" if at > 60 else "", at, count(limit))
     ends = [count(1), count(bars[len(bars) // 2][0]), "more" if bars[-1][1] is None else count(bars[-1][1])]
     axis = join(Markup("<span>{}</span>").format(text) for text in ends)
-    listed = table(
-        ("Tokens", "Pairs"), [(_range(low, high), count(number)) for low, high, number in bars if number],
-        numeric=(0, 1),
-    )
+    rows = [(_range(low, high), count(number)) for low, high, number in bars if number]
+    listed = table(("Tokens", "Pairs"), rows, numeric=(0, 1))
     label = f"Histogram of tokens per pair: {count(len(ordered))} pairs, at most {count(most)} in a bar"
     return Markup(
         '<div class="ab-hist" role="img" aria-label="{}"><div class="ab-hist-bars">{}{}</div>'

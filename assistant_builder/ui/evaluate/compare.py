@@ -13,9 +13,9 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.ui.evaluate.figures import IntervalPanel, IntervalRow, contrast_row, interval_figure
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
-from assistant_builder.ui.evaluate.item_filters import ItemSet, comparable_studies, parent_study, shared_items
-from assistant_builder.ui.html import Tone, callout, card, empty, error_callout, items, join, table
-from assistant_builder.ui.refresh import LiveRegion, StudyView
+from assistant_builder.ui.evaluate.item_filters import comparable_studies, parent_study, shared_items
+from assistant_builder.ui.html import callout, card, empty, error_callout, items, join, table
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import stamp
 from evals.report.format import plural, shown
 from evals.report.verdict import harm_interval
@@ -26,36 +26,26 @@ JUDGED = ("Q4", "L16")
 
 
 def comparison_view(record: Record) -> Markup:
-    """Verdicts and warnings of a comparison.
-
-    Args:
-        record: Result of ``evals.study_compare.compare_studies``.
-    """
+    """Verdicts and warnings of a result of ``evals.study_compare.compare_studies``."""
     head = callout(
         "info", f"{record['b']} compared with {record['a']}",
         f"{plural(record['shared_items'], 'held-out item')} in both studies. Differences are {record['b']} (B) minus "
         f"{record['a']} (A). The metric and the margin of {record['a']} decide.",
     )
     none = callout("warn", "No verdict", "The deciding metric was not scored in both studies.")
-    verdicts = join(_verdict(verdict) for verdict in record["verdicts"]) or none
+    verdicts = join(map(_verdict, record["verdicts"])) or none
     caveats = card("Caveats", items(record["warnings"])) if record["warnings"] else Markup("")
     return join([head, verdicts, caveats])
 
 
 def _verdict(verdict: Record) -> Markup:
-    tone, title = _outcome(verdict)
+    tone, title = {"worse": "bad", "inconclusive": "warn"}.get(verdict["outcome"], "good"), verdict["outcome"]
+    if tone == "good" and harm_interval(verdict)[1] < 0:
+        title = "better"
+    elif tone == "good" and verdict["within_margin_but_worse"]:
+        title = "measurably worse, within the margin"
     return Markup('<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p></div>').format(
         tone, f"{CELLS[verdict['cell']].label}: {title}", verdict["sentence"])
-
-
-def _outcome(verdict: Record) -> tuple[Tone, str]:
-    if verdict["outcome"] == "worse":
-        return "bad", "worse"
-    if verdict["outcome"] == "inconclusive":
-        return "warn", "inconclusive"
-    if harm_interval(verdict)[1] < 0:
-        return "good", "better"
-    return "good", "measurably worse, within the margin" if verdict["within_margin_but_worse"] else "no worse"
 
 
 def comparison_tables(record: Record) -> Markup:
@@ -95,12 +85,7 @@ def _row(row: Record) -> IntervalRow:
 
 
 def no_comparison_note(name: str, others: Sequence[str]) -> Markup:
-    """A message that no other study can be compared.
-
-    Args:
-        name: The study.
-        others: Other evaluated studies, none of which shares held-out questions with this one.
-    """
+    """A message that no other study can be compared; ``others`` share no held-out question with the study ``name``."""
     remedy = ("Save the settings as a new study on the Train tab, change a setting and run it. Studies are compared on "
               "the held-out questions that they share.")
     if not others:
@@ -133,22 +118,24 @@ class CompareStudiesPanel:
                 self.plot = gr.Plot(label="This study minus the other, 95 % intervals", elem_classes="ab-figure")
                 self.tables = gr.HTML()
                 gr.HTML("<h3>Answers that changed</h3>")
-                self.browser = ItemBrowser(_pair_items, "ab-across-items")
+                self.browser = ItemBrowser(
+                    lambda pair: shared_items(*map(Study.open, pair)) if pair else None, "ab-across-items")
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study or the list of studies changes."""
         return [
-            LiveRegion("across", [self.note, self.body, self.other], _others_mark, self._draw),
-            LiveRegion("across-result", [self.pair, self.message, self.result], _own_mark,
-                       lambda view: [None, "", gr.update(visible=False)]),
+            LiveRegion("across", [self.note, self.body, self.other],
+                       lambda view: f"{view.name}:{stamp(sorted(studies_folder().glob('[!.]*/evals/status.json')))}",
+                       self._draw),
+            LiveRegion("across-result", [self.pair, self.message, self.result],
+                       lambda view: view.stamp("evals/status.json"), lambda view: [None, "", gr.update(visible=False)]),
         ]
 
     def _draw(self, view: StudyView) -> Sequence[Any]:
         hidden = [gr.update(visible=False), gr.update(choices=[], value=None)]
         if view.study is None:
             return [gr.update(value=empty("No study chosen", EMPTY), visible=True), *hidden]
-        state = view.study.step("evaluate").state
-        if state != "succeeded":
+        if view.study.step("evaluate").state != "succeeded":
             message = empty("Not evaluated yet", "A study can be compared with another one after its evaluation.")
             return [gr.update(value=message, visible=True), *hidden]
         name, found, parent = view.study.name, comparable_studies(view.study), parent_study(view.study)
@@ -164,7 +151,7 @@ class CompareStudiesPanel:
         self.go.click(
             self._compare, [picker, self.other],
             [self.pair, self.message, self.result, self.plot, self.tables, *self.browser.outputs, self.go],
-            show_progress="hidden", api_visibility="private",
+            **QUIET,
         )
         self.browser.wire(self.pair)
 
@@ -178,26 +165,12 @@ class CompareStudiesPanel:
             return
         yield [gr.skip(), callout("info", f"Comparing {name} with {other}…"), hidden, *rest,
                gr.update(interactive=False)]
-        ready = gr.update(interactive=True)
         try:
             a, b = Study.open(other), Study.open(name)
             record, items = compare_studies(a, b), shared_items(a, b)
         except AssistantBuilderError as error:
-            yield [None, error_callout(error.to_record()), hidden, *rest, ready]
+            yield [None, error_callout(error.to_record()), hidden, *rest, gr.update(interactive=True)]
             return
         figure = interval_figure(comparison_panels(record))
         yield [(other, name), comparison_view(record), gr.update(visible=True), figure, comparison_tables(record),
-               *self.browser.open_values(items, "different"), ready]
-
-
-def _pair_items(pair: Sequence[str] | None) -> ItemSet | None:
-    return shared_items(*(Study.open(name) for name in pair)) if pair else None
-
-
-def _others_mark(view: StudyView) -> str:
-    found = sorted(studies_folder().glob("[!.]*/evals/status.json"))
-    return f"{view.name}:{len(found)}:{stamp(found)}"
-
-
-def _own_mark(view: StudyView) -> str:
-    return f"{view.name}:{stamp([view.study.status_file('evaluate')])}" if view.study else f"none:{view.name}"
+               *self.browser.open_values(items, "different"), gr.update(interactive=True)]

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from assistant_builder.arms import ARMS, CELLS, FOUR_BIT, Arm
 from assistant_builder.quantization import UNQUANTIZED
-from assistant_builder.ui.html import cut
+from assistant_builder.ui.html import cut, fold, table
 from assistant_builder.ui.plots import AXIS, GREY, Drawing, spread
 from evals.metrics import metric_of
 from evals.report.contrasts import clearly_better, clearly_worse
@@ -38,17 +40,7 @@ _LARGE = 5
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """A difference with its 95 % interval in display units.
-
-    Attributes:
-        title: Label of the row.
-        text: Difference and interval as text.
-        about: Second line of the label.
-        delta: Difference.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        tone: A key of :data:`TONES`.
-    """
+    """A difference with its 95 % interval in display units; ``about`` is the second line of its label."""
 
     title: str
     text: str
@@ -57,33 +49,24 @@ class IntervalRow:
     low: float
     high: float
     tone: str
+    """A key of :data:`TONES`."""
 
 
 @dataclass(frozen=True)
 class IntervalPanel:
-    """Rows that share an axis.
-
-    Attributes:
-        rows: The rows from top to bottom.
-        unit: Unit of the axis.
-        backwards: Whether low values are worse.
-        margin: Non-inferiority margin in the unit of the axis; ``None`` without a verdict on this axis.
-    """
+    """Rows that share an axis, from top to bottom; ``backwards``: low values are worse."""
 
     rows: tuple[IntervalRow, ...]
     unit: str
     backwards: bool
     margin: float | None = None
+    """Non-inferiority margin in the unit of the axis; None without a verdict on this axis."""
 
 
 def contrast_row(contrast: Mapping[str, Any], title: str, about: str, metric: str | None = None) -> IntervalRow:
     """A row of the figure from an entry of ``report["contrasts"]``, or of a comparison of two studies.
 
-    Args:
-        contrast: The entry.
-        title: Label of the row.
-        about: Second line of the label.
-        metric: Metric that defines the number format; by default the entry's own.
+    ``metric`` defines the number format; by default it is the entry's own.
     """
     metric = metric or contrast["metric"]
     factor = shown(metric).factor
@@ -101,8 +84,7 @@ def headline_panels(report: Report) -> list[IntervalPanel]:
     found = []
     lead = "-".join(lead_pair(report))
     for backwards in (False, True):
-        rows = [row for row in report["contrasts"]
-                if row["name"] == lead and row["higher_is_better"] == backwards]
+        rows = [row for row in report["contrasts"] if row["name"] == lead and row["higher_is_better"] == backwards]
         if rows:
             primary = next((row for row in rows if row["metric"] == report["primary_metric"]), None)
             found.append(IntervalPanel(
@@ -127,18 +109,13 @@ def contrast_panels(report: Report, metric: str) -> list[IntervalPanel]:
 
 
 def interval_figure(panels: Sequence[IntervalPanel]) -> Figure:
-    """Figure of differences with their 95 % intervals and the margin.
-
-    Args:
-        panels: Groups of rows, one axis each.
-    """
+    """Figure of differences with their 95 % intervals and the margin; one axis for each panel."""
     heights = [sum(_ROW_WITH_TEXT if row.about else _ROW for row in panel.rows) + 16 for panel in panels]
     inner = sum(heights) + _GAP * (len(panels) - 1)
     drawing, top = Drawing(inner + 62), inner
     for place, (panel, height) in enumerate(zip(panels, heights, strict=True), start=1):
         name = "" if place == 1 else str(place)
-        domain = [max(0.0, top - height) / inner, top / inner]
-        _draw_panel(drawing, name, panel, domain)
+        _draw_panel(drawing, name, panel, [max(0.0, top - height) / inner, top / inner])
         top -= height + _GAP
     return drawing.figure()
 
@@ -239,12 +216,7 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
 def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure | None:
     """One metric of every cell on one axis, with a colour and marker for each kind of serving.
 
-    Args:
-        cells: Cell or baseline → its record of the report.
-        metric: The metric.
-
-    Returns:
-        ``None`` if no cell has the metric.
+    ``cells`` has the report's records of cells and baselines. None if no cell has the metric.
     """
     how = shown(metric)
     rows = [(name, record, record["metrics"][metric]) for name, record in cells.items()
@@ -350,10 +322,12 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
     return drawing.figure()
 
 
-def reliability_rows(reliability: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Rows of the reliability diagram as a table: assistant, mean probability, share of correct answers, items."""
-    return [
+def reliability_table(reliability: Mapping[str, Any]) -> Markup:
+    """The values of the reliability diagram, folded."""
+    rows = [
         (_arm_of(cell).label, percent(one["mean_probability"], 0),
          f"{percent(one['correct'], 0)} ({percent(one['ci'][0], 0)} to {percent(one['ci'][1], 0)})", str(one["n"]))
         for cell, found in reliability["cells"].items() for one in found["bins"] if one["n"]
     ]
+    headers = ("Assistant", "Mean probability", "Correct (95 % interval)", "Items")
+    return fold("Values of the figure", table(headers, rows, numeric=(1, 2, 3)))

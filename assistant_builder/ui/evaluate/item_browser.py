@@ -8,30 +8,15 @@ from typing import Any, get_args
 import gradio as gr
 
 from assistant_builder.ui.evaluate.item_filters import ItemFilter, ItemSet, Order, Show, count_by_choice, filter_items
-from assistant_builder.ui.evaluate.view import (
-    Marks,
-    cell_choices,
-    items_view,
-    metric_choices,
-    pager_text,
-    pages,
-)
-from assistant_builder.ui.refresh import user_facing_errors
+from assistant_builder.ui.evaluate.view import Marks, items_view, metric_choices, pager_text, pages
+from assistant_builder.ui.refresh import QUIET, user_facing_errors
 
-LoadItems = Callable[[Any], ItemSet | None]
-"""Loads the items for the value of the component that selects a study or a pair of studies."""
 SHOW_TITLES: dict[Show, str] = {
-    "all": "All items",
-    "different": "Answers that differ",
-    "lost": "Correct → wrong",
-    "gained": "Wrong → correct",
-    "declined": "Declined by one or both",
-    "unanswerable": "Should be declined",
+    "all": "All items", "different": "Answers that differ", "lost": "Correct → wrong", "gained": "Wrong → correct",
+    "declined": "Declined by one or both", "unanswerable": "Should be declined",
 }
 ORDER_TITLES: dict[Order, str] = {
-    "file": "Order of the file",
-    "worst": "Largest loss first",
-    "best": "Largest gain first",
+    "file": "Order of the file", "worst": "Largest loss first", "best": "Largest gain first",
 }
 _MARK_TITLES: dict[Marks, str] = {
     "each other": "the other answer", "the reference": "the reference", "nothing": "nothing (no highlights)",
@@ -41,27 +26,23 @@ _MARK_TITLES: dict[Marks, str] = {
 class ItemBrowser:
     """Components of a browser; the caller has opened the block that contains them.
 
-    Args:
-        load: Loads the items.
-        elem_id: Element id of the list of items.
+    ``load`` loads the items for the value of the component that selects a study or a pair of studies.
     """
 
-    def __init__(self, load: LoadItems, elem_id: str) -> None:
+    def __init__(self, load: Callable[[Any], ItemSet | None], elem_id: str) -> None:
         self._load, self._id = load, elem_id
         self.page = gr.State(1)
         with gr.Group(elem_classes="ab-group ab-grid ab-browse"):
-            self.first = gr.Dropdown([], label="Compare", interactive=True, min_width=180)
-            self.second = gr.Dropdown([], label="with", interactive=True, min_width=180)
-            self.show = gr.Dropdown([], label="Show", interactive=True, filterable=False, min_width=180)
+            cells: dict[str, Any] = {"interactive": True, "min_width": 180}
+            fixed = {**cells, "filterable": False}
+            self.first = gr.Dropdown([], label="Compare", **cells)
+            self.second = gr.Dropdown([], label="with", **cells)
+            self.show = gr.Dropdown([], label="Show", **fixed)
             self.order = gr.Dropdown(
-                [(title, key) for key, title in ORDER_TITLES.items()], value="file", label="Order", interactive=True,
-                filterable=False, min_width=180,
-            )
-            self.metric = gr.Dropdown([], label="Loss or gain by", interactive=True, filterable=False, min_width=180)
-            self.marks = gr.Dropdown(
-                [(title, key) for key, title in _MARK_TITLES.items()], value=get_args(Marks)[0],
-                label="Highlight differences from", interactive=True, filterable=False, min_width=180,
-            )
+                [(title, key) for key, title in ORDER_TITLES.items()], value="file", label="Order", **fixed)
+            self.metric = gr.Dropdown([], label="Loss or gain by", **fixed)
+            self.marks = gr.Dropdown([(title, key) for key, title in _MARK_TITLES.items()], value=get_args(Marks)[0],
+                                     label="Highlight differences from", **fixed)
             self.search = gr.Textbox(label="Search", placeholder="words in question, reference or answers",
                                      elem_classes="ab-whole", elem_id=f"{elem_id}-search")
         self.list = gr.HTML(elem_id=elem_id)
@@ -79,16 +60,12 @@ class ItemBrowser:
     def _page_outputs(self) -> list[Any]:
         return [self.show, self.page, self.list, self.back, self.place, self.next]
 
-    @property
-    def _inputs(self) -> list[Any]:
-        return [self.first, self.second, self.show, self.order, self.metric, self.marks, self.search]
-
     def open_values(self, items: ItemSet | None, show: Show = "all") -> Sequence[Any]:
         """Values for :attr:`outputs` that show the first page of other items."""
         if items is None:
             return [gr.skip()] * 3 + [gr.skip(), 1, "", gr.skip(), "", gr.skip()]
         first, second = items.pair
-        cells, metric = cell_choices(items), items.metrics[0]
+        cells, metric = [(title, cell) for cell, title in items.cells.items()], items.metrics[0]
         return [
             gr.update(choices=cells, value=first), gr.update(choices=cells, value=second),
             gr.update(choices=metric_choices(items.metrics), value=metric),
@@ -97,25 +74,24 @@ class ItemBrowser:
 
     def wire(self, key: gr.components.Component) -> None:
         """Connect the components; the value of ``key`` is passed to the loader."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-        inputs = [key, *self._inputs]
-        changes = [part.input for part in (self.first, self.second, self.show, self.order, self.metric, self.marks)]
-        gr.on([*changes, self.search.change], user_facing_errors(self._changed), inputs, self._page_outputs,
+        quiet = {**QUIET, "queue": False}
+        choices = [self.first, self.second, self.show, self.order, self.metric, self.marks]
+        inputs = [key, *choices, self.search]
+
+        def handler(by: int) -> Callable[..., Sequence[Any]]:
+            @user_facing_errors
+            def turn(key: Any, *shown: Any) -> Sequence[Any]:
+                *rest, page = shown
+                return self._show_page(key, *rest, page + by)
+
+            return turn
+
+        gr.on([*(part.input for part in choices), self.search.change],
+              user_facing_errors(lambda key, *shown: self._show_page(key, *shown, 1)), inputs, self._page_outputs,
               trigger_mode="always_last", **quiet)
         top = f"() => document.getElementById('{self._id}').scrollIntoView({{block: 'start'}})"
         for button, by in ((self.back, -1), (self.next, 1)):
-            handler = user_facing_errors(self._page_handler(by))
-            button.click(handler, [*inputs, self.page], self._page_outputs, **quiet).then(None, None, None, js=top)
-
-    def _changed(self, key: Any, *shown: Any) -> Sequence[Any]:
-        return self._show_page(key, *shown, 1)
-
-    def _page_handler(self, by: int) -> Callable[..., Sequence[Any]]:
-        def turn(key: Any, *shown: Any) -> Sequence[Any]:
-            *rest, page = shown
-            return self._show_page(key, *rest, page + by)
-
-        return turn
+            button.click(handler(by), [*inputs, self.page], self._page_outputs, **quiet).then(None, None, None, js=top)
 
     def _show_page(self, key: Any, *shown: Any) -> Sequence[Any]:
         first, second, show, order, metric, marks, search, page = shown

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,32 +27,22 @@ SHOWS: tuple[Show, ...] = get_args(Show)
 
 @dataclass(frozen=True)
 class ItemSet:
-    """Items of a browser.
-
-    Attributes:
-        rows: The items in the order of the data file.
-        cells: Cell → its title.
-        metrics: Metrics that any item has.
-        pair: The two cells that are compared by default.
-    """
+    """Items of a browser in the order of the data file, with the metrics that any of them has."""
 
     rows: tuple[Row, ...]
     cells: Mapping[str, str]
+    """Cell → its title."""
     metrics: tuple[str, ...]
     pair: tuple[str, str]
+    """The two cells that are compared by default."""
 
 
 @dataclass(frozen=True)
 class ItemFilter:
     """Selection and order of the items of an :class:`ItemSet`.
 
-    Attributes:
-        first: The reference cell.
-        second: The cell that is compared with it.
-        show: Kind of items.
-        order: ``worst`` sorts by the largest degradation of ``second`` in ``metric``, ``best`` by the largest gain.
-        metric: Metric of ``order``.
-        search: Words that the question, the reference or one of the two answers must contain.
+    ``second`` is compared with ``first``. The order ``worst`` sorts by the largest degradation of ``second`` in
+    ``metric``, ``best`` by the largest gain. Question, reference or an answer contains the words of ``search``.
     """
 
     first: str
@@ -70,9 +61,8 @@ def study_items(study: Study) -> ItemSet | None:
     Raises:
         AssistantBuilderError: The scores are damaged or contradict each other.
     """
-    folder = study.folder
-    files = [folder / "report.json", *(study.cell_folder(cell) / "scores.json" for cell in CELLS)]
-    return _study_items(folder, stamp(files))
+    files = [study.folder / "report.json", *(study.cell_folder(cell) / "scores.json" for cell in CELLS)]
+    return _study_items(study.folder, stamp(files))
 
 
 @functools.lru_cache(maxsize=4)
@@ -88,7 +78,7 @@ def _study_items(folder: Path, version: str) -> ItemSet | None:
         from evals.report.load import metrics_of, read_cells
 
         cells = read_cells(study)
-        rows = item_rows(cells, list(metrics_of(cells, tuple(METRICS), tuned)), tuned)
+        rows = item_rows(cells, list(metrics_of(cells, tuned)), tuned)
     else:
         return None
     names = {cell: f"{cell} · {spec.label}" for cell, spec in CELLS.items()}
@@ -133,9 +123,14 @@ def degradation(row: Row, first: str, second: str, metric: str) -> float | None:
 
 def filter_items(items: ItemSet, query: ItemFilter) -> list[Row]:
     """The selected items in the selected order; items without the score come last."""
-    words = _normalized(query.search).split()
-    found = [row for row in items.rows if _matches(row, query.show, query.first, query.second)
-             and all(word in _searchable_text(row, query) for word in words)]
+    words, found = _normalized(query.search).split(), []
+    for row in items.rows:
+        if _matches(row, query.show, query.first, query.second):
+            answers = (row["answers"].get(cell) for cell in (query.first, query.second))
+            texts = (row["question"], row["reference"], *answers)
+            searchable = _normalized(" ".join(text for text in texts if text)) if words else ""
+            if all(word in searchable for word in words):
+                found.append(row)
     if query.order == "file":
         return found
     sign = -1 if query.order == "worst" else 1
@@ -160,13 +155,6 @@ def _matches(row: Row, show: Show, first: str, second: str) -> bool:
     return kind in ("lost", "gained", "different") if show == "different" else kind == show
 
 
-def _searchable_text(row: Row, query: ItemFilter) -> str:
-    texts: Sequence[str | None] = (
-        row["question"], row["reference"], row["answers"].get(query.first), row["answers"].get(query.second)
-    )
-    return _normalized(" ".join(text for text in texts if text))
-
-
 def _normalized(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
@@ -182,9 +170,8 @@ def shared_items(a: Study, b: Study) -> ItemSet:
     Raises:
         AssistantBuilderError: The scores of a study are missing or contradict each other.
     """
-    return _shared_items(a.folder, b.folder, stamp(
-        study.cell_folder(cell) / "scores.json" for study in (a, b) for cell in CELLS
-    ))
+    files = (study.cell_folder(cell) / "scores.json" for study in (a, b) for cell in CELLS)
+    return _shared_items(a.folder, b.folder, stamp(files))
 
 
 @functools.lru_cache(maxsize=2)
@@ -199,30 +186,27 @@ def _shared_items(a: Path, b: Path, version: str) -> ItemSet:
     matching = match_items(*(found[shared] for found in cells))
     rows = [{row["item"]: row for row in item_rows(found, list(METRICS), tuned_cells(study.config.arms))}
             for study, found in zip(studies, cells, strict=True)]
-    names = {
-        f"{side}:{cell}": f"{side} · {folder.name} · {cell}"
-        for cell in CELLS for side, folder in zip(SIDES, (a, b), strict=True)
-    }
+    names = {f"{side}:{cell}": f"{side} · {folder.name} · {cell}" for cell in CELLS
+             for side, folder in zip(SIDES, (a, b), strict=True)}
     joined = [_join_rows(rows[0][one], rows[1][other]) for one, other in matching.shared]
     compared = CANDIDATE if all(CANDIDATE in found for found in cells) else shared
     return make_item_set(joined, names, (f"A:{compared}", f"B:{compared}"))
 
 
 def _join_rows(one: Row, other: Row) -> Row:
-    both = {}
-    for part in ("answers", "declined", "nll", "metrics"):
-        both[part] = {
-            f"{side}:{cell}": value
-            for side, row in zip(SIDES, (one, other), strict=True) for cell, value in row[part].items()
-        }
+    both = {part: {f"{side}:{cell}": value for side, row in zip(SIDES, (one, other), strict=True)
+                   for cell, value in row[part].items()} for part in ("answers", "declined", "nll", "metrics")}
     return {**one, **both}
 
 
 def comparable_studies(study: Study) -> dict[str, int]:
     """Number of shared held-out items by name of the other evaluated studies: the parent first, then the newest."""
     parent, questions = parent_study(study), _heldout_questions(study)
-    others = {other.name: len(questions & _heldout_questions(other)) for other in Study.all()
-              if other.name != study.name and _evaluated(other)}
+    others = {}
+    for other in Study.all():
+        with contextlib.suppress(AssistantBuilderError):
+            if other.name != study.name and other.step("evaluate").state == "succeeded":
+                others[other.name] = len(questions & _heldout_questions(other))
     return dict(sorted(others.items(), key=lambda pair: pair[0] != parent))  # the sort is stable
 
 
@@ -234,11 +218,9 @@ def _heldout_questions(study: Study) -> frozenset[int]:
 @functools.lru_cache(maxsize=64)
 def _question_hashes(path: Path, version: str) -> frozenset[int]:
     """Hashes of prompt and reference without the system prompt, as ``evals.study_compare`` matches items."""
-    return frozenset(
-        hash((tuple(message["content"] for message in sample["prompt"] if message["role"] != "system"),
-              sample["reference"]))
-        for sample in read_jsonl(path)
-    )
+    texts = ((tuple(message["content"] for message in sample["prompt"] if message["role"] != "system"),
+              sample["reference"]) for sample in read_jsonl(path))
+    return frozenset(map(hash, texts))
 
 
 def parent_study(study: Study) -> str | None:
@@ -246,10 +228,3 @@ def parent_study(study: Study) -> str | None:
     path = study.folder / "made_from.json"
     name = read_json(path).get("study") if path.is_file() else None
     return name if isinstance(name, str) else None
-
-
-def _evaluated(study: Study) -> bool:
-    try:
-        return study.step("evaluate").state == "succeeded"
-    except AssistantBuilderError:
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,12 +20,12 @@ from assistant_builder.ui.evaluate.figures import (
     headline_panels,
     interval_figure,
     reliability_figure,
-    reliability_rows,
+    reliability_table,
     seeds_figure,
     waterfall_figure,
 )
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
-from assistant_builder.ui.evaluate.item_filters import ItemSet, count_by_choice, study_items
+from assistant_builder.ui.evaluate.item_filters import count_by_choice, study_items
 from assistant_builder.ui.evaluate.view import (
     evaluation_state,
     interval_key,
@@ -33,11 +34,11 @@ from assistant_builder.ui.evaluate.view import (
     report_tables,
     verdict_callout,
 )
-from assistant_builder.ui.html import empty, error_callout, fold, table
-from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
-from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, stamp, stopped_step, study_report
+from assistant_builder.ui.html import empty, error_callout, join
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of, stopped_step, study_report
 from assistant_builder.ui.train.actions import pause_label, pause_run, start_phase, start_refusal, start_run
-from assistant_builder.ui.train.preflight_view import contacts_note
+from assistant_builder.ui.train.preflight import contacts_note
 from evals.report.load import is_compared, served_cells
 
 EMPTY = "This tab shows the scores of the assistants."
@@ -59,7 +60,8 @@ class EvaluateTab:
                 with gr.Tab("Answers", id="answers"):
                     self.no_items = gr.HTML()
                     with gr.Column() as self.browsing:
-                        self.browser = ItemBrowser(_items_of, "ab-items")
+                        self.browser = ItemBrowser(
+                            lambda name: study_items(Study.open(name)) if name else None, "ab-items")
                 with gr.Tab("Compare studies", id="across"):
                     self.across = CompareStudiesPanel()
 
@@ -75,8 +77,8 @@ class EvaluateTab:
                     self.waterfall = gr.Plot(label="Where the difference comes from", elem_classes="ab-figure")
                     self.origin = gr.HTML(elem_classes="ab-note")
             with gr.Group(elem_classes="ab-group", elem_id="ab-metric"):
-                self.metric = gr.Dropdown([], label="Metric of the next two figures", interactive=True,
-                                          filterable=False)
+                self.metric = gr.Dropdown(
+                    [], label="Metric of the next two figures", interactive=True, filterable=False)
             with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
                     self.contrasts = gr.Plot(label="Every difference between cells", elem_classes="ab-figure")
@@ -98,9 +100,9 @@ class EvaluateTab:
                 self.pending, self.result, self.headline, self.key, self.waterfall, self.origin, self.metric,
                 self.contrasts, self.cells, self.trust, self.reliability, self.trusted, self.seeds, self.seeded,
                 self.tables,
-            ], _result_mark, self._draw_result),
-            LiveRegion("evaluate-items", [self.no_items, self.browsing, *self.browser.outputs], _items_mark,
-                       self._draw_items),
+            ], lambda view: view.stamp("report.json"), self._draw_result),
+            LiveRegion("evaluate-items", [self.no_items, self.browsing, *self.browser.outputs],
+                       lambda view: view.stamp(*_item_files(view.study)), self._draw_items),
             *self.across.sections(),
         ]
 
@@ -111,16 +113,16 @@ class EvaluateTab:
             return [hidden, hidden, hidden, gr.update(value=message, visible=True), hidden, hidden]
         running = any(step.state == "running" for step in snapshot.steps if evaluates(step.step))
         stopped = stopped_step(snapshot)
-        log = log_tail(view.study, stopped.step) if stopped and stopped.state == "failed" else ""
-        phase = start_phase(view.study)
+        log = log_tail(view.study.log_file(stopped.step)) if stopped and stopped.state == "failed" else ""
         message = start_refusal(view.study) + evaluation_state(snapshot, log)
-        cancelling, ready = view.study.cancel_requested, _can_start(snapshot)
+        ready = snapshot.trained and not snapshot.running and any(
+            snapshot.step(step).state != "succeeded" for step in ("evaluate", "report"))
         report, scored = snapshot.report, set(served_cells(snapshot.config.arms)) <= snapshot.scores.keys()
         if ready:
             message = contacts_note(snapshot.config) + message
         return [
-            gr.update(visible=ready or running), _start_button(snapshot, phase, ready),
-            gr.update(visible=running, value=pause_label(view.study), interactive=not cancelling),
+            gr.update(visible=ready or running), _start_button(snapshot, start_phase(view.study), ready),
+            gr.update(visible=running, value=pause_label(view.study), interactive=not view.study.cancel_requested),
             gr.update(value=message, visible=bool(message)),
             gr.update(value=verdict_callout(report) if report else "", visible=bool(report)),
             gr.update(visible=bool(report) or scored),
@@ -143,12 +145,10 @@ class EvaluateTab:
             _paragraphs([waterfall["sentence"] if waterfall else "", power_sentence(report)]),
             gr.update(choices=metric_choices(metrics), value=primary),
             *_by_metric(report, primary),
-            gr.update(visible=bool(reliability)),
-            reliability_figure(reliability) if reliability else None,
-            _reliability_note(reliability) if reliability else "",
+            gr.update(visible=bool(reliability)), reliability_figure(reliability) if reliability else None,
+            reliability_table(reliability) if reliability else "",
             gr.update(value=seeds_figure(report["seeds"]) if several else None, visible=several),
-            _paragraphs([report["seeds"]["sentence"]]),
-            report_tables(report),
+            _paragraphs([report["seeds"]["sentence"]]), report_tables(report),
         ]
 
     def _draw_items(self, view: StudyView) -> Sequence[Any]:
@@ -164,11 +164,10 @@ class EvaluateTab:
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.start.click(user_facing_errors(self._start), picker, self.start, **quiet)
-        self.pause.click(user_facing_errors(pause_run), picker, self.pause, **quiet)
+        self.start.click(user_facing_errors(self._start), picker, self.start, **QUIET)
+        self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
         self.metric.input(user_facing_errors(self._redraw), [picker, self.metric], [self.contrasts, self.cells],
-                          queue=False, **quiet)
+                          queue=False, **QUIET)
         self.browser.wire(picker)
         self.across.wire(picker)
 
@@ -183,11 +182,6 @@ class EvaluateTab:
         return _by_metric(report, metric)
 
 
-def _can_start(snapshot: Snapshot) -> bool:
-    unfinished = any(snapshot.step(step).state != "succeeded" for step in ("evaluate", "report"))
-    return snapshot.trained and not snapshot.running and unfinished
-
-
 def _start_button(snapshot: Snapshot, phase: str, ready: bool) -> dict[str, Any]:
     """The button that starts the evaluation, or resumes it."""
     if phase == "starting":
@@ -199,24 +193,16 @@ def _start_button(snapshot: Snapshot, phase: str, ready: bool) -> dict[str, Any]
 
 def _by_metric(report: dict[str, Any], metric: str) -> list[Any]:
     panels = contrast_panels(report, metric)
-    return [
-        interval_figure(panels) if panels else None,
-        cells_figure({**report["cells"], **report["baselines"]}, metric),
-    ]
-
-
-def _reliability_note(reliability: dict[str, Any]) -> Markup:
-    rows = reliability_rows(reliability)
-    headers = ("Assistant", "Mean probability", "Correct (95 % interval)", "Items")
-    return fold("Values of the figure", table(headers, rows, numeric=(1, 2, 3)))
+    return [interval_figure(panels) if panels else None,
+            cells_figure({**report["cells"], **report["baselines"]}, metric)]
 
 
 def _paragraphs(sentences: Sequence[str]) -> Markup:
-    return Markup("").join(Markup("<p>{}</p>").format(sentence) for sentence in sentences if sentence)
+    return join(Markup("<p>{}</p>").format(sentence) for sentence in sentences if sentence)
 
 
-def _items_of(name: str | None) -> ItemSet | None:
-    return study_items(Study.open(name)) if name else None
+def _item_files(study: Study | None) -> list[Path | str]:
+    return ["report.json", *(study.cell_folder(cell) / "scores.json" for cell in CELLS)] if study else []
 
 
 def _state_mark(view: StudyView) -> str:
@@ -224,22 +210,8 @@ def _state_mark(view: StudyView) -> str:
     study = view.study
     if study is None:
         return f"none:{view.name}"
-    state = view.mark.split(":")[1]  # no file changes when a process dies, but the state does
-    files = [study.folder / "study.yaml", study.folder / "run.json", study.folder / "report.json"]
-    files += sorted((study.folder / "arms").glob("*/status.json"))
-    files += [study.cell_folder(cell) / "scores.json" for cell in CELLS]
-    files += [path for step in (*study.shards, "evaluate", "report")
-              for path in (study.status_file(step), study.step_folder(step) / f"{step}.progress.json")]
-    return f"{view.name}:{state}:{stamp(files)}:{start_phase(study)}:{study.cancel_requested}"
-
-
-def _result_mark(view: StudyView) -> str:
-    return f"{view.name}:{stamp([view.study.folder / 'report.json'])}" if view.study else f"none:{view.name}"
-
-
-def _items_mark(view: StudyView) -> str:
-    if view.study is None:
-        return f"none:{view.name}"
-    files = [view.study.folder / "report.json"]
-    files += [view.study.cell_folder(cell) / "scores.json" for cell in CELLS]
-    return f"{view.name}:{stamp(files)}"
+    files = ["study.yaml", "run.json", *sorted((study.folder / "arms").glob("*/status.json")), *_item_files(study)]
+    for step in (*study.shards, "evaluate", "report"):
+        files += [study.status_file(step), study.step_folder(step) / f"{step}.progress.json"]
+    # no file changes when a process dies, but the state does
+    return f"{state_of(study)}:{view.stamp(*files)}:{start_phase(study)}:{study.cancel_requested}"

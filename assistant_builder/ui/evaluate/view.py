@@ -8,7 +8,7 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from assistant_builder.arms import CELLS
-from assistant_builder.study.steps import StepRecord, evaluates
+from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.figures import MINUS
 from assistant_builder.ui.evaluate.item_filters import ItemFilter, ItemSet, Row, answer_change, degradation
 from assistant_builder.ui.html import (
@@ -37,12 +37,13 @@ from evals.report.format import (
     interval,
     number,
     p_value,
+    share_lost,
     shown,
     signed,
     size,
 )
 from evals.report.glossary import BASELINE_TEXTS
-from evals.report.items import Diff, Runs, marked, word_diff
+from evals.report.items import marked, word_diff
 from evals.report.load import is_compared
 from evals.report.rows_headline import NOT_COMPARED
 
@@ -51,18 +52,15 @@ _OUTCOMES: dict[str, tuple[Tone, str]] = {
     "worse": ("bad", "4-bit is worse"),
     "inconclusive": ("warn", "Inconclusive"),
 }
-_KEEPS = {"measured": "measured itself", "yes": "✓ yes", "no": "✕ no", "cannot be told": "inconclusive"}
+_KEEPS = {"measured": "measured itself", "yes": "✓ yes", "cannot be told": "inconclusive"}
 
 
 def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
-    """State of an evaluation that is not finished.
-
-    Args:
-        snapshot: The study.
-        log: End of the log of the step that failed.
-    """
+    """State of an evaluation that is not finished, with the end of the log of the step that failed."""
     scoring = [each for each in snapshot.steps if evaluates(each.step)]
-    record, report = _current_step(scoring), snapshot.step("report")
+    shown_states = ("running", "failed", "cancelled", "lost")
+    found = (each for state in shown_states for each in scoring if each.state == state)
+    record, report = next(found, scoring[-1]), snapshot.step("report")
     if record.state == "running":
         return _progress(snapshot, [each.step for each in scoring if each.state == "running"])
     for step in (record, report):
@@ -77,9 +75,8 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
     if record.state == "queued" and not snapshot.scores:
         return _not_begun(snapshot)
     if record.state == "succeeded" and snapshot.report is None:
-        if report.state == "running":
-            message = callout("info", "All cells are scored", "The report with the verdict is being written.")
-        else:
+        message = callout("info", "All cells are scored", "The report with the verdict is being written.")
+        if report.state != "running":
             message = callout("warn", "All cells are scored, but the report is missing",
                               remedy="Press “Resume” to write the report with the verdict.")
         return join([message, _so_far(snapshot)])
@@ -99,12 +96,6 @@ def _not_begun(snapshot: Snapshot) -> Markup:
                  "afterwards.")
 
 
-def _current_step(scoring: Sequence[StepRecord]) -> StepRecord:
-    """The step that determines the state of the evaluation: a running one, else a stopped one, else the last."""
-    found = (each for state in ("running", "failed", "cancelled", "lost") for each in scoring if each.state == state)
-    return next(found, scoring[-1])
-
-
 def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
     """Progress of the running scoring steps."""
     going = {step: found for step in steps if (found := snapshot.progress.get(step)) is not None and found.total}
@@ -122,16 +113,11 @@ def _cell_states(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
     """Each cell with its state and scoring time, in the order of the report."""
     current = {cell: what for cell, _, what in (message.partition(": ") for message in messages)}
     rows = []
-    for cell in CELLS:
-        if cell not in snapshot.config.cells:
-            continue
+    for cell in (cell for cell in CELLS if cell in snapshot.config.cells):
         scores = snapshot.scores.get(cell)
+        state, note = ("running", current[cell]) if cell in current else ("queued", "")
         if scores is not None:
             state, note = "succeeded", duration(sum((scores.get("seconds") or {}).values()))
-        elif cell in current:
-            state, note = "running", current[cell]
-        else:
-            state, note = "queued", ""
         rows.append(Markup('<li><b>{}</b><span>{}</span>{}<small>{}</small></li>').format(
             cell, CELLS[cell].label, badge(state), note))
     return Markup('<ol class="ab-stages" aria-label="Cells">{}</ol>').format(join(rows))
@@ -160,20 +146,20 @@ def verdict_callout(report: Mapping[str, Any]) -> Markup:
 
 
 def report_tables(report: Mapping[str, Any]) -> Markup:
-    """The scores, differences, exports and minor warnings of the report."""
+    """The scores, differences, exports and minor warnings of the report; the serious ones are part of the verdict."""
+    minor = [entry["text"] for entry in report.get("warnings", []) if entry["level"] != "serious"]
     return join([
         card("Every cell", cells_table({**report["cells"], **report["baselines"]})),
         card("Differences", contrasts_table(report)),
         exports_card(report),
-        _warnings(report),
+        card("Caveats", items(minor)) if minor else "",
     ])
 
 
 def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
     """A table with a row for each cell and a column for each metric that any of them has.
 
-    Args:
-        scores: Cell or baseline → its scores.json, or its record of the report.
+    ``scores`` has the scores.json of cells or baselines, or their records of the report.
     """
     columns = [metric for metric in METRICS if any(_figure(found, metric) is not None for found in scores.values())]
     headers = ["Cell", "Description", "Items", "Perplexity", *(shown(metric).label for metric in columns)]
@@ -206,26 +192,17 @@ def contrasts_table(report: Mapping[str, Any]) -> Markup:
         groups.setdefault(row["name"], []).append(row)
     parts = []
     for place, (name, rows) in enumerate(groups.items()):
-        title = f"{name.replace('-', MINUS)}: {rows[0].get('meaning', '')}"
-        parts.append(fold(title, _contrast_rows(rows), opened=place == 0))
+        cells = [
+            (shown(row["metric"]).label, difference(row["delta"], row["metric"], row), interval(row, row["metric"]),
+             p_value(row.get("p_value_holm", row["p_value"])), count(row["n"]))
+            for row in rows
+        ]
+        figures = table(("Metric", "Difference", "95 % interval", "p (Holm)", "n"), cells, numeric=(1, 2, 3, 4))
+        parts.append(fold(f"{name.replace('-', MINUS)}: {rows[0].get('meaning', '')}", figures, opened=place == 0))
     return join(parts)
 
 
-def _contrast_rows(rows: list[Mapping[str, Any]]) -> Markup:
-    cells = [
-        (
-            shown(row["metric"]).label,
-            difference(row["delta"], row["metric"], row),
-            interval(row, row["metric"]),
-            p_value(row.get("p_value_holm", row["p_value"])),
-            count(row["n"]),
-        )
-        for row in rows
-    ]
-    return table(("Metric", "Difference", "95 % interval", "p (Holm)", "n"), cells, numeric=(1, 2, 3, 4))
-
-
-def exports_card(report: Mapping[str, Any]) -> Markup:
+def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
     """The exports compared with the cells that were measured; empty if every export is a measured cell."""
     found = report.get("exports") or []
     if all(row["keeps"] == "measured" for row in found):
@@ -236,14 +213,14 @@ def exports_card(report: Mapping[str, Any]) -> Markup:
             number(row["figure"], row["metric"]),
             "–" if row["delta"] is None else f"{difference(row['delta'], row['metric'], row)} "
             f"({interval(row, row['metric'])})",
-            _KEEPS.get(row["keeps"], row["keeps"]),
+            _KEEPS.get(row["keeps"]) or f"✕ loses {share_lost(row)}",
         )
         for row in found
     ]
     metric = shown(found[0]["metric"]).label
     headers = ("Cell", "How it is served", "Weights", metric, "Difference from the measured cell", "Keeps quality?")
     figures = Markup('<div class="ab-cells">{}</div>').format(table(headers, rows, numeric=(2, 3, 4)))
-    return card("Which export keeps the measured quality", figures)
+    return card("Which export keeps the measured quality", figures, note)
 
 
 def interval_key(report: Mapping[str, Any]) -> str:
@@ -267,12 +244,6 @@ def power_sentence(report: Mapping[str, Any]) -> str:
     smallest = f"{row['detectable'] * form.factor:.2g} {form.unit}"
     return (f"With {count(row['n'])} items ({count(row['units'])} independent {row['unit']}) this evaluation usually "
             f"detects a true difference of {smallest} or more in {form.phrase}.")
-
-
-def _warnings(report: Mapping[str, Any]) -> Markup:
-    """The minor warnings; the serious ones are part of the verdict."""
-    minor = [entry["text"] for entry in report.get("warnings", []) if entry["level"] != "serious"]
-    return card("Caveats", items(minor)) if minor else Markup("")
 
 
 Marks = Literal["each other", "the reference", "nothing"]
@@ -301,98 +272,72 @@ def items_view(items: ItemSet, rows: Sequence[Row], query: ItemFilter, marks: Ma
     if not rows:
         return empty("No matching items", "Choose “All items”, or change the search.")
     part = rows[(page - 1) * PER_PAGE : page * PER_PAGE]
-    key = _key(marks)
-    return join([key, *(item_view(items, row, query, marks) for row in part)])
+    return join([_KEYS[marks], *(item_view(items, row, query, marks) for row in part)])
 
 
-def _key(marks: Marks) -> Markup:
-    if marks == "nothing":
-        return Markup("")
-    if marks == "the reference":
-        return Markup(
-            '<p class="ab-key"><ins class="ab-added">Underlined</ins> words are in the answer only, '
-            '<del class="ab-missing">struck out</del> words are in the reference only.</p>'
-        )
-    return Markup('<p class="ab-key"><mark class="ab-own">Underlined</mark> words are not in the other answer.</p>')
+_KEYS: dict[Marks, Markup] = {
+    "each other": Markup(
+        '<p class="ab-key"><mark class="ab-own">Underlined</mark> words are not in the other answer.</p>'),
+    "the reference": Markup(
+        '<p class="ab-key"><ins class="ab-added">Underlined</ins> words are in the answer only, '
+        '<del class="ab-missing">struck out</del> words are in the reference only.</p>'),
+    "nothing": Markup(""),
+}
 
 
 def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Markup:
     """One item; see :func:`items_view` for the arguments."""
-    kind = answer_change(row, query.first, query.second)
-    tone, words = _KINDS[kind]
+    tone, words = _KINDS[answer_change(row, query.first, query.second)]
     place = f"Row {row['row']}" + (f", turn {row['turn'] + 1}" if row["turn"] else "")
     notes = [place, *([f"cluster {cut(str(row['cluster']), 40)}"] if row["cluster"] else []),
              *([] if row["answerable"] else ["should be declined"])]
     sides = join(_answer_side(items, row, query, cell, marks) for cell in (query.first, query.second))
+    earlier = join(Markup('<p dir="auto"><b>{}</b> {}</p>').format(message["role"], _short(message["content"]))
+                   for message in row["context"])
+    scores = join(_score(row, query, metric) for metric in items.metrics)
     return Markup(
         '<article class="ab-item"><header><small>{}</small><span class="ab-kind ab-{}">{}</span></header>{}'
         '<p class="ab-asked" dir="auto">{}</p>'
         '<div class="ab-item-reference"><span>Reference</span><p dir="auto">{}</p></div>'
         '<div class="ab-sides">{}</div>{}</article>'
     ).format(
-        " · ".join(notes), tone, words, _context(row), _short(row["question"]), _short(row["reference"]), sides,
-        _scores(items, row, query),
+        " · ".join(notes), tone, words, fold("Earlier in the conversation", earlier) if earlier else "",
+        _short(row["question"]), _short(row["reference"]), sides,
+        Markup('<dl class="ab-scores">{}</dl>').format(scores) if scores else "",
     )
-
-
-def _context(row: Row) -> Markup:
-    """The earlier turns of the conversation."""
-    if not row["context"]:
-        return Markup("")
-    return fold("Earlier in the conversation", join(
-        Markup('<p dir="auto"><b>{}</b> {}</p>').format(message["role"], _short(message["content"]))
-        for message in row["context"]))
 
 
 def _answer_side(items: ItemSet, row: Row, query: ItemFilter, cell: str, marks: Marks) -> Markup:
     answer = row["answers"].get(cell)
-    if answer is None:
-        text = Markup('<p class="ab-none">No answer was generated.</p>')
-    elif not answer:
-        text = Markup('<p class="ab-none">The answer is empty.</p>')
-    else:
+    if answer:
         text = Markup('<p class="ab-said" dir="auto">{}</p>').format(_marked(row, query, cell, marks))
+    else:
+        text = Markup('<p class="ab-none">{}</p>').format(
+            "No answer was generated." if answer is None else "The answer is empty.")
     declined = Markup('<span class="ab-kind ab-quiet">declined</span>') if row["declined"].get(cell) else Markup("")
     match = row["metrics"].get(cell, {}).get("exact_match")
     verdict = Markup("") if match is None or answer is None else Markup('<span class="ab-kind ab-{}">{}</span>').format(
         *(("good", "✓ correct") if match == 1 else ("bad", "✕ no exact match")))
-    return Markup('<section class="{}"><header><b>{}</b>{}{}</header>{}</section>').format(
-        "ab-side " + _arm_class(cell), items.cells.get(cell, cell), verdict, declined, text)
-
-
-def _arm_class(cell: str) -> str:
-    found = CELLS.get(cell.rpartition(":")[2])
-    return f"ab-arm-{found.adapter}" if found and found.adapter else ""
+    spec = CELLS.get(cell.rpartition(":")[2])
+    return Markup('<section class="ab-side {}"><header><b>{}</b>{}{}</header>{}</section>').format(
+        f"ab-arm-{spec.adapter}" if spec and spec.adapter else "", items.cells.get(cell, cell), verdict, declined, text)
 
 
 def _marked(row: Row, query: ItemFilter, cell: str, marks: Marks) -> Markup:
     answer = _short(row["answers"][cell])
     if marks == "the reference":
-        return reference_marks(word_diff(_short(row["reference"]), answer))
+        tags = {"first": Markup('<del class="ab-missing">{}</del>'), "second": Markup('<ins class="ab-added">{}</ins>')}
+        found = word_diff(_short(row["reference"]), answer)
+        return join(tags[side].format(text) if side in tags else text for text, side in found)
     other = row["answers"].get(query.second if cell == query.first else query.first)
     if marks == "each other" and other is not None:
-        return own_marks(marked(answer, _short(other))[0])
+        own = Markup('<mark class="ab-own">{}</mark>')
+        return join(own.format(text) if changed else text for text, changed in marked(answer, _short(other))[0])
     return Markup("{}").format(answer)
 
 
-def own_marks(runs: Runs) -> Markup:
-    """An answer with the words marked that the other answer does not contain."""
-    return join(Markup('<mark class="ab-own">{}</mark>').format(text) if changed else text for text, changed in runs)
-
-
-def reference_marks(found: Diff) -> Markup:
-    """An answer with additional words underlined, and missing words of the reference struck out."""
-    tags = {"first": Markup('<del class="ab-missing">{}</del>'), "second": Markup('<ins class="ab-added">{}</ins>')}
-    return join(tags[side].format(text) if side in tags else text for text, side in found)
-
-
-def _scores(items: ItemSet, row: Row, query: ItemFilter) -> Markup:
-    """Each metric of both answers with its difference; equal values are shown once."""
-    lines = join(_score(row, query, metric) for metric in items.metrics)
-    return Markup('<dl class="ab-scores">{}</dl>').format(lines) if lines else Markup("")
-
-
 def _score(row: Row, query: ItemFilter, metric: str) -> Markup:
+    """A metric of both answers with its difference; equal values are shown once."""
     first, second = (row["metrics"].get(cell, {}).get(metric) for cell in (query.first, query.second))
     if first is None and second is None:
         return Markup("")
@@ -426,11 +371,6 @@ def pager_text(total: int, page: int) -> str:
 def pages(total: int) -> int:
     """Number of pages of ``total`` items, at least one."""
     return max(1, -(-total // PER_PAGE))
-
-
-def cell_choices(items: ItemSet) -> list[tuple[str, str]]:
-    """Choices of a dropdown of cells."""
-    return [(title, cell) for cell, title in items.cells.items()]
 
 
 def metric_choices(metrics: Iterable[str]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ from assistant_builder.ui.export.view import (
     spec_title,
 )
 from assistant_builder.ui.html import Markup, assistants, empty
-from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
-from assistant_builder.ui.study_snapshot import all_trained, needs_study, shown_arms, stamp, study_report
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.study_snapshot import log_tail, needs_study, shown_arms, study_report
 from assistant_builder.ui.uploads import offer
 from evals.report.format import size
 
@@ -43,11 +44,7 @@ MAX_SNIPPETS = 4
 
 
 class ExportPanel:
-    """Components of one export.
-
-    Args:
-        spec: Arm and format.
-    """
+    """Components of one export."""
 
     def __init__(self, spec: ExportSpec) -> None:
         self.spec = spec
@@ -69,28 +66,24 @@ class ExportPanel:
     def section(self) -> LiveRegion:
         """The region that is redrawn when the files of this export change."""
 
-        def available(view: StudyView) -> bool:
-            return view.study is not None and _trained(view) and self.spec.arm in view.study.config.arms
+        def available(view: StudyView) -> Study | None:
+            return view.study if view.study and view.trained and self.spec.arm in view.study.config.arms else None
 
         def mark(view: StudyView) -> str:
-            if not available(view) or view.study is None:
+            study = available(view)
+            if study is None:
                 return f"{view.name}:nothing"
-            job = ExportJob(view.study, self.spec)
-            files = [job.status_file, view.study.folder / "report.json",
-                     view.study.arm_folder(self.spec.arm) / "summary.json"]
-            return f"{view.name}:{stamp(files)}:{job.running}:{job.cancel_requested}"
-
-        def draw(view: StudyView) -> Sequence[Any]:
-            return self._draw(view.study) if view.study is not None and available(view) else self._blank()
+            job = ExportJob(study, self.spec)
+            files = view.stamp(job.status_file, "report.json", study.arm_folder(self.spec.arm) / "summary.json")
+            return f"{files}:{job.running}:{job.cancel_requested}"
 
         outputs = [self.state, self.start, self.cancel, self.download, *self.ways, self.command]
-        return LiveRegion(f"export-{self.spec.name}", outputs, mark, draw)
+        return LiveRegion(f"export-{self.spec.name}", outputs, mark, lambda view: self._draw(available(view)))
 
-    def _blank(self) -> list[Any]:
-        return ["", gr.update(visible=False), gr.update(visible=False), gr.update(value=None, visible=False),
-                *(gr.update(value="", visible=False) for _ in self.ways), ""]
-
-    def _draw(self, study: Study) -> list[Any]:
+    def _draw(self, study: Study | None) -> list[Any]:
+        if study is None:
+            return ["", gr.update(visible=False), gr.update(visible=False), gr.update(value=None, visible=False),
+                    *(gr.update(value="", visible=False) for _ in self.ways), ""]
         spec, job = self.spec, ExportJob(study, self.spec)
         record = job.record()
         export = None
@@ -107,7 +100,7 @@ class ExportPanel:
             shown = finished_panel(spec, record, export, current=export is not None and export["adapter_sha256"] == sha,
                                    model_card=text)
         else:
-            shown = ended_panel(spec, record, _tail(job.log_file))
+            shown = ended_panel(spec, record, log_tail(job.log_file))
         busy = record is not None and record.state == "running"
         label = "Export again" if record is not None else f"Export {spec_title(spec)}"
         return [
@@ -118,11 +111,10 @@ class ExportPanel:
         ]
 
     def _download_update(self, job: ExportJob, export: dict[str, Any] | None) -> dict[str, Any]:
-        if export is None:
-            return gr.update(value=None, visible=False)
-        inside = export["archive"]
-        path = Path(export["folder"]) / inside if inside else job.archive
-        if not path.is_file() or Path(export["folder"]) not in (path.parent, job.files):
+        path = job.archive
+        if export is not None and export["archive"]:
+            path = Path(export["folder"]) / export["archive"]
+        if export is None or not path.is_file() or Path(export["folder"]) not in (path.parent, job.files):
             return gr.update(value=None, visible=False)
         label = f"Download .zip ({size(path.stat().st_size)})"
         return gr.update(value=offer(path, path.name), visible=True, label=label)
@@ -130,20 +122,17 @@ class ExportPanel:
     def _snippet_updates(self, study: Study, export: dict[str, Any] | None) -> list[Any]:
         found = []
         if export is not None:
-            try:
+            with contextlib.suppress(AssistantBuilderError):  # the base model's folder is missing
                 shared, local = base_name(study)
                 found = loading_snippets(study, self.spec, folder=export["folder"], base=str(local or shared))
-            except AssistantBuilderError:  # the base model's folder is missing
-                found = []
         shown = [gr.update(value=way.text, label=way.title, language=way.language, visible=True)
                  for way in found[:MAX_SNIPPETS]]
         return shown + [gr.update(value="", visible=False)] * (MAX_SNIPPETS - len(shown))
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons; ``picker`` holds the name of the chosen study."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.start.click(user_facing_errors(self._start), picker, self.start, **quiet)
-        self.cancel.click(user_facing_errors(self._cancel), picker, self.cancel, **quiet)
+        self.start.click(user_facing_errors(self._start), picker, self.start, **QUIET)
+        self.cancel.click(user_facing_errors(self._cancel), picker, self.cancel, **QUIET)
 
     def _start(self, name: str | None) -> dict[str, Any]:
         ExportJob(Study.open(name or ""), self.spec).start()
@@ -155,13 +144,6 @@ class ExportPanel:
             raise StudyError("no export is running", remedy="Wait until the page shows the result")
         job.request_cancel()
         return gr.update(value="Cancelling…")
-
-
-def _tail(path: Path, lines: int = 30) -> str:
-    if not path.is_file():
-        return ""
-    text = path.read_text(encoding="utf-8", errors="replace")[-64_000:]
-    return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
 
 
 EMPTY = "You can export the trained assistants here."
@@ -194,9 +176,11 @@ class ExportTab:
         """The regions that are redrawn when the study or an export changes."""
         choice = [self.arm, self.format, *(panel.column for panel in self.panels), self.advice, self.quality]
         return [
-            LiveRegion("export-body", [self.empty, self.body], lambda view: f"{view.name}:{_trained(view)}",
+            LiveRegion("export-body", [self.empty, self.body], lambda view: f"{view.name}:{view.trained}",
                        self._draw_body),
-            LiveRegion("export-choice", choice, _choice_mark, self._draw_choice),
+            # changes only with the study and the report, so that the user's choice is kept
+            LiveRegion("export-choice", choice, lambda view: f"{view.trained}:{view.stamp('report.json')}",
+                       self._draw_choice),
             *(panel.section() for panel in self.panels),
         ]
 
@@ -207,11 +191,10 @@ class ExportTab:
             who = assistants(len(view.study.config.arms))
             shown = empty("Nothing to export yet", f"Train {who} on the Train tab. An assistant is exported as a small "
                           "adapter, or as a complete model for Ollama and other programs.")
-        trained = _trained(view)
-        return [gr.update(value=shown, visible=not trained), gr.update(visible=trained)]
+        return [gr.update(value=shown, visible=not view.trained), gr.update(visible=view.trained)]
 
     def _draw_choice(self, view: StudyView) -> Sequence[Any]:
-        if view.study is None or not _trained(view):
+        if view.study is None or not view.trained:
             return [gr.skip()] * (4 + len(self.panels))
         report, arms = study_report(view.study), shown_arms(view.study.config)
         advised = advice(report, view.study.config.arms)
@@ -226,7 +209,7 @@ class ExportTab:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         gr.on(
             [self.arm.input, self.format.input], _visible, [self.arm, self.format],
-            [panel.column for panel in self.panels], show_progress="hidden", api_visibility="private", queue=False,
+            [panel.column for panel in self.panels], queue=False, **QUIET,
         )
         for panel in self.panels:
             panel.wire(picker)
@@ -241,13 +224,3 @@ def _latest(study: Study, arms: Sequence[str]) -> ExportSpec | None:
     found = [(record.state == "running", record.started, spec) for spec in export_specs()
              if spec.arm in arms and (record := ExportJob(study, spec).record()) is not None]
     return max(found, key=lambda entry: entry[:2])[2] if found else None
-
-
-def _trained(view: StudyView) -> bool:
-    return view.study is not None and all_trained(view.study)
-
-
-def _choice_mark(view: StudyView) -> str:
-    """Changes only with the study and the report, so that the user's choice is kept."""
-    files = [view.study.folder / "report.json"] if view.study else []
-    return f"{view.name}:{_trained(view)}:{stamp(files)}"

@@ -11,10 +11,9 @@ from markupsafe import Markup
 from assistant_builder.arms import ARMS, label
 from assistant_builder.export.job import JobRecord
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
+from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import bar, callout, card, code, error_callout, fold, join, table
-from evals.report.format import difference, duration, export_description, interval, share_lost, shown, size
-
-_KEEPS = {"measured": "measured itself", "yes": "yes", "cannot be told": "inconclusive"}
+from evals.report.format import duration, shown, size
 
 
 def advice_card(advice: Advice) -> Markup:
@@ -26,36 +25,19 @@ def advice_card(advice: Advice) -> Markup:
 
 def quality_card(report: Mapping[str, Any] | None) -> Markup:
     """The quality of the exports compared with the measured assistants; empty before the report."""
-    found = (report or {}).get("exports") or []
-    if not report or all(row["keeps"] == "measured" for row in found):
+    if not report:
         return Markup("")
-    rows = [_export_row(row) for row in report["exports"]]
-    headers = ("Export", "Description", "Keeps quality?", "Difference", "95 % interval", "Weights")
     metric = shown(report["primary_metric"])
-    arms = [ARMS[arm] for arm in dict.fromkeys(row["arm"] for row in found)]
-    cells = "; ".join(f"{cell}: {', '.join(labels)}" for cell, labels in _labels_by_cell().items())
+    arms = [ARMS[arm] for arm in dict.fromkeys(row["arm"] for row in report.get("exports") or [])]
+    labels: dict[str, list[str]] = {}
+    for spec in export_specs():
+        if spec.cell is not None:
+            labels.setdefault(spec.cell, []).append(spec.export_format.label)
+    cells = "; ".join(f"{cell}: {', '.join(found)}" for cell, found in labels.items())
     note = Markup('<p class="ab-note-line">Differences in {} ({}) from the assistant as trained: {}. Formats of this '
                   "tab by cell: {}.</p>").format(
         metric.phrase, metric.unit, ", ".join(f"{arm.cell} for {arm.short}" for arm in arms), cells)
-    return card("Which export keeps the measured quality", table(headers, rows, numeric=(3, 4, 5)), note)
-
-
-def _labels_by_cell() -> dict[str, list[str]]:
-    """Cell → labels of the formats that it represents."""
-    found: dict[str, list[str]] = {}
-    for spec in export_specs():
-        if spec.cell is not None:
-            found.setdefault(spec.cell, []).append(spec.export_format.label)
-    return found
-
-
-def _export_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    own, kept = row["delta"] is None, _KEEPS.get(row["keeps"]) or f"loses {share_lost(row)}"
-    return (
-        Markup('<b class="ab-cell">{}</b>').format(row["cell"]), export_description(row), kept,
-        "–" if own else difference(row["delta"], row["metric"], row),
-        "–" if own else interval(row, row["metric"]), size(row["bytes"]),
-    )
+    return exports_card(report, note)
 
 
 def spec_title(spec: ExportSpec) -> str:
@@ -87,10 +69,10 @@ def ended_panel(spec: ExportSpec, record: JobRecord, log: str) -> Markup:
     if record.state == "cancelled":
         return callout("warn", "The export was cancelled", "No files were written.", "Press the button to start again.")
     if record.state == "failed" and record.error:
-        return join([error_callout(record.error), tail])
-    return join([callout("warn", "The export was interrupted", "Its process ended without a result. The computer was "
-                         "restarted, or memory ran out. No incomplete files are left.",
-                         "Press the button to start again."), tail])
+        return error_callout(record.error) + tail
+    message = callout("warn", "The export was interrupted", "Its process ended without a result. The computer was "
+                      "restarted, or memory ran out. No incomplete files are left.", "Press the button to start again.")
+    return message + tail
 
 
 def finished_panel(
@@ -98,12 +80,8 @@ def finished_panel(
 ) -> Markup:
     """A finished export, with the result of the verification.
 
-    Args:
-        spec: Arm and format.
-        record: Record of its job.
-        export: Its ``export.json``; None if its folder is missing.
-        current: Whether it contains the study's present adapter.
-        model_card: Text of its README.md.
+    ``export`` is its ``export.json``, None if its folder is missing; ``current`` says whether it contains the study's
+    present adapter.
     """
     if export is None:
         return callout("warn", "The export is missing", f"It was written to {record.target}, which no longer exists.",

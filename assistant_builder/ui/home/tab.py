@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.study.admin import delete_study, deleted_studies, duplicate_study, rename_study, restore_study
 from assistant_builder.ui.data.preview import ShippedDataset, shipped_datasets, unused_name
-from assistant_builder.ui.home.study_list import StudyList, list_studies
-from assistant_builder.ui.home.view import study_list_view, welcome_view
-from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.home.view import StudyList, list_studies, study_list_view, welcome_view
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.train.actions import start_run
 
 NEW_STUDY = ""
@@ -53,19 +52,17 @@ class HomeScreen:
 
     def _shown(self, studies: StudyList) -> list[Any]:
         title = self.example.title if self.example else ""
-        return [welcome_view(not studies.entries, title), study_list_view(studies)]
+        return [welcome_view(not studies.entries, title), study_list_view(studies, time.time())]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events; ``picker`` holds the name of the selected study, ``tabs`` opens one of its tabs."""
         shown = [self.welcome, self.list]
         naming = [self.naming, self.new_name, self.confirm, self.pending]
         for component in shown:
-            component.click(user_facing_errors(self._act), None, [picker, tabs, *naming, *shown],
-                            api_visibility="private", show_progress="hidden")
+            component.click(user_facing_errors(self._act), None, [picker, tabs, *naming, *shown], **QUIET)
         gr.on([self.confirm.click, self.new_name.submit], user_facing_errors(self._name), [self.pending, self.new_name],
-              [self.naming, *shown], api_visibility="private", show_progress="hidden")
-        self.cancel.click(lambda: gr.update(visible=False), None, self.naming, show_progress="hidden",
-                         api_visibility="private")
+              [self.naming, *shown], **QUIET)
+        self.cancel.click(lambda: gr.update(visible=False), None, self.naming, **QUIET)
 
     def _act(self, event: gr.EventData) -> list[Any]:
         action, name = str(getattr(event, "action", "")), str(getattr(event, "name", ""))
@@ -76,34 +73,27 @@ class HomeScreen:
             box = gr.update(value=proposed, label=_NAME_LABELS[action].format(name), autofocus=True)
             button = gr.update(value=_CONFIRM_LABELS[action])
             return [*unchanged, gr.update(visible=True), box, button, (action, name), *unchanged]
-        if action in self._changes:
-            self._changes[action](name)
+        if action in ("delete", "restore"):
+            _restore(name) if action == "restore" else delete_study(Study.open(name))
             return [*unchanged, *no_dialog, *self._shown(list_studies())]
         opened, tab = self._opens(action, name)
         picked = gr.update(choices=[(opened or "New study…", opened)], value=opened)
         return [picked, gr.Tabs(selected=tab), *no_dialog, *unchanged]
 
-    @property
-    def _changes(self) -> dict[str, Callable[[str], object]]:
-        return {"delete": lambda name: delete_study(Study.open(name)), "restore": _restore}
-
     def _opens(self, action: str, name: str) -> tuple[str, str]:
         """The study and the tab that a button opens."""
         if action == "example":
-            return self._run_example(), "train"
+            if self.example is None:
+                raise StudyError("the example dataset is not installed", remedy="Create a study from a file of yours")
+            study = open_or_create(str(_settings_of(self.example)), name=unused_name("example"), changes={}, redo=False)
+            start_run(study.name)
+            return study.name, "train"
         if action == "new":
             return NEW_STUDY, "data"
         study = Study.open(name)
         if (study.folder / "report.json").is_file():
             return study.name, "evaluate"
         return study.name, "data" if study.state == "queued" else "train"
-
-    def _run_example(self) -> str:
-        if self.example is None:
-            raise StudyError("the example dataset is not installed", remedy="Create a study from a file of yours")
-        study = open_or_create(str(_settings_of(self.example)), name=unused_name("example"), changes={}, redo=False)
-        start_run(study.name)
-        return study.name
 
     def _name(self, pending: tuple[str, str], new_name: str) -> list[Any]:
         action, name = pending

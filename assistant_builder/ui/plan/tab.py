@@ -19,8 +19,8 @@ from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.study import Study
 from assistant_builder.ui.html import STYLE_SHEETS, Markup, arm_styles, error_callout
 from assistant_builder.ui.plan.view import plan_figure, plan_panel, verdict
-from assistant_builder.ui.refresh import LiveRegion, StudyView
-from assistant_builder.ui.study_snapshot import needs_study, stamp
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, body_region
+from assistant_builder.ui.study_snapshot import needs_study
 from assistant_builder.ui.train.preflight import DataEstimate, estimate_data, lengths_of
 from evals.report.format import count
 
@@ -44,18 +44,13 @@ class PlanTab:
                     [THIS_COMPUTER, *CARDS], value=THIS_COMPUTER, label="Machine", elem_id="ab-plan-card",
                     info="The machine that runs the training.", min_width=190,
                 )
-                self.memory = gr.Textbox(
-                    label="Memory", info="Empty: its free memory. Example: 24GB.", placeholder="free memory",
-                    elem_id="ab-plan-memory", min_width=190,
-                )
-                self.price = gr.Textbox(
-                    label="Price of an hour", info="Empty: the list price. Any currency.", placeholder="list price",
-                    elem_id="ab-plan-price", min_width=190,
-                )
-                self.pairs = gr.Textbox(
-                    label="Training pairs", info="Empty: the pairs of the study.", placeholder="as in the study",
-                    elem_id="ab-plan-pairs", min_width=190,
-                )
+                self.memory, self.price, self.pairs = (
+                    gr.Textbox(label=title, info=info, placeholder=empty, elem_id=f"ab-plan-{key}", min_width=190)
+                    for key, title, info, empty in (
+                        ("memory", "Memory", "Empty: its free memory. Example: 24GB.", "free memory"),
+                        ("price", "Price of an hour", "Empty: the list price. Any currency.", "list price"),
+                        ("pairs", "Training pairs", "Empty: the pairs of the study.", "as in the study"),
+                    ))
             self.verdict = gr.HTML(elem_id="ab-plan-verdict")
             self.chart = gr.Plot(show_label=False, visible=False, elem_id="ab-plan-chart", elem_classes="ab-card")
             self.panel = gr.HTML(elem_id="ab-plan-panel")
@@ -70,48 +65,34 @@ class PlanTab:
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the study."""
-        return [
-            LiveRegion("plan-body", [self.empty, self.body], lambda look: str(look.name), self._draw_body),
-            LiveRegion("plan", [*self._choices, *self._shown], _mark, self._draw),
-        ]
-
-    def _draw_body(self, look: StudyView) -> Sequence[Any]:
-        return [gr.update(visible=look.study is None), gr.update(visible=look.study is not None)]
+        return [body_region("plan-body", self.empty, self.body),
+                LiveRegion("plan", [*self._choices, *self._shown], _mark, self._draw)]
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
         if look.study is None:
             return [THIS_COMPUTER, "", "", "", "", gr.update(visible=False), ""]
-        return [THIS_COMPUTER, "", "", "", *_drawn(look.study, THIS_COMPUTER, "", "", "")]
+        return [THIS_COMPUTER, "", "", "", *_drawn(look.study.name, THIS_COMPUTER, "", "", "")]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
-        gr.on(
-            [self.machine.input, self.memory.submit, self.memory.blur, self.price.submit, self.price.blur,
-             self.pairs.submit, self.pairs.blur],
-            self._changed, [picker, *self._choices], self._shown, show_progress="hidden", trigger_mode="always_last",
-            api_visibility="private",
-        )
+        texts = (self.memory, self.price, self.pairs)
+        gr.on([self.machine.input, *(event for text in texts for event in (text.submit, text.blur))],
+              self._changed, [picker, *self._choices], self._shown, trigger_mode="always_last", **QUIET)
 
     def _changed(self, name: str | None, machine: str, memory: str, price: str, pairs: str) -> list[Any]:
         if not name:
             return [gr.skip()] * 3
-        try:
-            return _drawn(Study.open(name), machine, memory, price, pairs)
-        except AssistantBuilderError as error:
-            return [error_callout(error.to_record()), gr.update(visible=False), ""]
+        return _drawn(name, machine, memory, price, pairs)
 
 
 def _mark(look: StudyView) -> str:
-    if look.study is None:
-        return f"none:{look.name}"
-    folder = look.study.folder
-    trained = sorted(folder.glob("arms/*/summary.json"))
-    return f"{look.name}:{stamp([folder / 'study.yaml', folder / 'data' / 'split.json', *trained])}"
+    trained = sorted(look.study.folder.glob("arms/*/summary.json")) if look.study else []
+    return look.stamp("study.yaml", "data/split.json", *trained)
 
 
-def _drawn(study: Study, machine: str, memory: str, price: str, pairs: str) -> list[Any]:
+def _drawn(name: str, machine: str, memory: str, price: str, pairs: str) -> list[Any]:
     try:
-        plan = study_plan(study, machine, memory, price, pairs)
+        plan = study_plan(Study.open(name), machine, memory, price, pairs)
         return [verdict(plan, advise(plan)), gr.update(value=plan_figure(plan), visible=True), plan_panel(plan)]
     except AssistantBuilderError as error:
         return [error_callout(error.to_record()), gr.update(value=None, visible=False), Markup("")]
@@ -125,7 +106,7 @@ def study_plan(study: Study, machine: str = THIS_COMPUTER, memory: str = "", pri
         machine: :data:`THIS_COMPUTER` or a card of the catalog.
         memory: Amount of memory such as ``24GB``; empty: the free memory of the machine.
         price: Price of an hour; empty: that of the study, or the list price.
-        pairs: Number of training pairs; empty: that of the study.
+        pairs: Number of training pairs such as ``10,000``; empty: that of the study.
 
     Raises:
         AssistantBuilderError: An input is invalid, or the model cannot be planned.
@@ -136,28 +117,18 @@ def study_plan(study: Study, machine: str = THIS_COMPUTER, memory: str = "", pri
         where = where.with_memory(parse_memory(memory))
     if price.strip():
         config = config.with_changes({"eval.price_per_hour": price.strip()})
-    found = estimate_data(study, config.data)
-    known, lengths = 0, None
-    if isinstance(found, DataEstimate):
-        known = found.train
-        lengths = lengths_of(found, config)
-    plan = plan_study(config, _count(pairs) or known, lengths, where)
-    if not where.is_local or _count(pairs) or not isinstance(found, DataEstimate):
+    plain = pairs.strip().replace(",", "").replace("_", "").replace(" ", "")
+    if plain and not plain.isdecimal():
+        remedy = "Write it like 10000, or leave it empty"
+        raise ConfigError(f"{pairs.strip()!r} is not a number of pairs", remedy=remedy)
+    wanted, found = int(plain or 0), estimate_data(study, config.data)
+    if not isinstance(found, DataEstimate):
+        return plan_study(config, wanted, None, where)
+    plan = plan_study(config, wanted or found.train, lengths_of(found, config), where)
+    if not where.is_local or wanted:
         return plan
     measured = {arm: measured_seconds(study.arm_folder(arm)) for arm in config.arms}
     return replace(plan, measured={arm: seconds for arm, seconds in measured.items() if seconds is not None})
-
-
-def _count(text: str) -> int:
-    """Parse a number of pairs such as ``10,000``; 0 for an empty text.
-
-    Raises:
-        ConfigError: The text is not a whole number.
-    """
-    plain = text.strip().replace(",", "").replace("_", "").replace(" ", "")
-    if plain and not plain.isdecimal():
-        raise ConfigError(f"{text.strip()!r} is not a number of pairs", remedy="Write it like 10000, or leave it empty")
-    return int(plain or 0)
 
 
 def write_plan_file(plan: Plan, path: Path) -> None:

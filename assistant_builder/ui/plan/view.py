@@ -54,19 +54,17 @@ _VERDICTS: dict[str, tuple[Tone, str]] = {
 def verdict(plan: Plan, advice: Advice) -> Markup:
     """The recommendation and its reason."""
     tone, found = _VERDICTS[advice.method]
-    alone = not plan.config.compares
     both = "" if "no" in (plan.lora.fit, plan.qlora.fit) else (
+        "A study trains both and measures the cost of 4-bit; both fit." if plan.config.compares else
         "Both arms fit. This study trains only one, so it cannot measure the cost of 4-bit: select both under Arms "
-        "in the settings of the Train tab." if alone else
-        "A study trains both and measures the cost of 4-bit; both fit."
-    )
+        "in the settings of the Train tab.")
     remedy = " ".join(advice.remedies) or both
     return callout(tone, f"{found} on {plan.machine.name}", advice.why, remedy)
 
 
 def plan_panel(plan: Plan) -> Markup:
     """Everything except the chart: warnings, memory, layers, time, cost and assumptions."""
-    found = warnings(plan)
+    found, compared = warnings(plan), card_comparison(plan)
     return join([
         card("Warnings", items(found)) if found else "",
         card("Memory by component", parts_table(plan),
@@ -74,38 +72,27 @@ def plan_panel(plan: Plan) -> Markup:
                   items(f"{name}: {PART_MEANINGS[key]}." for key, name in parts_of(plan).items())),
              fold(f"Layer by layer ({plural(len(plan.architecture.modules), 'module')})", layers_table(plan))),
         card("Time and cost", time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
-        _cards(plan),
+        card("One card or many", cards_table(plan, compared)) if max(compared["needed"].values()) > 1 else "",
     ])
-
-
-def _cards(plan: Plan) -> Markup:
-    """The number of cards of each method; empty if one card is enough for all."""
-    compared = card_comparison(plan)
-    return card("One card or many", cards_table(plan, compared)) if max(compared["needed"].values()) > 1 else Markup("")
 
 
 def parts_table(plan: Plan) -> Markup:
     """Bytes of each component of the peak, one row per method."""
     parts = parts_of(plan)
-    rows = [
-        (_method_chip(name), *(size(method.parts.get(part) or None) for part in parts), _peak(method),
-         _FITS[method.fit])
-        for name, method in plan.methods.items()
-    ]
+    rows = [(_method_chip(name), *(size(method.parts.get(part) or None) for part in parts), _peak(method),
+             _FITS[method.fit]) for name, method in plan.methods.items()]
     return table(("", *parts.values(), "Peak", ""), rows, numeric=range(1, len(parts) + 2))
 
 
 def _peak(method: MethodPlan) -> str:
-    if method.factor == 1.0:
-        return size(method.total_bytes)
-    return f"{size(method.total_bytes)} → {size(method.expected_bytes)}"
+    total = size(method.total_bytes)
+    return total if method.factor == 1.0 else f"{total} → {size(method.expected_bytes)}"
 
 
 def layers_table(plan: Plan) -> Markup:
     """Every module with its parameters and its bytes for each method; equal blocks are merged."""
-    rows = []
-    for name, many, parameters, sizes in layer_rows(plan):
-        rows.append((name, str(many), count(parameters), *(size(stored) for stored in sizes)))
+    rows = [(name, str(many), count(parameters), *map(size, sizes))
+            for name, many, parameters, sizes in layer_rows(plan)]
     total = [size(method.weights_bytes) for method in plan.methods.values()]
     rows.append(("All", "", count(plan.architecture.parameters), *total))
     return table(("Module", "×", "Parameters of one", *(title(name) for name in plan.methods)), rows,
@@ -153,24 +140,16 @@ def assumptions(plan: Plan) -> str:
     elif plan.measured:
         learnt = " Time is extrapolated from the finished steps of this study."
     elif runs:
-        learnt = f" Speed and peak are corrected by {plural(runs, 'finished run')} on this machine ({_factors(plan)})."
+        factors = ", ".join(f"{title(name)} peak × {method.factor:.2f}" for name, method in plan.methods.items()
+                            if name != FULL_TUNING)
+        learnt = f" Speed and peak are corrected by {plural(runs, 'finished run')} on this machine ({factors})."
     else:
         learnt = " No run has finished on this machine yet: the time may be off by a factor of two."
     return data + guessed + learnt
 
 
-def _factors(plan: Plan) -> str:
-    return ", ".join(f"{title(name)} peak × {plan.methods[name].factor:.2f}" for name in plan.methods
-                     if name != FULL_TUNING)
-
-
 def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
-    """Number and hourly price of the 80 GB cards of each method.
-
-    Args:
-        plan: The plan.
-        compared: Result of :func:`~assistant_builder.planning.advice.card_comparison`.
-    """
+    """Number and hourly price of the 80 GB cards of each method, from the result of ``card_comparison``."""
     cheapest = min(compared["price_of_hour"].values())
     rows = [
         (_method_chip(name), f"{compared['needed'][name]} × {compared['card']}", money(compared["price_of_hour"][name]),
@@ -185,9 +164,8 @@ def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
 
 
 def _method_chip(name: str) -> Markup:
-    return Markup('<span class="ab-chip ab-arm-full">{}</span>').format(title(name)) if name == FULL_TUNING else (
-        arm_chip(name)
-    )
+    full = Markup('<span class="ab-chip ab-arm-full">{}</span>')
+    return full.format(title(name)) if name == FULL_TUNING else arm_chip(name)
 
 
 def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:

@@ -12,7 +12,7 @@ from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout, code, empty, error_callout, fold, join
 from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
-from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, stamp
+from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of
 from assistant_builder.ui.uploads import offer
 
 EMPTY = "This tab shows the report."
@@ -54,7 +54,8 @@ class ReportTab:
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
         return [
-            LiveRegion("report", [self.bar, self.hint, *self.buttons, self.frame], _report_mark, self._draw),
+            LiveRegion("report", [self.bar, self.hint, *self.buttons, self.frame],
+                       lambda view: view.stamp("report.html"), self._draw),
             LiveRegion("report-state", [self.again, self.message], _state_mark, self._draw_state),
         ]
 
@@ -65,39 +66,31 @@ class ReportTab:
         page = view.study.folder / "report.html"
         if not page.is_file():
             return [*nothing, empty("No report yet", "The report is written automatically after the evaluation.")]
-        files = [
-            gr.update(value=offer(view.study.folder / f"report.{ending}", f"{view.study.name}-report.{ending}"))
-            for ending in FORMATS
-        ]
-        shown = gr.update(visible=True)
-        return [shown, shown, *files, report_frame(page.read_text(encoding="utf-8"))]
+        files = [gr.update(value=offer(view.study.folder / f"report.{ending}", f"{view.study.name}-report.{ending}"))
+                 for ending in FORMATS]
+        return [*[gr.update(visible=True)] * 2, *files, report_frame(page.read_text(encoding="utf-8"))]
 
     def _draw_state(self, view: StudyView) -> Sequence[Any]:
         if view.study is None or view.snapshot is None:
             return [gr.update(interactive=False), ""]
         evaluated = view.snapshot.step("evaluate").state == "succeeded"
-        message = report_state(view.snapshot, log_tail(view.study, "report"))
+        message = report_state(view.snapshot, log_tail(view.study.log_file("report")))
         return [gr.update(interactive=evaluated and not view.snapshot.running), message]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         self.printing.click(None, None, None, js=_PRINT)
-        self.again.click(user_facing_errors(_rerender), picker, self.message, show_progress_on=self.message,
-                         api_visibility="private")
 
+        @user_facing_errors
+        def rerender(name: str | None) -> Markup:
+            rerender_report(Study.open(name or ""))
+            return callout("good", "The report was re-created")
 
-def _rerender(name: str | None) -> Markup:
-    rerender_report(Study.open(name or ""))
-    return callout("good", "The report was re-created")
+        self.again.click(rerender, picker, self.message, show_progress_on=self.message, api_visibility="private")
 
 
 def report_state(snapshot: Snapshot, log: str = "") -> Markup:
-    """State of the report step; empty if the report is up to date.
-
-    Args:
-        snapshot: The study.
-        log: End of the step's log.
-    """
+    """State of the report step, with the end of its log if it failed; empty if the report is up to date."""
     record = snapshot.step("report")
     evaluated = snapshot.step("evaluate").state == "succeeded"
     if record.state == "running" or (record.state == "queued" and snapshot.running and evaluated):
@@ -121,13 +114,6 @@ def report_frame(page: str) -> Markup:
     return frame.format(page.replace('href="#', 'href="about:srcdoc#'))
 
 
-def _report_mark(view: StudyView) -> str:
-    return f"{view.name}:{stamp([view.study.folder / 'report.html'])}" if view.study else f"none:{view.name}"
-
-
 def _state_mark(view: StudyView) -> str:
-    if view.study is None:
-        return f"none:{view.name}"
-    study = view.study
-    files = [study.status_file(step) for step in ("evaluate", "report")]
-    return f"{view.name}:{view.mark.split(':')[1]}:{stamp([*files, study.folder / 'run.json'])}"
+    state = state_of(view.study) if view.study else ""
+    return f"{state}:{view.stamp('evals/status.json', 'report.status.json', 'run.json')}"

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import gradio as gr
 from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import changed_inputs
-from assistant_builder.ui.html import callout
-from assistant_builder.ui.study_snapshot import stamp
-from assistant_builder.ui.train.view import invalid_settings, refused_changes
+from assistant_builder.ui.html import callout, code
+from assistant_builder.ui.study_snapshot import log_tail, stamp
 
 START_LABELS = {
-    "queued": "Start",
-    "running": "Running",
-    "succeeded": "Run again",
-    "failed": "Resume",
-    "cancelled": "Resume",
+    "queued": "Start", "running": "Running", "succeeded": "Run again", "failed": "Resume", "cancelled": "Resume",
     "lost": "Resume",
 }
 """State of the study → label of the start button."""
-
-
 Phase = Literal["", "starting", "refused"]
 _started: dict[str, tuple[int, str | float, str]] = {}
 """Study → process id and identity of a run started from this page, and the stamp of ``run.json`` before the start."""
@@ -68,42 +60,30 @@ def start_refusal(study: Study) -> Markup:
     """A message with the last line of the run's log if the run did not start; else empty."""
     if start_phase(study) != "refused":
         return Markup("")
-    path = study.folder / "run.log.txt"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    reason = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return callout("bad", "The run did not start", reason)
+    lines = log_tail(study.folder / "run.log.txt").splitlines()
+    return callout("bad", "The run did not start", next((line.strip() for line in reversed(lines) if line.strip()), ""))
 
 
 def start_or_resume(
-    study: Study, read: Callable[[StudyConfig], StudyConfig], *, replace: bool, now: bool = False, trust: bool = False,
-) -> tuple[Markup, bool]:
-    """Start or resume the study with the settings of the form.
-
-    Args:
-        study: The study.
-        read: Applies the form's settings to those of the study.
-        replace: Whether finished steps may be run again with changed settings.
-        now: Whether to start although other studies are running.
-        trust: Whether the user has allowed the base model's own Python code.
+    study: Study, new: StudyConfig, *, replace: bool, now: bool = False, trust: bool = False
+) -> Markup:
+    """Start or resume the study with the settings of the form; see :func:`start_run`.
 
     Returns:
-        Message for the user, and whether a run was started.
+        The reason why no run was started: finished steps have other settings, and ``replace`` is false; else empty.
     """
     if study.state == "running" or study.queued_behind or start_phase(study) == "starting":
         raise StudyError("the study is already running or queued", remedy="Wait until it is done, or pause it first")
     old = study.config
-    try:
-        new = read(old)
-    except ConfigError as error:
-        return invalid_settings(error), False
     if new != old:
         study.write_config(new)
     stale = [] if replace else stale_changes(study)
     if stale:
         study.write_config(old)
-        return refused_changes(stale), False
+        remedy = "Save the settings as a new study, or select “Replace results” to run the changed steps again."
+        return callout("warn", "This study has results from other settings", "", remedy) + code("\n".join(stale))
     start_run(study.name, redo=replace, now=now, trust=trust)
-    return Markup(""), True
+    return Markup("")
 
 
 def stale_changes(study: Study) -> list[str]:
@@ -117,8 +97,7 @@ def stale_changes(study: Study) -> list[str]:
         record = study.step(step)
         if record.state != "succeeded":
             break
-        changes = changed_inputs(record.inputs, step_inputs(study, step))
-        if changes:
+        if changes := changed_inputs(record.inputs, step_inputs(study, step)):
             return changes
     return []
 
@@ -132,9 +111,8 @@ def studies_ahead(study: Study) -> list[str]:
 
 def pause_label(study: Study) -> str:
     """Label of the button that stops a run or removes it from the queue."""
-    if study.queued_behind:
-        return "Leaving the queue…" if study.cancel_requested else "Leave the queue"
-    return "Pausing…" if study.cancel_requested else "Pause"
+    now, later = ("Leaving the queue…", "Leave the queue") if study.queued_behind else ("Pausing…", "Pause")
+    return now if study.cancel_requested else later
 
 
 def pause_run(name: str | None) -> dict[str, object]:

@@ -9,14 +9,17 @@ import functools
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+from markupsafe import Markup
 
+from assistant_builder.arms import TWINS, label, named
 from assistant_builder.atomic_io import read_json
-from assistant_builder.config import DataConfig, StudyConfig
+from assistant_builder.config import PRESET_LABELS, PRESETS, DataConfig, StudyConfig, option_fields
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.remote_code import allows_code
@@ -27,7 +30,10 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.data.preview import inspect_file, preview_split
+from assistant_builder.ui.html import callout, card, items, table, tiles
+from assistant_builder.ui.settings_form import get_value, study_options
 from assistant_builder.ui.study_snapshot import Snapshot, stamp
+from evals.report.format import count, duration, plural, size
 
 FEW_PAIRS = 50
 """Training pairs below which an assistant learns the style of the answers and few of their facts."""
@@ -73,14 +79,10 @@ class PreflightResult:
     """Result of the preflight checks.
 
     Attributes:
-        config: The settings.
         data: Size of the data; None if it cannot be used.
         steps: Optimizer steps of an arm.
         plan: Memory and time of the arms; None if the model's architecture is unknown without a request to the hub.
         scoring: Measured scoring time in seconds per held-out answer and cell; None without an earlier run.
-        free_bytes: Free memory of this machine.
-        errors: Issues that prevent a start.
-        warnings: Issues that the user can confirm.
     """
 
     config: StudyConfig
@@ -124,7 +126,10 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     if isinstance(estimated, PreflightIssue):
         errors.append(estimated)
     local = config.executor.kind == "local"  # on a cluster the run checks the memory of the nodes
-    refused = refusal(plan) if plan is not None and local and _will_train(study, config) else None
+    now = study.config
+    trains = (config.train, config.model) != (now.train, now.model) or any(
+        study.step(f"train-{arm}").state != "succeeded" for arm in config.arms)  # else it only scores and reports
+    refused = refusal(plan) if plan is not None and local and trains else None
     if refused is not None:
         errors.append(PreflightIssue(refused.what, refused.remedy))
     result = PreflightResult(
@@ -133,13 +138,6 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
         errors=tuple(errors),
     )
     return replace(result, warnings=tuple(_warnings(result)))
-
-
-def _will_train(study: Study, config: StudyConfig) -> bool:
-    """Whether a start with these settings would train, and not only score and report again."""
-    now = study.config
-    return (config.train, config.model) != (now.train, now.model) or any(
-        study.step(f"train-{arm}").state != "succeeded" for arm in config.arms)
 
 
 def _warnings(result: PreflightResult) -> list[PreflightIssue]:
@@ -171,21 +169,10 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
 
 
 def make_plan(ref: ModelRef, config: StudyConfig, data: DataEstimate | None) -> Plan | None:
-    """Plan the memory and time of the arms on this machine.
-
-    Args:
-        ref: The base model.
-        config: The settings.
-        data: Size of the data, if known.
-
-    Returns:
-        None if the model's architecture is unknown without a request to the hub.
-    """
+    """Plan the arms on this machine; None if the model's architecture is unknown without a request to the hub."""
     if ref.kind == "hub" and ref.entry is None:
         return None
-    if data is None:
-        return plan_study(config)
-    return plan_study(config, data.train, lengths_of(data, config))
+    return plan_study(config) if data is None else plan_study(config, data.train, lengths_of(data, config))
 
 
 def lengths_of(data: DataEstimate, config: StudyConfig) -> Lengths:
@@ -195,12 +182,7 @@ def lengths_of(data: DataEstimate, config: StudyConfig) -> Lengths:
 
 
 def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightIssue:
-    """Size of the study's split, or of the split that new data settings would make; an issue if there is none.
-
-    Args:
-        study: The study.
-        config: Data settings on the form.
-    """
+    """Size of the study's split, or of the split that other data settings would make; an issue if there is none."""
     split, findings = study.folder / "data" / "split.json", study.folder / "data" / "findings.json"
     if split.exists() and findings.exists() and config == study.config.data:
         record = read_json(split)
@@ -224,17 +206,10 @@ def _estimate_from_file(path: str, version: str, settings: str) -> DataEstimate 
     split = preview_split(inspected.findings, config)
     if isinstance(split, dict):
         return split
-    lengths = [
-        sum(len(message.content) for message in pair.messages) / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS
-        for pair in split.train
-    ]
-    return DataEstimate(
-        len(split.train), len(split.validation), sum(pair.turns for pair in split.heldout),
-        sum(lengths) / max(1, len(lengths)), max(lengths, default=0.0),
-    )
-
-
-# time
+    lengths = [sum(len(message.content) for message in pair.messages) / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS
+               for pair in split.train]
+    return DataEstimate(len(split.train), len(split.validation), sum(pair.turns for pair in split.heldout),
+                        sum(lengths) / max(1, len(lengths)), max(lengths, default=0.0))
 
 
 def scoring_seconds(base: str) -> float | None:
@@ -263,12 +238,7 @@ def _measured_seconds(study: Study, base: str) -> float | None:
 
 @dataclass(frozen=True)
 class TimeRemaining:
-    """Estimated remaining time of a run.
-
-    Attributes:
-        seconds: Estimate for the steps whose time is known.
-        complete: Whether these are all long steps; if not, scoring takes additional time.
-    """
+    """Estimated remaining time of the steps whose time is known; scoring takes more if these are not ``complete``."""
 
     seconds: float
     complete: bool
@@ -277,14 +247,13 @@ class TimeRemaining:
 def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRemaining | None:
     """Remaining time of a running study; None until its first training step has an estimate.
 
-    An arm that has not started is assumed to need as long as the other arm.
-
-    Args:
-        snapshot: The study.
-        scoring: Scoring time in seconds per answer and cell, if known.
-        answers: Held-out answers that are scored.
+    An arm that has not started is assumed to need as long as the other arm. ``scoring`` is the time in seconds per
+    held-out answer and cell, if known.
     """
-    seconds, complete, arm_seconds = 0.0, True, _arm_seconds(snapshot)
+    done = [arm.summary["train_seconds"] for arm in snapshot.arms.values() if arm.summary is not None]
+    running = [arm.last["elapsed_seconds"] + arm.last["eta_seconds"] for arm in snapshot.arms.values()
+               if arm.last is not None]
+    seconds, complete, arm_seconds = 0.0, True, max(done or running, default=None)
     shards = sum(record.step.startswith("score-") for record in snapshot.steps)  # with shards the evaluation is short
     short = {"data", "data-embed", "report", *(["evaluate"] if shards else [])}
     for record in snapshot.steps:
@@ -304,11 +273,111 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
     return TimeRemaining(seconds, complete)
 
 
-def _arm_seconds(snapshot: Snapshot) -> float | None:
-    """Training time of one arm: the measured time of a finished arm, or the estimate of a running one."""
-    done = [arm.summary["train_seconds"] for arm in snapshot.arms.values() if arm.summary is not None]
-    running = [
-        arm.last["elapsed_seconds"] + arm.last["eta_seconds"]
-        for arm in snapshot.arms.values() if arm.last is not None
+def preset_table(config: StudyConfig) -> Markup:
+    """Every value that a preset sets, with its meaning and the present value of the form."""
+    options = study_options()
+    rows = []
+    for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
+        option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
+        meaning = option_fields()[f"train.{key}"][0].description
+        setting = Markup("<b>{}</b><small>{}</small>").format(option.title, meaning)
+        shown = f"{now:g}"
+        if now != PRESETS.get(config.train.preset, {}).get(key, now):
+            shown = Markup('<em title="differs from the preset">{}</em>').format(shown)
+        rows.append((setting, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
+    headers = ("Setting", *(PRESET_LABELS[name][0] for name in PRESETS), "Now")
+    return Markup('<div class="ab-preset-table">{}</div>').format(table(headers, rows, numeric=range(1, len(headers))))
+
+
+def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again: bool = False) -> Markup:
+    """The result of the preflight checks, with the figures of the run.
+
+    ``before`` are the studies that are running or queued now and come first; ``again``: it has been started before.
+    """
+    if result.errors:
+        return not_ready(result.errors)
+    title = "Ready to resume" if again else "Ready to start"
+    if result.warnings:
+        title += ", with a warning" if len(result.warnings) == 1 else ", with warnings"
+    notes = [_single_arm_note(result.config), _time_basis_note(result)]
+    if before:
+        notes.append(f"{_studies_are(before)} first: this study will wait in the queue and start automatically.")
+    issue = Markup('<div class="ab-finding ab-warn"><strong>{}</strong> <span>{}</span></div>')
+    return Markup('<div class="ab-ready ab-{}">{}</div>').format(
+        "warn" if result.warnings else "good",
+        card(title, tiles(_figures(result)),
+             *(Markup('<p class="ab-ready-note">{}</p>').format(note) for note in notes if note),
+             *(issue.format(note.what, note.remedy) for note in result.warnings)))
+
+
+def contacts_note(config: StudyConfig) -> Markup:
+    """The addresses that a run contacts, with the setting that names each; empty if it contacts none."""
+    if not config.external_addresses:
+        return Markup("")
+    titles = study_options()
+    sent = "; ".join(f"it {what} ({titles[key].title})" for key, what in config.external_addresses.items())
+    return callout("info", "A run of this study contacts other machines", f"{sent[:1].upper()}{sent[1:]}.")
+
+
+def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
+    """The errors that prevent a start."""
+    body = items(f"{note.what.rstrip('.')}. {note.remedy}" for note in errors)
+    return Markup('<div class="ab-ready ab-bad">{}</div>').format(card("Not ready", body))
+
+
+def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
+    config, data = result.config, result.data
+    assert data is not None  # otherwise there is an error
+    train = config.train
+    micro = min(train.micro_batch_size, train.batch_size)
+    arms = len(config.arms) * config.seeds
+    seconds, scoring = result.training_seconds, result.scoring_seconds
+    if seconds is None:
+        time = ("Time", "–", "known after the first run with this model")
+    elif scoring is None:
+        time = ("Time", f"≈ {_rounded_duration(seconds)}", f"{plural(arms, 'training run')}, plus scoring")
+    else:
+        time = ("Time", f"≈ {_rounded_duration(seconds + scoring)}",
+                f"{_rounded_duration(seconds)} to train, {_rounded_duration(scoring)} to score")
+    needed = result.needed_bytes
+    memory = ("Memory", f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
+              f"{size(result.free_bytes)} free" if needed else "known once the model is downloaded")
+    return [
+        ("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} held out"),
+        ("Steps", count(result.steps), f"in each of {arms} training runs" if arms > 1 else "in one training run"),
+        ("Effective batch", plural(train.batch_size, "pair"), f"micro-batch {micro} × {train.batch_size // micro}"),
+        time, memory,
     ]
-    return max(done or running, default=None)
+
+
+def _single_arm_note(config: StudyConfig) -> str:
+    if config.compares:
+        return ""
+    return (f"Trains {' and '.join(map(label, config.arms))} only: the cost of 4-bit is not measured. To compare, "
+            f"select {named(TWINS)} under All settings → Arms; an arm that is already trained is kept.")
+
+
+def _time_basis_note(result: PreflightResult) -> str:
+    if result.plan is None or result.training_seconds is None:
+        return ""
+    if result.plan.measured_runs.flops(result.plan.machine, result.config.arms[0]) is not None:
+        return "The time is estimated from earlier training runs on this machine."
+    return ("The time is a rough estimate from the number of operations and the speed of the processor, because no "
+            "model of this size has been trained on this machine yet. It can be off by a factor of two.")
+
+
+def _rounded_duration(seconds: float) -> str:
+    """An estimated time, rounded to ten seconds, a minute or five minutes by its size."""
+    grain = 10 if seconds < 120 else 60 if seconds < 3600 else 300
+    return duration(max(grain, round(seconds / grain) * grain)).removesuffix(" 0 s")
+
+
+def _studies_are(before: Sequence[str]) -> str:
+    return f"Study {before[0]} is" if len(before) == 1 else f"Studies {', '.join(before[:-1])} and {before[-1]} are"
+
+
+def unconfirmed_callout(warnings: Sequence[PreflightIssue]) -> Markup:
+    """A message that the warnings have to be confirmed before a start."""
+    return callout("warn", "The study was not started: there are warnings",
+                   " ".join(f"{note.what.rstrip('.')}." for note in warnings),
+                   "Correct the settings, or select “Start anyway” and press Start again.")

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from assistant_builder.arms import ARMS, QLORA
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.models.catalog import CATALOG
+from assistant_builder.models.catalog import CATALOG, resolve
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.planning.advice import Advice, advise, cheapest_saving
+from assistant_builder.planning.plan import Plan
 from assistant_builder.study import Study
 from assistant_builder.study.admin import duplicate_study
-from assistant_builder.ui.html import Markup
-from assistant_builder.ui.refresh import StudyView, user_facing_errors
-from assistant_builder.ui.settings_form import OptionForm, get_value, keys_of, preset_values
-from assistant_builder.ui.train.preflight_view import preset_table
-from assistant_builder.ui.train.recommended_settings import (
-    PLANNED_KEYS,
-    not_started,
-    recommend_settings,
-    recommendation_note,
-)
+from assistant_builder.ui.html import Markup, callout
+from assistant_builder.ui.refresh import QUIET, StudyView, user_facing_errors
+from assistant_builder.ui.settings_form import OptionForm, get_value, keys_of, preset_values, study_options
+from assistant_builder.ui.train.preflight import DataEstimate, estimate_data, make_plan, preset_table
 from assistant_builder.ui.train.view import model_note
+from evals.report.format import size
 
 FIXED_KEYS = ("data.source",)
 """Settings that cannot change after the study is created."""
-
-
-def base_model_choices() -> list[tuple[str, str]]:
-    """Names and sizes of the catalog's models."""
-    return [(f"{entry.name}  ·  {_billions(entry.parameters)}", entry.name) for entry in CATALOG.values()]
+PLANNED_KEYS = ("train.micro_batch_size", "train.gradient_checkpointing", "train.max_length")
+"""Settings that determine the training memory and that the planner may select; the user may change them."""
 
 
 def _billions(parameters: int) -> str:
@@ -41,7 +38,8 @@ class TrainSettings:
     """Components of the settings; the caller has opened the column."""
 
     def __init__(self) -> None:
-        self.form = OptionForm({"model.base": base_model_choices()})
+        models = [(f"{entry.name}  ·  {_billions(entry.parameters)}", entry.name) for entry in CATALOG.values()]
+        self.form = OptionForm({"model.base": models})
         with gr.Group(elem_classes="ab-group"):
             gr.HTML("<h3>Base model and preset</h3>")
             self.form.show(["model.base"])
@@ -84,17 +82,14 @@ class TrainSettings:
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         preset = self.form.components["train.preset"]
-        preset.input(preset_values, preset, self.form.preset_targets(), show_progress="hidden",
-                     api_visibility="private")
+        preset.input(preset_values, preset, self.form.preset_targets(), **QUIET)
         gr.on(
             [self.form.components[key].input for key in ("model.base", "arms")], self._model_chosen,
             [picker, *self.form.inputs], [self.form.components[key] for key in PLANNED_KEYS],
-            show_progress="hidden", trigger_mode="always_last", api_visibility="private",
+            trigger_mode="always_last", **QUIET,
         )
-        self.save.click(
-            user_facing_errors(self._save), [picker, self.new_name, *self.form.inputs], [picker, self.new_name],
-            api_visibility="private",
-        )
+        self.save.click(user_facing_errors(self._save), [picker, self.new_name, *self.form.inputs],
+                        [picker, self.new_name], api_visibility="private")
 
     def _model_chosen(self, name: str | None, *shown: Any) -> list[Any]:
         """Update the recommended settings for another base model or other arms."""
@@ -120,3 +115,72 @@ def starting_config(study: Study) -> StudyConfig:
     except AssistantBuilderError:
         return StudyConfig()
     return selection.config if selection else config
+
+
+@dataclass(frozen=True)
+class RecommendedSettings:
+    """The planner's settings for a study on this machine: dotted key → value, with the plans before and after."""
+
+    config: StudyConfig
+    before: Plan
+    after: Plan
+    changes: Mapping[str, Any]
+    advice: Advice
+
+
+def recommend_settings(study: Study, config: StudyConfig | None = None) -> RecommendedSettings | None:
+    """Change the settings of :data:`PLANNED_KEYS` until all arms fit, or at least the 4-bit arm.
+
+    The study holds their initial values, ``config`` the other settings on the form (by default the study's). None if
+    the model's architecture is not available here, or the settings are invalid.
+    """
+    own = study.config
+    try:
+        start = (config or own).with_changes({key: get_value(own, key) for key in PLANNED_KEYS})
+        data = estimate_data(study, start.data)
+        ref = resolve(start.model.base, trust_remote_code=allows_code(start.model))
+        plan = make_plan(ref, start, data if isinstance(data, DataEstimate) else None)
+        if plan is None:
+            return None
+        changes = cheapest_saving(plan, *start.arms) or (
+            cheapest_saving(plan, QLORA.name) if QLORA.name in start.arms else {})
+        after = plan.with_changes(changes)
+    except AssistantBuilderError:
+        return None
+    return RecommendedSettings(after.config, plan, after, changes, advise(after))
+
+
+def not_started(study: Study) -> bool:
+    """Whether no step of a study has started, so that its settings can still be selected."""
+    return study.run_record() is None and all(study.step(step).state == "queued" for step in study.steps)
+
+
+def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Markup:
+    """The selected settings with the reason, and those that the user has changed since on the form."""
+    machine = selection.after.machine
+    memory = f"{_needed(selection.after)} of the {size(selection.after.memory_bytes)} that are free on {machine.name}"
+    if selection.changes:
+        title = f"Settings selected for {machine.name}"
+        chosen = ", ".join(f"{study_options()[key].title} {value} instead of {get_value(selection.before.config, key)}"
+                           for key, value in selection.changes.items())
+        reason = f"{chosen}. Training then needs {memory}; before the change it needed {_needed(selection.before)}."
+    else:
+        title = "The settings fit into memory" if _fits(selection.after) else "The study does not fit into memory"
+        again = "Activations are recomputed to save memory. " if selection.after.lora.checkpointing else ""
+        reason = f"{again}Training needs {memory}."
+    if selection.advice.method in ARMS:
+        if selection.after.config.compares:
+            reason += f" Recommended arm: {ARMS[selection.advice.method].short}. {selection.advice.why}"
+        if not _fits(selection.after) and selection.after.qlora.fit != "no":
+            reason += " QLoRA alone fits: select it under All settings → Arms."
+    differing = [study_options()[key].title for key, value in selection.changes.items() if get_value(now, key) != value]
+    remedy = f"You have changed: {', '.join(differing)}." if differing else "You can change these settings below."
+    return callout("info" if _fits(selection.after) else "warn", title, reason, remedy)
+
+
+def _fits(plan: Plan) -> bool:
+    return all(method.fit != "no" for method in plan.arms)
+
+
+def _needed(plan: Plan) -> str:
+    return size(max(method.expected_bytes for method in plan.arms))

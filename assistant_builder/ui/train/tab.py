@@ -16,17 +16,9 @@ from assistant_builder.models.remote_code import allow_code, code_needing_permis
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout, card, error_callout
 from assistant_builder.ui.plots import loss_figure
-from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, body_region, user_facing_errors
 from assistant_builder.ui.settings_form import OptionForm
-from assistant_builder.ui.study_snapshot import (
-    Snapshot,
-    log_tail,
-    needs_study,
-    samples_stamp,
-    stamp,
-    state_of,
-    stopped_step,
-)
+from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, samples_stamp, state_of, stopped_step
 from assistant_builder.ui.train.actions import (
     START_LABELS,
     pause_label,
@@ -42,21 +34,22 @@ from assistant_builder.ui.train.preflight import (
     PreflightIssue,
     PreflightResult,
     TimeRemaining,
+    contacts_note,
     estimate_data,
+    not_ready,
+    preflight_card,
     run_preflight,
     scoring_seconds,
     time_left,
+    unconfirmed_callout,
 )
-from assistant_builder.ui.train.preflight_view import contacts_note, not_ready, preflight_card, unconfirmed_callout
 from assistant_builder.ui.train.settings import TrainSettings, starting_config
-from assistant_builder.ui.train.view import command_lines, invalid_settings, resources_table, run_panel, samples_card
+from assistant_builder.ui.train.view import command_lines, resources_table, run_panel, samples_card
 
 _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encoding="utf-8")
 _BELL = "Notify me when it is done"
-_TRUST = (
-    "I have read the Python code of {} and allow it to run: in this run, and in chats and exports until the server "
-    "stops"
-)
+_TRUST = ("I have read the Python code of {} and allow it to run: in this run, and in chats and exports until the "
+          "server stops")
 _PROCEED = "Start anyway: I have read the warnings"
 
 
@@ -103,17 +96,17 @@ class TrainTab:
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
         return [
-            LiveRegion("train-body", [self.empty, self.body], lambda view: str(view.name), self._draw_body),
+            body_region("train-body", self.empty, self.body),
             LiveRegion("train-form", self.form.inputs, lambda view: str(view.name), self.settings.draw_form),
             LiveRegion("train-plan", self._plan_outputs, _plan_mark, self._draw_plan),
-            LiveRegion("train-run", self._run_outputs, _run_mark, self._draw_run),
+            LiveRegion("train-run", [self.start, self.pause, self.bell, self.now, self.replace, self.panel,
+                                     self.resources], _run_mark, self._draw_run),
             LiveRegion("train-plot", [self.plot], _metrics_mark, self._draw_plot),
-            LiveRegion("train-samples", [self.samples], _samples_mark, self._draw_samples),
+            LiveRegion("train-samples", [self.samples],
+                       lambda view: f"{view.name}:{samples_stamp(view.study) if view.study else ''}",
+                       lambda view: [samples_card(view.snapshot.arms) if view.snapshot else ""]),
             LiveRegion("train-message", [self.message], lambda view: str(view.name), lambda view: [""]),
         ]
-
-    def _draw_body(self, view: StudyView) -> Sequence[Any]:
-        return [gr.update(visible=view.study is None), gr.update(visible=view.study is not None)]
 
     @property
     def _plan_outputs(self) -> list[Component]:
@@ -124,10 +117,6 @@ class TrainTab:
             return ["", gr.skip(), "", "", gr.update(visible=False), gr.update(visible=False, value=False), ""]
         return self._plan_values(view.study, starting_config(view.study))
 
-    @property
-    def _run_outputs(self) -> list[Component]:
-        return [self.start, self.pause, self.bell, self.now, self.replace, self.panel, self.resources]
-
     def _draw_run(self, view: StudyView) -> Sequence[Any]:
         snapshot, study = view.snapshot, view.study
         if study is None or snapshot is None:
@@ -135,12 +124,11 @@ class TrainTab:
             hidden = [gr.update(visible=False)] * 3
             damaged = study is not None  # a damaged study can be run again
             return [gr.update(interactive=damaged, visible=True), *hidden, gr.update(visible=damaged), shown, ""]
-        stopped = stopped_step(snapshot)
-        table = resources_table(snapshot)
+        stopped, table = stopped_step(snapshot), resources_table(snapshot)
         phase, busy = start_phase(study), snapshot.busy
         refusal = start_refusal(study)
         label = "Starting…" if phase == "starting" else START_LABELS[snapshot.state]
-        log = log_tail(study, stopped.step) if stopped else ""
+        log = log_tail(study.log_file(stopped.step)) if stopped else ""
         return [
             gr.update(value=label, visible=not busy, interactive=phase != "starting"),
             gr.update(visible=busy, value=pause_label(study)),
@@ -157,9 +145,6 @@ class TrainTab:
             return [gr.update(value=None, visible=False)]
         return [gr.update(value=loss_figure(arms), visible=True)]
 
-    def _draw_samples(self, view: StudyView) -> Sequence[Any]:
-        return [samples_card(view.snapshot.arms) if view.snapshot else ""]
-
     def _plan_values(
         self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False, trust: bool = False
     ) -> list[Any]:
@@ -175,9 +160,7 @@ class TrainTab:
         if study.state != "running" and not study.queued_behind:
             shown = contacts_note(config) + shown
         return [
-            *self.settings.note_values(study, config),
-            shown,
-            gr.update(visible=asks, value=False),
+            *self.settings.note_values(study, config), shown, gr.update(visible=asks, value=False),
             gr.update(visible=code is not None, value=trusted, label=_TRUST.format(code)),
             command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted),
         ]
@@ -188,22 +171,15 @@ class TrainTab:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         form = self.form
         self.settings.wire(picker)
-        gr.on(
-            [component.change for component in [*form.inputs, self.replace, self.now]], self._changed,
-            [picker, self.replace, self.now, self.trust, *form.inputs], self._plan_outputs, show_progress="hidden",
-            trigger_mode="always_last", api_visibility="private",
-        )
-        self.trust.input(
-            self._ticked, [picker, self.replace, self.now, self.trust, *form.inputs], self._plan_outputs,
-            show_progress="hidden", api_visibility="private",
-        )
+        shown = [picker, self.replace, self.now, self.trust, *form.inputs]
+        gr.on([component.change for component in [*form.inputs, self.replace, self.now]], self._changed, shown,
+              self._plan_outputs, trigger_mode="always_last", **QUIET)
+        self.trust.input(self._ticked, shown, self._plan_outputs, **QUIET)
         self.start.click(
             user_facing_errors(self._start), [picker, self.replace, self.now, self.proceed, self.trust, *form.inputs],
             [self.message, self.start, self.replace], api_visibility="private", show_progress_on=self.message,
         )
-        self.pause.click(
-            user_facing_errors(pause_run), picker, self.pause, show_progress="hidden", api_visibility="private",
-        )
+        self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
         self.bell.click(None, None, self.bell, js=_NOTIFY)
 
     def _ticked(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
@@ -216,21 +192,16 @@ class TrainTab:
         return self._changed(name, redo, now, trust, *shown)
 
     def _changed(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
-        nothing = [gr.skip()] * len(self._plan_outputs)
-        if not name:
-            return nothing
         try:
-            study = Study.open(name)
+            study = Study.open(name or "")
             return self._plan_values(study, self.form.read(shown, study.config), redo, now, trust)
         except ConfigError as error:
             wrong = not_ready([PreflightIssue(error.what, "Correct it in the settings.")])
             return [gr.skip(), gr.skip(), gr.skip(), wrong, gr.update(visible=False), gr.skip(), gr.skip()]
         except AssistantBuilderError:
-            return nothing
+            return [gr.skip()] * len(self._plan_outputs)
 
-    def _start(
-        self, name: str | None, replace: bool, now: bool, proceed: bool, trust: bool, *shown: Any
-    ) -> list[Any]:
+    def _start(self, name: str | None, replace: bool, now: bool, proceed: bool, trust: bool, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
         if replace and state_of(study) == "damaged":
             start_run(study.name, redo=True, now=now)
@@ -238,7 +209,8 @@ class TrainTab:
         try:
             config = self.form.read(shown, study.config)
         except ConfigError as error:
-            return [invalid_settings(error), gr.skip(), gr.skip()]
+            return [callout("bad", "These settings are not valid", error.what, "Correct them and press Start again."),
+                    gr.skip(), gr.skip()]
         code = code_needing_permission(config.model)
         if code is not None and not (trust and is_allowed(code.source)):
             return [callout("bad", "The study was not started", f"The base model runs its own Python code: {code}.",
@@ -250,10 +222,10 @@ class TrainTab:
         warnings = _warnings_to_confirm(study, result, replace)
         if warnings and not proceed:
             return [unconfirmed_callout(warnings), gr.skip(), gr.skip()]
-        message, started = start_or_resume(study, lambda base: self.form.read(shown, base), replace=replace, now=now,
-                              trust=code is not None)
-        button = gr.update(interactive=False, value="Starting…") if started else gr.skip()
-        return [message, button, gr.update(value=False) if started else gr.skip()]
+        refused = start_or_resume(study, config, replace=replace, now=now, trust=code is not None)
+        if refused:
+            return [refused, gr.skip(), gr.skip()]
+        return ["", gr.update(interactive=False, value="Starting…"), gr.update(value=False)]
 
 
 def _has_begun(study: Study) -> bool:
@@ -262,10 +234,9 @@ def _has_begun(study: Study) -> bool:
 
 def _shows_preflight(study: Study, redo: bool) -> bool:
     """Whether the preflight card is shown: not during a run, and not for finished or paused studies."""
-    state = study.state
-    if state == "running" or study.queued_behind:
+    if study.state == "running" or study.queued_behind:
         return False
-    return redo or state in ("queued", "failed") or not _has_begun(study)
+    return redo or study.state in ("queued", "failed") or not _has_begun(study)
 
 
 def _warnings_to_confirm(study: Study, result: PreflightResult, redo: bool) -> Sequence[PreflightIssue]:
@@ -284,8 +255,7 @@ def _time_remaining(snapshot: Snapshot) -> TimeRemaining | None:
 def _plan_mark(view: StudyView) -> str:
     if view.study is None:
         return f"none:{view.name}"
-    split = stamp([view.study.folder / "data" / "split.json"])
-    return f"{view.name}:{split}:{state_of(view.study)}:{studies_ahead(view.study)}"
+    return f"{view.stamp('data/split.json')}:{state_of(view.study)}:{studies_ahead(view.study)}"
 
 
 def _run_mark(view: StudyView) -> str:
@@ -295,10 +265,5 @@ def _run_mark(view: StudyView) -> str:
 
 
 def _metrics_mark(view: StudyView) -> str:
-    if view.study is None:
-        return f"none:{view.name}"
-    return f"{view.name}:{stamp(view.study.arm_folder(arm) / 'metrics.jsonl' for arm in view.study.config.arms)}"
-
-
-def _samples_mark(view: StudyView) -> str:
-    return f"{view.name}:{samples_stamp(view.study) if view.study else ''}"
+    arms = view.study.config.arms if view.study else []
+    return view.stamp(*(f"arms/{arm}/metrics.jsonl" for arm in arms))

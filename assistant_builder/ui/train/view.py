@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -35,26 +35,28 @@ from evals.report.format import count, duration, percent, rate, size
 
 
 def run_panel(snapshot: Snapshot, log: str, left: TimeRemaining | None = None) -> Markup:
-    """State of the run and figures of its arms.
-
-    Args:
-        snapshot: The study.
-        log: End of the log of the step that stopped, if any.
-        left: Remaining time of a running study, if known.
-    """
-    return join([_headline(snapshot, log, left), _arms(snapshot)])
+    """State of the run with the end of the log of the step that stopped, if any, and figures of its arms."""
+    cards = [_arm(snapshot, arm, training) for arm, training in snapshot.arms.items()
+             if training.points or training.step.state != "queued"]
+    arms = Markup('<div class="ab-arms">{}</div>').format(join(cards)) if cards else ""
+    return join([_headline(snapshot, log, left), arms])
 
 
 def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Markup:
     stopped = stopped_step(snapshot)
     if snapshot.shown_state == "waiting":
-        return _waiting(snapshot)
+        first, *more = snapshot.behind
+        line = f"Study {first} is running." + (f" Then {', '.join(more)}." if more else "")
+        return callout(
+            "info", f"Waiting: number {len(snapshot.behind)} in the queue",
+            f"{line} This study starts automatically, also if this page is closed.",
+            "To run the studies at the same time, which slows them down, leave the queue, select “Do not wait” and "
+            "press Start.")
     if snapshot.state == "queued":
         count = len(snapshot.config.arms)
-        return empty("Not trained yet", "Choose a base model and a preset, then press Start. " + (
-            f"{assistants(count).capitalize()} are trained one after the other, then evaluated."
-            if count > 1 else
-            "The assistant is trained, then evaluated."))
+        order = "The assistant is trained, then evaluated." if count == 1 else (
+            f"{assistants(count).capitalize()} are trained one after the other, then evaluated.")
+        return empty("Not trained yet", f"Choose a base model and a preset, then press Start. {order}")
     if snapshot.state == "running":
         return _running(snapshot, left)
     if snapshot.state == "failed":
@@ -62,31 +64,18 @@ def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Marku
         record = snapshot.error or {"what": f"{name} failed", "remedy": "See the log below"}
         return join([error_callout(record), fold(f"Log of “{name}”", code(log), opened=True) if log else ""])
     if snapshot.state == "lost":
-        return join([
-            callout("warn", "The run was interrupted", "Its process ended without a result: the computer restarted, "
-                    "or the system ended it because memory ran out.",
-                    "Press “Resume” to continue from the last checkpoint."),
-            fold("End of the log", code(log)) if log else "",
-        ])
+        message = callout("warn", "The run was interrupted", "Its process ended without a result: the computer "
+                          "restarted, or the system ended it because memory ran out.",
+                          "Press “Resume” to continue from the last checkpoint.")
+        return message + (fold("End of the log", code(log)) if log else "")
+    if snapshot.state == "cancelled" and not snapshot.touched:
+        return callout("info", "Removed from the queue before it started", "No step has run.",
+                       "Press “Resume” to queue the study again.")
     if snapshot.state == "cancelled":
-        if not snapshot.touched:
-            return callout("info", "Removed from the queue before it started", "No step has run.",
-                           "Press “Resume” to queue the study again.")
         return callout("warn", "Paused", "Everything is kept, including the last optimizer step. A resumed run ends "
                        "with bit-for-bit the same assistants as an uninterrupted run.",
                        "Press “Resume” at any time, also after a restart of the computer.")
     return Markup("")
-
-
-def _waiting(snapshot: Snapshot) -> Markup:
-    first, *more = snapshot.behind
-    line = f"Study {first} is running." + (f" Then {', '.join(more)}." if more else "")
-    return callout(
-        "info", f"Waiting: number {len(snapshot.behind)} in the queue",
-        f"{line} This study starts automatically, also if this page is closed.",
-        "To run the studies at the same time, which slows them down, leave the queue, select “Do not wait” and press "
-        "Start.",
-    )
 
 
 def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
@@ -105,30 +94,19 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
     title = f"Step {number} of {len(snapshot.steps)}: {step_title(record.step)}"
     cluster = link(snapshot.dashboard, "Dashboard of the cluster")
     return Markup('<section class="ab-card ab-now"><strong>{}</strong><span>{} {}</span>{}<p>{}</p></section>').format(
-        title, message, cluster, meter, remaining
-    )
-
-
-def _arms(snapshot: Snapshot) -> Markup:
-    cards = [_arm(snapshot, arm, training) for arm, training in snapshot.arms.items()
-             if training.points or training.step.state != "queued"]
-    return Markup('<div class="ab-arms">{}</div>').format(join(cards)) if cards else Markup("")
+        title, message, cluster, meter, remaining)
 
 
 def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
-    last = training.last
-    progress = snapshot.progress.get(training.step.step)
+    last, progress = training.last, snapshot.progress.get(training.step.step)
     lines: list[tuple[str, str]] = []
     meter = Markup("")
     if last is not None:
         meter = bar(last["step"] / last["steps"], label(arm))
         lines = [
-            ("Step", f"{last['step']} of {last['steps']}"),
-            ("Epoch", f"{last['epoch']:.2f}"),
-            ("Training loss", f"{last['loss']:.3f}"),
-            *_validation(training),
-            ("Speed", rate(last["tokens_per_second"])),
-            ("Memory", size(last["memory_bytes"])),
+            ("Step", f"{last['step']} of {last['steps']}"), ("Epoch", f"{last['epoch']:.2f}"),
+            ("Training loss", f"{last['loss']:.3f}"), *_validation(training),
+            ("Speed", rate(last["tokens_per_second"])), ("Memory", size(last["memory_bytes"])),
             ("Learning rate", f"{last['learning_rate']:.2g}"),
         ]
     if training.step.state == "running":
@@ -150,10 +128,8 @@ def _validation(training: ArmSnapshot) -> list[tuple[str, str]]:
     if not training.validations:
         return [("Validation loss", "–")]
     best = min(training.validations, key=lambda event: float(event["loss"]))
-    return [
-        ("Validation loss", f"{training.validations[-1]['loss']:.3f}"),
-        ("Best so far", f"{best['loss']:.3f} at step {best['step']}"),
-    ]
+    return [("Validation loss", f"{training.validations[-1]['loss']:.3f}"),
+            ("Best so far", f"{best['loss']:.3f} at step {best['step']}")]
 
 
 def model_note(name: str) -> str:
@@ -162,43 +138,27 @@ def model_note(name: str) -> str:
     if entry is None:
         return ""
     terms = " (its terms must be accepted on the hub)" if entry.gated else ""
-    return (
-        f"Good for {entry.good_for}. {count(entry.parameters / 1e6)} million parameters, context length "
-        f"{count(entry.context_length)} tokens, licence {entry.licence}{terms}."
-    )
+    return (f"Good for {entry.good_for}. {count(entry.parameters / 1e6)} million parameters, context length "
+            f"{count(entry.context_length)} tokens, licence {entry.licence}{terms}.")
 
 
 def resources_table(snapshot: Snapshot) -> Markup:
     """Resources that each trained arm used; empty until one is trained."""
     rows = [
-        (
-            arm_chip(arm), size(done["base_bytes"]), size(done["adapter_bytes"]), size(done["peak_memory_bytes"]),
-            duration(done["train_seconds"]), rate(done["tokens_per_second"]),
-            f"{count(done['trainable_parameters'])} "
-            f"({percent(done['trainable_parameters'] / done['total_parameters'])})", done["compute_dtype"],
-        )
-        for arm, training in snapshot.arms.items()
-        if (done := training.summary) is not None
+        (arm_chip(arm), *(size(done[f"{part}_bytes"]) for part in ("base", "adapter", "peak_memory")),
+         duration(done["train_seconds"]), rate(done["tokens_per_second"]),
+         f"{count(done['trainable_parameters'])} ({percent(done['trainable_parameters'] / done['total_parameters'])})",
+         done["compute_dtype"])
+        for arm, training in snapshot.arms.items() if (done := training.summary) is not None
     ]
-    if not rows:
-        return Markup("")
     headers = ("", "Base", "Adapter", "Peak memory", "Time", "Speed", "Trained parameters", "Compute dtype")
-    return table(headers, rows, numeric=range(1, 7))
+    return table(headers, rows, numeric=range(1, 7)) if rows else Markup("")
 
 
 def command_lines(
     name: str, config: StudyConfig, *, source: str = "", redo: bool = False, now: bool = False, trust: bool = False,
 ) -> str:
-    """The command of the start button, and the command that creates the same study from the data file.
-
-    Args:
-        name: The study.
-        config: The settings on the form.
-        source: Name of the data file.
-        redo: Whether finished steps are run again.
-        now: Whether the run starts without waiting for other studies.
-        trust: Whether the base model's own code is allowed.
-    """
+    """The command of the start button, and the command that creates the same study from the data file ``source``."""
     trusted = ["--trust-remote-code"] if trust else []
     flags = [*(["--redo"] if redo else []), *(["--now"] if now else []), *trusted]
     button = shlex.join(["assistant-builder", "run", name, *flags])
@@ -214,11 +174,8 @@ def _settings(config: StudyConfig) -> list[str]:
     for key, value in flat(config).items():
         if key in ("name", "data.source") or value == defaults[key]:
             continue
-        if isinstance(value, dict):
-            pairs = [(f"{key}.{role}", column) for role, column in value.items()]
-        else:
-            pairs = [(key, value)]
-        for dotted, item in pairs:
+        pairs = {f"{key}.{role}": column for role, column in value.items()} if isinstance(value, dict) else {key: value}
+        for dotted, item in pairs.items():
             arguments += ["--set", f"{dotted}={_yaml(dotted, item)}"]
     return arguments
 
@@ -241,22 +198,6 @@ def _yaml(key: str, value: Any) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def invalid_settings(error: ConfigError) -> Markup:
-    """A message that the settings on the form are invalid."""
-    return callout("bad", "These settings are not valid", error.what, "Correct them and press Start again.")
-
-
-def refused_changes(changes: Sequence[str]) -> Markup:
-    """A message that finished steps were run with other settings."""
-    return join([
-        callout(
-            "warn", "This study has results from other settings",
-            remedy="Save the settings as a new study, or select “Replace results” to run the changed steps again.",
-        ),
-        code("\n".join(changes)),
-    ])
-
-
 _EXPLANATION = (
     "Answers to validation questions, never to held-out ones, at every validation. They illustrate the progress of "
     "training; the evaluation decides."
@@ -273,19 +214,14 @@ def samples_card(arms: Mapping[str, ArmSnapshot]) -> Markup:
             answers.setdefault(event["row"], {}).setdefault(event["step"], {})[arm] = event["answer"]
     if not asked:
         return Markup("")
-    folds = [
-        fold(Markup('<bdi dir="auto">{}</bdi>').format(event["question"]), _question(event, answers[row], list(arms)),
-             opened=place == 0)
-        for place, (row, event) in enumerate(asked.items())
-    ]
+    folds: list[Markup] = []
+    for row, event in asked.items():
+        reference = Markup('<p class="ab-sample-ref"><b>Reference</b> <bdi dir="auto">{}</bdi></p>').format(
+            event["reference"])
+        steps = (_step(step, found, list(arms)) for step, found in sorted(answers[row].items(), reverse=True))
+        question = Markup('<bdi dir="auto">{}</bdi>').format(event["question"])
+        folds.append(fold(question, join([reference, *steps]), opened=not folds))
     return card("Sample answers", Markup('<p class="ab-ready-note">{}</p>').format(_EXPLANATION), *folds)
-
-
-def _question(event: Mapping[str, Any], by_step: Mapping[int, Mapping[str, str]], arms: list[str]) -> Markup:
-    reference = Markup('<p class="ab-sample-ref"><b>Reference</b> <bdi dir="auto">{}</bdi></p>').format(
-        event["reference"]
-    )
-    return join([reference, *(_step(step, by_step[step], arms) for step in sorted(by_step, reverse=True))])
 
 
 def _step(step: int, answers: Mapping[str, str], arms: list[str]) -> Markup:

@@ -208,7 +208,8 @@ def _write_data(study: Study, recipe: Recipe) -> None:
     folder = study.folder / "data"
     rows = _questions(recipe)
     taught = {row["cluster"]: row for row in rows if row["answerable"] and row["cluster"]}
-    write_jsonl(study.split_file("heldout"), [_pair(number, row["question"], row) for number, row in enumerate(rows, 1)])
+    asked = [_pair(number, row["question"], row) for number, row in enumerate(rows, 1)]
+    write_jsonl(study.split_file("heldout"), asked)
     write_jsonl(study.split_file("train"), [
         _pair(1000, "q", {"reference": "a", "cluster": None, "answerable": True}),
         *(_pair(1001 + number, f"taught {number}", row) for number, row in enumerate(taught.values())),

@@ -1,24 +1,77 @@
-"""The commands ``plan`` and ``settings``."""
+"""The commands ``doctor``, ``data check``, ``settings`` and ``plan``, which need no study."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Settings, TrustRemoteCode, parse_settings, split_consent
-from assistant_builder.config import StudyConfig, option_fields
+from assistant_builder.config import DataConfig, StudyConfig, option_fields
+from assistant_builder.errors import DataError
+
+if TYPE_CHECKING:
+    from assistant_builder.data import Pair
+    from evals.stats.power import Power
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this machine and the installed packages, and show how to fix problems."""
+    from assistant_builder.doctor import diagnose
+
+    report = diagnose()
+    if as_json:
+        return output.print_json(report)
+    output.print_table(
+        ["", "check", "found", "remedy"],
+        [["✓" if check["ok"] else "✗", check["name"], str(check["value"]), check["remedy"] or ""]
+         for check in report["checks"]],
+    )
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSONL, XLSX or Parquet.")],
+    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+    as_json: Json = False,
+) -> None:
+    """Show which rows of a data file can be used.
+
+    The exit code is 0 if a study can start from the file, else 1.
+    """
+    from assistant_builder.data import check_pairs, load_pairs
+    from evals.stats.power import power_sentence
+
+    config = StudyConfig().with_changes(parse_settings(settings)).data
+    dataset = load_pairs(file, columns=config.columns, system=config.system)
+    findings = check_pairs(dataset, near_duplicate_threshold=config.near_duplicate_threshold)
+    power = _held_out_power(findings.usable, config)
+    if as_json:
+        output.print_json({**findings.to_record(), "power": power.to_record() if power else None})
+    else:
+        output.print_findings(findings)
+        if power:
+            typer.echo(f"power: {power_sentence(power.to_record())}")
+    findings.require_start()
+
+
+def _held_out_power(pairs: Sequence[Pair], config: DataConfig) -> Power | None:
+    """Statistical power of the held-out set that a study would split off; None if there are too few pairs."""
+    from assistant_builder.data import split_pairs
+    from evals.stats.power import split_power
+
+    try:
+        return split_power(split_pairs(pairs, config).to_record())
+    except DataError:
+        return None
 
 
 def settings(as_json: Json = False) -> None:
     """List all settings of study.yaml."""
-    rows = [
-        {"key": key, "default": default if isinstance(default, str | int | float | bool | None) else str(default),
-         "help": field.description or ""}
-        for key, (field, default) in option_fields().items()
-    ]
+    rows = [{"key": key, "default": default if isinstance(default, str | int | float | bool | None) else str(default),
+             "help": field.description or ""} for key, (field, default) in option_fields().items()]
     if as_json:
         return output.print_json(rows)
     output.print_table(["setting", "default", "meaning"],
