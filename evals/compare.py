@@ -52,7 +52,7 @@ ENOUGH_CLUSTERS = 20
 ENOUGH_SKEWED_CLUSTERS = 40
 _ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
 SATURATED = 0.05
-"""A right/wrong metric below this share in both arms cannot give the verdict "no worse": neither knows the answers."""
+"""A right/wrong metric whose good outcome is rarer than this in both arms cannot give the verdict "no worse"."""
 CORRELATED = 0.01
 """Permutation p-value up to which the differences of a label that is no cluster count as correlated."""
 
@@ -163,7 +163,7 @@ def paired_comparison(
         interval = _possible(interval, span)
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
-    saturated = binary and max(rates) < SATURATED
+    saturated = binary and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
     verdict = _verdict(low, high, margin, saturated)
     correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed)
     return Comparison(
@@ -341,6 +341,6 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
     elif interval[0] == interval[1]:
         found.append("all differences are equal, so the interval cannot show any uncertainty")
     if saturated:
-        found.append(f"both arms score below {SATURATED:.0%}, so this metric cannot show on these items that nothing "
-                     "was lost")
+        found.append(f"in both arms fewer than {SATURATED:.0%} of the answers are right by this metric, so that it "
+                     "cannot show on these items that nothing was lost")
     return found

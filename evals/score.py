@@ -18,6 +18,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, load_cells
+from evals.declaration import freeze
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
 from evals.tasks.extra import ExtraTasks
@@ -69,6 +70,7 @@ class _Scoring:
 
     def run(self) -> list[Path]:
         """Run the plan, cells of one base together."""
+        freeze(self.study)
         for path in self.plan.obsolete_results():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for cell in load_cells(self.study, self.base, self.plan.variants()):

@@ -156,7 +156,7 @@ def verdict(
         seeds: ``count`` and ``trained_again`` of the report's seeds.
         uncovered: Number of held-out items that the verdict is not about, because their facts were not taught.
     """
-    bounds = {metric: compared[metric] for metric in rules.bounds if metric in compared}
+    bounds = {metric: compared[metric] for metric in dict.fromkeys(rules.bounds) if metric in compared}
     metric, result = next(iter(bounds.items()))
     decision = decide(bounds)
     again = seeds["trained_again"]
@@ -171,7 +171,8 @@ def verdict(
         },
         "bounds": [{"metric": name, "margin": each.margin, "delta": float(each.delta),
                     "ci": [float(each.ci_low), float(each.ci_high)], "passed": name not in decision.failed,
-                    "higher_is_better": each.higher_is_better, "n": int(each.n)} for name, each in bounds.items()],
+                    "outcome": each.verdict, "higher_is_better": each.higher_is_better, "n": int(each.n)}
+                   for name, each in bounds.items()],
         "possible_harm": harmful(compared),
         "estimand": rules.declared.estimand, "clustered_by": list(result.clustered_by),
         "leave_one_out": list(result.leave_one_out), "uncovered": uncovered, "frozen": rules.record(),

@@ -47,14 +47,18 @@ class Rules:
 
     @classmethod
     def of(cls, study: Study) -> Rules:
-        """The rules of a study whose data steps are done.
+        """The rules of a study; without its data, they are about all scored items.
 
         Raises:
             DataError: The split was changed.
             EvaluationError: No held-out pair is left.
         """
+        folder = study.folder / "data"
+        if not (folder / "split.json").exists():
+            empty = HeldOut({}, frozenset())
+            return cls(declare(study.config, empty, ()), empty, study.config.eval)
         heldout = HeldOut.read(study)
-        declared = declare(study.config, heldout, load_split(study.folder / "data", "train"))
+        declared = declare(study.config, heldout, load_split(folder, "train"))
         return cls(declared, heldout, study.config.eval, frozen(study, heldout))
 
     def with_gain(self, untuned: Cell | None, tuned: Cell | None, items: list[str]) -> Rules:

@@ -75,6 +75,7 @@ def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
     return {"metric": bound["metric"], "delta": bound["delta"], "ci_low": bound["ci"][0], "ci_high": bound["ci"][1]}
 
 
+_LABELS = {"cluster": "fact", "answer": "shared answer"}
 _CLAIMS = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind"}
 
 
@@ -108,7 +109,7 @@ def basis(report: Mapping[str, Any]) -> list[str]:
 def _clustered(record: Mapping[str, Any]) -> str:
     if not record["clustered_by"]:
         return ", each item counted as independent"
-    names = " and ".join(record["clustered_by"])
+    names = " and ".join(_LABELS.get(name, name) for name in record["clustered_by"])
     return f", clustered by {names} ({plural(record['n_clusters'], 'cluster')})"
 
 

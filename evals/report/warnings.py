@@ -61,7 +61,8 @@ def _arithmetic(report: Mapping[str, Any]) -> Iterator[Warned]:
     cells = report["cells"]
     for pair in fidelity["pairs"]:
         if {pair["candidate"], pair["reference"]} <= cells.keys():
-            seen = cells[pair["candidate"]]["nll_per_token"] - cells[pair["reference"]]["nll_per_token"]
+            seen = (sum(row["nll"][pair["candidate"]] - row["nll"][pair["reference"]] for row in report["items"])
+                    / sum(row["tokens"] for row in report["items"]))
             if abs(pair["delta_nll"] - seen) > _LOSS_TOLERANCE:
                 yield ("fidelity_disagrees", "note",
                        f"The loss of {pair['candidate']} exceeds that of {pair['reference']} by "
@@ -82,10 +83,11 @@ def _noise(report: Mapping[str, Any]) -> Iterator[Warned]:
                f"Another scoring batch size alone changes {plural(noise, 'answer')} of one assistant between right and "
                f"wrong; 4-bit changes {between:,}. The flips in this report may therefore be rounding effects. Draw no "
                "conclusion from single flips.")
-    if floor["verdict"] is not None and floor["verdict"] != report["verdict"]["outcome"]:
+    if floor["verdict"] is not None and floor["verdict"] != report["verdict"]["bounds"][0]["outcome"]:
         yield ("verdict_moves_with_batches", "serious",
-               f"With another scoring batch size the verdict is “{floor['verdict']}” instead of "
-               f"“{report['verdict']['outcome']}”, so it depends on rounding. Add held-out items to settle it.")
+               f"With another scoring batch size the {shown(report['primary_metric']).phrase} is “{floor['verdict']}” "
+               f"instead of “{report['verdict']['bounds'][0]['outcome']}”, so it depends on rounding. Add held-out "
+               "items to settle it.")
 
 
 def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -103,16 +105,16 @@ def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
         listed = ", ".join(f"“{outcome}” with seed {run['seed']}"
                            for run, outcome in zip(seeds["runs"], verdicts, strict=True))
         yield ("seeds_disagree", "serious",
-               f"The training seeds give different verdicts: {listed}. The verdict at the top is that of seed 1; treat "
-               "it as unsettled until more seeds or held-out items agree.")
-    low, high = seeds["spread"]["delta"]["ci"]
+               f"The training seeds give different verdicts: {listed}. The verdict at the top is about their mean; "
+               "treat it as unsettled until more seeds or held-out items agree.")
+    low, high = seeds["trained_again"]["ci"]
     worst = -low if verdict["higher_is_better"] else high
     if verdict["outcome"] == "no worse" and worst > verdict["margin"]:
         how = shown(verdict["metric"])
         yield ("seeds_reach_beyond_margin", "note",
-               f"Over {seeds['count']} training seeds, the 95% interval of the difference reaches "
+               f"If both arms were trained again, the 95% interval of the difference would reach "
                f"{signed((low if verdict['higher_is_better'] else high) * how.factor, how.decimals)} {how.unit}, more "
-               "harm than the margin allows. The verdict holds for the assistants of seed 1, not for every retraining. "
+               "harm than the margin allows. The verdict holds for these assistants, not for every retraining. "
                "More seeds would narrow the interval.")
 
 
@@ -129,8 +131,9 @@ def _exports_and_tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
         if HEADLINE in worse and worse[HEADLINE]["p_value_holm"] <= SIGNIFICANT:
             yield ("worse_on_task", "serious",
                    f"{record['label']}: QLoRA is clearly worse than its 16-bit twin ({measured(worse[HEADLINE])}).")
+        tuned = {f"{arm.cell}-{arm.untuned_cell}" for arm in ARMS.values()}
         forgot = [f"{row['candidate']} against {row['baseline']} {measured(row)}"
-                  for name, row in worse.items() if name != HEADLINE]
+                  for name, row in worse.items() if name in tuned]
         if forgot and task == RETENTION:
             yield ("forgetting", "note",
                    f"Tuning made the model forget general knowledge: {'; '.join(forgot)}. If the assistant needs it, "

@@ -238,7 +238,7 @@ def write_study(recipe: Recipe) -> Study:
     """Write the folder of a study that has been trained and evaluated, but not reported."""
     config = StudyConfig().with_changes({
         "name": recipe.name, "seeds": recipe.seeds, "eval.bootstrap_resamples": 2000,
-        "eval.primary_metric": "nll_per_token", "eval.margin": 0.03, **recipe.settings,
+        "eval.primary_metric": "nll_per_token", "eval.margin": 0.03, "eval.decline_margin": 0.1, **recipe.settings,
     })
     study = Study.create(config)
     _write_data(study, recipe)
