@@ -28,6 +28,8 @@ FILE = "declaration.json"
 """File in the study folder; it is kept when scores are deleted."""
 LOSS, EXACT, OVERLAP = "nll_per_token", "exact_match", "token_f1"
 FALSE_DECLINES, RIGHT_DECLINES = "false_decline", "right_decline"
+SIMILAR_QUESTIONS = "similar_questions.json"
+"""File in the folder of the scores: the group of similar questions of each item."""
 _FACT_WORDS = 3
 SHORT_ANSWER, LONG_ANSWER = 12, 30
 """Median words of an answer up to which exact match, and up to which token F1, is the primary metric."""

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.config import EvalConfig
 from assistant_builder.data import load_split
 from assistant_builder.study import Study
@@ -16,6 +17,7 @@ from evals.declaration import (
     LOSS,
     RIGHT_DECLINES,
     SHARE_OF_GAIN,
+    SIMILAR_QUESTIONS,
     WITHOUT_GAIN,
     Declaration,
     HeldOut,
@@ -36,6 +38,7 @@ class Rules:
         heldout: The held-out pairs.
         settings: Seed and resamples.
         frozen: The content of ``declaration.json``; None if scoring started without one.
+        similar: Item → its group of similar questions; empty without embeddings.
         loss_margin: Margin of the loss where the declaration sets a share of the gain, in nats per token.
     """
 
@@ -43,7 +46,8 @@ class Rules:
     heldout: HeldOut
     settings: EvalConfig
     frozen: dict[str, Any] | None = None
-    loss_margin: float = field(default=WITHOUT_GAIN)
+    similar: Mapping[str, int | None] = field(default_factory=dict)
+    loss_margin: float = WITHOUT_GAIN
 
     @classmethod
     def of(cls, study: Study) -> Rules:
@@ -59,7 +63,9 @@ class Rules:
             return cls(declare(study.config, empty, ()), empty, study.config.eval)
         heldout = HeldOut.read(study)
         declared = declare(study.config, heldout, load_split(folder, "train"))
-        return cls(declared, heldout, study.config.eval, frozen(study, heldout))
+        path = study.folder / "evals" / SIMILAR_QUESTIONS
+        similar = read_json(path)["groups"] if path.exists() else {}
+        return cls(declared, heldout, study.config.eval, frozen(study, heldout), similar)
 
     def with_gain(self, untuned: Cell | None, tuned: Cell | None, items: list[str]) -> Rules:
         """The rules with the margin of the loss as a share of what tuning gained on the items."""
@@ -136,6 +142,8 @@ class Rules:
         if metric == RIGHT_DECLINES:  # all of these have the same answer
             clusters.pop("answer", None)
         related = {name: labels for name, labels in self.labels(samples, LABELS).items() if name not in clusters}
+        if self.similar:
+            related["group of similar questions"] = [self.similar.get(str(sample["item"])) for sample in samples]
         return paired_comparison(
             baseline.values(items, metric), candidate.values(items, metric), clusters=clusters, related=related,
             weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
