@@ -12,6 +12,7 @@ from typing import Any
 
 from assistant_builder.arms import ARMS
 from assistant_builder.models.bundled import BASE_MODEL
+from evals.metrics import metric_of
 from evals.report.contrasts import HEADLINE, clearly_worse
 from evals.report.format import SIGNIFICANT, measured, percent, plural, share_lost, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
@@ -331,9 +332,11 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
         yield ("unanswerable", "note",
                f"{plural(unanswerable, 'item')} of {len(report['items']):,} should be declined. They count in the loss "
                "and in every other metric that scores them.")
-    everything = len(report["items"])
-    for row in report["contrasts"]:
-        if row["name"] == "-".join(lead_pair(report)) and row["n"] < everything:
+    lead = [row for row in report["contrasts"]
+            if row["name"] == "-".join(lead_pair(report)) and metric_of(row["metric"]).can_be_primary]
+    everything = max((row["n"] for row in lead), default=0)
+    for row in lead:
+        if row["n"] < everything:
             yield ("fewer_items", "note",
                    f"{shown(row['metric']).label} is computed on {row['n']:,} of {everything:,} items; the others have "
                    "no such score.")
