@@ -20,6 +20,7 @@ from assistant_builder.chat.feedback import counted_votes, model_of, read_votes,
 from assistant_builder.config import EvalConfig
 from assistant_builder.study import Study
 from evals.compare import SATURATED, holm, paired_comparison
+from evals.declaration import FALSE_DECLINES, RIGHT_DECLINES
 from evals.judge.pairwise import preference
 from evals.report.contrasts import HEADLINE, all_pairs, clearly_better, clearly_worse, clusters_of, figures_of, in_words
 from evals.report.format import SIGNIFICANT, enumerated, measured, number, percent, plural, shown
@@ -313,7 +314,8 @@ def beats_untuned(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mappi
     found = []
     for baseline in NAMES:
         for arm in ARMS.values():
-            family = [row for row in rows if row["name"] == f"{arm.cell}-{baseline}"]
+            family = [row for row in rows if row["name"] == f"{arm.cell}-{baseline}"
+                      and row["metric"] not in (FALSE_DECLINES, RIGHT_DECLINES)]  # a copied answer hardly declines
             if family:
                 clear = [row for row in family if row["p_value_holm"] <= SIGNIFICANT]
                 beaten = [row["metric"] for row in clear if clearly_better(row)]
