@@ -52,7 +52,10 @@ ENOUGH_CLUSTERS = 20
 ENOUGH_SKEWED_CLUSTERS = 40
 _ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
 SATURATED = 0.05
-"""A right/wrong metric below this share in both arms cannot give the verdict "no worse": neither knows the answers."""
+"""A right/wrong metric below this share in both arms cannot give the verdict "no worse": neither knows the answers.
+
+Where less is better, such as for false declines, a small share is a good one.
+"""
 CORRELATED = 0.01
 """Permutation p-value up to which the differences of a label that is no cluster count as correlated."""
 
@@ -163,7 +166,7 @@ def paired_comparison(
         interval = _possible(interval, span)
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
-    saturated = binary and max(rates) < SATURATED
+    saturated = binary and higher_is_better and max(rates) < SATURATED
     verdict = _verdict(low, high, margin, saturated)
     correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed)
     return Comparison(

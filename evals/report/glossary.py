@@ -33,8 +33,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("adapter", "The small set of weights that training changes (LoRA). The base model itself stays frozen."),
     ("baseline", "The reference of the comparison: the twin trained on the float16 base. An untuned baseline is what "
      "you would get without any training."),
-    ("bound", "The limit that one metric sets for “no worse”: the harmful end of its 95% interval is within its margin. "
-     "“No worse” needs all bounds."),
+    ("bound", "The limit that one metric sets for “no worse”: the harmful end of its 95% interval must be within its "
+     "margin. “No worse” needs all bounds."),
     ("calibration, reliability", "Whether a model's confidence can be trusted: of the answers with a probability of "
      "70%, 7 in 10 should be right. ECE is the mean gap between the two, the Brier score the mean squared error; 0 is "
      "best."),
@@ -72,7 +72,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
      "difference that is no larger is not a finding."),
     ("non-inferior", "The term of statistics for “no worse”: a harm beyond the margin is ruled out."),
     ("p-value", "The probability of a difference at least this large if the two assistants were equally good. A small "
-     "value is unlikely to be chance. Holm's adjustment accounts for testing several metrics at once; it applies to improvements, not to harm."),
+     "value is unlikely to be chance. Holm's adjustment accounts for testing several metrics at once; it applies to "
+     "improvements, not to harm."),
     ("paired", "Both assistants answer the same questions and are compared question by question, so hard and easy "
      "questions cancel out."),
     ("percentile, p99", "The value that 99 of 100 tokens do not exceed; it describes the worst hundredth."),

@@ -66,8 +66,8 @@ FORMULAS: tuple[Formula, ...] = (
             "For two labels that cross: V_1 and V_2 are the variances by each label, V_{12} that by both together. The "
             "interval is at least as wide as by each label alone. Of nested labels the coarser counts.", (18,)),
     Formula("Correlation within a label", "p = share of permutations with Σ_g r_g² at least as large",
-            "For every label that is not a cluster (group, family, shared answer): whether the deviations from Δ within "
-            "it are alike. If they are (p ≤ 0.01), a warning says that the interval is too short."),
+            "For every label that is not a cluster (group, family, shared answer): whether the deviations from Δ "
+            "within it are alike. If they are (p ≤ 0.01), a warning says that the interval is too short."),
     Formula("Sign-flip test", "p = share of sign patterns s with |Σ_i s_i d_i| ≥ |Σ_i d_i|",
             "Swaps the two assistants item by item, or cluster by cluster; all patterns for up to 13 differing units, "
             "otherwise random patterns, including the observed one."),
@@ -146,7 +146,8 @@ FROM = ("from", "Where does the difference come from?")
 BEHIND = ("behind", "Details behind the numbers")
 
 CONTENTS: tuple[tuple[tuple[str, str], tuple[tuple[str, str], ...]], ...] = (
-    (DID, (("bounds", "Verdict"), ("uncovered", "Facts not taught"), ("quality", "Quality"), ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"),
+    (DID, (("bounds", "Verdict"), ("uncovered", "Facts not taught"), ("quality", "Quality"),
+           ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"),
            ("worst", "Worst items"), ("retention", "Forgetting"), ("tasks", "Other tasks"), ("declining", "Declining"),
            ("reliability", "Reliability"), ("judge", "Judge"), ("votes", "Votes"))),
     (SEEN, (("power", "Power"), ("noise", "Noise floor"), ("seeds", "Seeds"), ("caveats", "Caveats"))),
@@ -159,7 +160,8 @@ CONTENTS: tuple[tuple[tuple[str, str], tuple[tuple[str, str], ...]], ...] = (
 """Groups of sections: anchor and heading of the group, then anchor and short name of each section."""
 _ALONE = {"did": "How good is the assistant?", "seen": "How certain is this?", "from": "All figures"}
 """Headings of groups in the report of a single arm, without a comparison."""
-_OF_COMPARISONS = frozenset({"bounds", "flips", "fidelity", "worst", "judge", "votes", "power", "noise", "waterfall", "twins"})
+_OF_COMPARISONS = frozenset({"bounds", "flips", "fidelity", "worst", "judge", "votes", "power", "noise", "waterfall",
+                            "twins"})
 """Sections that compare the two assistants."""
 
 

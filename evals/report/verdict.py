@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
-from evals.declaration import FALSE_DECLINES
+from evals.declaration import CLAIMS, FALSE_DECLINES
 from evals.metrics import METRICS
 from evals.report import format as fmt
 from evals.report.format import interval, number, percent, plural, shown, signed_percent
@@ -57,10 +57,7 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
 
 
 def _amount(bound: Mapping[str, Any]) -> str:
-    """The margin of a bound with its unit; ``zero`` without one."""
-    how = shown(bound["metric"])
-    unit = "" if how.unit == "points" and bound["margin"] == 0 else how.unit
-    return f"{fmt.two_significant_digits(bound['margin'] * how.factor)} {unit}".rstrip() if bound["margin"] else "zero"
+    return fmt.margin(bound["metric"], bound["margin"])
 
 
 def _named(bounds: Sequence[Mapping[str, Any]]) -> str:
@@ -78,10 +75,6 @@ def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
     return {"metric": bound["metric"], "delta": bound["delta"], "ci_low": bound["ci"][0], "ci_high": bound["ci"][1]}
 
 
-CLAIMS = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind"}
-"""What a verdict is about, by ``estimand``."""
-
-
 def meaning(verdict: Mapping[str, Any]) -> str:
     """What the outcome means for the reader, with its claim; empty without a comparison or without bounds."""
     bounds = verdict.get("bounds") or []
@@ -89,16 +82,15 @@ def meaning(verdict: Mapping[str, Any]) -> str:
         return ""
     claim, primary = CLAIMS[verdict["estimand"]], bounds[0]
     if verdict["outcome"] == "no worse":
-        costs = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
-                                for bound in bounds])
-        return (f"If you serve 4-bit instead of 16-bit, the harm on {claim} is at most {costs}. Each figure is the "
+        limits = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
+                                 for bound in bounds])
+        return (f"If you serve 4-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
                 "harmful end of a 95% interval.")
     if verdict["outcome"] == "worse":
         harmed = [bound for bound in bounds if harm_interval(bound)[0] > (0 if bound is primary else bound["margin"])]
-        costs = fmt.enumerated([
-            f"{' to '.join(_harm(bound, end, unit=end is high) for end in (low, high))} ({shown(bound['metric']).label})"
-            for bound in harmed for low, high in (harm_interval(bound),)])
-        return f"Expect the 4-bit assistant to do worse on {claim}: by {costs}."
+        costs = [f"{_harm(bound, low, unit=False)} to {_harm(bound, high)} ({shown(bound['metric']).label})"
+                 for bound in harmed for low, high in (harm_interval(bound),)]
+        return f"Expect the 4-bit assistant to do worse on {claim}: by {fmt.enumerated(costs)}."
     possible = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
                                for bound in bounds if harm_interval(bound)[1] > bound["margin"]] or [""])
     text = "The study shows neither that 4-bit is as good nor that it is worse."
@@ -168,7 +160,7 @@ def harm_text(report: Mapping[str, Any]) -> str:
 
 def clustered_text(record: Mapping[str, Any]) -> str:
     """The labels by which a comparison is clustered, as the end of a sentence."""
-    if not record["clustered_by"]:
+    if not record.get("clustered_by"):
         return ", each item counted as independent"
     names = " and ".join(record["clustered_by"])
     return f", clustered by {names} ({plural(record['n_clusters'], 'cluster')})"
@@ -184,14 +176,16 @@ def frozen_text(frozen: Mapping[str, Any]) -> str:
 
 def changed_text(frozen: Mapping[str, Any]) -> str:
     """What was changed after scoring had started, with the old values; empty if nothing was."""
-    changes = frozen.get("changes") or []
+    changes = frozen.get("changes")
+    if not changes:
+        return ""
     now = {**frozen["declared"], **{row["name"]: row["now"] for row in changes}}
     changed = []
     for row in changes:
         name = row["name"]
         was, after = (_value(name, values) for values in (frozen["declared"], now))
         changed.append(f"{name.replace('_', ' ')}, was {was}, now {after}")
-    return f"Changed after scoring: {'; '.join(changed)}." if changed else ""
+    return f"Changed after scoring: {'; '.join(changed)}."
 
 
 _MARGINS = {"margin": "primary_metric", "second_margin": "second_metric"}
@@ -204,7 +198,7 @@ def _value(name: str, declared: Mapping[str, Any]) -> str:
         return "a tenth of what tuning gained"
     if name == "decline_margin" or name in _MARGINS:
         metric = declared[_MARGINS[name]] if name in _MARGINS else FALSE_DECLINES
-        return _amount({"metric": metric, "margin": value})
+        return fmt.margin(metric, value)
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return shown(value).label if value in METRICS else CLAIMS.get(str(value), str(value))
