@@ -146,8 +146,8 @@ def verdict_callout(report: Mapping[str, Any]) -> Markup:
     tone, title = _OUTCOMES[verdict["outcome"]] if compared else ("info", NOT_COMPARED)
     if verdict.get("within_margin_but_worse"):
         title = "Measurably worse, within the margin"
-    if compared and report.get("objection") and tone == "good":
-        tone = "warn"
+    if compared and report.get("objection"):
+        tone, title = "warn" if tone == "good" else tone, f"{title}, but possible harm by another measure"
     facts = [("What it means", meaning(verdict)), ("What to do", (verdict.get("action") or "") if compared else "")]
     told = join(Markup("<p><b>{}:</b> {}</p>").format(name, text) for name, text in facts if text)
     changed = changed_text(verdict.get("frozen") or {})
@@ -174,14 +174,14 @@ def _bounds(report: Mapping[str, Any]) -> Markup:
     if not is_compared(report):
         return Markup("")
     mark = Markup('<b class="ab-bound ab-{}">{}</b>')
-    rows = [(Markup("<b>{}</b><small>{}</small>").format(row["label"], row["scale"]), row["difference"],
-             row["interval"], row["margin"], mark.format(_BOUND_TONES[row["tone"]], row["result"]))
+    rows = [(Markup("<b>{}</b><small>{}</small>").format(row["label"], row["scale"]),
+             mark.format(_BOUND_TONES[row["tone"]], row["result"]), row["difference"], row["interval"], row["margin"])
             for row in bound_rows(report)]
-    headers = ("Metric", "Difference", "95 % interval", "Margin", "Within the margin?")
+    headers = ("Metric", "Within the margin?", "Difference", "95 % interval", "Margin")
     lines = [line for line in (*(report.get("basis") or []), leave_one_out_text(report["verdict"]), harm_text(report))
              if line]
     return join([
-        Markup('<div class="ab-cells">{}</div>').format(table(headers, rows, numeric=(1, 2, 3))) if rows else "",
+        Markup('<div class="ab-bounds">{}</div>').format(table(headers, rows, numeric=(2, 3, 4))) if rows else "",
         fold("What the verdict rests on", items(lines)) if lines else "",
     ])
 
