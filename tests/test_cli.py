@@ -55,11 +55,13 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
             on_event(Event(step, "succeeded", reused=kept))
 
     monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
+    monkeypatch.setattr("evals.declaration.explain_study", lambda study: "The verdict is by exact match.")
     monkeypatch.setattr("typer.echo", seen.append)
     done = CliRunner().invoke(app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])])
     assert done.exit_code == 0, done.output
     told = [place for place, text in enumerate(seen) if text.startswith(TOLD)]
-    assert told == ([] if kept or as_json else [seen.index("data runs") + 1])
-    assert seen.index("data runs") + bool(told) < seen.index("train-lora runs")
+    assert told == ([] if kept or as_json else [seen.index("data runs") + 2])
+    assert ("The verdict is by exact match." in seen) == bool(told)
+    assert seen.index("data runs") + 2 * bool(told) < seen.index("train-lora runs")
     if as_json:
         assert json.loads(done.stdout)["name"] == "told"

@@ -60,9 +60,9 @@ def build_report(study: Study) -> dict[str, Any]:
     by_seed = seed_cells(study, cells)
     found_seeds = seeds(study, by_seed, usable[primary], rules)
     unlike = rules.uncovered(cells[tuned[0]])
-    verdict = (comparing.verdict(headline_comparisons(by_seed, usable, rules), rules, seeds=found_seeds,
-                                 uncovered=len(unlike))
-               if config.compares else verdict_alone(study, rows, len(usable[primary]), rules))
+    headline = headline_comparisons(by_seed, usable, rules) if config.compares else {}
+    verdict = (comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike)) if config.compares
+               else verdict_alone(study, rows, len(usable[primary]), rules))
     margin = verdict["margin"]
     configs, summaries = arm_records(study, "config.json"), arm_records(study, "summary.json")
     steps = [study.step(step) for step in study.shown_steps if step != "report"]  # which is still running
@@ -102,7 +102,8 @@ def build_report(study: Study) -> dict[str, Any]:
     report["exports"] = exports(compared, report["cells"], report["resources"], primary, margin)
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     report["warnings"] = warnings(report)
-    report["objection"] = counter_evidence(rows_of_headline, verdict)
+    averages = [{"metric": metric, **comparing.figures_of(result)} for metric, result in headline.items()]
+    report["objection"] = counter_evidence(averages, verdict)
     sentence = verdict_sentence(report["verdict"], audience(items, report["verdict"]))
     report["sentence"] = f"{sentence} {report['objection']}".strip()
     report["basis"] = basis(report)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
+from evals.declaration import CLAIMS, FALSE_DECLINES
+from evals.metrics import METRICS
 from evals.report import format as fmt
 from evals.report.format import interval, number, percent, plural, shown, signed_percent
 from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
@@ -54,10 +57,7 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
 
 
 def _amount(bound: Mapping[str, Any]) -> str:
-    """The margin of a bound with its unit; ``zero`` without one."""
-    how = shown(bound["metric"])
-    unit = "" if how.unit == "points" and bound["margin"] == 0 else how.unit
-    return f"{fmt.two_significant_digits(bound['margin'] * how.factor)} {unit}".rstrip() if bound["margin"] else "zero"
+    return fmt.margin(bound["metric"], bound["margin"])
 
 
 def _named(bounds: Sequence[Mapping[str, Any]]) -> str:
@@ -76,7 +76,35 @@ def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _LABELS = {"cluster": "fact", "answer": "shared answer"}
-_CLAIMS = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind"}
+
+
+def meaning(verdict: Mapping[str, Any]) -> str:
+    """What the outcome means for the reader, with its claim; empty without a comparison or without bounds."""
+    bounds = verdict.get("bounds") or []
+    if not bounds:
+        return ""
+    claim, primary = CLAIMS[verdict["estimand"]], bounds[0]
+    if verdict["outcome"] == "no worse":
+        limits = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
+                                 for bound in bounds])
+        return (f"If you serve 4-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
+                "harmful end of a 95% interval.")
+    if verdict["outcome"] == "worse":
+        harmed = [bound for bound in bounds if harm_interval(bound)[0] > (0 if bound is primary else bound["margin"])]
+        costs = [f"{_harm(bound, low, unit=False)} to {_harm(bound, high)} ({shown(bound['metric']).label})"
+                 for bound in harmed for low, high in (harm_interval(bound),)]
+        return f"Expect the 4-bit assistant to do worse on {claim}: by {fmt.enumerated(costs)}."
+    possible = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
+                               for bound in bounds if harm_interval(bound)[1] > bound["margin"]] or [""])
+    text = "The study shows neither that 4-bit is as good nor that it is worse."
+    return f"{text} On {claim}, a harm of up to {possible} remains possible." if possible else text
+
+
+def _harm(bound: Mapping[str, Any], value: float, *, unit: bool = True) -> str:
+    """An amount of harm with the precision of its interval, at least 0."""
+    how = shown(bound["metric"])
+    amount = f"{max(0.0, value) * how.factor:.{fmt.decimals(bound['metric'], as_row(bound))}f}"
+    return f"{amount} {how.unit}".rstrip() if unit else amount
 
 
 def basis(report: Mapping[str, Any]) -> list[str]:
@@ -88,12 +116,12 @@ def basis(report: Mapping[str, Any]) -> list[str]:
     if verdict["outcome"] == "no worse":
         margins = fmt.enumerated([f"{_amount(bound)} ({shown(bound['metric']).label})" for bound in verdict["bounds"]])
         lines.append(f"Non-inferior at a margin of {margins}, each one-sided 2.5%.")
-    lines.append(f"The verdict is about {_CLAIMS[verdict['estimand']]}{_clustered(verdict)}"
+    lines.append(f"The verdict is about {CLAIMS[verdict['estimand']]}{clustered_text(verdict)}"
                  + (f"; {plural(verdict['uncovered'], 'held-out question')} about facts that were not taught "
                     f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart" if verdict["uncovered"] else "")
                  + ".")
     if other:
-        lines.append(f"For {_CLAIMS[other['estimand']]}{_clustered(other)} the interval is "
+        lines.append(f"For {CLAIMS[other['estimand']]}{clustered_text(other)}, the interval is "
                      f"{interval(other, verdict['metric'], plus=False)} {shown(verdict['metric']).unit}: "
                      f"{other['verdict']}.")
     again = verdict["trained_again"]
@@ -106,8 +134,36 @@ def basis(report: Mapping[str, Any]) -> list[str]:
     return [*lines, frozen_text(verdict["frozen"])]
 
 
-def _clustered(record: Mapping[str, Any]) -> str:
-    if not record["clustered_by"]:
+def leave_one_out_text(verdict: Mapping[str, Any]) -> str:
+    """How far the difference moves if any one cluster or item is left out; empty if that is not on record."""
+    ends = verdict.get("leave_one_out") or []
+    if len(ends) != 2 or not all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends):
+        return ""
+    metric, unit = verdict["metric"], "cluster" if verdict["n_clusters"] else "held-out answer"
+    row = {"ci_low": ends[0], "ci_high": ends[1]}
+    low, high = (fmt.difference(end, metric, row) for end in ends)
+    name = fmt.in_sentence(shown(metric).label)
+    if low == high:
+        return f"Leaving out any one {unit}, the difference ({name}) stays at {low} {shown(metric).unit}.".strip()
+    return f"Leaving out any one {unit}, the difference ({name}) stays between {low} and {high} {shown(metric).unit}."
+
+
+def harm_text(report: Mapping[str, Any]) -> str:
+    """The metrics whose whole interval is on the harmful side of zero, whatever the verdict is."""
+    verdict = report["verdict"]
+    if report.get("objection"):
+        return str(report["objection"])
+    if "possible_harm" not in verdict:
+        return ""
+    if not verdict["possible_harm"]:
+        return "No metric has an interval that is wholly on the harmful side of zero."
+    names = fmt.enumerated([fmt.in_sentence(shown(metric).label) for metric in verdict["possible_harm"]])
+    return f"The whole interval is on the harmful side of zero for {names}."
+
+
+def clustered_text(record: Mapping[str, Any]) -> str:
+    """The labels by which a comparison is clustered, as the end of a sentence."""
+    if not record.get("clustered_by"):
         return ", each item counted as independent"
     names = " and ".join(_LABELS.get(name, name) for name in record["clustered_by"])
     return f", clustered by {names} ({plural(record['n_clusters'], 'cluster')})"
@@ -117,16 +173,38 @@ def frozen_text(frozen: Mapping[str, Any]) -> str:
     """When metrics, margins and claim were fixed, and what was changed since."""
     if frozen["sha256"] is None:
         return "Metric, margins and claim are not on record from before scoring: they may have been chosen afterwards."
-    changed = [f"{row['name'].replace('_', ' ')}, was {_shown(row['was'])}, now {_shown(row['now'])}"
-               for row in frozen["changes"]]
     text = f"Fixed before scoring, {frozen['written'][:16].replace('T', ' ')} UTC (SHA-256 {frozen['sha256'][:12]})."
-    return f"Changed after scoring: {'; '.join(changed)}. {text}" if changed else text
+    return f"{changed_text(frozen)} {text}".lstrip()
 
 
-def _shown(value: Any) -> str:
+def changed_text(frozen: Mapping[str, Any]) -> str:
+    """What was changed after scoring had started, with the old values; empty if nothing was."""
+    changes = frozen.get("changes")
+    if not changes:
+        return ""
+    now = {**frozen["declared"], **{row["name"]: row["now"] for row in changes}}
+    changed = []
+    for row in changes:
+        name = row["name"]
+        was, after = (_value(name, values) for values in (frozen["declared"], now))
+        changed.append(f"{name.replace('_', ' ')}, was {was}, now {after}")
+    return f"Changed after scoring: {'; '.join(changed)}."
+
+
+_MARGINS = {"margin": "primary_metric", "second_margin": "second_metric"}
+
+
+def _value(name: str, declared: Mapping[str, Any]) -> str:
+    """A field of a declaration as text; margins have the unit of their metric."""
+    value = declared[name]
+    if value is None:
+        return "a tenth of what tuning gained"
+    if name == "decline_margin" or name in _MARGINS:
+        metric = declared[_MARGINS[name]] if name in _MARGINS else FALSE_DECLINES
+        return fmt.margin(metric, value)
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return "a tenth of what tuning gained" if value is None else str(value)
+    return shown(value).label if value in METRICS else CLAIMS.get(str(value), str(value))
 
 
 def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:

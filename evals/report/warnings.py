@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS
 from assistant_builder.models.bundled import BASE_MODEL
-from evals.metrics import metric_of
+from evals.declaration import RIGHT_DECLINES
 from evals.report.contrasts import HEADLINE, clearly_worse
 from evals.report.format import SIGNIFICANT, measured, percent, plural, share_lost, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
@@ -84,11 +84,12 @@ def _noise(report: Mapping[str, Any]) -> Iterator[Warned]:
                f"Another scoring batch size alone changes {plural(noise, 'answer')} of one assistant between right and "
                f"wrong; 4-bit changes {between:,}. The flips in this report may therefore be rounding effects. Draw no "
                "conclusion from single flips.")
-    if floor["verdict"] is not None and floor["verdict"] != report["verdict"]["bounds"][0]["outcome"]:
+    judged = next((row["verdict"] for row in report["contrasts"]
+                   if row["name"] == HEADLINE and row["metric"] == report["primary_metric"]), None)
+    if floor["verdict"] is not None and floor["verdict"] != judged:
         yield ("verdict_moves_with_batches", "serious",
-               f"With another scoring batch size the {shown(report['primary_metric']).phrase} is “{floor['verdict']}” "
-               f"instead of “{report['verdict']['bounds'][0]['outcome']}”, so it depends on rounding. Add held-out "
-               "items to settle it.")
+               f"With another scoring batch size the verdict of the primary metric is “{floor['verdict']}” instead of "
+               f"“{judged}”, so it depends on rounding. Add held-out items to settle it.")
 
 
 def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -106,8 +107,8 @@ def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
         listed = ", ".join(f"“{outcome}” with seed {run['seed']}"
                            for run, outcome in zip(seeds["runs"], verdicts, strict=True))
         yield ("seeds_disagree", "serious",
-               f"The training seeds give different verdicts: {listed}. The verdict at the top is about their mean; "
-               "treat it as unsettled until more seeds or held-out items agree.")
+               f"The training seeds give different verdicts by the primary metric: {listed}. The verdict at the top "
+               "averages over the seeds; treat it as unsettled until more seeds or held-out items agree.")
     low, high = seeds["trained_again"]["ci"]
     worst = -low if verdict["higher_is_better"] else high
     if verdict["outcome"] == "no worse" and worst > verdict["margin"]:
@@ -318,25 +319,38 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
                               if leaks[key] is None)
         yield ("leaks_unknown", "note",
                f"No search for leaks by {missing} is on record: held-out questions may occur in training unnoticed.")
-    units, counts = report["data"]["split"]["units"] or {}, report["data"]["split"]["counts"] or {}
-    if units.get("kind") == "group" and report["verdict"]["n_clusters"] is None and (
-        units["counts"]["heldout"] < counts["heldout"]
-    ):  # groups only separate the splits; the intervals use clusters alone
-        column = report["data"]["columns"].get("group", "group")
-        yield ("groups_are_no_clusters", "note",
-               f"The {counts['heldout']:,} held-out questions come from {plural(units['counts']['heldout'], 'group')} "
-               f"(column {column}) and count as independent. If answers of one group turn right or wrong together, the "
-               f"intervals are too narrow: set the column as cluster column too (data.columns.cluster: {column}).")
     unanswerable = sum(not row["answerable"] for row in report["items"])
     if unanswerable:
         yield ("unanswerable", "note",
-               f"{plural(unanswerable, 'item')} of {len(report['items']):,} should be declined. They count in the loss "
-               "and in every other metric that scores them.")
-    lead = [row for row in report["contrasts"]
-            if row["name"] == "-".join(lead_pair(report)) and metric_of(row["metric"]).can_be_primary]
-    everything = max((row["n"] for row in lead), default=0)
-    for row in lead:
+               f"{plural(unanswerable, 'item')} of {len(report['items']):,} should be declined. They count in right "
+               "declines alone, and not in the loss or any other metric.")
+    rows = [row for row in report["contrasts"]
+            if row["name"] == "-".join(lead_pair(report)) and row["metric"] != RIGHT_DECLINES]
+    everything = max((row["n"] for row in rows), default=0)
+    for row in rows:
         if row["n"] < everything:
             yield ("fewer_items", "note",
                    f"{shown(row['metric']).label} is computed on {row['n']:,} of {everything:,} items; the others have "
                    "no such score.")
+
+
+_BY_WEIGHT = (
+    "identity_broken", "twins_differ", "twins_unknown", "seeds_not_twins", "leaks_left", "tuning_did_not_help",
+    "verdict_moves_with_batches", "seeds_disagree", "statistics", "flips_within_noise", "base_requantized",
+    "worse_on_task", "judge_prefers_lora", "invents", "not_better_than_copy", "not_better_than_retrieval",
+)
+"""Codes of serious warnings, the heaviest first: those that put the verdict in doubt, then those beside it."""
+FIRST = 3
+"""Serious warnings at the top of a report."""
+
+
+def by_weight(found: Sequence[Mapping[str, str]]) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]]:
+    """The serious warnings for the top of a report, and the others in order of weight.
+
+    Args:
+        found: ``report["warnings"]``.
+    """
+    places = {code: place for place, code in enumerate(_BY_WEIGHT)}
+    ranked = sorted(found, key=lambda entry: (entry["level"] != "serious", places.get(entry["code"], len(places))))
+    first = [entry for entry in ranked[:FIRST] if entry["level"] == "serious"]
+    return first, ranked[len(first):]

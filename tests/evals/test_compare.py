@@ -129,6 +129,11 @@ class TestVerdict:
         clusters = [i % 40 for i in range(200)]
         assert paired_comparison(baseline, candidate, margin=0.9, clusters=clusters).verdict == "inconclusive"
 
+    def test_a_small_share_is_no_obstacle_where_less_is_better(self) -> None:
+        baseline, candidate = flips(300, 2, 1, 3)
+        result = paired_comparison(baseline, candidate, margin=0.05, higher_is_better=False)
+        assert result.verdict == "no worse" and not result.warnings
+
     def test_saturated_in_one_arm_only_is_judged(self) -> None:
         baseline, candidate = flips(200, 30, 0, 5)
         assert paired_comparison(baseline, candidate, margin=0.05).verdict == "no worse"

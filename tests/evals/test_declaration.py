@@ -11,7 +11,7 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json, write_
 from assistant_builder.config import StudyConfig
 from assistant_builder.data.types import Message, Pair
 from assistant_builder.study import Study
-from evals.declaration import Declaration, HeldOut, changes, declare, freeze, frozen
+from evals.declaration import Declaration, HeldOut, changes, declare, explain, explain_study, freeze, frozen
 
 
 def pair(row: int, question: str, answer: str, **fields: Any) -> Pair:
@@ -55,7 +55,7 @@ def test_without_a_cluster_column_the_answer_is_the_fact() -> None:
     assert heldout.covered == {3, 5}
     found = declared(asked, taught)
     assert (found.estimand, found.clusters) == ("wordings", ("answer",))
-    assert heldout.labels(("answer",), [3, 4])["answer"] == ["fare is 9 crowns", "no dogs"]
+    assert heldout.labels(("answer",), [3, 4])["answer"] == ["fare is 9 crowns", None]
 
 
 def test_a_cluster_that_was_not_taught_is_not_covered_by_a_shared_answer() -> None:
@@ -87,6 +87,18 @@ def test_settings_override_what_the_data_suggest() -> None:
     assert (found.primary_metric, found.margin, found.second_metric) == ("nll_per_token", 0.02, "exact_match")
     assert (found.estimand, found.clusters, found.items) == ("facts", ("family", "cluster"), "all")
     assert found.decline_margin == 0.01
+
+
+def test_metric_margins_and_claim_are_explained_in_a_sentence() -> None:
+    assert explain(declared(WORDINGS, TAUGHT), 7) == (
+        "Answers have a median of 7 words: the verdict is by exact match (margin 5 points); the bounds of loss "
+        "(margin a tenth of what tuning gains) and false declines (margin 5 points) must hold as well; the claim "
+        "is about new wordings of facts that were taught, clustered by cluster, and is tested on the questions "
+        "whose facts were taught."
+    )
+    chosen = explain(declared(WORDINGS, TAUGHT, primary_metric="nll_per_token", margin=0.02, estimand="facts"), 7)
+    assert chosen.startswith("By the settings, the verdict is by loss (margin 0.02 nats per token); the bounds of ex")
+    assert "new facts of the same kind, clustered by family and cluster, and is tested on all answerable" in chosen
 
 
 def test_the_hash_covers_every_field_and_survives_the_file() -> None:
@@ -128,6 +140,14 @@ def test_what_is_frozen_stays_and_later_changes_are_listed(study: Study) -> None
     found = {row["name"]: (row["was"], row["now"]) for row in changes(before, declare(study.config, heldout, TAUGHT))}
     assert found["margin"] == (0.05, 0.3) and found["estimand"] == ("wordings", "facts")
     assert "primary_metric" not in found
+
+
+def test_what_was_frozen_is_explained_even_if_the_settings_changed(study: Study) -> None:
+    before = explain_study(study)
+    assert before.startswith("Answers have a median of 2 words: the verdict is by exact match (margin 5 points)")
+    freeze(study)
+    change(study, margin=0.3)
+    assert explain_study(study) == before
 
 
 def test_other_held_out_questions_are_declared_anew(study: Study) -> None:
