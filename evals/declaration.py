@@ -42,6 +42,8 @@ WITHOUT_GAIN = 0.03
 
 Estimand = Literal["wordings", "facts"]
 _LABELS: dict[Estimand, tuple[str, ...]] = {"wordings": ("cluster",), "facts": ("group", "family", "cluster")}
+LABEL_NAMES = {"cluster": "fact", "answer": "shared answer"}
+"""Labels whose names in sentences differ."""
 CLAIMS: dict[str, str] = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind"}
 """What a verdict is about, by the claim (``estimand``)."""
 LABELS = ("cluster", "family", "group", "answer")
@@ -192,49 +194,6 @@ def _clusters(estimand: Estimand, pairs: Sequence[Pair]) -> tuple[str, ...]:
     """The labels of a claim that the pairs have; for wordings the shared answer where they have none."""
     present = tuple(name for name in _LABELS[estimand] if any(_label(pair, name) is not None for pair in pairs))
     return present or (("answer",) if estimand == "wordings" else ())
-
-
-def explain(declaration: Declaration, length: float) -> str:
-    """Metric, margins and claim of the verdict in one sentence, with the reason for the metric.
-
-    Args:
-        declaration: What is or will be frozen.
-        length: Median words of the answers (:func:`answer_words`).
-    """
-    primary, second = declaration.primary_metric, declaration.second_metric
-    if primary == metric_for_length(length):
-        reason = f"Answers have a median of {length:g} words: the verdict is by"
-    else:
-        reason = "By the settings, the verdict is by"
-    labels = " and ".join(declaration.clusters)
-    return (
-        f"{reason} {_with_margin(primary, declaration.margin)}; the bounds of "
-        f"{_with_margin(second, declaration.second_margin)} and "
-        f"{_with_margin(FALSE_DECLINES, declaration.decline_margin)} must hold as well; the claim is about "
-        f"{CLAIMS[declaration.estimand]}{f', clustered by {labels}' if labels else ''}, and is tested on "
-        f"{'the questions whose facts were taught' if declaration.items == 'covered' else 'all answerable questions'}."
-    )
-
-
-def _with_margin(metric: str, margin: float | None) -> str:
-    from evals.report import format as fmt
-
-    how = fmt.in_sentence(fmt.shown(metric).label)
-    return f"{how} (margin {'a tenth of what tuning gains' if margin is None else fmt.margin(metric, margin)})"
-
-
-def explain_study(study: Study) -> str:
-    """:func:`explain` for a study whose data steps are done: what was frozen, or will be when scoring starts.
-
-    Raises:
-        DataError: The split was changed.
-        EvaluationError: No held-out pair is left.
-    """
-    training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
-    record = frozen(study, heldout)
-    declared = declare(study.config, heldout, training) if record is None else Declaration.from_record(
-        record["declared"])
-    return explain(declared, answer_words(training))
 
 
 def freeze(study: Study) -> None:

@@ -55,7 +55,7 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
             on_event(Event(step, "succeeded", reused=kept))
 
     monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
-    monkeypatch.setattr("evals.declaration.explain_study", lambda study: "The verdict is by exact match.")
+    monkeypatch.setattr("evals.report.verdict.explain_study", lambda study: "The verdict is by exact match.")
     monkeypatch.setattr("typer.echo", seen.append)
     done = CliRunner().invoke(app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])])
     assert done.exit_code == 0, done.output

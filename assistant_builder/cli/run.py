@@ -59,7 +59,7 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
         display(event)
         if event.step == "data" and event.state == "succeeded" and not event.reused:
             from assistant_builder.planning.memory_check import memory_note
-            from evals.declaration import explain_study
+            from evals.report.verdict import explain_study
             from evals.stats.power import power_sentence, split_power
 
             split = read_json(study.folder / "data" / "split.json")

@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
-from evals.declaration import CLAIMS, FALSE_DECLINES
+from assistant_builder.data import load_split
+from assistant_builder.study import Study
+from evals.declaration import (
+    CLAIMS,
+    FALSE_DECLINES,
+    LABEL_NAMES,
+    Declaration,
+    HeldOut,
+    answer_words,
+    declare,
+    frozen,
+    metric_for_length,
+)
 from evals.metrics import METRICS
 from evals.report import format as fmt
 from evals.report.format import interval, number, percent, plural, shown, signed_percent
@@ -73,9 +85,6 @@ def _details(bounds: Sequence[Mapping[str, Any]]) -> str:
 def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
     """A bound in the form of a contrast's record."""
     return {"metric": bound["metric"], "delta": bound["delta"], "ci_low": bound["ci"][0], "ci_high": bound["ci"][1]}
-
-
-_LABELS = {"cluster": "fact", "answer": "shared answer"}
 
 
 def meaning(verdict: Mapping[str, Any]) -> str:
@@ -165,7 +174,7 @@ def clustered_text(record: Mapping[str, Any]) -> str:
     """The labels by which a comparison is clustered, as the end of a sentence."""
     if not record.get("clustered_by"):
         return ", each item counted as independent"
-    names = " and ".join(_LABELS.get(name, name) for name in record["clustered_by"])
+    names = " and ".join(LABEL_NAMES.get(name, name) for name in record["clustered_by"])
     return f", clustered by {names} ({plural(record['n_clusters'], 'cluster')})"
 
 
@@ -314,3 +323,44 @@ def _tuning(report: Mapping[str, Any]) -> list[str]:
                              for name in (arm.untuned_cell, arm.cell))
             lines.append(f"{arm.short} from {before} to {after}")
     return [f"Tuning took the loss (nats per token) of {', of '.join(lines)}."] if lines else []
+
+
+def explain(declaration: Declaration, length: float) -> str:
+    """Metric, margins and claim of the verdict in one sentence, with the reason for the metric.
+
+    Args:
+        declaration: What is or will be frozen.
+        length: Median words of the answers (:func:`answer_words`).
+    """
+    primary, second = declaration.primary_metric, declaration.second_metric
+    if primary == metric_for_length(length):
+        reason = f"Answers have a median of {length:g} words: the verdict is by"
+    else:
+        reason = "By the settings, the verdict is by"
+    labels = " and ".join(LABEL_NAMES.get(name, name) for name in declaration.clusters)
+    return (
+        f"{reason} {_with_margin(primary, declaration.margin)}; the bounds of "
+        f"{_with_margin(second, declaration.second_margin)} and "
+        f"{_with_margin(FALSE_DECLINES, declaration.decline_margin)} must hold as well; the claim is about "
+        f"{CLAIMS[declaration.estimand]}{f', clustered by {labels}' if labels else ''}, and is tested on "
+        f"{'the questions whose facts were taught' if declaration.items == 'covered' else 'all answerable questions'}."
+    )
+
+
+def _with_margin(metric: str, margin: float | None) -> str:
+    how = fmt.in_sentence(fmt.shown(metric).label)
+    return f"{how} (margin {'a tenth of what tuning gains' if margin is None else fmt.margin(metric, margin)})"
+
+
+def explain_study(study: Study) -> str:
+    """:func:`explain` for a study whose data steps are done: what was frozen, or will be when scoring starts.
+
+    Raises:
+        DataError: The split was changed.
+        EvaluationError: No held-out pair is left.
+    """
+    training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
+    record = frozen(study, heldout)
+    declared = declare(study.config, heldout, training) if record is None else Declaration.from_record(
+        record["declared"])
+    return explain(declared, answer_words(training))

@@ -11,7 +11,8 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json, write_
 from assistant_builder.config import StudyConfig
 from assistant_builder.data.types import Message, Pair
 from assistant_builder.study import Study
-from evals.declaration import Declaration, HeldOut, changes, declare, explain, explain_study, freeze, frozen
+from evals.declaration import Declaration, HeldOut, changes, declare, freeze, frozen
+from evals.report.verdict import explain, explain_study
 
 
 def pair(row: int, question: str, answer: str, **fields: Any) -> Pair:
@@ -93,12 +94,12 @@ def test_metric_margins_and_claim_are_explained_in_a_sentence() -> None:
     assert explain(declared(WORDINGS, TAUGHT), 7) == (
         "Answers have a median of 7 words: the verdict is by exact match (margin 5 points); the bounds of loss "
         "(margin a tenth of what tuning gains) and false declines (margin 5 points) must hold as well; the claim "
-        "is about new wordings of facts that were taught, clustered by cluster, and is tested on the questions "
+        "is about new wordings of facts that were taught, clustered by fact, and is tested on the questions "
         "whose facts were taught."
     )
     chosen = explain(declared(WORDINGS, TAUGHT, primary_metric="nll_per_token", margin=0.02, estimand="facts"), 7)
     assert chosen.startswith("By the settings, the verdict is by loss (margin 0.02 nats per token); the bounds of ex")
-    assert "new facts of the same kind, clustered by family and cluster, and is tested on all answerable" in chosen
+    assert "new facts of the same kind, clustered by family and fact, and is tested on all answerable" in chosen
 
 
 def test_the_hash_covers_every_field_and_survives_the_file() -> None:

@@ -188,7 +188,7 @@ def _bounds(report: Mapping[str, Any]) -> Markup:
 
 def declaration_note(study: Study) -> Markup:
     """Metric, margins and claim of the verdict before its report; empty if they cannot be told from the data."""
-    from evals.declaration import explain_study
+    from evals.report.verdict import explain_study
 
     try:
         return callout("info", "How the verdict is reached", explain_study(study))
