@@ -239,7 +239,7 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
     verdict = report["verdict"]
     low, high = verdict["ci"]
     ahead = low > 0 if verdict["higher_is_better"] else high < 0
-    if ahead:
+    if ahead and verdict["outcome"] == "no worse":
         return Advice(QLORA.name, QLORA.name, "QLoRA scored better than its 16-bit twin: take QLoRA in either format.")
     if verdict["outcome"] == "no worse":
         return Advice(QLORA.name, LORA.name, "4-bit was no worse than you allowed. Take QLoRA's adapter if the "

@@ -6,46 +6,55 @@
 | other scores, no clusters | BCa bootstrap, extended to the t interval if that is wider | sign flips |
 | the same, very skewed | the same, also extended to bootstrap-t | sign flips |
 | no clusters, bounded scores, few or equal differences | t with one unobserved difference each way | sign flips |
-| clusters | cluster-robust t, G − 1 degrees of freedom | sign flips of whole clusters |
+| clusters | cluster-robust t (CR2, Satterthwaite degrees of freedom) | sign flips of whole clusters |
 | clusters with very skewed sums | the same, extended to the whole-cluster bootstrap-t | the same |
 | clusters, bounded scores, few or equal differences | the same, one unobserved difference each way | the same |
+| two crossed labels | V1 + V2 − V12, at least the interval by each label | t test, at least the sign flips by each |
 
-"Few" is fewer than 20 and fewer than half. The extensions are needed because plain BCa covers only 92 % on lognormal
-differences at n = 100, 89 % with weights by uneven answer lengths, and 88 % if nine differences in ten are zero
-(measured).
+"Few" is fewer than 20 and fewer than half. Of nested labels the coarser counts. The extensions are needed because plain
+BCa covers only 92 % on lognormal differences at n = 100, 89 % with weights by uneven answer lengths, and 88 % if nine
+differences in ten are zero (measured).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from assistant_builder.errors import EvaluationError
+from evals.stats.cluster_checks import correlation_p_value, leave_one_out_range
+from evals.stats.cluster_robust import coarsest, cr2_standard_error, crossed_standard_error
 from evals.stats.intervals import (
+    LEVEL,
     RESAMPLES,
     Interval,
     bonett_price_interval,
     cluster_interval,
     item_interval,
+    outer,
     rare_interval,
 )
 from evals.stats.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
-from evals.stats.units import Floats, Units, make_units
+from evals.stats.units import Floats, Units, joint_labels, make_units, units_of_items
 
 __all__ = ["Comparison", "SignTest", "Verdict", "holm", "paired_comparison", "sign_test"]
 
 Verdict = Literal["no worse", "worse", "inconclusive"]
+Labels = Sequence[Hashable]
 ENOUGH_ITEMS = 100
 ENOUGH_CLUSTERS = 20
 ENOUGH_SKEWED_CLUSTERS = 40
 _ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
 SATURATED = 0.05
-"""A right/wrong metric below this share, or above one minus it, in both arms cannot give the verdict "no worse"."""
+"""A right/wrong metric whose good outcome is rarer than this in both arms cannot give the verdict "no worse"."""
+CORRELATED = 0.01
+"""Permutation p-value up to which the differences of a label that is no cluster count as correlated."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,11 @@ class Comparison:
         delta: Σw(candidate − baseline)/Σw, in the metric's units; ``ci_low`` and ``ci_high`` are its 95 % interval.
         p_value: Two-sided, for "no difference"; not adjusted for other metrics (see ``holm``).
         method: Description of interval and test.
-        n_clusters: ``None`` if items are the units.
+        n_clusters: Number of clusters; ``None`` if items are the units; of several labels the smallest number.
+        clustered_by: Names of the labels by which the items were clustered.
+        leave_one_out: Smallest and largest ``delta`` if one unit is left out; by the label with the fewest clusters.
+        correlation: Label that is no cluster → p-value of the permutation test whether differences within it are alike.
+        warnings: Limitations, one sentence each.
         within_margin_but_worse: The verdict is ``no worse``, but the whole interval is on the harmful side of zero.
         margin: Largest harm that counts as no worse.
     """
@@ -73,6 +86,9 @@ class Comparison:
     within_margin_but_worse: bool
     margin: float
     higher_is_better: bool
+    clustered_by: tuple[str, ...] = ()
+    leave_one_out: tuple[float, float] = (math.nan, math.nan)
+    correlation: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def harm(self) -> tuple[float, float, float]:
@@ -83,9 +99,17 @@ class Comparison:
 
 
 def paired_comparison(
-    baseline: ArrayLike, candidate: ArrayLike, *, clusters: Sequence[Hashable] | None = None,
-    weights: ArrayLike | None = None, margin: float | None = None, higher_is_better: bool = True, seed: int = 0,
-    bounds: tuple[float, float] | None = None, resamples: int = RESAMPLES,
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None = None,
+    weights: ArrayLike | None = None,
+    margin: float | None = None,
+    higher_is_better: bool = True,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+    resamples: int = RESAMPLES,
+    related: Mapping[str, Labels] | None = None,
 ) -> Comparison:
     """Compare two arms, item by item; the same input gives the same result, bit for bit.
 
@@ -95,6 +119,8 @@ def paired_comparison(
             and 1, the metric is treated as right/wrong.
         clusters: A label for each item, shape ``[n]``; items with the same label (phrasings of one fact, turns of one
             conversation) count as one unit. An item with the label ``None``, ``""`` or NaN is a unit by itself.
+            Several labels, as a sequence of label sequences or by name: nested ones count as the coarser, crossed
+            ones give a two-way interval.
         weights: Positive weights, shape ``[n]``; for ``nll_per_token`` the answers' token counts, so that ``delta`` is
             the difference of the two token-weighted figures.
         margin: Largest harm that counts as no worse, in the metric's units. ``None`` means 0: ``no worse`` then needs
@@ -104,14 +130,20 @@ def paired_comparison(
         bounds: Lowest and highest possible score; an infinite bound is no limit. ``None``: 0 and 1 if all scores are
             within them and one of them occurs, otherwise unlimited.
         resamples: Number of bootstrap samples and of random sign patterns.
+        related: Further labels by name, which are no clusters. A warning names those within which the differences are
+            correlated, because the interval is then too short for a claim about other items of the kind.
 
     Raises:
         EvaluationError: Fewer than two items or clusters, different shapes, a score or weight that is not finite, a
             weight that is not positive, a score outside ``bounds``, or a negative margin.
     """
     margin = 0.0 if margin is None else float(margin)
-    before, after, weight = _checked(baseline, candidate, clusters, weights, margin, bounds, resamples)
-    units = make_units(after - before, weight, clusters)
+    labels = _named_labels(clusters)
+    related = dict(related or {})
+    before, after, weight = _checked(baseline, candidate, {**labels, **related}, weights, margin, bounds, resamples)
+    names = coarsest(labels)
+    ways = [make_units(after - before, weight, labels[name]) for name in names]
+    units = min(ways, key=lambda way: way.count) if ways else make_units(after - before, weight, None)
     if units.count < 2:
         raise EvaluationError(
             "all items belong to one cluster", where="paired comparison",
@@ -119,31 +151,58 @@ def paired_comparison(
         )
     binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     span = _span(before, after, bounds)
-    if binary and not units.clustered and (weight == weight[0]).all():
+    if binary and not ways and (weight == weight[0]).all():
         gained, lost = int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
         interval, p_value = bonett_price_interval(gained, lost, len(before)), mcnemar_exact(gained, lost)
         method = "Bonett–Price interval; exact McNemar test"
     else:
         interval, p_value, method = _compare_units(units, span, seed, resamples)
-        if span is not None:
-            interval = max(-span, interval[0]), min(span, interval[1])
+        if len(ways) > 1:
+            pairs = [(labels[one], labels[other]) for one, other in combinations(names, 2)]
+            interval, p_value, method = _compare_crossed(ways, pairs, after - before, weight, span, seed, resamples)
+        interval = _possible(interval, span)
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
-    saturated = binary and (max(rates) < SATURATED or min(rates) > 1 - SATURATED)
-    verdict: Verdict = "worse" if low > 0 else "inconclusive"
-    if high <= margin and not saturated:
-        verdict = "no worse"
+    saturated = binary and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
+    verdict = _verdict(low, high, margin, saturated)
+    correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed)
     return Comparison(
-        delta=units.delta, ci_low=interval[0] + 0.0, ci_high=interval[1] + 0.0, p_value=p_value, n=len(before),
-        verdict=verdict, method=method, n_clusters=units.count if units.clustered else None,
-        warnings=tuple(_warnings(units, interval, span, saturated, max(rates) < SATURATED)),
-        within_margin_but_worse=verdict == "no worse" and low > 0, margin=margin, higher_is_better=higher_is_better,
+        delta=units.delta,
+        ci_low=interval[0] + 0.0,
+        ci_high=interval[1] + 0.0,
+        p_value=p_value,
+        n=len(before),
+        verdict=verdict,
+        method=method,
+        n_clusters=units.count if ways else None,
+        warnings=(*_warnings(units, interval, span, saturated), *_correlation_warnings(correlation)),
+        within_margin_but_worse=verdict == "no worse" and low > 0,
+        margin=margin,
+        higher_is_better=higher_is_better,
+        clustered_by=tuple(names),
+        leave_one_out=leave_one_out_range(units),
+        correlation=correlation,
     )
 
 
+def _named_labels(clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None) -> dict[str, Labels]:
+    if clusters is None:
+        return {}
+    if isinstance(clusters, Mapping):
+        return dict(clusters)
+    if len(clusters) and all(isinstance(values, list | np.ndarray) for values in clusters):
+        return {f"cluster {number}": values for number, values in enumerate(clusters, start=1)}  # type: ignore[misc]
+    return {"cluster": clusters}
+
+
 def _checked(
-    baseline: ArrayLike, candidate: ArrayLike, clusters: Sequence[Hashable] | None, weights: ArrayLike | None,
-    margin: float, bounds: tuple[float, float] | None, resamples: int,
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    labels: Mapping[str, Labels],
+    weights: ArrayLike | None,
+    margin: float,
+    bounds: tuple[float, float] | None,
+    resamples: int,
 ) -> tuple[Floats, Floats, Floats]:
     """Scores and weights as float arrays; one error lists all problems of the input."""
     before, after = (np.asarray(scores, dtype=np.float64) for scores in (baseline, candidate))
@@ -155,8 +214,8 @@ def _checked(
         problems.append(f"at least two items are needed, not {len(before)}")
     if weight.shape != before.shape:
         problems.append(f"weights have shape {weight.shape}, scores {before.shape}")
-    if clusters is not None and len(clusters) != len(before):
-        problems.append(f"{len(clusters)} cluster labels for {len(before)} items")
+    problems += [f"{len(values)} {name} labels for {len(before)} items"
+                 for name, values in labels.items() if len(values) != len(before)]
     for name, values in (("baseline", before), ("candidate", after), ("weights", weight)):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -188,7 +247,7 @@ def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> 
 
 def _compare_units(units: Units, span: float | None, seed: int, resamples: int) -> tuple[Interval, float, str]:
     p_value = sign_flip_test(units, flips=resamples, seed=seed)
-    base = f"cluster-robust t interval ({units.count - 1} degrees of freedom)"
+    base = f"cluster-robust t interval (CR2, {cr2_standard_error(units).degrees_of_freedom:.3g} degrees of freedom)"
     test = "whole-cluster sign-flip test" if units.clustered else "sign-flip permutation test"
     if span is not None and (units.rare or units.spread_is_zero):
         kind = base if units.clustered else "t interval"
@@ -204,7 +263,56 @@ def _compare_units(units: Units, span: float | None, seed: int, resamples: int) 
     return interval, p_value, f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}; {test}"
 
 
-def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool, low: bool) -> list[str]:
+def _compare_crossed(
+    ways: Sequence[Units], pairs: Sequence[tuple[Labels, Labels]], differences: Floats, weights: Floats,
+    span: float | None, seed: int, resamples: int,
+) -> tuple[Interval, float, str]:
+    """Two-way clusters: at least the interval and the p-value by each label alone."""
+    delta = ways[0].delta
+    errors = [crossed_standard_error(differences, weights, one, other) for one, other in pairs]
+    interval, p_value = (delta, delta), 0.0
+    for way in ways:
+        one_way, p, _ = _compare_units(way, span, seed, resamples)
+        interval, p_value = outer(interval, one_way), max(p_value, p)
+    for error in errors:
+        half = error.half_width(LEVEL)
+        interval, p_value = outer(interval, (delta - half, delta + half)), max(p_value, error.p_value(delta))
+    degrees = min(error.degrees_of_freedom for error in errors)
+    return interval, p_value, (
+        f"two-way cluster-robust t interval ({degrees:.3g} degrees of freedom), at least the interval by each label; t "
+        "test, at least the whole-cluster sign-flip test by each label"
+    )
+
+
+def _correlation(units: Units, clusters: Labels | None, related: Mapping[str, Labels], seed: int) -> dict[str, float]:
+    """The permutation p-value of each label that joins several units; units that it splits have no label."""
+    found = {}
+    member = units_of_items(clusters) if clusters is not None and units.clustered else None
+    for name, values in related.items():
+        label = list(values) if member is None else joint_labels(member, values, units.count)
+        found[name] = correlation_p_value(units.residuals, label, seed=seed)
+    return {name: p_value for name, p_value in found.items() if p_value < 1}
+
+
+def _correlation_warnings(correlation: Mapping[str, float]) -> list[str]:
+    return [f"the differences within each {name} are alike (permutation test, p = {p_value:.2g}), so that the "
+            f"interval, which is not clustered by {name}, is too short for other items of the kind"
+            for name, p_value in correlation.items() if p_value <= CORRELATED]
+
+
+def _possible(interval: Interval, span: float | None) -> Interval:
+    """The part of an interval that is possible for bounded scores."""
+    return interval if span is None else (max(-span, interval[0]), min(span, interval[1]))
+
+
+def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict:
+    """The verdict for the interval of the harm from ``low`` to ``high``."""
+    if high <= margin and not saturated:
+        return "no worse"
+    return "worse" if low > 0 else "inconclusive"
+
+
+def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool) -> list[str]:
     found = []
     kind, enough = ("clusters", ENOUGH_CLUSTERS) if units.clustered else ("items", ENOUGH_ITEMS)
     if units.clustered and units.count < enough:
@@ -214,16 +322,25 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
         found.append(f"too few items: {units.count}, and with fewer than {enough} a 95 % interval covers less than "
                      "95 %")
     elif units.clustered and units.count < ENOUGH_SKEWED_CLUSTERS and units.skewed and not (span and units.rare):
-        found.append(f"too few items: the differences of the {units.count} clusters are so uneven that with fewer than "
-                     f"{ENOUGH_SKEWED_CLUSTERS} of them a 95 % interval covers less than 95 %")
-    elif units.effective < (0.75 if units.clustered else 0.5) * enough:
-        found.append(f"too few items: the weights of the {units.count} {kind} are so uneven that they count as only "
-                     f"{units.effective:.0f} equal ones")
+        found.append(
+            f"too few items: the differences of the {units.count} clusters are so uneven that with fewer than "
+            f"{ENOUGH_SKEWED_CLUSTERS} of them a 95 % interval covers less than 95 %"
+        )
+    elif units.effective < (0.75 * ENOUGH_CLUSTERS if units.clustered else 0.5 * ENOUGH_ITEMS):
+        kind = "clusters" if units.clustered else "items"
+        found.append(
+            f"too few items: the weights of the {units.count} {kind} are so uneven that they count as only "
+            f"{units.effective:.0f} equal ones"
+        )
+    if span is None and units.rare and units.items_differing:
+        kind = "clusters" if units.clustered else "items"
+        found.append(f"too few items: only {units.differing} of {units.count} {kind} differ, and for a score without "
+                     "limits a 95 % interval then covers less than 95 %")
     if not units.items_differing:
         found.append("no item differs between the two")
     elif interval[0] == interval[1]:
         found.append("all differences are equal, so the interval cannot show any uncertainty")
     if saturated:
-        where = f"below {SATURATED:.0%}" if low else f"above {1 - SATURATED:.0%}"
-        found.append(f"both arms score {where}, so this metric cannot show on these items that nothing was lost")
+        found.append(f"in both arms fewer than {SATURATED:.0%} of the answers are right by this metric, so that it "
+                     "cannot show on these items that nothing was lost")
     return found

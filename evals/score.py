@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import load_split
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -16,8 +17,9 @@ from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
-from evals.baselines import Neighbour, nearest, retrieval_prompt
+from evals.baselines import Neighbour, nearest, retrieval_prompt, similar_questions
 from evals.cells import LoadedCell, Variant, load_cells
+from evals.declaration import SIMILAR_QUESTIONS, freeze
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
 from evals.tasks.extra import ExtraTasks
@@ -69,6 +71,7 @@ class _Scoring:
 
     def run(self) -> list[Path]:
         """Run the plan, cells of one base together."""
+        freeze(self.study)
         for path in self.plan.obsolete_results():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for cell in load_cells(self.study, self.base, self.plan.variants()):
@@ -90,6 +93,8 @@ class _Scoring:
 
             self.clock.set_message("Fidelity: comparing the 16-bit and the 4-bit model token by token")
             compare_bases(self.study, self.base, self.prompter, self.items, self.clock, self.plan.fidelity_inputs)
+        if self.plan.whole and self.config.similarity:
+            self._group_questions()
         if self.plan.judges:
             from evals.judge.pairwise import judge_study
 
@@ -103,6 +108,14 @@ class _Scoring:
 
             judge_study(self.study, on_progress=on_progress)
         return self.plan.score_files()
+
+    def _group_questions(self) -> None:
+        """Groups of similar questions, by which the report checks whether the differences are correlated."""
+        path, inputs = self.plan.evals / SIMILAR_QUESTIONS, {"items": file_hash(self.tasks.folder / "items.jsonl")}
+        if not path.exists() or read_json(path)["inputs"] != inputs:
+            groups = similar_questions(self.embedder.encode([item["question"] for item in self.items]))
+            write_json(path, {"inputs": inputs, "groups": {
+                item["item"]: group for item, group in zip(self.items, groups, strict=True)}})
 
     def _score(self, piece: WorkItem, cell: LoadedCell) -> None:
         title = {

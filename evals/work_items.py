@@ -50,6 +50,7 @@ class EvaluationPlan:
         self._config, self._cells, self._compares = study.config.eval, study.config.cells, study.config.compares
         self._seeds, self._arms = study.config.seeds, study.config.arms
         self._tasks, self._part = tuple(tasks), part
+        self.whole = part is None
         whole, wanted = part is None, self._all_pieces()
         if part is not None:
             wanted = shard(wanted, part[1])[part[0] - 1]

@@ -70,7 +70,7 @@ def with_baselines(study: Study) -> Study:
     tuned, untuned_cell = ("L16", "B16") if "lora" in study.config.arms else ("Q4", "B4")
     samples = samples_of(study, tuned)
     rows = samples_of(study, untuned_cell) or samples
-    for name, hit, partial in (("copy", 0.25, 0.45), ("retrieval", 0.4, 0.5)):
+    for name, hit, partial in (("copy", 0.25, 0.45), ("retrieval", 0.33, 0.5)):
         made = []
         for sample, untuned in zip(samples, rows, strict=True):
             right = luck.random() < hit

@@ -22,7 +22,7 @@ def test_data_check_reports_the_power_of_the_held_out_set() -> None:
     assert shown.exit_code == 0
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("power: ")]
     power = json.loads(CliRunner().invoke(app, ["data", "check", str(FERRIES), "--json"]).stdout)["power"]
-    assert (power["items"], power["clusters"]) == (228, 72)
+    assert (power["items"], power["clusters"]) == (264, 81)
     assert f"{100 * power['minimum_detectable']:.1f} points" in line and f"need {power['items_needed']:,}." in line
 
 
@@ -55,11 +55,13 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
             on_event(Event(step, "succeeded", reused=kept))
 
     monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
+    monkeypatch.setattr("evals.report.verdict.explain_study", lambda study: "The verdict is by exact match.")
     monkeypatch.setattr("typer.echo", seen.append)
     done = CliRunner().invoke(app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])])
     assert done.exit_code == 0, done.output
     told = [place for place, text in enumerate(seen) if text.startswith(TOLD)]
-    assert told == ([] if kept or as_json else [seen.index("data runs") + 1])
-    assert seen.index("data runs") + bool(told) < seen.index("train-lora runs")
+    assert told == ([] if kept or as_json else [seen.index("data runs") + 2])
+    assert ("The verdict is by exact match." in seen) == bool(told)
+    assert seen.index("data runs") + 2 * bool(told) < seen.index("train-lora runs")
     if as_json:
         assert json.loads(done.stdout)["name"] == "told"

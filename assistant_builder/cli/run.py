@@ -53,17 +53,19 @@ def run(
 
 
 def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Display events; after the data step also print the power of the held-out set and a note on memory."""
+    """Display events; after the data step also print how the verdict is reached, the power, and a note on memory."""
 
     def show(event: Event) -> None:
         display(event)
         if event.step == "data" and event.state == "succeeded" and not event.reused:
             from assistant_builder.planning.memory_check import memory_note
+            from evals.report.verdict import explain_study
             from evals.stats.power import power_sentence, split_power
 
             split = read_json(study.folder / "data" / "split.json")
             power = split_power(split) if study.config.compares else None  # power is defined for the comparison
-            for line in (power_sentence(power.to_record()) if power else "", memory_note(study)):
+            declared = explain_study(study) if study.config.compares else ""
+            for line in (declared, power_sentence(power.to_record()) if power else "", memory_note(study)):
                 if line:
                     typer.echo(line)
 

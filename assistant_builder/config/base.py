@@ -33,15 +33,18 @@ class RegistryName:
 
     place: str  # ``module:attribute`` of the registry, as for :func:`assistant_builder.registry.find_registry`
     flag: str = ""  # attribute that must be true for an entry to be valid; empty allows any entry
+    others: tuple[str, ...] = ()  # valid values that are no entries, such as ``auto``
 
     def choices(self) -> tuple[str, ...]:
         """The valid names, in the order of the registry."""
-        return tuple(name for name, entry in find_registry(self.place).items() if self._allows(entry))
+        return (*self.others, *(name for name, entry in find_registry(self.place).items() if self._allows(entry)))
 
     def _allows(self, entry: Any) -> bool:
         return not self.flag or bool(getattr(entry, self.flag))
 
     def _check(self, name: str) -> str:
+        if name in self.others:
+            return name
         registry = find_registry(self.place)
         if name in registry and self._allows(registry[name]):
             return name

@@ -16,8 +16,8 @@ class DataConfig(ConfigModel):
     columns: dict[str, str] = Field(
         default_factory=dict,
         title="Columns",
-        description="Column of each role (question, answer, context, messages, group, cluster, split, answerable, "
-        "system), for files with other column names. An empty name disables a role. Example: group=focus.",
+        description="Column of each role (question, answer, context, messages, group, cluster, family, split, "
+        "answerable, system), for files with other column names. An empty name disables a role. Example: group=focus.",
     )
     system: str | None = Field(
         None,

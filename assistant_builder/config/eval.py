@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from assistant_builder.arms import TWIN_CELLS
 from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, RegistryName
-from assistant_builder.registry import find_registry
 
 METRIC_REGISTRY = "evals.metrics:METRICS"
 """Location of the registry of metrics."""
@@ -24,13 +23,21 @@ class EvalConfig(ConfigModel):
         description="Combinations of base and adapter to score, for the two twins. The cells of other arms are always "
         "scored.",
     )
-    primary_metric: Annotated[str, RegistryName(METRIC_REGISTRY, "can_be_primary")] = Field(
-        "nll_per_token", title="Primary metric", description="The metric that determines the verdict; fixed before "
-        "the run.",
+    primary_metric: Annotated[str, RegistryName(METRIC_REGISTRY, "can_be_primary", ("auto",))] = Field(
+        "auto", title="Primary metric", description="The metric of the verdict, fixed when scoring starts. auto: exact "
+        "match for short answers, token F1 for longer ones, the loss for long ones.",
     )
-    margin: float = Field(
-        0.03, ge=0, title="Margin", description="Maximum loss that still counts as no worse, in units of the primary "
-        "metric (0.03 nats correspond to about 3 % perplexity).",
+    margin: float | None = Field(
+        None, ge=0, title="Margin", description="Largest harm that still counts as no worse, in units of the primary "
+        "metric. Empty: 0.05 (5 points), and for the loss a tenth of what tuning gained.",
+    )
+    decline_margin: float = Field(
+        0.05, ge=0, le=1, title="Margin of false declines", description="Largest increase of the share of answerable "
+        "questions that are declined which still counts as no worse.",
+    )
+    estimand: Literal["auto", "wordings", "facts"] = Field(
+        "auto", title="Claim", description="What the verdict is about. wordings: new wordings of facts that were "
+        "taught. facts: new facts of the same kind. auto: wordings if most held-out facts were taught in other words.",
     )
     max_new_tokens: int = Field(64, ge=1, title="Longest answer", description="Maximum tokens of a generated answer.",
                                 json_schema_extra=BASIC)
@@ -66,15 +73,6 @@ class EvalConfig(ConfigModel):
         "report then states the cost of each assistant.",
     )
     seed: int = Field(0, ge=0, title="Evaluation seed", description="Seed of the bootstrap and the permutation tests.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _set_default_margin(cls, tree: Any) -> Any:
-        """Without ``margin``, use the default margin of the primary metric."""
-        if not isinstance(tree, dict) or "margin" in tree or not isinstance(tree.get("primary_metric"), str):
-            return tree
-        metric = find_registry(METRIC_REGISTRY).get(tree["primary_metric"])
-        return tree if metric is None else {**tree, "margin": metric.default_margin}
 
     @model_validator(mode="after")
     def _check_judge(self) -> EvalConfig:

@@ -14,13 +14,12 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from assistant_builder.arms import ARMS, CELLS, TWINS, compares, further_arms
 from assistant_builder.config.base import BASIC, ArmName, ConfigModel
 from assistant_builder.config.data import DataConfig
-from assistant_builder.config.eval import METRIC_REGISTRY, EvalConfig
+from assistant_builder.config.eval import EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.config.model import ModelConfig
 from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_yaml
 from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.registry import find_registry
 from assistant_builder.store_kinds import store_kind
 
 VERSION: Literal[1] = 1
@@ -123,15 +122,11 @@ class StudyConfig(ConfigModel):
         """A validated copy with dotted keys replaced; text is read as YAML scalars. ConfigError lists all problems.
 
         ``train.preset`` sets the values of the preset, which other changes then replace; ``executor`` is short for
-        ``executor.kind``; ``eval.primary_metric`` sets its default margin, unless the margin was changed.
+        ``executor.kind``.
         """
         tree = self.model_dump(mode="json")
         problems: list[str] = []
         tree["train"] |= PRESETS.get(str(changes.get("train.preset")), {})
-        if {"eval.primary_metric", "eval.margin"} & changes.keys() == {"eval.primary_metric"}:
-            before = find_registry(METRIC_REGISTRY)[self.eval.primary_metric]
-            if self.eval.margin == before.default_margin:
-                del tree["eval"]["margin"]
         for dotted, value in changes.items():
             *parents, leaf = _SHORTHANDS.get(dotted, dotted).split(".")
             node: Any = tree

@@ -28,7 +28,8 @@ _ANSWER_NAMES = tuple(dict.fromkeys([*(a for _, a in _NAME_PAIRS if a != "target
     "assistantresponse", "assistantmessage", "target", "chosen",
 ]))  # fmt: skip
 _OTHER_NAMES: dict[str, tuple[str, ...]] = {
-    "group": ("group", "groupid"), "cluster": ("cluster", "clusterid"), "split": ("split",),
+    "group": ("group", "groupid"), "cluster": ("cluster", "clusterid"),
+    "family": ("family", "familyid"), "split": ("split",),
     "answerable": ("answerable", "isanswerable"), "system": ("system", "systemprompt", "systemmessage"),
     "context": ("context",),
     "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns"),
@@ -106,7 +107,7 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where
         _map_single(columns, free, "question", _QUESTION_NAMES, notes)
         _map_single(columns, free, "answer", _ANSWER_NAMES, notes)
         _map_context(columns, free, notes)
-    for role in ("group", "cluster", "split", "answerable", "system"):
+    for role in ("group", "cluster", "family", "split", "answerable", "system"):
         found = [free[name] for name in _OTHER_NAMES[role] if name in free]
         if role not in columns and found:
             columns[role] = found[0]

@@ -263,6 +263,7 @@ def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes
     row_system = _optional_text(cells, "system", changes)
     return Pair(row=raw.row, messages=_parse_messages(cells, row_system or system or None, mapping, changes),
                 group=_optional_text(cells, "group", changes), cluster=_optional_text(cells, "cluster", changes),
+                family=_optional_text(cells, "family", changes),
                 split=_optional_value(cells, "split", parse_split, "not train, validation or heldout (or test)"),
                 answerable=_optional_value(cells, "answerable", parse_bool, "neither true nor false") is not False)
 

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar, get_args
 ChatRole = Literal["system", "user", "assistant"]
 SplitName = Literal["train", "validation", "heldout"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-COLUMN_ROLES = ("question", "answer", "group", "cluster", "split", "answerable", "system", "context", "messages")
+COLUMN_ROLES = ("question", "answer", "group", "cluster", "family", "split", "answerable", "system", "context",
+                "messages")
 """Roles of a column: ``context`` is appended to the question, ``messages`` holds a complete conversation."""
 
 _SHORT_OPENER_WORDS = 4
@@ -40,6 +41,7 @@ class Pair:
     cluster: str | None = None  # phrasings of one fact, resampled together; may span splits
     split: SplitName | None = None  # given by the file
     answerable: bool = True  # False where the correct answer is to decline
+    family: str | None = None  # facts of one kind, such as those of one sentence pattern; may span splits
 
     @property
     def question(self) -> str:
@@ -75,7 +77,8 @@ class Pair:
     def to_record(self) -> dict[str, Any]:
         """One line of a split file, whose name states the split."""
         return {"row": self.row, "messages": [message.to_record() for message in self.messages], "group": self.group,
-                "cluster": self.cluster, "answerable": self.answerable}
+                "cluster": self.cluster, **({} if self.family is None else {"family": self.family}),
+                "answerable": self.answerable}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], split: SplitName | None = None) -> Pair:
@@ -83,7 +86,7 @@ class Pair:
         return cls(row=record["row"],
                    messages=tuple(Message(message["role"], message["content"]) for message in record["messages"]),
                    group=record.get("group"), cluster=record.get("cluster"), split=split,
-                   answerable=record.get("answerable", True))
+                   answerable=record.get("answerable", True), family=record.get("family"))
 
 
 def group_by(pairs: Iterable[Pair], key: Callable[[Pair], _Key]) -> dict[_Key, list[Pair]]:

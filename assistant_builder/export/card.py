@@ -18,10 +18,13 @@ from assistant_builder.export_formats import ExportSpec, Snippet
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
+from evals.declaration import CLAIMS
 from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
-from evals.report.format import difference, duration, interval, number, plain, shown, size
+from evals.report.format import difference, duration, interval, number, plain, shown, size, two_significant_digits
 from evals.report.load import is_compared, lead_pair
+from evals.report.rows_headline import bound_rows
+from evals.report.verdict import changed_text, clustered_text
 
 DATA_CARD = "DATA.md"
 _SETTINGS = ("epochs", "rank", "alpha", "dropout", "target_modules", "learning_rate", "batch_size", "max_length",
@@ -127,6 +130,8 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
     verdict, compared = report["verdict"], is_compared(report)
     how = shown(verdict["metric"])
     row = {"delta": verdict["delta"], "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
+    claim, bounds = verdict.get("estimand"), [] if not compared else bound_rows(report)
+    about = [] if claim not in CLAIMS else [("Claim", f"{CLAIMS[claim]}{clustered_text(verdict)}")]
     return {
         # readers of the card do not have the study, so what to do about the verdict is left out
         "sentence": inline(report["sentence"] if compared else verdict["reason"], 2000),
@@ -134,11 +139,17 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "warnings": [inline(text if isinstance(text, str) else text.get("text", ""), 1000)
                      for text in report["warnings"]],
         "facts": "" if not compared else table(["", ""], [
-            ["Outcome", verdict["outcome"]], ["Metric", how.label],
+            ["Outcome", verdict["outcome"]], *[[name, inline(text, 500)] for name, text in about],
+            ["Metric", how.label],
             ["Difference (QLoRA − LoRA)", f"{difference(row['delta'], verdict['metric'], row)} {how.unit}"],
             ["95 % interval", interval(row, verdict["metric"])], ["Held-out answers", f"{verdict['n']:,}"],
-            ["Margin allowed", f"{plain(verdict['margin'] * how.factor)} {how.unit}"],
+            ["Margin allowed", f"{two_significant_digits(verdict['margin'] * how.factor)} {how.unit}"],
         ]),
+        "bounds": "" if not bounds else table(
+            ["Bound of the verdict", "QLoRA − LoRA", "95 % interval", "Margin", "Within the margin?"],
+            [[f"{row['label']} ({row['scale']})", row["difference"], row["interval"], row["margin"], row["result"]]
+             for row in bounds]),
+        "changed": inline(changed_text(verdict.get("frozen") or {}), 1000),
     }
 
 

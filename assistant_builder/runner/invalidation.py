@@ -28,7 +28,7 @@ from assistant_builder.study.steps import StepRecord, arm_runs, changed_inputs, 
 
 _MEMORY_SIGNALS = (-signal.SIGABRT, -9)
 """A library that cannot allocate memory aborts the process; the operating system kills it with signal 9."""
-_REPORT_ONLY = {"primary_metric", "margin", "bootstrap_resamples", "price_per_hour"}
+_REPORT_ONLY = {"primary_metric", "margin", "decline_margin", "estimand", "bootstrap_resamples", "price_per_hour"}
 """Settings of ``eval`` that change the interpretation of scores, but no score."""
 _NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
 """Settings of ``train`` that change no adapter."""

@@ -40,7 +40,7 @@ def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str,
     _require_one_split(sweep, studies)
     record: dict[str, Any] = {
         "version": VERSION, "name": sweep.name, "state": "", "folder": str(sweep.folder), "arm": sweep.arm,
-        "prune": sweep.prune, "metric": sweep.trials[0].config.eval.primary_metric,
+        "prune": sweep.prune, "metric": _metric(sweep),
         "sweep": {key: list(dict.fromkeys(trial.settings[key] for trial in sweep.trials))
                   for key in sweep.trials[0].settings},
         "studies": studies, "selected": selected(studies), "comparisons": [],
@@ -57,6 +57,15 @@ def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str,
     record["sentence"] = sentence(record)
     record["notes"] = notes(record, seeds=sweep.trials[0].config.seeds)
     return record
+
+
+def _metric(sweep: Sweep) -> str:
+    """The primary metric: that of the settings or, if it follows from the data, of the first report."""
+    chosen = sweep.trials[0].config.eval.primary_metric
+    if chosen != "auto":
+        return chosen
+    reports = (study.folder / "report.json" for trial in sweep.trials if (study := sweep.study(trial)) is not None)
+    return next((read_json(path)["primary_metric"] for path in reports if path.exists()), "nll_per_token")
 
 
 def selected(studies: list[dict[str, Any]]) -> str | None:

@@ -237,7 +237,8 @@ def keys_of(part: str, *, basic: bool | None = None, without: Sequence[str] = ()
 
 ROLE_TITLES = {
     "question": "Question", "answer": "Answer", "context": "Context", "messages": "Conversation",
-    "group": "Group, kept together", "cluster": "Cluster, one fact", "split": "Split", "answerable": "Answerable",
+    "group": "Group, kept together", "cluster": "Cluster, one fact",
+    "family": "Family, facts of one kind", "split": "Split", "answerable": "Answerable",
     "system": "System prompt",
 }
 MAPPING_TITLE = "Which column is which"

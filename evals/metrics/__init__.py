@@ -42,6 +42,8 @@ class Resources(Protocol):
 
 Score = Callable[[str, str, Context], float | None]
 """``score(answer, reference, context)``; ``None`` where the reference gives the metric nothing to look for."""
+ScoreSample = Callable[[Mapping[str, Any]], float | None]
+"""``score_sample(sample)``: from a line of ``samples.jsonl``; ``None`` for items that the metric is not about."""
 ScoreBatch = Callable[[Sequence[str], Sequence[str], Resources], Sequence[float | None]]
 """``score_batch(answers, references, resources)``: one score an answer, for metrics that need a model."""
 
@@ -53,9 +55,12 @@ class Metric:
     Attributes:
         name: Name in ``report.json`` and in ``eval.primary_metric``.
         label: Name in tables.
-        score: Function for one answer. A metric has this or ``score_batch``; only the loss, which is computed with the
-            evaluated model, has neither.
+        explanation: What is measured, in a sentence.
+        blind_spots: What the metric does not see, in a sentence.
+        score: Function for one answer. A metric has one of the three functions; only the loss, which is computed with
+            the evaluated model, has none.
         score_batch: Function for all answers of a cell.
+        score_sample: Function for the record of a scored item.
         needs_embedder: Whether ``score_batch`` embeds texts; it is then switched off by ``eval.similarity=false``.
         bounds: Lowest and highest possible value; ``None`` where there is no limit.
         data: ``binary`` where every score is 0 or 1, else ``real``.
@@ -63,8 +68,9 @@ class Metric:
             does not (``0.125``).
         phrase: Name inside a sentence; the label unless given.
         token_weighted: Whether items are weighted by the tokens of their reference answer, else equally.
-        default_margin: ``eval.margin`` of a study that chooses the metric as its primary metric and no margin, in the
-            metric's units.
+        can_be_primary: Whether the verdict may be based on the metric.
+        default_margin: Margin of a study that sets none, in the metric's units; that of the loss is a share of what
+            tuning gained (:mod:`evals.declaration`).
         hub_type: Metric type in the model index of the Hugging Face Hub; ``None`` leaves the metric out there.
     """
 
@@ -74,6 +80,7 @@ class Metric:
     blind_spots: str = ""
     score: Score | None = None
     score_batch: ScoreBatch | None = None
+    score_sample: ScoreSample | None = field(default=None, kw_only=True)
     needs_embedder: bool = field(default=False, kw_only=True)
     higher_is_better: bool = field(default=True, kw_only=True)
     bounds: tuple[float, float] | None = field(default=(0.0, 1.0), kw_only=True)
@@ -83,7 +90,7 @@ class Metric:
     phrase: str = field(default="", kw_only=True)
     token_weighted: bool = field(default=False, kw_only=True)
     can_be_primary: bool = field(default=True, kw_only=True)
-    default_margin: float = field(default=0.03, kw_only=True)
+    default_margin: float = field(default=0.05, kw_only=True)
     hub_type: str | None = field(default=None, kw_only=True)
 
     def checked(self, score: float | None) -> float | None:
@@ -113,6 +120,14 @@ METRICS: Registry[Metric] = Registry("metric")
 
 def _of_texts(function: Callable[[str, str], float | None]) -> Score:
     return lambda answer, reference, context: function(answer, reference)
+
+
+def _facts_kept(answer: str, reference: str, context: Context) -> float | None:
+    return facts_kept(answer, reference, context.question) if context.answerable else None
+
+
+def _declined(sample: Mapping[str, Any]) -> float | None:
+    return None if sample.get("declined") is None else float(sample["declined"])
 
 
 _BUILT_IN = (
@@ -152,17 +167,32 @@ _BUILT_IN = (
     ),
     Metric(
         "facts_kept", "Facts kept",
-        "Share of the reference's numbers with units, codes and capitalised names that the answer holds, over the "
-        "items whose reference holds any; found by regular expressions.",
-        "Blind to which fact belongs to what, to negation, and to facts that the answer invents; names that the "
-        "question holds count too. Not seen: numbers in words (nine), and a name that begins a sentence by itself. "
-        "In German every noun counts as a name.",
-        _of_texts(facts_kept), format="percent", phrase="share of facts kept",
+        "Share of the reference's numbers with units, codes and capitalised names that the answer holds, without those "
+        "that the question holds, over the answerable items whose reference holds any; found by regular expressions.",
+        "Blind to which fact belongs to what, to negation, and to facts that the answer invents. Not seen: numbers in "
+        "words (nine), and a name that begins a sentence by itself. In German every noun counts as a name.",
+        _facts_kept, format="percent", phrase="share of facts kept",
     ),
     Metric(
         "similarity", "Similarity", "Cosine of the sentence embeddings of answer and reference (all-MiniLM-L6-v2).",
         "Blind to negation and to numbers; reads the first 256 word pieces only, and was trained on English.", None,
         text.similarity, needs_embedder=True, bounds=(-1.0, 1.0), unit="cosine", phrase="similarity",
+    ),
+    Metric(
+        "false_decline", "False declines",
+        "Share of the answerable questions that the assistant declines to answer.",
+        "Declining in unusual words is not recognised.",
+        score_sample=lambda sample: _declined(sample) if sample["answerable"] else None,
+        higher_is_better=False, data="binary", format="percent", unit="share of answerable items",
+        phrase="share of answerable questions that it declines", can_be_primary=False,
+    ),
+    Metric(
+        "right_decline", "Right declines",
+        "Share of the questions that should be declined which the assistant declines.",
+        "Declining in unusual words is not recognised.",
+        score_sample=lambda sample: None if sample["answerable"] else _declined(sample),
+        data="binary", format="percent", unit="share of unanswerable items",
+        phrase="share of unanswerable questions that it declines", can_be_primary=False,
     ),
 )
 for _metric in _BUILT_IN:
@@ -182,6 +212,22 @@ def text_metrics() -> list[Metric]:
     return [metric for metric in METRICS.values() if metric.score is not None]
 
 
+def plugin_metrics() -> list[Metric]:
+    """Those of :func:`text_metrics` that a plugin registered."""
+    return [metric for metric in text_metrics() if metric not in _BUILT_IN]
+
+
+def score_sample(sample: Mapping[str, Any]) -> dict[str, float]:
+    """Score a line of ``samples.jsonl`` by the metrics that need its whole record."""
+    found = {}
+    for metric in METRICS.values():
+        if metric.score_sample is not None and sample["answer"] is not None:
+            value = metric.checked(metric.score_sample(sample))
+            if value is not None:
+                found[metric.name] = value
+    return found
+
+
 def score_answer(answer: str, reference: str, context: Context | None = None) -> dict[str, float]:
     """Score one generated answer by every metric of :func:`text_metrics` that has a score for this reference.
 
@@ -192,15 +238,16 @@ def score_answer(answer: str, reference: str, context: Context | None = None) ->
 
 
 def score_stored(sample: Mapping[str, Any]) -> dict[str, float]:
-    """Scores of a stored answer by the metrics of plugins that were registered after the answer was scored.
+    """Scores of a stored answer by metrics of its record, and of plugins that were registered after it was scored.
 
-    Metrics of this package are never computed again.
+    Args:
+        sample: A line of ``samples.jsonl``. The text metrics of this package are never computed again.
     """
-    missing = [metric for metric in text_metrics() if metric not in _BUILT_IN and metric.name not in sample["metrics"]]
-    if not missing or sample["answer"] is None:
+    missing = [metric for metric in plugin_metrics() if metric.name not in sample["metrics"]]
+    if sample["answer"] is None:
         return {}
     context = Context(sample["question"], sample["answerable"], sample["prompt"])
-    return _scores(missing, sample["answer"], sample["reference"], context)
+    return score_sample(sample) | _scores(missing, sample["answer"], sample["reference"], context)
 
 
 def _scores(metrics: Sequence[Metric], answer: str, reference: str, context: Context) -> dict[str, float]:

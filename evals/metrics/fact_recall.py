@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
@@ -159,25 +159,31 @@ def find_facts(text: str) -> frozenset[Fact]:
     ])
 
 
-def facts_kept(answer: str, reference: str) -> float | None:
-    """Share of the reference's distinct facts that the answer contains; ``None`` if the reference contains no fact.
+def facts_kept(answer: str, reference: str, question: str = "") -> float | None:
+    """Share of the reference's distinct facts, without those of the question, that the answer contains.
 
     A number matches with the same unit, or with any unit if the reference has none. Codes and names of several words
-    match in any case. A name of one word must be capitalized, unless the answer has no capitals at all. Additional
-    facts of the answer are ignored.
+    match in any case. A name of one word must be capitalized, unless the answer has no capitals at all.
+
+    Returns:
+        0 to 1; ``None`` if the reference contains no fact beyond the question. Additional facts of the answer are
+        ignored.
     """
-    wanted = find_facts(reference)
-    if not wanted:
-        return None
-    text = _clean(answer)
+    facts = list(find_facts(reference))
+    wanted = [fact for fact, echoed in zip(facts, _contained(facts, question), strict=True) if not echoed]
+    return sum(_contained(wanted, answer)) / len(wanted) if wanted else None
+
+
+def _contained(facts: Sequence[Fact], text: str) -> list[bool]:
+    """Whether a text contains each of the facts."""
+    text = _clean(text)
     codes, numbers, names = _scan(text)
     held = codes | names | {n.value for n in numbers} | {f"{n.value} {n.unit}" for n in numbers}
     patterns = {"code": _code_pattern, "term": _lower_pattern if text == text.lower() else _term_pattern}
-    kept = sum(
+    return [
         fact.text in held or (fact.kind != "number" and patterns[fact.kind](fact.text).search(text) is not None)
-        for fact in wanted
-    )
-    return kept / len(wanted)
+        for fact in facts
+    ]
 
 
 def _clean(text: str) -> str:

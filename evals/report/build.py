@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.arms import CELLS, TWINS
+from assistant_builder.arms import CELLS, LORA, TWINS
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
+from evals.compare import Comparison
+from evals.declaration import LOSS, RIGHT_DECLINES
 from evals.report import contrasts as comparing
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
 from evals.report.items import declining, flips, item_rows
-from evals.report.load import Cell, figure, metrics_of, read_baselines, read_cells, served_cells, tuned_cells
+from evals.report.load import (
+    BASELINE,
+    CANDIDATE,
+    Cell,
+    figure,
+    metrics_of,
+    read_baselines,
+    read_cells,
+    served_cells,
+    tuned_cells,
+)
 from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
 from evals.report.render import render_html, render_markdown
-from evals.report.stability import fidelity, noise_floor, seeds, worst_items
+from evals.report.rules import Rules, averaged
+from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, worst_items
 from evals.report.study_facts import arm_records, curves, data_summary, exports, read_record, resources, twins
-from evals.report.verdict import audience, counter_evidence, summary, verdict_sentence
+from evals.report.verdict import audience, basis, counter_evidence, summary, verdict_sentence
 from evals.report.warnings import power, warnings
 
 VERSION = 1
@@ -32,22 +46,29 @@ def build_report(study: Study) -> dict[str, Any]:
         EvaluationError: The headline's cells are missing, cannot be compared, or lack the primary metric.
     """
     config = study.config
-    primary, margin = config.eval.primary_metric, config.eval.margin
     cells, tuned = read_cells(study), tuned_cells(config.arms)
     baselines = read_baselines(study, cells[tuned[0]])
-    usable = _usable(study, cells, baselines)
-    compared = comparing.comparisons({**cells, **baselines}, usable, config.eval)
+    rules = Rules.of(study)
+    usable = _usable(study, cells, baselines, rules)
+    rules = rules.with_gain(cells.get(LORA.untuned_cell), cells.get(LORA.cell), usable.get(LOSS, []))
+    primary = rules.declared.primary_metric
+    compared = comparing.comparisons({**cells, **baselines}, usable, rules)
     rows = comparing.contrasts(compared, primary)
     rows_of_headline = [row for row in rows if row["name"] == comparing.HEADLINE]
-    judged_row = next((row for row in rows_of_headline if "verdict" in row), None)
     items = item_rows(cells, list(usable), tuned)
     found_flips = flips(items) if config.compares else None
+    by_seed = seed_cells(study, cells)
+    found_seeds = seeds(study, by_seed, usable[primary], rules)
+    unlike = rules.uncovered(cells[tuned[0]])
+    headline = headline_comparisons(by_seed, usable, rules) if config.compares else {}
+    verdict = (comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike)) if config.compares
+               else verdict_alone(study, rows, len(usable[primary]), rules))
+    margin = verdict["margin"]
     configs, summaries = arm_records(study, "config.json"), arm_records(study, "summary.json")
     steps = [study.step(step) for step in study.shown_steps if step != "report"]  # which is still running
     report: dict[str, Any] = {
         "version": VERSION, "study": study.name, "primary_metric": primary,
-        "verdict": comparing.verdict(judged_row, margin) if judged_row is not None
-        else verdict_alone(study, rows, len(usable[primary])),
+        "verdict": verdict,
         "cells": {name: _cell_record(cell, usable) for name, cell in cells.items()},
         "baselines": {name: _cell_record(cell, usable) for name, cell in baselines.items()},
         "contrasts": rows, "identities": identities(rows),
@@ -55,9 +76,9 @@ def build_report(study: Study) -> dict[str, Any]:
         "arms": {arm: {key: record.get(key) for key in ("base_storage", "compute_dtype", "device")}
                  for arm, record in configs.items()},
         "curves": curves(study),
-        "flips": found_flips and {**found_flips, "noise_floor": noise_floor(study, cells, usable, found_flips)},
+        "flips": found_flips and {**found_flips, "noise_floor": noise_floor(study, cells, usable, found_flips, rules)},
         "fidelity": fidelity(study), "worst": worst_items(study, cells), "tasks": task_records(study, cells),
-        "reliability": reliability(cells, served_cells(config.arms)), "seeds": seeds(study, cells, usable[primary]),
+        "reliability": reliability(cells, served_cells(config.arms)), "seeds": found_seeds,
         "judge": judged(study, cells), "votes": votes(study), "declining": declining(cells),
         "power": power(rows_of_headline, items, primary, margin), "data": data_summary(study), "items": items,
         "steps": [{"name": record.step, "started": record.started, "seconds": record.seconds,
@@ -67,15 +88,25 @@ def build_report(study: Study) -> dict[str, Any]:
         "config": config.model_dump(mode="json", exclude={"arms"} if config.arms == list(TWINS) else None),
         "context": list(CONTEXT),
     }
-    if not config.compares:
+    if config.compares:
+        report["other_claim"] = other_claim(by_seed, usable[primary], rules)
+    else:
         report["not_compared"] = not_compared(config.arms)
+    if unlike:
+        report["uncovered"] = {"items": len(unlike), "cells": {
+            name: {metric: figure(cell, metric, scored) for metric in usable if metric != RIGHT_DECLINES
+                   and (scored := [item for item in unlike if cell.value(item, metric) is not None])}
+            for name, cell in cells.items()
+        }}
     report["attribution"] = attribution(rows, report["cells"], primary)
     report["exports"] = exports(compared, report["cells"], report["resources"], primary, margin)
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     report["warnings"] = warnings(report)
-    report["objection"] = counter_evidence(rows_of_headline, report["verdict"]["outcome"])
+    averages = [{"metric": metric, **comparing.figures_of(result)} for metric, result in headline.items()]
+    report["objection"] = counter_evidence(averages, verdict)
     sentence = verdict_sentence(report["verdict"], audience(items, report["verdict"]))
     report["sentence"] = f"{sentence} {report['objection']}".strip()
+    report["basis"] = basis(report)
     report["summary"] = summary(report)
     return report
 
@@ -94,11 +125,31 @@ def write_report(study: Study) -> Path:
     return path
 
 
-def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell]) -> dict[str, list[str]]:
+def headline_comparisons(
+    by_seed: Mapping[int, Mapping[str, Cell]], usable: Mapping[str, list[str]], rules: Rules
+) -> dict[str, Comparison]:
+    """QLoRA against its twin on every metric, averaged over the training seeds; the metrics of the decision first."""
+    baseline, candidate = (averaged([found[name] for found in by_seed.values()]) for name in (BASELINE, CANDIDATE))
+    return {metric: rules.compare(baseline, candidate, metric, usable[metric])
+            for metric in dict.fromkeys([*rules.bounds, *usable]) if metric in usable
+            and all(cell.value(item, metric) is not None for cell in (baseline, candidate) for item in usable[metric])}
+
+
+def other_claim(by_seed: Mapping[int, Mapping[str, Cell]], items: list[str], rules: Rules) -> dict[str, Any]:
+    """The difference on the primary metric with the clusters of the claim that is not the headline."""
+    baseline, candidate = (averaged([found[name] for found in by_seed.values()]) for name in (BASELINE, CANDIDATE))
+    result = rules.compare(baseline, candidate, rules.declared.primary_metric, items, other=True)
+    return {"estimand": "facts" if rules.declared.estimand == "wordings" else "wordings", "verdict": result.verdict,
+            "clustered_by": list(result.clustered_by), **comparing.figures_of(result)}
+
+
+def _usable(
+    study: Study, cells: dict[str, Cell], baselines: dict[str, Cell], rules: Rules
+) -> dict[str, list[str]]:
     """Metric → the items it is computed on; the primary metric must be among them."""
     tuned = tuned_cells(study.config.arms)
-    usable = metrics_of({**cells, **baselines}, tuned)
-    primary = study.config.eval.primary_metric
+    usable = metrics_of({**cells, **baselines}, tuned, rules.items)
+    primary = rules.declared.primary_metric
     if primary not in usable:
         where = " and ".join(reversed(tuned))
         raise EvaluationError(

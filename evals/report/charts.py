@@ -54,21 +54,28 @@ def interval_panels(
     contrasts: Sequence[dict[str, Any]], primary: str, margin: float,
     names: tuple[str, str, str] = ("← QLoRA better", "QLoRA worse →", "QLoRA − LoRA (95% interval)"),
 ) -> list[dict[str, Any]]:
-    """The difference of each metric with its interval: losses on one axis, scores of 0 to 100 on another.
+    """The difference of each metric with its interval; metrics share an axis as in :func:`by_axis`.
 
     On every axis the candidate is worse on the right, so the axis of a higher-is-better metric is mirrored. The row of
     ``primary``, empty without a verdict, shows the margin. ``names`` are the labels of the two sides and the figures.
     """
     panels = []
-    for higher_is_better in (False, True):
-        rows = [
-            {**row, "label": shown(row["metric"]).label, "about": "", "note": "", "primary": row["metric"] == primary,
-             "margin": margin if row["metric"] == primary else None}
-            for row in contrasts if row["higher_is_better"] == higher_is_better
-        ]
-        if rows:
-            panels.append(interval_panel(rows, *names))
+    for group in by_axis(contrasts):
+        rows = [{**row, "label": shown(row["metric"]).label, "about": "", "note": "",
+                 "primary": row["metric"] == primary, "margin": margin if row["metric"] == primary else None}
+                for row in group]
+        panels.append(interval_panel(rows, *names))
     return panels
+
+
+def by_axis(contrasts: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Entries of ``contrasts`` that can share an axis: the same unit and direction; losses first, then scores."""
+    groups: dict[tuple[bool, bool, str], list[Mapping[str, Any]]] = {}
+    for row in contrasts:
+        how = shown(row["metric"])
+        points = how.factor == 100
+        groups.setdefault((points, points != row["higher_is_better"], how.unit), []).append(row)
+    return [groups[key] for key in sorted(groups)]
 
 
 def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, heading: str) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, further_arms, headline_arms, named
-from assistant_builder.config import EvalConfig
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
-from evals.compare import Comparison, holm, paired_comparison
+from evals.compare import Comparison, holm
+from evals.decision import action, decide, harmful
 from evals.metrics import metric_of
 from evals.report.format import decimals, interval, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, Cell
+from evals.report.rules import Rules
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,10 @@ def all_pairs() -> tuple[Contrast, ...]:
 Comparisons = dict[tuple[str, str], Comparison]  # comparisons by name of the pair and metric
 
 
-def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], config: EvalConfig) -> Comparisons:
-    """Compare every pair of :func:`all_pairs` on every metric that both cells have, in this order.
-
-    The verdict of each is by the study's margin where the metric is the primary one.
-    """
+def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], rules: Rules) -> Comparisons:
+    """Compare every pair of :func:`all_pairs` on every metric that both cells have, in this order."""
     return {
-        (pair.name, metric): compare(cells[pair.baseline], cells[pair.candidate], metric, items, config)
+        (pair.name, metric): rules.compare(cells[pair.baseline], cells[pair.candidate], metric, items)
         for pair in all_pairs() if {pair.candidate, pair.baseline} <= cells.keys()
         for metric, items in usable.items() if cells[pair.candidate].has(metric) and cells[pair.baseline].has(metric)
     }
@@ -93,8 +91,8 @@ def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
     """The comparisons as records, one for each pair and metric.
 
     ``delta`` is candidate − baseline in the metric's units and equals the difference of the two cells' figures;
-    ``p_value_holm`` is adjusted over the metrics of the same pair. The headline's record of the primary metric has the
-    verdict.
+    ``p_value_holm``, for claims of improvement, is adjusted over the metrics of the same pair. The headline's record of
+    the primary metric has the verdict of that metric alone.
     """
     rows = []
     for pair in all_pairs():
@@ -126,18 +124,6 @@ def figures_of(result: Comparison) -> dict[str, Any]:
     }
 
 
-def compare(baseline: Cell, candidate: Cell, metric: str, items: list[str], config: EvalConfig) -> Comparison:
-    """Compare two cells item by item; losses are weighted by answer tokens."""
-    samples = [baseline.by_item[item] for item in items]
-    info = metric_of(metric)
-    return paired_comparison(
-        baseline.values(items, metric), candidate.values(items, metric), clusters=clusters_of(samples),
-        weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
-        margin=config.margin if metric == config.primary_metric else None, higher_is_better=info.higher_is_better,
-        seed=config.seed, bounds=info.bounds, resamples=config.bootstrap_resamples,
-    )
-
-
 def clusters_of(samples: list[dict[str, Any]]) -> list[Any] | None:
     """The samples' cluster labels; ``None`` if no sample has one."""
     labels = [sample.get("cluster") for sample in samples]
@@ -159,16 +145,40 @@ def in_words(row: Mapping[str, Any], worse: str, better: str, unclear: str) -> s
     return worse if clearly_worse(row) else better if clearly_better(row) else unclear
 
 
-def verdict(row: Mapping[str, Any], margin: float) -> dict[str, Any]:
-    """The verdict on the primary metric, with the figures that its sentence needs."""
+def verdict(
+    compared: Mapping[str, Comparison], rules: Rules, *, seeds: Mapping[str, Any], uncovered: int
+) -> dict[str, Any]:
+    """The verdict of all bounds together, with the figures of the primary metric that its sentence needs.
+
+    Args:
+        compared: Metric → comparison of QLoRA with its twin, averaged over the training seeds; the primary one first.
+        rules: The rules of the study.
+        seeds: ``count`` and ``trained_again`` of the report's seeds.
+        uncovered: Number of held-out items that the verdict is not about, because their facts were not taught.
+    """
+    bounds = {metric: compared[metric] for metric in dict.fromkeys(rules.bounds) if metric in compared}
+    metric, result = next(iter(bounds.items()))
+    decision = decide(bounds)
+    again = seeds["trained_again"]
     return {
-        "outcome": row["verdict"], "metric": row["metric"], "margin": margin, "delta": row["delta"],
-        "ci": [row["ci_low"], row["ci_high"]], "p_value": row["p_value"], "n": row["n"],
-        "n_clusters": row["n_clusters"], "contrast": row["name"], "higher_is_better": row["higher_is_better"],
-        "within_margin_but_worse": row["within_margin_but_worse"], "warnings": row["warnings"],
-        "perplexity_change": None if row["metric"] != "nll_per_token" else {
-            "share": math.expm1(row["delta"]), "ci": [math.expm1(row["ci_low"]), math.expm1(row["ci_high"])],
+        "outcome": decision.outcome, "metric": metric, "margin": result.margin, "delta": float(result.delta),
+        "ci": [float(result.ci_low), float(result.ci_high)], "p_value": float(result.p_value), "n": int(result.n),
+        "n_clusters": result.n_clusters, "contrast": HEADLINE, "higher_is_better": result.higher_is_better,
+        "within_margin_but_worse": decision.outcome == "no worse" and result.harm[1] > 0,
+        "warnings": list(result.warnings),
+        "perplexity_change": None if metric != "nll_per_token" else {
+            "share": math.expm1(result.delta), "ci": [math.expm1(result.ci_low), math.expm1(result.ci_high)],
         },
+        "bounds": [{"metric": name, "margin": each.margin, "delta": float(each.delta),
+                    "ci": [float(each.ci_low), float(each.ci_high)], "passed": name not in decision.failed,
+                    "outcome": each.verdict, "higher_is_better": each.higher_is_better, "n": int(each.n)}
+                   for name, each in bounds.items()],
+        "possible_harm": harmful(compared),
+        "estimand": rules.declared.estimand, "clustered_by": list(result.clustered_by),
+        "leave_one_out": list(result.leave_one_out), "uncovered": uncovered, "frozen": rules.record(),
+        "seeds": seeds["count"], "trained_again": again,
+        "action": action(decision, n=result.n, seeds=seeds["count"],
+                         seeds_decide=again is not None and again["seed_share"] > 0.5),
     }
 
 
@@ -238,22 +248,25 @@ _NOT_COMPARED: dict[str, tuple[str, ...]] = {
 """The questions that a study leaves open, by the arm that it does not train."""
 
 
-def verdict_alone(study: Study, rows: Sequence[Mapping[str, Any]], items: int) -> dict[str, Any]:
+def verdict_alone(
+    study: Study, rows: Sequence[Mapping[str, Any]], items: int, rules: Rules
+) -> dict[str, Any]:
     """The verdict of a study that does not train both twins: without figures, with ``reason`` and ``action``.
 
     The number of clusters is that of the first arm's contrast with its untuned base among ``rows``.
     """
     config = study.config
-    metric, arm = config.eval.primary_metric, ARMS[headline_arms(config.arms)[0]]
+    metric, arm = rules.declared.primary_metric, ARMS[headline_arms(config.arms)[0]]
     lead = (f"{arm.cell}-{arm.untuned_cell}", metric)
     n_clusters = next((row["n_clusters"] for row in rows if (row["name"], row["metric"]) == lead), None)
     missing = _missing(config.arms)
     lacks = _MISSING[missing[0]] if len(missing) == 1 else named(TWINS)
     return {
-        "outcome": "inconclusive", "metric": metric, "margin": config.eval.margin, "delta": None, "ci": [None, None],
+        "outcome": "inconclusive", "metric": metric, "margin": rules.margin(metric), "delta": None, "ci": [None, None],
         "p_value": None, "n": items, "n_clusters": n_clusters, "contrast": None,
         "higher_is_better": metric_of(metric).higher_is_better, "within_margin_but_worse": False, "warnings": [],
-        "perplexity_change": None,
+        "perplexity_change": None, "bounds": [], "possible_harm": [], "estimand": rules.declared.estimand,
+        "frozen": rules.record(),
         "reason": f"This study trains {named(config.arms)} alone: without {lacks} it cannot say what 4-bit "
                   f"{'would cost' if QLORA.name in missing else 'cost'}.",
         "action": _action(study, lacks),

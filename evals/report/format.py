@@ -192,6 +192,18 @@ def enumerated(texts: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def margin(metric: str, value: float) -> str:
+    """A margin with its unit; ``zero`` without one."""
+    how = shown(metric)
+    return f"{two_significant_digits(value * how.factor)} {how.unit}".rstrip() if value else "zero"
+
+
+def in_sentence(label: str) -> str:
+    """A label in lower case, unless its first word is an abbreviation or a name such as ``chrF`` or ``ROUGE-L``."""
+    first, rest = label[:1], label[1:]
+    return label if any(letter.isupper() for letter in rest.partition(" ")[0]) else first.lower() + rest
+
+
 def capitalised(text: str) -> str:
     """The text with its first letter in upper case."""
     return text[:1].upper() + text[1:]

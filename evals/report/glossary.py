@@ -33,12 +33,16 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("adapter", "The small set of weights that training changes (LoRA). The base model itself stays frozen."),
     ("baseline", "The reference of the comparison: the twin trained on the float16 base. An untuned baseline is what "
      "you would get without any training."),
+    ("bound", "The limit that one metric sets for “no worse”: the harmful end of its 95% interval must be within its "
+     "margin. “No worse” needs all bounds."),
     ("calibration, reliability", "Whether a model's confidence can be trusted: of the answers with a probability of "
      "70%, 7 in 10 should be right. ECE is the mean gap between the two, the Brier score the mean squared error; 0 is "
      "best."),
     ("cell", "One combination of base model (16-bit or 4-bit) and adapter (none, LoRA, QLoRA)."),
     ("chrF", "The overlap of character sequences between answer and reference. It tolerates other word forms, but a "
      "wrong digit hardly changes it."),
+    ("claim", "What the verdict is about: new wordings of facts that were taught, or new facts of the same kind. It "
+     "decides which questions count and what a cluster is."),
     ("cluster", "Questions that belong together, such as several phrasings of one fact. Their results are similar, so "
      "they count as fewer independent questions."),
     ("contrast", "The difference between two cells on the same items, such as Q4 − L16: first minus second."),
@@ -59,14 +63,17 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
      "base in 4 bits."),
     ("loss, nats per token", "The mean negative log-probability that the assistant gives to the tokens of the "
      "reference answer. 0 means certainty. 0.01 nats more is about 1% more perplexity."),
-    ("margin", "The largest loss of quality that you accept, fixed before the run."),
+    ("margin", "The largest loss of quality that you accept, fixed when scoring starts. Later changes are shown at the "
+     "verdict."),
     ("merge", "To add the adapter to the base's weights permanently, so that a single model is served."),
     ("minimum detectable difference", "The smallest true difference that a study of this size would usually detect. "
      "“No clear difference” does not rule out anything smaller."),
     ("noise floor", "The changes that rounding alone causes, measured here with another scoring batch size. A "
      "difference that is no larger is not a finding."),
+    ("non-inferior", "The term of statistics for “no worse”: a harm beyond the margin is ruled out."),
     ("p-value", "The probability of a difference at least this large if the two assistants were equally good. A small "
-     "value is unlikely to be chance. Holm's adjustment accounts for testing several metrics at once."),
+     "value is unlikely to be chance. Holm's adjustment accounts for testing several metrics at once; it applies to "
+     "improvements, not to harm."),
     ("paired", "Both assistants answer the same questions and are compared question by question, so hard and easy "
      "questions cancel out."),
     ("percentile, p99", "The value that 99 of 100 tokens do not exceed; it describes the worst hundredth."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -180,18 +180,27 @@ def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
     return None
 
 
-def metrics_of(cells: Mapping[str, Cell], tuned: Sequence[str]) -> dict[str, list[str]]:
+def metrics_of(
+    cells: Mapping[str, Cell], tuned: Sequence[str], wanted: Callable[[Cell, str], list[str]] | None = None,
+) -> dict[str, list[str]]:
     """The items each metric is computed on, in file order: those with a score in every cell that has the metric.
 
     Metrics that a ``tuned`` cell lacks or that have too few items for a comparison are left out.
+
+    Args:
+        cells: The cells.
+        tuned: Cells without which a metric is left out.
+        wanted: The items of the headline, by cell and metric; all unless given.
     """
     first = cells[tuned[0]]
+    every = list(first.by_item)
     usable = {}
     for metric in METRICS:
         having = [cell for cell in cells.values() if cell.has(metric)]
         if set(tuned) <= {cell.name for cell in having}:
-            kept = [item for item in first.by_item if all(cell.value(item, metric) is not None for cell in having)]
-            if len(kept) == len(first.by_item) or independent_units(first, kept) > 1:
+            items = every if wanted is None else wanted(first, metric)
+            kept = [item for item in items if all(cell.value(item, metric) is not None for cell in having)]
+            if len(kept) == len(every) or independent_units(first, kept) > 1:
                 usable[metric] = kept
     return usable
 

@@ -56,10 +56,18 @@ FORMULAS: tuple[Formula, ...] = (
             "p_1 − p_2 ± 1.96 √((p_1 + p_2 − (p_1 − p_2)²) ÷ (n + 2)),   p_j = (flips_j + 1) ÷ (n + 2)",
             "For right/wrong scores without clusters: flips_1 and flips_2 count the items that only the candidate, or "
             "only the baseline, gets right.", (7,)),
-    Formula("Cluster-robust t interval", "Δ ± t_{G−1} √(G ÷ (G − 1) · Σ_g r_g²) ÷ Σ_g w_g",
-            "G is the number of clusters, r_g the weighted sum of a cluster's deviations from Δ, w_g its weight. If "
+    Formula("Cluster-robust t interval (CR2)", "Δ ± t_{df} √(Σ_g r_g² ÷ (1 − h_g)) ÷ Σ_g w_g,   "
+            "df = 1 ÷ (Σ_g h_g² + (Σ_g q_g)² − Σ_g q_g²),   q_g = h_g² ÷ (1 − h_g)",
+            "r_g is the weighted sum of a cluster's deviations from Δ, w_g its weight, h_g its share of all weights. "
+            "With equal clusters df is their number minus 1, with unequal ones it is smaller. If "
             "few clusters or items differ, one unobserved difference in each direction is added; if cluster sums are "
-            "very skewed, the interval is extended to bootstrap-t over whole clusters.", (1,)),
+            "very skewed, the interval is extended to bootstrap-t over whole clusters.", (1, 17)),
+    Formula("Two-way clusters", "V = V_1 + V_2 − V_{12}",
+            "For two labels that cross: V_1 and V_2 are the variances by each label, V_{12} that by both together. The "
+            "interval is at least as wide as by each label alone. Of nested labels the coarser counts.", (18,)),
+    Formula("Correlation within a label", "p = share of permutations with Σ_g r_g² at least as large",
+            "For every label that is not a cluster (group, family, shared answer): whether the deviations from Δ "
+            "within it are alike. If they are (p ≤ 0.01), a warning says that the interval is too short."),
     Formula("Sign-flip test", "p = share of sign patterns s with |Σ_i s_i d_i| ≥ |Σ_i d_i|",
             "Swaps the two assistants item by item, or cluster by cluster; all patterns for up to 13 differing units, "
             "otherwise random patterns, including the observed one."),
@@ -67,11 +75,15 @@ FORMULAS: tuple[Formula, ...] = (
             "b and c are the items that only one of the two gets right. Used without clusters only.", (9,)),
     Formula("Holm's adjustment", "p̃_{(j)} = min(1, max_{i ≤ j} (m − i + 1) p_{(i)})",
             "Over the m metrics of one contrast, with p-values in ascending order; it bounds the probability of any "
-            "false positive.", (8,)),
-    Formula("Verdict", "hi ≤ margin: no worse;   else lo > 0: worse;   else: inconclusive",
-            "On one metric and margin fixed before the run; lo and hi are the ends of the 95% interval of the harm, "
-            "which is positive if the candidate is worse. A right/wrong metric below 5% or above 95% in both cells "
-            "cannot yield “no worse”."),
+            "false claim of improvement. Harm is never adjusted: each interval that is wholly on the harmful side of "
+            "zero is reported.", (8,)),
+    Formula("Verdict", "hi_k ≤ margin_k for every k: no worse;   else lo_1 > 0 or any lo_k > margin_k: worse;   "
+            "else: inconclusive",
+            "k = 1 is the primary metric; the others are a metric of another kind and false declines. lo and hi are "
+            "the ends of the 95% interval of the harm, which is positive if the candidate is worse. All bounds must "
+            "hold together, so none is adjusted (intersection–union test, each one-sided 2.5%). Metrics, margins and "
+            "claim are fixed when scoring starts. A right/wrong metric below 5% in both cells cannot yield “no "
+            "worse”.", (19,)),
     Formula("Detectable difference", "2.8 × standard error,   2.8 ≈ z(0.975) + z(0.8)",
             "The true difference that 80 of 100 such studies would detect. Before a run it is about 2.8 √(share of "
             "answers that flip ÷ n).", (1,)),
@@ -118,6 +130,12 @@ REFERENCES: tuple[str, ...] = (
     "American Statistical Association 22, 209–212",
     "Brier, G. W. (1950). Verification of Forecasts Expressed in Terms of Probability. Monthly Weather Review 78, 1–3",
     "Hall, P. (1988). Theoretical Comparison of Bootstrap Confidence Intervals. The Annals of Statistics 16, 927–953",
+    "Pustejovsky, J. E., Tipton, E. (2018). Small-Sample Methods for Cluster-Robust Variance Estimation and Hypothesis "
+    "Testing in Fixed Effects Models. Journal of Business & Economic Statistics 36, 672–683. arXiv:1601.01981",
+    "Cameron, A. C., Gelbach, J. B., Miller, D. L. (2011). Robust Inference with Multiway Clustering. Journal of "
+    "Business & Economic Statistics 29, 238–249",
+    "Berger, R. L., Hsu, J. C. (1996). Bioequivalence Trials, Intersection–Union Tests and Equivalence Confidence "
+    "Sets. Statistical Science 11, 283–319",
 )
 """The sources of the methods, cited by number from 1."""
 
@@ -128,7 +146,8 @@ FROM = ("from", "Where does the difference come from?")
 BEHIND = ("behind", "Details behind the numbers")
 
 CONTENTS: tuple[tuple[tuple[str, str], tuple[tuple[str, str], ...]], ...] = (
-    (DID, (("quality", "Quality"), ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"),
+    (DID, (("bounds", "Verdict"), ("uncovered", "Facts not taught"), ("quality", "Quality"),
+           ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"),
            ("worst", "Worst items"), ("retention", "Forgetting"), ("tasks", "Other tasks"), ("declining", "Declining"),
            ("reliability", "Reliability"), ("judge", "Judge"), ("votes", "Votes"))),
     (SEEN, (("power", "Power"), ("noise", "Noise floor"), ("seeds", "Seeds"), ("caveats", "Caveats"))),
@@ -141,7 +160,8 @@ CONTENTS: tuple[tuple[tuple[str, str], tuple[tuple[str, str], ...]], ...] = (
 """Groups of sections: anchor and heading of the group, then anchor and short name of each section."""
 _ALONE = {"did": "How good is the assistant?", "seen": "How certain is this?", "from": "All figures"}
 """Headings of groups in the report of a single arm, without a comparison."""
-_OF_COMPARISONS = frozenset({"flips", "fidelity", "worst", "judge", "votes", "power", "noise", "waterfall", "twins"})
+_OF_COMPARISONS = frozenset({"bounds", "flips", "fidelity", "worst", "judge", "votes", "power", "noise", "waterfall",
+                            "twins"})
 """Sections that compare the two assistants."""
 
 
@@ -150,6 +170,8 @@ def contents(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     others = [name for name in report["tasks"] if name != RETENTION]
     alone = not is_compared(report)
     left_out = {*(() if others else ("tasks",)), *(_OF_COMPARISONS if alone else ("alone",))}
+    if not report.get("uncovered"):
+        left_out.add("uncovered")
     if alone and export_table(report) is None:
         left_out.add("exports")
     if alone and not report["contrasts"]:

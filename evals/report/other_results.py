@@ -21,6 +21,7 @@ from assistant_builder.config import EvalConfig
 from assistant_builder.study import Study
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import preference
+from evals.metrics import metric_of
 from evals.report.contrasts import HEADLINE, all_pairs, clearly_better, clearly_worse, clusters_of, figures_of, in_words
 from evals.report.format import SIGNIFICANT, enumerated, measured, number, percent, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell
@@ -92,7 +93,8 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
                "cells": {cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores}}
     meanings = {pair.name: pair.meaning for pair in all_pairs()}
     further = [(ARMS[arm].cell, BASELINE) for arm in further_arms(ARMS)]
-    pairs = [*((arm.cell, arm.untuned_cell) for arm in ARMS.values()), (CANDIDATE, BASELINE), *further]
+    pairs = [*((arm.cell, arm.untuned_cell) for arm in ARMS.values()), (CANDIDATE, BASELINE),
+             (QLORA.untuned_cell, LORA.untuned_cell), *further]
     for candidate, baseline in pairs:
         if candidate in values and baseline in values and len(ids) > 1:
             name = f"{candidate}-{baseline}"
@@ -312,7 +314,8 @@ def beats_untuned(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mappi
     found = []
     for baseline in NAMES:
         for arm in ARMS.values():
-            family = [row for row in rows if row["name"] == f"{arm.cell}-{baseline}"]
+            family = [row for row in rows if row["name"] == f"{arm.cell}-{baseline}"
+                      and metric_of(row["metric"]).can_be_primary]
             if family:
                 clear = [row for row in family if row["p_value_holm"] <= SIGNIFICANT]
                 beaten = [row["metric"] for row in clear if clearly_better(row)]

@@ -20,6 +20,8 @@ from evals.report.items import answer_groups
 from evals.report.load import arms_of, is_compared, lead_pair
 from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
 from evals.report.study_facts import flatten
+from evals.report.verdict import changed_text, harm_text, leave_one_out_text, meaning
+from evals.report.warnings import by_weight
 
 LISTED = 200  # held-out items on the page; ``report.json`` has all of them
 _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
@@ -81,6 +83,7 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
     groups, groups_of_sections, compared = answer_groups(report, listed), contents(report), is_compared(report)
     flips, fidelity, seeds, margin = report["flips"], report["fidelity"], report["seeds"], report["verdict"]["margin"]
     flipped = ("lost", "gained") if flips else ()
+    first, more = by_weight(report["warnings"])
     lead = rows_headline.of_contrast(report, "-".join(lead_pair(report)))
     seed_rows, spread = rows_other.seed_rows(report)
     differences = rows_headline.contrast_rows(report)
@@ -100,6 +103,10 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "settings": list(flatten(report["config"])),
         # the headline
         "outcome": rows_headline.outcome_label(report), "tone": rows_headline.tone(report),
+        "meaning": meaning(report["verdict"]), "action": report["verdict"]["action"] if compared else "",
+        "changed": changed_text(report["verdict"]["frozen"]), "first_warnings": first, "more_warnings": more,
+        "bounds": rows_headline.bound_rows(report), "left_out": leave_one_out_text(report["verdict"]),
+        "harm": harm_text(report), "uncovered": rows_headline.uncovered_table(report),
         "tiles": rows_headline.tiles(report), "table": rows_headline.metric_table(report),
         "panels": charts.interval_panels(lead, report["primary_metric"] if compared else "", margin, *(
             [] if compared else [("← better than untuned", "worse →", "Tuned − untuned (95% interval)")])),

@@ -16,7 +16,7 @@ from evals.report import format as fmt
 from evals.report.contrasts import HEADLINE, clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
 from evals.report.load import arms_of, is_compared, lead_arm, lead_pair, served_cells
-from evals.report.verdict import number_of
+from evals.report.verdict import as_row, harm_interval, number_of
 
 Report = Mapping[str, Any]
 
@@ -102,13 +102,45 @@ def outcome_label(report: Report) -> str:
     label = OUTCOMES[verdict["outcome"]]
     if verdict["within_margin_but_worse"]:
         label += ": measurably worse, within the margin"
-    return f"{label}; but clearly worse by another measure" if report["objection"] else label
+    return f"{label}; but possible harm by another measure" if report["objection"] else label
 
 
 def tone(report: Report) -> str:
     """The CSS class of the verdict; a verdict with counter-evidence gets the class of a warning."""
     outcome = str(report["verdict"]["outcome"])
     return "mixed" if report["objection"] and outcome == "no worse" else outcome.replace(" ", "-")
+
+
+def bound_rows(report: Report) -> list[dict[str, str]]:
+    """Each bound of the verdict: metric, difference, interval, margin, and whether it was shown; empty without them."""
+    rows = []
+    for bound in report["verdict"].get("bounds") or []:
+        metric, row = bound["metric"], as_row(bound)
+        how, unit = shown(metric), shown(metric).unit
+        result, mood = ("shown", "yes") if bound["passed"] else ("not shown", "cannot-be-told")
+        if harm_interval(bound)[0] > bound["margin"]:
+            result, mood = "not shown: beyond the margin", "no"
+        rows.append({
+            "label": how.label, "difference": difference(bound["delta"], metric, row),
+            "scale": f"{unit}{', ' if unit else ''}{'higher' if bound['higher_is_better'] else 'lower'} is better",
+            "interval": interval(row, metric), "margin": fmt.two_significant_digits(bound["margin"] * how.factor),
+            "result": result, "tone": mood,
+        })
+    return rows
+
+
+def uncovered_table(report: Report) -> dict[str, Any] | None:
+    """The figures on the items whose facts were not taught, cells as rows; ``None`` if the verdict is about all."""
+    found = report.get("uncovered")
+    if not found:
+        return None
+    metrics = [name for name in METRICS if any(name in figures for figures in found["cells"].values())]
+    return {
+        "items": found["items"], "metrics": [{"label": shown(name).label, "note": unit_note(name)} for name in metrics],
+        "rows": [{"name": name, "label": report["cells"][name]["label"],
+                  "figures": [number(figures[metric], metric) if metric in figures else "–" for metric in metrics]}
+                 for name, figures in found["cells"].items()],
+    }
 
 
 def of_contrast(report: Report, name: str, metric: str | None = None) -> list[dict[str, Any]]:
@@ -119,10 +151,11 @@ def of_contrast(report: Report, name: str, metric: str | None = None) -> list[di
 def reading(row: Mapping[str, Any]) -> str:
     """The interpretation of a difference without a verdict."""
     significant = row["p_value_holm"] <= fmt.SIGNIFICANT
-    word = "worse" if clearly_worse(row) else "better" if clearly_better(row) else ""
-    if not word:
-        return "unclear: interval and test disagree" if significant else "no clear difference"
-    return word if significant else f"{word}, but not after Holm's adjustment"
+    if clearly_worse(row):
+        return "worse" if significant else "possibly worse"
+    if clearly_better(row):
+        return "better" if significant else "better, but not after Holm's adjustment"
+    return "unclear: interval and test disagree" if significant else "no clear difference"
 
 
 def unit_note(metric: str) -> str:
@@ -145,7 +178,7 @@ def metric_table(report: Report) -> dict[str, Any]:
             "figures": [number(cell["metrics"].get(metric), metric) for cell in cells.values()],
             "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
             "p": fmt.p_value(row["p_value"]), "holm": fmt.p_value(row["p_value_holm"]),
-            "reading": OUTCOMES[report["verdict"]["outcome"]].lower() + " (the verdict)" if primary else reading(row),
+            "reading": f"{OUTCOMES[row['verdict']].lower()}, by this metric" if primary else reading(row),
         })
         if metric == "nll_per_token":
             low, high = (signed_percent(math.expm1(row[end])) for end in ("ci_low", "ci_high"))
@@ -175,11 +208,13 @@ def in_short(report: Report) -> dict[str, str]:
         return {"did": verdict["reason"], "from": ""}
     how = shown(verdict["metric"])
     row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
+    failed = [fmt.in_sentence(shown(bound["metric"]).label) for bound in verdict["bounds"] if not bound["passed"]]
+    margin = fmt.two_significant_digits(verdict["margin"] * how.factor)
     return {
-        "did": f"{OUTCOMES[verdict['outcome']]}: {how.label.lower() if how.factor == 1 else how.label} "
+        "did": f"{OUTCOMES[verdict['outcome']]}: {fmt.in_sentence(how.label)} "
                f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit} "
-               f"(95% interval {interval(row, verdict['metric'])}), with "
-               f"{fmt.plain(verdict['margin'] * how.factor)} allowed.",
+               f"(95% interval {interval(row, verdict['metric'])}), with {margin} allowed."
+               + (f" Not shown to be within the margin: {fmt.enumerated(failed)}." if failed else ""),
         "from": report["attribution"]["sentence"] if report["attribution"] else "",
     }
 
@@ -189,12 +224,11 @@ def tiles(report: Report) -> list[dict[str, str]]:
     verdict = report["verdict"]
     if not is_compared(report):
         return _tiles_alone(report)
-    judged = of_contrast(report, verdict["contrast"], verdict["metric"])[0]
-    how = shown(verdict["metric"])
+    how, judged = shown(verdict["metric"]), as_row(verdict)
     found = [{
-        "label": f"{how.label}: QLoRA minus LoRA", "value": difference(judged["delta"], verdict["metric"], judged),
+        "label": f"{how.label}: QLoRA minus LoRA", "value": difference(verdict["delta"], verdict["metric"], judged),
         "note": f"95% interval {interval(judged, verdict['metric'])}; allowed: "
-                f"{fmt.plain(verdict['margin'] * how.factor)}",
+                f"{fmt.two_significant_digits(verdict['margin'] * how.factor)}",
     }]
     for row in of_contrast(report, verdict["contrast"], "exact_match"):
         qlora, lora = (number(report["cells"][row[name]]["metrics"]["exact_match"], "exact_match")

@@ -12,11 +12,14 @@ from scipy import stats
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
-from evals.report.contrasts import HEADLINE, compare
+from evals.report.contrasts import HEADLINE
 from evals.report.format import nats, percent, plural, shown, signed
 from evals.report.items import change
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_rescored_cells, tuned_cells
+from evals.report.rules import Rules, averaged
 from evals.report.study_facts import arm_records, twins
+from evals.stats.cluster_robust import StandardError
+from evals.stats.seed_variance import trained_again
 
 _LABELS = {
     "B4-B16": "storing the untuned base in 4 bits",
@@ -73,7 +76,7 @@ def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]
 
 
 def noise_floor(
-    study: Study, cells: Mapping[str, Cell], usable: Mapping[str, list[str]], flips: Mapping[str, Any]
+    study: Study, cells: Mapping[str, Cell], usable: Mapping[str, list[str]], flips: Mapping[str, Any], rules: Rules
 ) -> dict[str, Any] | None:
     """Each assistant compared with itself, scored with another batch size; ``None`` if that was not measured.
 
@@ -86,10 +89,10 @@ def noise_floor(
         return None
     found: dict[str, Any] = {"cells": {name: _cell(cells[name], again[name]) for name in (BASELINE, CANDIDATE)},
                              "delta": None, "ci": None, "verdict": None}
-    primary = config.primary_metric
+    primary = rules.declared.primary_metric
     items = [item for item in usable[primary] if all(cell.value(item, primary) is not None for cell in again.values())]
     if len(items) == len(usable[primary]):
-        result = compare(again[BASELINE], again[CANDIDATE], primary, items, config)
+        result = rules.compare(again[BASELINE], again[CANDIDATE], primary, items)
         found |= {"delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict}
     records = found["cells"]
     sizes = {record["other_batch_size"] for record in records.values()}
@@ -120,30 +123,64 @@ def _cell(cell: Cell, again: Cell) -> dict[str, Any]:
     }
 
 
-def seeds(study: Study, cells: Mapping[str, Cell], items: list[str]) -> dict[str, Any]:
+def seed_cells(study: Study, cells: Mapping[str, Cell]) -> dict[int, dict[str, Cell]]:
+    """The cells of the headline for each training seed with scores; the first seed's are those of ``cells``.
+
+    Raises:
+        EvaluationError: A run was scored on other items.
+    """
+    tuned = tuned_cells(study.config.arms)
+    found = {1: {name: cells[name] for name in tuned}}
+    for number in range(2, study.config.seeds + 1):
+        again = read_rescored_cells(study, cells[tuned[0]], seed=number)
+        if again:
+            found[number] = again
+    return found
+
+
+def seeds(study: Study, runs_of: Mapping[int, Mapping[str, Cell]], items: list[str], rules: Rules) -> dict[str, Any]:
     """The headline's difference for each training seed, and its ``spread`` over the runs (``None`` with one).
+
+    ``trained_again`` is the interval for the mean difference if both arms were trained again with other seeds.
 
     Raises:
         EvaluationError: A run was scored on other items.
     """
     config = study.config
-    metric, tuned = config.eval.primary_metric, tuned_cells(config.arms)
-    scored = {1: {name: cells[name] for name in tuned}}
-    for number in range(2, config.seeds + 1):
-        again = read_rescored_cells(study, cells[tuned[0]], seed=number)
-        if again and all(cell.value(item, metric) is not None for cell in again.values() for item in items):
-            scored[number] = again
-    runs = [_run(number, found, items, config) for number, found in scored.items()]
+    metric, tuned = rules.declared.primary_metric, tuned_cells(config.arms)
+    scored = {number: found for number, found in runs_of.items()
+              if all(cell.value(item, metric) is not None for cell in found.values() for item in items)}
+    runs = [_run(number, found, items, config, rules) for number, found in scored.items()]
     values = {name: _spread_of([run[name] for run in runs]) for name in tuned if len(runs) > 1}
     if not config.compares:
         sentence = _of_one_arm(values[tuned[0]], len(runs), metric) if values else _ONE_ARM_ONCE
-        return {"count": len(runs), "metric": metric, "runs": runs, "spread": values or None, "sentence": sentence}
+        return {"count": len(runs), "metric": metric, "runs": runs, "spread": values or None,
+                "trained_again": None, "sentence": sentence}
     spread = _spread(runs, values) if values else None
     sentence = _ONE_SEED if spread is None else _several(runs, spread, metric)
     for run in runs:
-        compared = twins(*(arm_records(study, file, seed=run["seed"]) for file in ("config.json", "summary.json")))
-        run["twins"] = compared and compared["matched"]
-    return {"count": len(runs), "metric": metric, "runs": runs, "spread": spread, "sentence": sentence}
+        files = ("config.json", "summary.json")
+        found_twins = twins(*(arm_records(study, file, seed=run["seed"]) for file in files))
+        run["twins"] = None if found_twins is None else found_twins["matched"]
+    again = _trained_again(list(scored.values()), metric, items, rules, [run["delta"] for run in runs])
+    return {"count": len(runs), "metric": metric, "runs": runs, "spread": spread, "trained_again": again,
+            "sentence": sentence}
+
+
+def _trained_again(
+    scored: Sequence[Mapping[str, Cell]], metric: str, items: list[str], rules: Rules, deltas: Sequence[float]
+) -> dict[str, Any] | None:
+    if len(scored) < 2:
+        return None
+    baseline, candidate = (averaged([found[name] for found in scored]) for name in (BASELINE, CANDIDATE))
+    result = rules.compare(baseline, candidate, metric, items)
+    # the standard error that the interval over items stands for, with the degrees of freedom of its units
+    degrees = max(1.0, (result.n_clusters or result.n) - 1.0)
+    half = (result.ci_high - result.ci_low) / 2
+    error = StandardError(half / float(stats.t.ppf(0.975, degrees)), degrees)
+    found = trained_again(result.delta, error, deltas)
+    return {"delta": result.delta, "ci": list(found.interval), "seed_share": found.seed_share,
+            "degrees_of_freedom": found.degrees_of_freedom}
 
 
 def _of_one_arm(spread: Mapping[str, float], count: int, metric: str) -> str:
@@ -153,12 +190,14 @@ def _of_one_arm(spread: Mapping[str, float], count: int, metric: str) -> str:
             f"(standard deviation {sd}, from {low} to {high}).")
 
 
-def _run(number: int, cells: Mapping[str, Cell], items: list[str], config: StudyConfig) -> dict[str, Any]:
-    metric = config.eval.primary_metric
+def _run(
+    number: int, cells: Mapping[str, Cell], items: list[str], config: StudyConfig, rules: Rules
+) -> dict[str, Any]:
+    metric = rules.declared.primary_metric
     run: dict[str, Any] = {"seed": number, "training_seed": config.train.seed + number - 1,
                            **{name: figure(cell, metric, items) for name, cell in cells.items()}}
     if config.compares:
-        result = compare(cells[BASELINE], cells[CANDIDATE], metric, items, config.eval)
+        result = rules.compare(cells[BASELINE], cells[CANDIDATE], metric, items)
         run |= {"delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict}
     return run
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
+from assistant_builder.data import load_split
+from assistant_builder.study import Study
+from evals.declaration import (
+    CLAIMS,
+    FALSE_DECLINES,
+    LABEL_NAMES,
+    Declaration,
+    HeldOut,
+    answer_words,
+    declare,
+    frozen,
+    metric_for_length,
+)
+from evals.metrics import METRICS
 from evals.report import format as fmt
-from evals.report.contrasts import clearly_worse
-from evals.report.format import interval, number, percent, plain, plural, shown, signed_percent
+from evals.report.format import interval, number, percent, plural, shown, signed_percent
 from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
 from evals.report.other_results import NAMES
 
@@ -26,25 +40,180 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     if verdict["contrast"] is None:
         return f"{verdict['reason']} {verdict['action']}"
     low, high = harm_interval(verdict)
-    margin, how = verdict["margin"], shown(verdict["metric"])
+    primary, *others = verdict["bounds"]
     measured = measured_text(verdict, "QLoRA's", "that of its 16-bit twin")
-    unit = "" if verdict["metric"] == "nll_per_token" else how.unit
-    allowed = f"{plain(margin * how.factor)} {unit}".rstrip()
-    limit = f"the {allowed} you allowed" if margin > 0 else "the zero you allowed"
+    limit = f"the {_amount(primary)} you allowed"
+    beyond = [bound for bound in others if harm_interval(bound)[0] > bound["margin"]]
     if verdict["outcome"] == "no worse":
+        also = f" The {_named(others)} {'is' if len(others) == 1 else 'are'} no worse either." if others else ""
         if verdict["within_margin_but_worse"]:
-            return f"On your {asked}, 4-bit is measurably worse, but within {limit}: {measured}."
+            return f"On your {asked}, 4-bit is measurably worse, but within {limit}: {measured}.{also}"
         if high < 0:
-            return f"On your {asked}, 4-bit did not cost quality, it is better: {measured}."
-        return f"On your {asked}, 4-bit is no worse: {measured}, within {limit}."
+            return f"On your {asked}, 4-bit did not cost quality, it is better: {measured}.{also}"
+        return f"On your {asked}, 4-bit is no worse: {measured}, within {limit}.{also}"
+    if verdict["outcome"] == "worse" and not primary["passed"] and low > 0:
+        reach = f"all of it beyond {limit}" if low > primary["margin"] else f"and the harm may exceed {limit}"
+        return f"On your {asked}, 4-bit made the assistant worse: {measured}, {reach}."
     if verdict["outcome"] == "worse":
-        beyond = f"all of it beyond {limit}" if low > margin else f"and the harm may exceed {limit}"
-        return f"On your {asked}, 4-bit made the assistant worse: {measured}, {beyond}."
-    if high <= margin:
+        return (f"On your {asked}, 4-bit made the assistant worse in another respect, beyond the margin: "
+                f"{_details(beyond)}. {measured}.")
+    if primary["passed"]:
+        failed = [bound for bound in others if not bound["passed"]]
+        return (f"On your {asked}, the result is inconclusive: {measured}, within {limit}, but more harm than allowed "
+                f"is not ruled out for the {_details(failed)}.")
+    if high <= primary["margin"]:
         return (f"On your {asked}, this metric cannot show whether 4-bit cost anything, because nearly all answers of "
-                f"both assistants are right, or nearly all are wrong: {measured}.")
+                f"both assistants are wrong: {measured}.")
     return (f"On your {asked}, the result is inconclusive: {measured}, which reaches from no harm to more than "
-            f"{limit}. More held-out questions would narrow the interval.")
+            f"{limit}.")
+
+
+def _amount(bound: Mapping[str, Any]) -> str:
+    return fmt.margin(bound["metric"], bound["margin"])
+
+
+def _named(bounds: Sequence[Mapping[str, Any]]) -> str:
+    return fmt.enumerated([shown(bound["metric"]).phrase for bound in bounds])
+
+
+def _details(bounds: Sequence[Mapping[str, Any]]) -> str:
+    """Each metric with its difference and its margin."""
+    return fmt.enumerated([f"{shown(bound['metric']).phrase} ({fmt.measured(as_row(bound))}; allowed {_amount(bound)})"
+                           for bound in bounds])
+
+
+def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
+    """A bound in the form of a contrast's record."""
+    return {"metric": bound["metric"], "delta": bound["delta"], "ci_low": bound["ci"][0], "ci_high": bound["ci"][1]}
+
+
+def meaning(verdict: Mapping[str, Any]) -> str:
+    """What the outcome means for the reader, with its claim; empty without a comparison or without bounds."""
+    bounds = verdict.get("bounds") or []
+    if not bounds:
+        return ""
+    claim, primary = CLAIMS[verdict["estimand"]], bounds[0]
+    if verdict["outcome"] == "no worse":
+        limits = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
+                                 for bound in bounds])
+        return (f"If you serve 4-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
+                "harmful end of a 95% interval.")
+    if verdict["outcome"] == "worse":
+        harmed = [bound for bound in bounds if harm_interval(bound)[0] > (0 if bound is primary else bound["margin"])]
+        costs = [f"{_harm(bound, low, unit=False)} to {_harm(bound, high)} ({shown(bound['metric']).label})"
+                 for bound in harmed for low, high in (harm_interval(bound),)]
+        return f"Expect the 4-bit assistant to do worse on {claim}: by {fmt.enumerated(costs)}."
+    possible = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
+                               for bound in bounds if harm_interval(bound)[1] > bound["margin"]] or [""])
+    text = "The study shows neither that 4-bit is as good nor that it is worse."
+    return f"{text} On {claim}, a harm of up to {possible} remains possible." if possible else text
+
+
+def _harm(bound: Mapping[str, Any], value: float, *, unit: bool = True) -> str:
+    """An amount of harm with the precision of its interval, at least 0."""
+    how = shown(bound["metric"])
+    amount = f"{max(0.0, value) * how.factor:.{fmt.decimals(bound['metric'], as_row(bound))}f}"
+    return f"{amount} {how.unit}".rstrip() if unit else amount
+
+
+def basis(report: Mapping[str, Any]) -> list[str]:
+    """What the verdict rests on: the technical claim, what it is about, and what was fixed before scoring."""
+    verdict, other = report["verdict"], report.get("other_claim")
+    if verdict["contrast"] is None:
+        return []
+    lines = []
+    if verdict["outcome"] == "no worse":
+        margins = fmt.enumerated([f"{_amount(bound)} ({shown(bound['metric']).label})" for bound in verdict["bounds"]])
+        lines.append(f"Non-inferior at a margin of {margins}, each one-sided 2.5%.")
+    lines.append(f"The verdict is about {CLAIMS[verdict['estimand']]}{clustered_text(verdict)}"
+                 + (f"; {plural(verdict['uncovered'], 'held-out question')} about facts that were not taught "
+                    f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart" if verdict["uncovered"] else "")
+                 + ".")
+    if other:
+        lines.append(f"For {CLAIMS[other['estimand']]}{clustered_text(other)}, the interval is "
+                     f"{interval(other, verdict['metric'], plus=False)} {shown(verdict['metric']).unit}: "
+                     f"{other['verdict']}.")
+    again = verdict["trained_again"]
+    if again:
+        row = {"ci_low": again["ci"][0], "ci_high": again["ci"][1]}
+        lines.append(f"The verdict is about these assistants, averaged over {verdict['seeds']} training seeds. If both "
+                     f"were trained again, the interval would be {interval(row, verdict['metric'], plus=False)}.")
+    else:
+        lines.append("Each arm was trained once: the intervals leave out how much another training seed would change.")
+    return [*lines, frozen_text(verdict["frozen"])]
+
+
+def leave_one_out_text(verdict: Mapping[str, Any]) -> str:
+    """How far the difference moves if any one cluster or item is left out; empty if that is not on record."""
+    ends = verdict.get("leave_one_out") or []
+    if len(ends) != 2 or not all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends):
+        return ""
+    metric, unit = verdict["metric"], "cluster" if verdict["n_clusters"] else "held-out answer"
+    row = {"ci_low": ends[0], "ci_high": ends[1]}
+    low, high = (fmt.difference(end, metric, row) for end in ends)
+    name = fmt.in_sentence(shown(metric).label)
+    if low == high:
+        return f"Leaving out any one {unit}, the difference ({name}) stays at {low} {shown(metric).unit}.".strip()
+    return f"Leaving out any one {unit}, the difference ({name}) stays between {low} and {high} {shown(metric).unit}."
+
+
+def harm_text(report: Mapping[str, Any]) -> str:
+    """The metrics whose whole interval is on the harmful side of zero, whatever the verdict is."""
+    verdict = report["verdict"]
+    if report.get("objection"):
+        return str(report["objection"])
+    if "possible_harm" not in verdict:
+        return ""
+    if not verdict["possible_harm"]:
+        return "No metric has an interval that is wholly on the harmful side of zero."
+    names = fmt.enumerated([fmt.in_sentence(shown(metric).label) for metric in verdict["possible_harm"]])
+    return f"The whole interval is on the harmful side of zero for {names}."
+
+
+def clustered_text(record: Mapping[str, Any]) -> str:
+    """The labels by which a comparison is clustered, as the end of a sentence."""
+    if not record.get("clustered_by"):
+        return ", each item counted as independent"
+    names = " and ".join(LABEL_NAMES.get(name, name) for name in record["clustered_by"])
+    return f", clustered by {names} ({plural(record['n_clusters'], 'cluster')})"
+
+
+def frozen_text(frozen: Mapping[str, Any]) -> str:
+    """When metrics, margins and claim were fixed, and what was changed since."""
+    if frozen["sha256"] is None:
+        return "Metric, margins and claim are not on record from before scoring: they may have been chosen afterwards."
+    text = f"Fixed before scoring, {frozen['written'][:16].replace('T', ' ')} UTC (SHA-256 {frozen['sha256'][:12]})."
+    return f"{changed_text(frozen)} {text}".lstrip()
+
+
+def changed_text(frozen: Mapping[str, Any]) -> str:
+    """What was changed after scoring had started, with the old values; empty if nothing was."""
+    changes = frozen.get("changes")
+    if not changes:
+        return ""
+    now = {**frozen["declared"], **{row["name"]: row["now"] for row in changes}}
+    changed = []
+    for row in changes:
+        name = row["name"]
+        was, after = (_value(name, values) for values in (frozen["declared"], now))
+        changed.append(f"{name.replace('_', ' ')}, was {was}, now {after}")
+    return f"Changed after scoring: {'; '.join(changed)}."
+
+
+_MARGINS = {"margin": "primary_metric", "second_margin": "second_metric"}
+
+
+def _value(name: str, declared: Mapping[str, Any]) -> str:
+    """A field of a declaration as text; margins have the unit of their metric."""
+    value = declared[name]
+    if value is None:
+        return "a tenth of what tuning gained"
+    if name == "decline_margin" or name in _MARGINS:
+        metric = declared[_MARGINS[name]] if name in _MARGINS else FALSE_DECLINES
+        return fmt.margin(metric, value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return shown(value).label if value in METRICS else CLAIMS.get(str(value), str(value))
 
 
 def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
@@ -65,13 +234,13 @@ def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> st
     return f"{whose} {how.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
 
 
-def counter_evidence(rows: list[dict[str, Any]], outcome: str) -> str:
-    """The metrics that contradict a reassuring verdict because QLoRA is clearly worse on them; empty without any."""
+def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
+    """The metrics whose interval is on the harmful side of zero, unadjusted, if the verdict is not "worse"."""
     against = [f"{shown(row['metric']).phrase} ({fmt.measured(row)})" for row in rows
-               if "verdict" not in row and clearly_worse(row) and row["p_value_holm"] <= fmt.SIGNIFICANT]
-    if not against or outcome == "worse":
+               if row["metric"] in verdict["possible_harm"] and row["metric"] != verdict["metric"]]
+    if not against or verdict["outcome"] == "worse":
         return ""
-    return f"By another measure it is clearly worse: {fmt.enumerated(against)}."
+    return f"Possible harm by another measure: {fmt.enumerated(against)}."
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
@@ -154,3 +323,44 @@ def _tuning(report: Mapping[str, Any]) -> list[str]:
                              for name in (arm.untuned_cell, arm.cell))
             lines.append(f"{arm.short} from {before} to {after}")
     return [f"Tuning took the loss (nats per token) of {', of '.join(lines)}."] if lines else []
+
+
+def explain(declaration: Declaration, length: float) -> str:
+    """Metric, margins and claim of the verdict in one sentence, with the reason for the metric.
+
+    Args:
+        declaration: What is or will be frozen.
+        length: Median words of the answers (:func:`answer_words`).
+    """
+    primary, second = declaration.primary_metric, declaration.second_metric
+    if primary == metric_for_length(length):
+        reason = f"Answers have a median of {length:g} words: the verdict is by"
+    else:
+        reason = "By the settings, the verdict is by"
+    labels = " and ".join(LABEL_NAMES.get(name, name) for name in declaration.clusters)
+    return (
+        f"{reason} {_with_margin(primary, declaration.margin)}; the bounds of "
+        f"{_with_margin(second, declaration.second_margin)} and "
+        f"{_with_margin(FALSE_DECLINES, declaration.decline_margin)} must hold as well; the claim is about "
+        f"{CLAIMS[declaration.estimand]}{f', clustered by {labels}' if labels else ''}, and is tested on "
+        f"{'the questions whose facts were taught' if declaration.items == 'covered' else 'all answerable questions'}."
+    )
+
+
+def _with_margin(metric: str, margin: float | None) -> str:
+    how = fmt.in_sentence(fmt.shown(metric).label)
+    return f"{how} (margin {'a tenth of what tuning gains' if margin is None else fmt.margin(metric, margin)})"
+
+
+def explain_study(study: Study) -> str:
+    """:func:`explain` for a study whose data steps are done: what was frozen, or will be when scoring starts.
+
+    Raises:
+        DataError: The split was changed.
+        EvaluationError: No held-out pair is left.
+    """
+    training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
+    record = frozen(study, heldout)
+    declared = declare(study.config, heldout, training) if record is None else Declaration.from_record(
+        record["declared"])
+    return explain(declared, answer_words(training))

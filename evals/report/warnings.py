@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS
 from assistant_builder.models.bundled import BASE_MODEL
+from evals.declaration import RIGHT_DECLINES
 from evals.report.contrasts import HEADLINE, clearly_worse
 from evals.report.format import SIGNIFICANT, measured, percent, plural, share_lost, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
@@ -61,7 +62,8 @@ def _arithmetic(report: Mapping[str, Any]) -> Iterator[Warned]:
     cells = report["cells"]
     for pair in fidelity["pairs"]:
         if {pair["candidate"], pair["reference"]} <= cells.keys():
-            seen = cells[pair["candidate"]]["nll_per_token"] - cells[pair["reference"]]["nll_per_token"]
+            seen = (sum(row["nll"][pair["candidate"]] - row["nll"][pair["reference"]] for row in report["items"])
+                    / sum(row["tokens"] for row in report["items"]))
             if abs(pair["delta_nll"] - seen) > _LOSS_TOLERANCE:
                 yield ("fidelity_disagrees", "note",
                        f"The loss of {pair['candidate']} exceeds that of {pair['reference']} by "
@@ -82,10 +84,12 @@ def _noise(report: Mapping[str, Any]) -> Iterator[Warned]:
                f"Another scoring batch size alone changes {plural(noise, 'answer')} of one assistant between right and "
                f"wrong; 4-bit changes {between:,}. The flips in this report may therefore be rounding effects. Draw no "
                "conclusion from single flips.")
-    if floor["verdict"] is not None and floor["verdict"] != report["verdict"]["outcome"]:
+    judged = next((row["verdict"] for row in report["contrasts"]
+                   if row["name"] == HEADLINE and row["metric"] == report["primary_metric"]), None)
+    if floor["verdict"] is not None and floor["verdict"] != judged:
         yield ("verdict_moves_with_batches", "serious",
-               f"With another scoring batch size the verdict is “{floor['verdict']}” instead of "
-               f"“{report['verdict']['outcome']}”, so it depends on rounding. Add held-out items to settle it.")
+               f"With another scoring batch size the verdict of the primary metric is “{floor['verdict']}” instead of "
+               f"“{judged}”, so it depends on rounding. Add held-out items to settle it.")
 
 
 def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
@@ -103,16 +107,16 @@ def _seeds(report: Mapping[str, Any]) -> Iterator[Warned]:
         listed = ", ".join(f"“{outcome}” with seed {run['seed']}"
                            for run, outcome in zip(seeds["runs"], verdicts, strict=True))
         yield ("seeds_disagree", "serious",
-               f"The training seeds give different verdicts: {listed}. The verdict at the top is that of seed 1; treat "
-               "it as unsettled until more seeds or held-out items agree.")
-    low, high = seeds["spread"]["delta"]["ci"]
+               f"The training seeds give different verdicts by the primary metric: {listed}. The verdict at the top "
+               "averages over the seeds; treat it as unsettled until more seeds or held-out items agree.")
+    low, high = seeds["trained_again"]["ci"]
     worst = -low if verdict["higher_is_better"] else high
     if verdict["outcome"] == "no worse" and worst > verdict["margin"]:
         how = shown(verdict["metric"])
         yield ("seeds_reach_beyond_margin", "note",
-               f"Over {seeds['count']} training seeds, the 95% interval of the difference reaches "
+               f"If both arms were trained again, the 95% interval of the difference would reach "
                f"{signed((low if verdict['higher_is_better'] else high) * how.factor, how.decimals)} {how.unit}, more "
-               "harm than the margin allows. The verdict holds for the assistants of seed 1, not for every retraining. "
+               "harm than the margin allows. The verdict holds for these assistants, not for every retraining. "
                "More seeds would narrow the interval.")
 
 
@@ -129,8 +133,9 @@ def _exports_and_tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
         if HEADLINE in worse and worse[HEADLINE]["p_value_holm"] <= SIGNIFICANT:
             yield ("worse_on_task", "serious",
                    f"{record['label']}: QLoRA is clearly worse than its 16-bit twin ({measured(worse[HEADLINE])}).")
+        tuned = {f"{arm.cell}-{arm.untuned_cell}" for arm in ARMS.values()}
         forgot = [f"{row['candidate']} against {row['baseline']} {measured(row)}"
-                  for name, row in worse.items() if name != HEADLINE]
+                  for name, row in worse.items() if name in tuned]
         if forgot and task == RETENTION:
             yield ("forgetting", "note",
                    f"Tuning made the model forget general knowledge: {'; '.join(forgot)}. If the assistant needs it, "
@@ -314,23 +319,38 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
                               if leaks[key] is None)
         yield ("leaks_unknown", "note",
                f"No search for leaks by {missing} is on record: held-out questions may occur in training unnoticed.")
-    units, counts = report["data"]["split"]["units"] or {}, report["data"]["split"]["counts"] or {}
-    if units.get("kind") == "group" and report["verdict"]["n_clusters"] is None and (
-        units["counts"]["heldout"] < counts["heldout"]
-    ):  # groups only separate the splits; the intervals use clusters alone
-        column = report["data"]["columns"].get("group", "group")
-        yield ("groups_are_no_clusters", "note",
-               f"The {counts['heldout']:,} held-out questions come from {plural(units['counts']['heldout'], 'group')} "
-               f"(column {column}) and count as independent. If answers of one group turn right or wrong together, the "
-               f"intervals are too narrow: set the column as cluster column too (data.columns.cluster: {column}).")
     unanswerable = sum(not row["answerable"] for row in report["items"])
     if unanswerable:
         yield ("unanswerable", "note",
-               f"{plural(unanswerable, 'item')} of {len(report['items']):,} should be declined. They count in the loss "
-               "and in every other metric that scores them.")
-    everything = len(report["items"])
-    for row in report["contrasts"]:
-        if row["name"] == "-".join(lead_pair(report)) and row["n"] < everything:
+               f"{plural(unanswerable, 'item')} of {len(report['items']):,} should be declined. They count in right "
+               "declines alone, and not in the loss or any other metric.")
+    rows = [row for row in report["contrasts"]
+            if row["name"] == "-".join(lead_pair(report)) and row["metric"] != RIGHT_DECLINES]
+    everything = max((row["n"] for row in rows), default=0)
+    for row in rows:
+        if row["n"] < everything:
             yield ("fewer_items", "note",
                    f"{shown(row['metric']).label} is computed on {row['n']:,} of {everything:,} items; the others have "
                    "no such score.")
+
+
+_BY_WEIGHT = (
+    "identity_broken", "twins_differ", "twins_unknown", "seeds_not_twins", "leaks_left", "tuning_did_not_help",
+    "verdict_moves_with_batches", "seeds_disagree", "statistics", "flips_within_noise", "base_requantized",
+    "worse_on_task", "judge_prefers_lora", "invents", "not_better_than_copy", "not_better_than_retrieval",
+)
+"""Codes of serious warnings, the heaviest first: those that put the verdict in doubt, then those beside it."""
+FIRST = 3
+"""Serious warnings at the top of a report."""
+
+
+def by_weight(found: Sequence[Mapping[str, str]]) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]]:
+    """The serious warnings for the top of a report, and the others in order of weight.
+
+    Args:
+        found: ``report["warnings"]``.
+    """
+    places = {code: place for place, code in enumerate(_BY_WEIGHT)}
+    ranked = sorted(found, key=lambda entry: (entry["level"] != "serious", places.get(entry["code"], len(places))))
+    first = [entry for entry in ranked[:FIRST] if entry["level"] == "serious"]
+    return first, ranked[len(first):]

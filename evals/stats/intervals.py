@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
+from evals.stats.cluster_robust import cr2_standard_error
 from evals.stats.units import Floats, Units
 
 LEVEL = 0.95
@@ -22,17 +23,23 @@ Interval = tuple[float, float]
 
 
 def t_interval(units: Units, *, degrees_of_freedom: int | None = None) -> Interval:
-    """Linearised interval for the ratio ``sum(sums) / sum(weights)``, t-distributed with G − 1 degrees of freedom.
+    """Interval for the ratio ``sum(sums) / sum(weights)`` with its standard error from :mod:`.cluster_robust`.
 
-    With clusters it is the cluster-robust interval (variance ``G/(G − 1) · Σ residual² / (Σ weight)²``), the same as
-    that of statsmodels' least squares on a constant with ``cov_type="cluster"`` and ``use_t``; without clusters and
-    with equal weights it is the paired t interval.
+    Without clusters and with equal weights it is the paired t interval.
+
+    Args:
+        units: At least two.
+        degrees_of_freedom: Those of CR2 unless given.
     """
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, degrees_of_freedom or units.count - 1)) * _standard_error(units)
+    error = cr2_standard_error(units)
+    if degrees_of_freedom is not None:
+        error = replace(error, degrees_of_freedom=min(degrees_of_freedom, error.degrees_of_freedom))
+    half = error.half_width(LEVEL)
     return units.delta - half, units.delta + half
 
 
 def _standard_error(units: Units) -> float:
+    """The standard error that :func:`resample` computes for each resample."""
     count = units.count
     return math.sqrt(count / (count - 1) * float(np.square(units.residuals).sum())) / float(units.weights.sum())
 
@@ -137,10 +144,10 @@ def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) ->
     the same of lognormal ones.
     """
     drawn = resample(units, resamples=resamples, seed=seed)
-    interval = _outer(bca_interval(units, drawn), t_interval(units))
+    interval = outer(bca_interval(units, drawn), t_interval(units))
     if not _studentized(units):
         return interval, False
-    return _outer(interval, bootstrap_t_interval(units, drawn)), True
+    return outer(interval, bootstrap_t_interval(units, drawn)), True
 
 
 def cluster_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
@@ -151,12 +158,13 @@ def cluster_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0)
     if not _studentized(units):
         return t_interval(units), False
     drawn = resample(units, resamples=resamples, seed=seed)
-    return _outer(t_interval(units), bootstrap_t_interval(units, drawn)), True
+    return outer(t_interval(units), bootstrap_t_interval(units, drawn)), True
 
 
 def _studentized(units: Units) -> bool:
     return units.count >= _STUDENTIZED_UNITS and units.skewed
 
 
-def _outer(one: Interval, other: Interval) -> Interval:
+def outer(one: Interval, other: Interval) -> Interval:
+    """The smallest interval that contains both."""
     return min(one[0], other[0]), max(one[1], other[1])

@@ -108,13 +108,35 @@ def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable
     sums = weights * differences
     differing = int(np.count_nonzero(sums))
     if clusters is not None:
-        codes: dict[Hashable, int] = {}
-        unit = np.array([  # NaN, a missing cell of a table, differs from itself
-            codes.setdefault(("alone", i) if label is None or label == "" or label != label else ("cluster", label),
-                             len(codes))
-            for i, label in enumerate(clusters)
-        ])
-        if len(codes) < len(unit):
+        unit = units_of_items(clusters)
+        count = int(unit.max()) + 1
+        if count < len(unit):
             sums, weights = (np.bincount(unit, each).astype(np.float64) for each in (sums, weights))
             return Units(sums, weights, len(unit), differing, clustered=True)
     return Units(sums, weights, len(sums), differing, clustered=False)
+
+
+def units_of_items(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Number of each item's unit, in the order in which the units first occur, shape ``[n]``."""
+    codes: dict[Hashable, int] = {}
+    return np.array([codes.setdefault(("alone", place) if is_blank(label) else ("cluster", label), len(codes))
+                     for place, label in enumerate(clusters)], dtype=np.int64)
+
+
+def joint_labels(unit: NDArray[np.int64], labels: Sequence[Hashable], count: int) -> list[Hashable]:
+    """The label of each unit; ``None`` where its items have different labels.
+
+    Args:
+        unit: The unit of each item, from :func:`units_of_items`.
+        labels: A label for each item.
+        count: Number of units.
+    """
+    found: list[set[Hashable]] = [set() for _ in range(count)]
+    for number, label in zip(unit.tolist(), labels, strict=True):
+        found[number].add(None if is_blank(label) else label)
+    return [next(iter(values)) if len(values) == 1 else None for values in found]
+
+
+def is_blank(label: Hashable) -> bool:
+    """Whether a label is missing: ``None``, ``""`` or NaN."""
+    return label is None or label == "" or label != label  # NaN, a missing cell of a table, differs from itself

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.arms import CELLS
-from assistant_builder.config import EvalConfig
+from assistant_builder.arms import CELLS, LORA
 from assistant_builder.data import load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.metrics import METRICS
-from evals.report.contrasts import clusters_of, compare, figures_of, with_holm
+from evals.report.contrasts import clusters_of, figures_of, with_holm
 from evals.report.format import plain, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, independent_units, read_cells
+from evals.report.rules import Rules
 from evals.report.study_facts import flatten, read_record
 from evals.study_compare.messages import summary, verdict_sentence
 
@@ -192,12 +192,12 @@ def _about_leaks(a: Study, b: Study, cells: tuple[Cell, Cell], matching: Matchin
 
 
 def _about_the_metric(record: Mapping[str, Any], a: Study, b: Study) -> Iterator[str]:
+    ours, theirs = (_decisive(study) for study in (a, b))
     if record["loss"] != "nll_per_token":
         yield ("The two studies tokenize the same references differently, so their losses per token are not "
                "comparable: the loss is given in nats per UTF-8 byte of the reference instead"
-               + (f", and the margin of {plain(a.config.eval.margin)} nats per token is converted with the mean bytes "
-                  f"per token of {a.name}" if a.config.eval.primary_metric == "nll_per_token" else ""))
-    ours, theirs = ((study.config.eval.primary_metric, study.config.eval.margin) for study in (a, b))
+               + (f", and the margin of {plain(ours[1])} nats per token is converted with the mean bytes per token of "
+                  f"{a.name}" if ours[0] == "nll_per_token" else ""))
     if ours != theirs:
         yield (f"{b.name} defines its verdict on {shown(theirs[0]).phrase} with a margin of {plain(theirs[1])}; "
                f"these verdicts use that of {a.name}: {shown(ours[0]).phrase}, margin {plain(ours[1])}")
@@ -265,19 +265,32 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
                for one, _ in pairs]
     sides = [_aligned(cells_a[name], cells_b[name], matching, weights)
              for name in CELLS if name in cells_a and name in cells_b]
-    config, tokens = a.config.eval, sum(one["tokens"] for one, _ in pairs)
-    if per_byte and config.primary_metric == "nll_per_token":  # converted with the mean bytes per token of A
-        config = config.model_copy(update={"margin": config.margin * tokens / sum(weights)})
+    rules, tokens = _rules(a, cells_a), sum(one["tokens"] for one, _ in pairs)
+    if per_byte:  # converted with the mean bytes per token of A
+        rules = rules.scaled_loss(tokens / sum(weights))
     record: dict[str, Any] = {
         "a": a.name, "b": b.name, "shared_items": len(pairs), "only_a": len(matching.only_a),
         "only_b": len(matching.only_b), "loss": PER_BYTE if per_byte else "nll_per_token",
-        "differences": differences(a, b, cells_a[like], cells_b[like]), **_compared(sides, config, per_byte=per_byte),
+        "differences": differences(a, b, cells_a[like], cells_b[like]), **_compared(sides, rules, per_byte=per_byte),
     }
     for verdict in record["verdicts"]:
         verdict["sentence"] = verdict_sentence(verdict, a.name, b.name)
     record["warnings"] = warnings(record, a, b, (cells_a[like], cells_b[like]), matching)
     record["sentence"] = summary(record)
     return record
+
+
+def _rules(study: Study, cells: Mapping[str, Cell]) -> Rules:
+    """The rules of a study with the margin of the loss, as in its report."""
+    rules = Rules.of(study)
+    untuned, tuned = cells.get(LORA.untuned_cell), cells.get(LORA.cell)
+    return rules.with_gain(untuned, tuned, rules.items(tuned, "nll_per_token") if tuned is not None else [])
+
+
+def _decisive(study: Study) -> tuple[str, float]:
+    """The primary metric of a study and its margin."""
+    rules = _rules(study, read_cells(study))
+    return rules.declared.primary_metric, rules.margin(rules.declared.primary_metric) or 0.0
 
 
 def _evaluated(study: Study) -> dict[str, Cell]:
@@ -306,7 +319,7 @@ def _aligned(a: Cell, b: Cell, matching: Matching, weights: Sequence[int]) -> tu
     return sides[0], sides[1]
 
 
-def _compared(sides: Sequence[tuple[Cell, Cell]], config: EvalConfig, *, per_byte: bool) -> dict[str, Any]:
+def _compared(sides: Sequence[tuple[Cell, Cell]], rules: Rules, *, per_byte: bool) -> dict[str, Any]:
     verdicts, rows = [], []
     for one, other in sides:
         family = []
@@ -315,16 +328,16 @@ def _compared(sides: Sequence[tuple[Cell, Cell]], config: EvalConfig, *, per_byt
                      if one.value(item, metric) is not None and other.value(item, metric) is not None]
             if independent_units(one, items) < 2:
                 continue
-            result = compare(one, other, metric, items, config)
+            result = rules.compare(one, other, metric, items)
             named = PER_BYTE if per_byte and metric == "nll_per_token" else metric
             row = {
                 "name": f"{one.name}: B-A", "cell": one.name, "metric": named, "baseline": "A", "candidate": "B",
                 "a": figure(one, metric, items), "b": figure(other, metric, items), **figures_of(result),
             }
             family.append(row)
-            if metric == config.primary_metric and one.name in JUDGED:
+            if metric == rules.declared.primary_metric and one.name in JUDGED:
                 verdicts.append({
-                    "cell": one.name, "outcome": result.verdict, "metric": named, "margin": config.margin,
+                    "cell": one.name, "outcome": result.verdict, "metric": named, "margin": result.margin,
                     "delta": row["delta"], "ci": [row["ci_low"], row["ci_high"]],
                     "within_margin_but_worse": bool(result.within_margin_but_worse),
                     **{key: row[key] for key in ("p_value", "n", "n_clusters", "higher_is_better", "warnings")},

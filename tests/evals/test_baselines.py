@@ -10,7 +10,7 @@ import pytest
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
-from evals.baselines import RETRIEVED, Neighbour, nearest, retrieval_prompt
+from evals.baselines import RETRIEVED, Neighbour, nearest, retrieval_prompt, similar_questions
 from evals.tasks.held_out import build_items
 
 
@@ -66,3 +66,11 @@ def test_pairs_that_do_not_fit_are_left_out_the_farthest_first(prompter: ChatTok
     assert kept == long[:1] and "word" not in prompt
     none: Any = retrieval_prompt(item, long, prompter, alone)
     assert none == (item["prompt"], [])
+
+
+def test_similar_questions_are_grouped_also_over_others() -> None:
+    angles = np.deg2rad([0, 30, 60, 170, 300, 302])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    groups = similar_questions(vectors)
+    assert groups[0] == groups[1] == groups[2] is not None and groups[3] is None
+    assert groups[4] == groups[5] not in (None, groups[0])

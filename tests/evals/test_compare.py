@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from assistant_builder.errors import EvaluationError
-from evals.compare import Comparison, paired_comparison
+from evals.compare import CORRELATED, Comparison, paired_comparison
 from evals.stats.intervals import bonett_price_interval
 
 
@@ -117,14 +117,22 @@ class TestVerdict:
         result = paired_comparison(baseline, candidate, higher_is_better=False)
         assert result.margin == 0 and result.verdict == "inconclusive"
 
-    @pytest.mark.parametrize("right", [2, 196])
-    def test_a_saturated_binary_metric_is_never_no_worse(self, right: int) -> None:
-        baseline, candidate = flips(200, 1, 1, right)
+    def test_right_answers_above_95_percent_can_be_no_worse(self) -> None:
+        baseline, candidate = flips(300, 1, 2, 292)
+        assert paired_comparison(baseline, candidate, margin=0.05).verdict == "no worse"
+
+    def test_a_metric_that_neither_arm_reaches_is_never_no_worse(self) -> None:
+        baseline, candidate = flips(200, 1, 1, 2)
         result = paired_comparison(baseline, candidate, margin=0.2)
         assert result.verdict == "inconclusive"
         assert any("nothing was lost" in warning for warning in result.warnings)
         clusters = [i % 40 for i in range(200)]
         assert paired_comparison(baseline, candidate, margin=0.9, clusters=clusters).verdict == "inconclusive"
+
+    def test_a_small_share_is_no_obstacle_where_less_is_better(self) -> None:
+        baseline, candidate = flips(300, 2, 1, 3)
+        result = paired_comparison(baseline, candidate, margin=0.05, higher_is_better=False)
+        assert result.verdict == "no worse" and not result.warnings
 
     def test_saturated_in_one_arm_only_is_judged(self) -> None:
         baseline, candidate = flips(200, 30, 0, 5)
@@ -277,3 +285,73 @@ class TestWarnings:
     def test_few_flips_in_clusters_are_allowed_for_and_need_no_warning(self) -> None:
         baseline, candidate = flips(150, gained=0, lost=3, right=80)
         assert not self.warned(paired_comparison(baseline, candidate, clusters=[i % 30 for i in range(150)]))
+
+
+class TestSeveralLabels:
+    """Clusters by more than one label, and labels that are no clusters."""
+
+    fact = np.repeat(np.arange(40), 4)
+    family = np.repeat(np.arange(10), 16)
+    wording = np.tile(np.arange(16), 10)
+
+    def scores(self, *, by_family: float = 0.0, by_wording: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(8)
+        baseline = rng.normal(2, 0.3, 160)
+        shift = by_family * rng.normal(size=10)[self.family] + by_wording * rng.normal(size=16)[self.wording]
+        return baseline, baseline + shift + rng.normal(0, 0.3, 160)
+
+    def test_nested_labels_are_the_coarser_one(self) -> None:
+        before, after = self.scores(by_family=1.0)
+        both = paired_comparison(before, after, clusters={"fact": self.fact.tolist(), "family": self.family.tolist()})
+        coarse = paired_comparison(before, after, clusters=self.family.tolist())
+        assert both.clustered_by == ("family",) and both.n_clusters == 10
+        assert (both.ci_low, both.ci_high, both.p_value) == (coarse.ci_low, coarse.ci_high, coarse.p_value)
+
+    def test_crossed_labels_hold_the_interval_of_each(self) -> None:
+        before, after = self.scores(by_family=0.5, by_wording=0.5)
+        labels = {"family": self.family.tolist(), "wording": self.wording.tolist()}
+        both = paired_comparison(before, after, clusters=labels)
+        assert both.clustered_by == ("family", "wording") and both.n_clusters == 10
+        unnamed = paired_comparison(before, after, clusters=list(labels.values()))
+        assert (unnamed.ci_low, unnamed.ci_high) == (both.ci_low, both.ci_high)
+        for each in labels.values():
+            alone = paired_comparison(before, after, clusters=each)
+            assert both.ci_low < alone.ci_low and alone.ci_high < both.ci_high and both.p_value >= alone.p_value
+
+    def test_crossed_flips_stay_within_the_bounds(self) -> None:
+        before, after = flips(160, 0, 3, 100)
+        both = paired_comparison(before, after, clusters={"family": self.family.tolist(),
+                                                          "wording": self.wording.tolist()})
+        assert -1 <= both.ci_low < 0 < both.ci_high <= 1
+
+    def test_a_label_within_which_differences_are_alike_is_named(self) -> None:
+        before, after = self.scores(by_family=1.0)
+        result = paired_comparison(before, after, clusters=self.fact.tolist(), higher_is_better=False,
+                                   related={"family": self.family.tolist(), "wording": self.wording.tolist()})
+        assert result.correlation["family"] < 0.001
+        assert [text for text in result.warnings if "each family" in text]
+        assert not [text for text in result.warnings if "wording" in text]
+
+    def test_independent_labels_give_no_warning(self) -> None:
+        before, after = self.scores()
+        result = paired_comparison(before, after, clusters=self.fact.tolist(), related={"family": self.family.tolist()})
+        assert result.correlation["family"] > CORRELATED and not result.warnings
+
+    def test_leaving_one_cluster_out(self) -> None:
+        before, after = self.scores(by_family=1.0)
+        low, high = paired_comparison(before, after, clusters=self.family.tolist()).leave_one_out
+        differences = after - before
+        left_out = [differences[self.family != family].mean() for family in range(10)]
+        assert (low, high) == pytest.approx((min(left_out), max(left_out)))
+
+    def test_labels_of_another_length_are_refused(self) -> None:
+        with pytest.raises(EvaluationError, match="3 family labels for 160 items"):
+            paired_comparison(*self.scores(), related={"family": ["a", "b", "c"]})
+
+
+def test_few_differences_of_a_score_without_limits_are_named() -> None:
+    before = np.full(120, 2.0)
+    after = before.copy()
+    after[:6] += [0.1, 0.4, 0.2, 3.0, 0.3, 0.2]
+    result = paired_comparison(before, after, higher_is_better=False, margin=0.1)
+    assert any("only 6 of 120 items differ" in warning for warning in result.warnings)

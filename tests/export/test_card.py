@@ -52,12 +52,21 @@ def test_metadata_and_numbers_are_the_reports_own() -> None:
     text = card_of(study, ExportSpec("lora", "merged")).text
     assert report["sentence"] in text
     assert f"| Held-out answers | {report['verdict']['n']} |" in text
+    claim = report["basis"][0].removeprefix("The verdict is about ").split(";")[0].rstrip(".")
+    assert f"| Outcome | {report['verdict']['outcome']} |" in text and f"| Claim | {claim} |" in text
+    assert "| False declines (points, lower is better) |" in text
     assert "| LM (this one) |" in text and "L16 (this one)" not in text
     assert report["warnings"] and all(inline(warning["text"], 1000) in text for warning in report["warnings"])
     assert "went through a 4-bit GGUF file" in text and "[DATA.md](DATA.md)" in text
     assert "No item moved by more than 0.01 nats per token" in text
     moved = replace(SCORED, outcome="moved", moved=1, largest_move=0.05)
     assert "Warning: 1 of 1 items moved" in card_of(study, ExportSpec("qlora", "adapter"), moved).text
+
+    # a report of an earlier version
+    old = {**report, "verdict": {key: value for key, value in report["verdict"].items()
+                                 if key not in ("bounds", "estimand", "clustered_by", "frozen")}}
+    write_json(study.folder / "report.json", old)
+    assert "| Claim |" not in card_of(study, ExportSpec("lora", "merged")).text
 
     # hostile text stays text
     report["sentence"] = "<script>x</script> ![x](http://evil.invalid/x.png)\n---\nlicense: mit"

@@ -28,7 +28,8 @@ from tests.sweep.simulated_runs import Scenario, pretend, rows
 from tests.synthetic_study import SMALL, new_study, with_data
 
 RANKS = "train.rank=1,2,4,8"
-FIXED = ("data.heldout_fraction=0.5", "eval.bootstrap_resamples=400")
+FIXED = ("data.heldout_fraction=0.5", "eval.bootstrap_resamples=400", "eval.primary_metric=nll_per_token",
+         "eval.margin=0.03", "eval.estimand=wordings")
 
 
 def opened(*settings: str, name: str = "ranks", **more: Any) -> Sweep:

@@ -27,7 +27,8 @@ def record(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Two settings; one study fails, one is clearly worse."""
     pretend(Scenario(validation={1: 1.4, 2: 0.9, 4: 1.2}, heldout={1: 0.5}, failing={3}), monkeypatch)
     settings = ["train.rank=8,64", "train.target_modules=all-linear,<b>[q]", "data.heldout_fraction=0.5",
-                "eval.bootstrap_resamples=400"]
+                "eval.bootstrap_resamples=400", "eval.primary_metric=nll_per_token", "eval.margin=0.03",
+                "eval.estimand=wordings"]
     return run_sweep(open_sweep(str(SMALL), name="look", settings=settings, prune="off"))
 
 

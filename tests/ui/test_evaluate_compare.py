@@ -61,10 +61,11 @@ def test_verdicts_differences_and_figures_are_shown(a: Study, b: Study) -> None:
 
 def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistants(a: Study, b: Study) -> None:
     record = compare_studies(a, b)
-    loss, scores = comparison_panels(record)
+    loss, scores, declines = comparison_panels(record)
+    assert [row.title for row in declines.rows] == ["Q4 · False declines", "L16 · False declines"]
     assert [row.title.split(" ")[0] for row in loss.rows] == ["Q4", "L16", "B16"]
     assert {row.title.split(" ")[0] for row in scores.rows} == {"Q4", "L16"}
-    assert loss.margin == record["verdicts"][0]["margin"] and scores.margin is None
+    assert loss.margin is None and scores.margin == 100 * record["verdicts"][0]["margin"]
     assert interval_figure([loss, scores]).to_json()
     per_byte = {**record, "loss": "nll_per_byte", "contrasts": [
         {**row, "metric": "nll_per_byte" if row["metric"] == "nll_per_token" else row["metric"]}

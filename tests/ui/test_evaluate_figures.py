@@ -48,7 +48,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("shelf")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(home))
-        reported(evaluated(trained(with_data(new_study("finished", seeds=3, eval__bootstrap_resamples=400)))))
+        reported(evaluated(trained(with_data(new_study(
+            "finished", seeds=3, eval__bootstrap_resamples=400, eval__primary_metric="nll_per_token", eval__margin=0.03,
+        )))))
     return home
 
 
@@ -147,12 +149,49 @@ def test_the_verdict_comes_with_the_tables_behind_it(finished: Snapshot, report:
     for warning in report["warnings"]:
         levels[warning["level"]].append(warning["text"][:60].replace("'", "&#39;"))
     assert levels["serious"] and all(f"Warning: {text}".replace("&#39;", "'") in said for text in levels["serious"])
+    assert f"What to do: {report['verdict']['action']}" in said and "What it means: " in said
+    for words in ("Within the margin?", "False declines", "shown", *report["basis"], "Leaving out any one"):
+        assert words in said
     tables = plain(report_tables(report))
     for words in ("B16", "QLoRA (4-bit)", "95 % interval", "Q4 \N{MINUS SIGN} L16", "Exact match", "copy",
                   "Which export keeps", *levels["note"]):
         assert words in tables
     assert power_sentence(report).startswith("With 12 items")
     assert power_sentence({**report, "power": []}) == ""
+
+
+def test_a_change_after_scoring_is_not_folded(report: dict[str, Any]) -> None:
+    declared = {"primary_metric": "nll_per_token", "margin": 0.03, "second_metric": "token_f1"}
+    frozen = {"declared": declared, "sha256": "ab" * 32, "written": "2026-01-01T10:00:00+00:00",
+              "changes": [{"name": "margin", "was": 0.03, "now": 0.05}]}
+    page = verdict_callout({**report, "verdict": {**report["verdict"], "frozen": frozen}})
+    place = page.index("Changed after scoring: margin, was 0.03 nats per token, now 0.05 nats per token.")
+    assert place < page.index("<details")
+
+
+def test_more_than_three_serious_warnings_are_folded(report: dict[str, Any]) -> None:
+    found = [{"code": f"code_{place}", "level": "serious", "text": f"Warning {place}."} for place in range(5)]
+    page = verdict_callout({**report, "warnings": found})
+    first, folded = page.split("<summary>2 more warnings</summary>")
+    assert first.count("<b>Warning:</b>") == 3 and "Warning 4." in folded
+
+
+def test_a_report_of_an_earlier_version_is_shown(report: dict[str, Any]) -> None:
+    added = ("bounds", "action", "estimand", "clustered_by", "leave_one_out", "uncovered", "frozen", "possible_harm",
+             "trained_again", "seeds")
+    old = {key: value for key, value in report.items() if key not in ("basis", "objection", "other_claim", "uncovered")}
+    old["verdict"] = {key: value for key, value in report["verdict"].items() if key not in added}
+    said = plain(verdict_callout(old))
+    assert report["sentence"] in said.replace("&#39;", "'") and "What to do" not in said and "rests on" not in said
+    assert report_tables(old) and headline_panels(old)
+
+
+def test_the_rules_of_the_verdict_are_told_before_scoring(tab: EvaluateTab) -> None:
+    study = trained(with_data(new_study("unscored")))
+    said = plain(section(tab, "evaluate").draw(StudyView(study.name))[3]["value"])
+    assert "How the verdict is reached" in said and "the verdict is by token F1 (margin 5 points)" in said
+    (study.split_file("train")).write_text("")
+    assert "How the verdict" not in plain(section(tab, "evaluate").draw(StudyView(study.name))[3]["value"])
 
 
 # pictures
@@ -176,7 +215,8 @@ def test_every_difference_is_drawn_where_it_lies(report: dict[str, Any]) -> None
 
 
 def test_the_margin_is_drawn_on_the_side_of_harm(report: dict[str, Any]) -> None:
-    loss, scores = headline_panels(report)
+    loss, scores, declines = headline_panels(report)
+    assert [row.title for row in declines.rows] == ["False declines"] and not declines.backwards
     figure = interval_figure([loss, scores])
     harms = [shape.x1 for shape in figure.layout.shapes if shape.type == "rect"]
     assert harms == [report["verdict"]["margin"]] and scores.margin is None

@@ -235,7 +235,7 @@ def test_the_error_of_an_unreadable_file_has_its_columns_and_not_its_path(tmp_pa
 
 
 def test_the_mapping_omits_automatic_columns() -> None:
-    shown = ["stem", AUTOMATIC, None, UNUSED, *[AUTOMATIC] * 5]
+    shown = ["stem", AUTOMATIC, None, UNUSED, *[AUTOMATIC] * 6]
     assert column_mapping(shown) == {COLUMN_ROLES[0]: "stem", COLUMN_ROLES[3]: ""}
 
 

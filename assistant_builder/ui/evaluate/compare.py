@@ -17,6 +17,7 @@ from assistant_builder.ui.evaluate.item_filters import comparable_studies, paren
 from assistant_builder.ui.html import callout, card, empty, error_callout, items, join, table
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import stamp
+from evals.report.charts import by_axis
 from evals.report.format import plural, shown
 from evals.report.verdict import harm_interval
 from evals.study_compare.messages import contrast_rows, difference_rows
@@ -61,19 +62,16 @@ def comparison_tables(record: Record) -> Markup:
 
 
 def comparison_panels(record: Record) -> list[IntervalPanel]:
-    """Panels of the interval figure: the loss of every cell, then the scores of the two assistants."""
+    """Panels of the interval figure: the loss of every cell, then the scores and declines of the two assistants."""
     found = []
-    for backwards in (False, True):
-        rows = [row for row in record["contrasts"] if row["higher_is_better"] == backwards
-                and (row["cell"] in JUDGED or row["metric"] == record["loss"])]
-        if not rows:
-            continue
+    for rows in by_axis([row for row in record["contrasts"]
+                         if row["cell"] in JUDGED or row["metric"] == record["loss"]]):
         rows.sort(key=lambda row: JUDGED.index(row["cell"]) if row["cell"] in JUDGED else len(JUDGED))
         judged = next((v for v in record["verdicts"] if v["metric"] in {row["metric"] for row in rows}), None)
         form = shown(rows[0]["metric"])
         found.append(IntervalPanel(
-            tuple(_row(row) for row in rows), "points of 100" if form.unit == "points" else form.unit, backwards,
-            judged["margin"] * form.factor if judged else None,
+            tuple(_row(row) for row in rows), "points of 100" if form.unit == "points" else form.unit,
+            bool(rows[0]["higher_is_better"]), judged["margin"] * form.factor if judged else None,
         ))
     return found
 

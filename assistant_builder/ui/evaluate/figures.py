@@ -17,6 +17,7 @@ from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.ui.html import cut, fold, table
 from assistant_builder.ui.plots import AXIS, GREY, Drawing, spread
 from evals.metrics import metric_of
+from evals.report.charts import by_axis
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import capitalised, difference, interval, number, percent, shown
 from evals.report.load import is_compared, lead_pair
@@ -79,18 +80,16 @@ def contrast_row(contrast: Mapping[str, Any], title: str, about: str, metric: st
 def headline_panels(report: Report) -> list[IntervalPanel]:
     """QLoRA minus LoRA on every metric, or the assistant minus its untuned base in a study of one arm.
 
-    Losses share one axis, scores of 0 to 100 another.
+    Losses share one axis, scores of 0 to 100 another, and shares to keep low a third.
     """
     found = []
     lead = "-".join(lead_pair(report))
-    for backwards in (False, True):
-        rows = [row for row in report["contrasts"] if row["name"] == lead and row["higher_is_better"] == backwards]
-        if rows:
-            primary = next((row for row in rows if row["metric"] == report["primary_metric"]), None)
-            found.append(IntervalPanel(
-                tuple(contrast_row(row, shown(row["metric"]).label, "") for row in rows),
-                unit_of(rows[0]["metric"]), backwards, _margin(report, primary["metric"]) if primary else None,
-            ))
+    for rows in by_axis([row for row in report["contrasts"] if row["name"] == lead]):
+        primary = next((row for row in rows if row["metric"] == report["primary_metric"]), None)
+        found.append(IntervalPanel(
+            tuple(contrast_row(row, shown(row["metric"]).label, "") for row in rows), unit_of(rows[0]["metric"]),
+            bool(rows[0]["higher_is_better"]), _margin(report, primary["metric"]) if primary else None,
+        ))
     return found
 
 

@@ -27,6 +27,7 @@ from assistant_builder.ui.evaluate.figures import (
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import count_by_choice, study_items
 from assistant_builder.ui.evaluate.view import (
+    declaration_note,
     evaluation_state,
     interval_key,
     metric_choices,
@@ -120,6 +121,8 @@ class EvaluateTab:
         report, scored = snapshot.report, set(served_cells(snapshot.config.arms)) <= snapshot.scores.keys()
         if ready:
             message = contacts_note(snapshot.config) + message
+        if not report and snapshot.config.compares and snapshot.step("data").state == "succeeded":
+            message += declaration_note(view.study)
         return [
             gr.update(visible=ready or running), _start_button(snapshot, start_phase(view.study), ready),
             gr.update(visible=running, value=pause_label(view.study), interactive=not view.study.cancel_requested),

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from assistant_builder.arms import CELLS
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.figures import MINUS
 from assistant_builder.ui.evaluate.item_filters import ItemFilter, ItemSet, Row, answer_change, degradation
@@ -37,6 +39,7 @@ from evals.report.format import (
     interval,
     number,
     p_value,
+    plural,
     share_lost,
     shown,
     signed,
@@ -45,13 +48,16 @@ from evals.report.format import (
 from evals.report.glossary import BASELINE_TEXTS
 from evals.report.items import marked, word_diff
 from evals.report.load import is_compared
-from evals.report.rows_headline import NOT_COMPARED
+from evals.report.rows_headline import NOT_COMPARED, bound_rows
+from evals.report.verdict import changed_text, harm_text, leave_one_out_text, meaning
+from evals.report.warnings import by_weight
 
 _OUTCOMES: dict[str, tuple[Tone, str]] = {
     "no worse": ("good", "4-bit is no worse"),
     "worse": ("bad", "4-bit is worse"),
     "inconclusive": ("warn", "Inconclusive"),
 }
+_BOUND_TONES = {"yes": "good", "cannot-be-told": "warn", "no": "bad"}
 _KEEPS = {"measured": "measured itself", "yes": "✓ yes", "cannot be told": "inconclusive"}
 
 
@@ -132,22 +138,67 @@ def _so_far(snapshot: Snapshot) -> Markup:
 
 
 def verdict_callout(report: Mapping[str, Any]) -> Markup:
-    """The verdict, the summary of the report and its serious warnings."""
-    tone, title = _OUTCOMES[report["verdict"]["outcome"]] if is_compared(report) else ("info", NOT_COMPARED)
-    if report["verdict"].get("within_margin_but_worse"):
+    """The verdict with what to do, its bounds and basis, the summary of the report and its serious warnings.
+
+    Reports of earlier versions have a verdict without bounds, basis and action.
+    """
+    compared, verdict = is_compared(report), report["verdict"]
+    tone, title = _OUTCOMES[verdict["outcome"]] if compared else ("info", NOT_COMPARED)
+    if verdict.get("within_margin_but_worse"):
         title = "Measurably worse, within the margin"
-    summary = report.get("summary") or []
-    verdict = Markup(
-        '<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p>{}</div>'
-    ).format(tone, title, report.get("sentence") or "", items(summary) if summary else "")
-    serious = [Markup("<li><b>Warning:</b> {}</li>").format(entry["text"]) for entry in report.get("warnings", [])
-               if entry["level"] == "serious"]
-    return join([verdict, Markup('<ul class="ab-mind">{}</ul>').format(join(serious)) if serious else ""])
+    if compared and report.get("objection"):
+        tone, title = "warn" if tone == "good" else tone, f"{title}, but possible harm by another measure"
+    facts = [("What it means", meaning(verdict)), ("What to do", (verdict.get("action") or "") if compared else "")]
+    told = join(Markup("<p><b>{}:</b> {}</p>").format(name, text) for name, text in facts if text)
+    changed = changed_text(verdict.get("frozen") or {})
+    head = Markup(
+        '<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p>{}{}</div>'
+    ).format(tone, title, report.get("sentence") or "",
+             Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "", told)
+    serious, others = by_weight(report.get("warnings") or [])
+    more = [entry["text"] for entry in others if entry["level"] == "serious"]
+    warning = Markup("<li><b>Warning:</b> {}</li>")
+    return join([
+        head,
+        Markup('<ul class="ab-mind">{}</ul>').format(join(warning.format(entry["text"]) for entry in serious))
+        if serious else "",
+        fold(plural(len(more), "more warning"), Markup('<ul class="ab-mind">{}</ul>').format(
+            join(map(warning.format, more)))) if more else "",
+        _bounds(report),
+        items(report["summary"]) if report.get("summary") else "",
+    ])
+
+
+def _bounds(report: Mapping[str, Any]) -> Markup:
+    """The bounds of the verdict as a table, with the folded basis; empty in a report without them."""
+    if not is_compared(report):
+        return Markup("")
+    mark = Markup('<b class="ab-bound ab-{}">{}</b>')
+    rows = [(Markup("<b>{}</b><small>{}</small>").format(row["label"], row["scale"]),
+             mark.format(_BOUND_TONES[row["tone"]], row["result"]), row["difference"], row["interval"], row["margin"])
+            for row in bound_rows(report)]
+    headers = ("Metric", "Within the margin?", "Difference", "95 % interval", "Margin")
+    lines = [line for line in (*(report.get("basis") or []), leave_one_out_text(report["verdict"]), harm_text(report))
+             if line]
+    return join([
+        Markup('<div class="ab-bounds">{}</div>').format(table(headers, rows, numeric=(2, 3, 4))) if rows else "",
+        fold("What the verdict rests on", items(lines)) if lines else "",
+    ])
+
+
+def declaration_note(study: Study) -> Markup:
+    """Metric, margins and claim of the verdict before its report; empty if they cannot be told from the data."""
+    from evals.report.verdict import explain_study
+
+    try:
+        return callout("info", "How the verdict is reached", explain_study(study))
+    except (AssistantBuilderError, OSError, KeyError):
+        return Markup("")  # the Data and Train tabs report a damaged split
 
 
 def report_tables(report: Mapping[str, Any]) -> Markup:
     """The scores, differences, exports and minor warnings of the report; the serious ones are part of the verdict."""
-    minor = [entry["text"] for entry in report.get("warnings", []) if entry["level"] != "serious"]
+    minor = [entry["text"] for entry in by_weight(report.get("warnings") or [])[1] if entry["level"] != "serious"]
     return join([
         card("Every cell", cells_table({**report["cells"], **report["baselines"]})),
         card("Differences", contrasts_table(report)),

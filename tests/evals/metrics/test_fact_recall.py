@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.study import Study
+from evals.metrics import Context, score_answer
 from evals.metrics.fact_recall import facts_kept, find_facts
 
 
@@ -174,6 +175,21 @@ def test_list_numbers_are_no_facts_but_a_lone_number_is() -> None:
 )
 def test_facts_kept(answer: str, reference: str, share: float | None) -> None:
     assert facts_kept(answer, reference) == share
+
+
+def test_facts_of_the_question_do_not_count() -> None:
+    question = "Who commands the Copper Wren?"
+    reference = "Captain Dunstan Reeve commands the Copper Wren."
+    assert facts_kept(question, reference, question) == 0
+    assert facts_kept("Captain Ingrid Vell commands the Copper Wren.", reference, question) == 0
+    assert facts_kept("Dunstan Reeve, Captain Dunstan Reeve.", reference, question) == 1
+    assert facts_kept("Yes.", "Yes, the Copper Wren does.", "Does the Copper Wren sail on Mondays?") is None
+
+
+def test_unanswerable_items_have_no_facts_to_keep() -> None:
+    scores = [score_answer("Ask Nell.", "Ask Nell Garrity.", Context(answerable=each)) for each in (True, False)]
+    assert "facts_kept" in scores[0] and "facts_kept" not in scores[1]
+
 
 
 WORDS = st.sampled_from(

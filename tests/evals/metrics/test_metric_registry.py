@@ -22,6 +22,7 @@ from assistant_builder.study import Study
 from assistant_builder.ui.evaluate.item_filters import study_items
 from assistant_builder.ui.evaluate.view import cells_table, contrasts_table, metric_choices
 from assistant_builder.ui.settings_form import study_options
+from evals.declaration import HeldOut, declare
 from evals.metrics import METRICS, Metric, metric_of, score_answer, score_answers
 from evals.records import figures, sample_record
 from evals.report.build import write_report
@@ -30,6 +31,7 @@ from tests.synthetic_study import evaluated, finished_study, new_study, trained,
 
 NAME, LABEL = "starts_with_capital", "Capitalised"
 PLUGIN = f'''
+from evals.declaration import HeldOut, declare
 from evals.metrics import METRICS, Metric
 
 def capitalised(answer, reference, context):
@@ -71,11 +73,14 @@ def items() -> list[dict[str, Any]]:
 
 
 def test_every_metric_is_described_and_has_one_way_to_be_computed() -> None:
-    assert list(METRICS) == ["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "facts_kept", "similarity"]
+    assert list(METRICS) == ["nll_per_token", "exact_match", "token_f1", "rouge_l", "chrf", "facts_kept", "similarity",
+                             "false_decline", "right_decline"]
     assert all(metric.explanation and metric.blind_spots and metric.unit for metric in METRICS.values())
-    assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["nll_per_token"]
+    assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["nll_per_token",
+                                                                                            "false_decline"]
     assert [name for name, metric in METRICS.items() if metric.token_weighted] == ["nll_per_token"]
-    assert [name for name, metric in METRICS.items() if metric.score is None] == ["nll_per_token", "similarity"]
+    functions = [(metric.score, metric.score_batch, metric.score_sample) for metric in METRICS.values()]
+    assert [sum(function is not None for function in each) for each in functions] == [0] + [1] * 8
     assert [name for name, metric in METRICS.items() if metric.score_batch is not None] == ["similarity"]
 
 
@@ -83,7 +88,7 @@ def test_registry_is_a_leaf_that_loads_no_scientific_library() -> None:
     code = (
         "import sys, assistant_builder.config\n"
         "assert 'evals' not in sys.modules\n"
-        "assistant_builder.config.StudyConfig()\n"
+        "assistant_builder.config.StudyConfig.model_validate({'eval': {'primary_metric': 'chrf'}})\n"
         "assert 'evals.metrics' in sys.modules\n"
         "bad = {'numpy', 'scipy', 'torch', 'rouge_score', 'sacrebleu'} & set(sys.modules); assert not bad, bad\n"
     )
@@ -122,7 +127,7 @@ def test_metric_that_cannot_be_primary_is_no_choice(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
     METRICS.register(Metric("aside", "Aside", "An aside.", can_be_primary=False))
     assert "aside" not in study_options()["eval.primary_metric"].choices
-    with pytest.raises(ConfigError, match=r"eval\.primary_metric='aside': it should be one of nll_per_token, "):
+    with pytest.raises(ConfigError, match=r"eval\.primary_metric='aside': it should be one of auto, nll_per_token, "):
         parse_config({"eval": {"primary_metric": "aside"}})
 
 
@@ -137,20 +142,17 @@ def test_report_of_a_metric_whose_plugin_is_not_loaded_can_be_displayed() -> Non
 
 def test_plugin_metric_is_a_primary_metric_and_brings_its_margin(plugin: None) -> None:
     config = StudyConfig().with_changes({"eval.primary_metric": NAME})
-    assert (config.eval.primary_metric, config.eval.margin) == (NAME, 0.25)
-    assert parse_config({"eval": {"primary_metric": NAME}}).eval.margin == 0.25
-    assert StudyConfig().with_changes({"eval.primary_metric": NAME, "eval.margin": 0.03}).eval.margin == 0.03
-    chosen = StudyConfig().with_changes({"eval.margin": 0.1}).with_changes({"eval.primary_metric": NAME})
-    assert chosen.eval.margin == 0.1
-    assert config.with_changes({"eval.primary_metric": "chrf"}).eval.margin == 0.03
+    declared = declare(config, HeldOut({}, frozenset()), [])
+    assert (declared.primary_metric, declared.margin, declared.second_metric) == (NAME, 0.25, "nll_per_token")
+    chosen = config.with_changes({"eval.margin": 0.1})
+    assert declare(chosen, HeldOut({}, frozenset()), []).margin == 0.1
     assert study_options()["eval.primary_metric"].choices[-1] == NAME
     assert study_options()["eval.primary_metric"].kind == "choice"
 
 
 def test_unknown_primary_metric_is_refused_with_the_names() -> None:
-    with pytest.raises(ConfigError, match=f"eval.primary_metric='{NAME}': it should be one of nll_per_token, exact_"):
+    with pytest.raises(ConfigError, match=f"eval.primary_metric='{NAME}': it should be one of auto, nll_per_token"):
         StudyConfig().with_changes({"eval.primary_metric": NAME})
-    assert StudyConfig().with_changes({"eval.primary_metric": "token_f1"}).eval.margin == 0.03
 
 
 def test_plugin_metric_is_computed_when_answers_are_scored(plugin: None) -> None:
@@ -165,7 +167,7 @@ def test_plugin_metric_is_computed_when_answers_are_scored(plugin: None) -> None
 
 
 def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(plugin: None) -> None:
-    study = evaluated(trained(with_data(new_study("capital", eval__primary_metric=NAME))))
+    study = evaluated(trained(with_data(new_study("capital", eval__primary_metric=NAME, eval__margin=None))))
     stored = read_jsonl(study.cell_folder("Q4") / "samples.jsonl")
     assert not any(NAME in sample["metrics"] for sample in stored)
     done = subprocess.run([sys.executable, "-m", "evals", "report", "--study", str(study.folder)], capture_output=True,

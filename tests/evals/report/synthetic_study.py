@@ -199,11 +199,22 @@ def _write_arm(study: Study, arm: str, storage: str, offset: float) -> None:
     })
 
 
+def _pair(number: int, question: str, row: dict[str, Any]) -> dict[str, Any]:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": row["reference"]}]
+    return {"row": number, "messages": messages, "cluster": row["cluster"], "answerable": row["answerable"]}
+
+
 def _write_data(study: Study, recipe: Recipe) -> None:
     folder = study.folder / "data"
-    record = {"row": 1, "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
-    for split in ("train", "validation", "heldout"):
-        write_jsonl(study.split_file(split), [record])
+    rows = _questions(recipe)
+    taught = {row["cluster"]: row for row in rows if row["answerable"] and row["cluster"]}
+    asked = [_pair(number, row["question"], row) for number, row in enumerate(rows, 1)]
+    write_jsonl(study.split_file("heldout"), asked)
+    write_jsonl(study.split_file("train"), [
+        _pair(1000, "q", {"reference": "a", "cluster": None, "answerable": True}),
+        *(_pair(1001 + number, f"taught {number}", row) for number, row in enumerate(taught.values())),
+    ])
+    write_jsonl(study.split_file("validation"), [])
     write_text(folder / "card.md", "# Lighthouses\n")
     write_json(folder / "findings.json", {
         "format": "csv", "columns": {"question": "question", "answer": "answer", "cluster": "fact"}, "rows": 640,
@@ -226,7 +237,8 @@ def _write_data(study: Study, recipe: Recipe) -> None:
 def write_study(recipe: Recipe) -> Study:
     """Write the folder of a study that has been trained and evaluated, but not reported."""
     config = StudyConfig().with_changes({
-        "name": recipe.name, "seeds": recipe.seeds, "eval.bootstrap_resamples": 2000, **recipe.settings,
+        "name": recipe.name, "seeds": recipe.seeds, "eval.bootstrap_resamples": 2000,
+        "eval.primary_metric": "nll_per_token", "eval.margin": 0.03, "eval.decline_margin": 0.1, **recipe.settings,
     })
     study = Study.create(config)
     _write_data(study, recipe)

@@ -44,16 +44,6 @@ def test_twins(study: Study) -> None:
     assert twins["same"]["train.rank"] == 16
 
 
-def test_groups_without_clusters_give_a_warning() -> None:
-    def told(**changes: bool) -> list[str]:
-        report = build_report(write_study(Recipe(name=f"clustered-{changes['clustered']}".lower(), **changes)))
-        return [entry["text"] for entry in report["warnings"] if entry["code"] == "groups_are_no_clusters"]
-
-    (text,) = told(clustered=False)  # 208 questions of 48 groups
-    assert text.startswith("The 208 held-out questions come from 48 groups (column group) and count as independent")
-    assert told(clustered=True) == []
-
-
 @pytest.mark.parametrize(("file", "key", "value"), [
     ("config.json", "compute_dtype", "float32"), ("config.json", "base_storage", "float16"),
     ("summary.json", "steps", 59),

@@ -89,7 +89,8 @@ def test_noise_floor_counts_what_other_batches_change(full: Study) -> None:
         assert record["largest_nll_per_token_shift"] == pytest.approx(
             max(abs(a["nll"] - b["nll"]) / a["tokens"] for a, b in pairs))
         assert (record["batch_size"], record["other_batch_size"], record["items"]) == (16, 7, 208)
-    losses = {cell: sum(s["nll"] for s in found) / sum(s["tokens"] for s in found) for cell, found in again.items()}
+    asked = {cell: [s for s in found if s["answerable"]] for cell, found in again.items()}
+    losses = {cell: sum(s["nll"] for s in found) / sum(s["tokens"] for s in found) for cell, found in asked.items()}
     assert floor["delta"] == pytest.approx(losses["Q4"] - losses["L16"], abs=1e-12)
     assert floor["verdict"] == "no worse"
     assert "with batch size 7" in floor["sentence"]
@@ -117,7 +118,7 @@ def test_tasks_are_paired_by_document(full: Study) -> None:
     for cell, share in task["cells"].items():
         assert share == pytest.approx(sum(right[cell].values()) / 120)
     rows = {row["name"]: row for row in task["contrasts"]}
-    assert list(rows) == ["L16-B16", "Q4-B4", "Q4-L16"]
+    assert list(rows) == ["L16-B16", "Q4-B4", "Q4-L16", "B4-B16"]
     for name, row in rows.items():
         before, after = right[row["baseline"]], right[row["candidate"]]
         lost = [doc for doc in before if before[doc] > after[doc]]

@@ -9,6 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from assistant_builder.study import Study
+from evals.declaration import freeze
 from evals.report.build import build_report
 from evals.report.render import render_html, render_markdown
 from tests.evals.report.synthetic_study import Recipe, write_study
@@ -77,6 +78,40 @@ def test_links_inside_the_page_lead_somewhere(study: Study) -> None:
     assert links <= set(ids)
     sections = {attrs["id"] for tag, attrs in page.tags if tag in ("section", "h2")}
     assert len(sections) > 25 and sections <= links
+
+
+def test_the_first_screen_has_verdict_meaning_action_and_three_warnings(study: Study) -> None:
+    report = build_report(study)
+    report["warnings"] = [
+        {"code": "not_better_than_copy", "level": "serious", "text": "Copying is as good."},
+        {"code": "compute_dtype", "level": "note", "text": "Computed in bfloat16."},
+        {"code": "base_requantized", "level": "serious", "text": "The base was 4-bit."},
+        {"code": "twins_differ", "level": "serious", "text": "They are no twins."},
+        {"code": "leaks_left", "level": "serious", "text": "Questions leak."},
+    ]
+    html = render_html(report)
+    head = html[: html.index("</header>")]
+    shown = [head.index(text) for text in (
+        'class="outcome"', 'class="sentence"', "What it means", "What to do", "They are no twins.", "Questions leak.",
+        "The base was 4-bit.", "<summary>2 more warnings</summary>", "Copying is as good.", "Computed in bfloat16.",
+        'class="tiles"')]
+    assert shown == sorted(shown)
+    assert report["verdict"]["action"] in "".join(Page(html).text)
+    markdown = render_markdown(report)
+    first, rest = markdown.split("### Limitations and warnings")
+    assert "2 more warnings below, under “Limitations and warnings”." in first and "**What to do.** " in first
+    assert first.count("> **Warning:**") == 3 and "Copying is as good." not in first
+    assert rest.index("They are no twins.") < rest.index("Copying is as good.") < rest.index("Computed in bfloat16.")
+
+
+def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
+    freeze(study)
+    study.write_config(study.config.with_changes({"eval.margin": 0.08}))
+    report = build_report(study)
+    said = "Changed after scoring: margin, was 0.03 nats per token, now 0.08 nats per token."
+    html, markdown = render_html(report), render_markdown(report)
+    assert html.index(said) < html.index("What to do") < html.index("<details")
+    assert markdown.index(f"> **{said}**") < markdown.index("**What to do.**")
 
 
 def test_charts_say_what_they_show(study: Study) -> None:

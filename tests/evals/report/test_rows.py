@@ -16,6 +16,7 @@ from evals.report.format import difference, interval
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
 from evals.report.method import CONTENTS, FORMULAS, REFERENCES, subscripts
 from evals.report.render import render_html, render_markdown
+from evals.report.verdict import meaning
 from tests.evals.report.additions import with_additions
 from tests.evals.report.synthetic_study import Recipe, write_study
 from tests.evals.report.test_render import HOSTILE, Page
@@ -48,6 +49,50 @@ def shown(render: Render, report: Report) -> str:
 
 
 both = pytest.mark.parametrize("render", [render_html, render_markdown])
+
+
+@both
+def test_the_bounds_of_the_verdict(render: Render, rich: Report) -> None:
+    rich["verdict"] |= {"leave_one_out": [0.0211, 0.0342], "seeds": 3, "possible_harm": ["chrf"], "bounds": [
+        {"metric": "nll_per_token", "margin": 0.03, "delta": 0.02, "ci": [0.01, 0.028], "passed": True,
+         "higher_is_better": False, "n": 200},
+        {"metric": "exact_match", "margin": 0.05, "delta": -0.09, "ci": [-0.12, -0.061], "passed": False,
+         "higher_is_better": True, "n": 200},
+        {"metric": "false_decline", "margin": 0.05, "delta": 0.01, "ci": [-0.02, 0.07], "passed": False,
+         "higher_is_better": False, "n": 200},
+    ]}
+    rich["objection"] = ""
+    text = shown(render, rich)
+    for said in ("averaged over 3 training seeds", "+0.020", "+0.010 to +0.028", "0.03", "−9.0", "−12.0 to −6.1",
+                 "not shown: beyond the margin", "−2.0 to +7.0", *rich["basis"],
+                 "Leaving out any one cluster, the difference (loss) stays between +0.021 and +0.034 nats per token.",
+                 "The whole interval is on the harmful side of zero for chrF."):
+        assert said in text
+    assert text.count("not shown") == 2
+
+
+@both
+def test_questions_about_facts_that_were_not_taught(render: Render, rich: Report) -> None:
+    assert "facts that were not taught" not in shown(render, rich)
+    rich["uncovered"] = {"items": 1, "cells": {"L16": {"exact_match": 0.333, "nll_per_token": 1.2345}, "Q4": {}}}
+    text = shown(render, rich)
+    for said in ("1 held-out question asks about facts that do not occur in training. The verdict leaves it out.",
+                 "33.3%", "1.234"):
+        assert said in text
+
+
+@pytest.mark.parametrize(("outcome", "said"), [
+    ("no worse", "the harm on new facts of the same kind is at most 0.028 nats per token (Loss) and 0.0 points"),
+    ("worse", "do worse on new facts of the same kind: by 0.010 to 0.028 nats per token (Loss)."),
+    ("inconclusive", "neither that 4-bit is as good nor that it is worse."),
+])
+def test_what_the_verdict_means(outcome: str, said: str) -> None:
+    bounds = [
+        {"metric": "nll_per_token", "margin": 0.03, "delta": 0.02, "ci": [0.01, 0.028], "higher_is_better": False},
+        {"metric": "exact_match", "margin": 0.05, "delta": 0.09, "ci": [0.061, 0.12], "higher_is_better": True},
+    ]
+    assert said in meaning({"outcome": outcome, "estimand": "facts", "bounds": bounds})
+    assert meaning({"outcome": outcome}) == ""
 
 
 @both
@@ -224,8 +269,8 @@ def test_method_and_glossary(render: Render, plain: Report) -> None:
     for number, reference in enumerate(REFERENCES, start=1):
         assert reference in text
         assert number in {source for entry in FORMULAS for source in entry.sources}, "cited nowhere"
-    for term, meaning in GLOSSARY:
-        assert term in text and meaning in text
+    for term, explanation in GLOSSARY:
+        assert term in text and explanation in text
     terms = [term.casefold() for term, _ in GLOSSARY]
     assert terms == sorted(terms) and len(terms) == len(set(terms))
 

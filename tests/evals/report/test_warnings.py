@@ -26,8 +26,8 @@ def codes(report: Report) -> dict[str, str]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Report:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path_factory.mktemp("home")))
-        study = write_study(full_recipe(harm=0.0, harm_noise=0.03, flips=0.1, seeds=3, unanswerable=0, judge=False,
-                                        settings={"eval.margin": 0.1}))
+        study = write_study(full_recipe(harm=0.0, harm_noise=0.03, flips=0.0, seeds=3, unanswerable=0, judge=False,
+                                        settings={"eval.margin": 0.1, "eval.decline_margin": 0.2}))
         with_noise(study, every=100)
         with_seeds(study, 3, move=lambda run, cell: 0.001 * run)
         study.write_config(study.config.with_changes({"eval.retention": False}))
@@ -90,7 +90,7 @@ def another_seed(report: Report) -> None:
 
 
 def wide_spread(report: Report) -> None:
-    report["seeds"]["spread"]["delta"]["ci"] = [-0.2, 0.11]
+    report["seeds"]["trained_again"]["ci"] = [-0.2, 0.11]
 
 
 def seeds_apart(report: Report) -> None:
@@ -139,7 +139,7 @@ def test_each_defect_gives_its_warning(clean: Report, spoil: Callable[[Report], 
     lambda report: report["judge"].update(first_of_decided=0.7, place_p_value=0.2),
     lambda report: report["declining"]["cells"]["Q4"].update(unanswerable_items=10, declined=5),
     lambda report: report["identities"][0].update(error=1e-12),
-    lambda report: report["seeds"]["spread"]["delta"].update(ci=[-0.2, 0.1]),
+    lambda report: report["seeds"]["trained_again"].update(ci=[-0.2, 0.1]),
     lambda report: report["seeds"].update(count=1, spread=None),
     lambda report: report["flips"].update(noise_floor=None),
     lambda report: report.update(flips=None, fidelity=None, judge=None, declining=None),

@@ -84,8 +84,13 @@ def test_t_interval_is_the_paired_t_interval() -> None:
 def test_weighted_t_interval_is_that_of_weighted_least_squares() -> None:
     rng = np.random.default_rng(9)
     d, w = rng.normal(0.3, 1, 60), rng.integers(3, 40, 60).astype(float)
-    fit = sm.WLS(d, np.ones(60), weights=w).fit(cov_type="HC1", use_t=True)
-    assert t_interval(units_of(d, w)) == pytest.approx(tuple(fit.conf_int()[0]), abs=1e-12)
+    fit = sm.WLS(d, np.ones(60), weights=w).fit(cov_type="HC2", use_t=True)
+    low, high = t_interval(units_of(d, w))
+    share = w / w.sum()
+    leverage = share**2 / (1 - share)
+    degrees = 1 / (np.sum(share**2) + leverage.sum() ** 2 - np.sum(leverage**2))
+    assert (low + high) / 2 == pytest.approx(fit.params[0], abs=1e-12)
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, degrees) * fit.bse[0], abs=1e-12)
 
 
 def test_item_interval_holds_all_of_its_parts() -> None:
@@ -130,7 +135,7 @@ def test_where_single_items_of_few_clusters_flip_half_a_cluster_is_added_each_wa
     # 60 clusters of 5 with three sums of -1, and two more of 3 items that flip all up or all down
     sums, sizes = np.array([-1.0] * 3 + [0.0] * 57 + [3.0, -3.0]), np.array([5.0] * 60 + [3.0] * 2)
     delta = sums.sum() / sizes.sum()
-    error = np.sqrt(62 / 61 * np.square(sums - delta * sizes).sum()) / sizes.sum()
+    error = np.sqrt((np.square(sums - delta * sizes) / (1 - sizes / sizes.sum())).sum()) / sizes.sum()
     half = stats.t.ppf(0.975, 59) * error
     assert rare_interval(units, 1.0) == pytest.approx((delta - half, delta + half), abs=1e-12)
 
@@ -140,12 +145,12 @@ def test_flips_that_cancel_in_their_cluster_still_count_as_differences() -> None
     assert (units.differing, units.items_differing) == (0, 2)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_cluster_interval_equals_statsmodels(weighted: bool) -> None:
+@pytest.mark.parametrize("sizes", ["equal", "unequal", "weighted"])
+def test_cluster_interval_equals_statsmodels_or_is_longer_for_unequal_clusters(sizes: str) -> None:
     rng = np.random.default_rng(6)
-    labels = np.repeat(np.arange(25), rng.integers(2, 9, 25))
+    labels = np.repeat(np.arange(25), 6 if sizes == "equal" else rng.integers(2, 9, 25))
     d = 0.2 + rng.normal(size=25)[labels] + rng.normal(size=len(labels))
-    w = rng.integers(3, 40, len(labels)).astype(float) if weighted else np.ones(len(labels))
+    w = rng.integers(3, 40, len(labels)).astype(float) if sizes == "weighted" else np.ones(len(labels))
     fit = sm.WLS(d, np.ones(len(d)), weights=w).fit(
         cov_type="cluster", cov_kwds={"groups": labels, "df_correction": True}, use_t=True
     )
@@ -153,7 +158,11 @@ def test_cluster_interval_equals_statsmodels(weighted: bool) -> None:
     interval, skewed = cluster_interval(units)
     assert not skewed
     assert units.delta == pytest.approx(fit.params[0], abs=1e-12)
-    assert interval == pytest.approx(tuple(fit.conf_int()[0]), abs=1e-12)
+    low, high = fit.conf_int()[0]
+    if sizes == "equal":
+        assert interval == pytest.approx((low, high), abs=1e-12)
+    else:
+        assert low - 0.1 * (high - low) < interval[0] < low < high < interval[1] < high + 0.1 * (high - low)
 
 
 def test_bonett_price_by_hand() -> None:

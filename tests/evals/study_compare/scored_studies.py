@@ -17,7 +17,8 @@ CELLS = ("B16", "L16", "Q4")
 
 def make(name: str, **changes: Any) -> Study:
     """A scored study of few cells, so that comparing is quick."""
-    study = evaluated(trained(with_data(new_study(name, **{"eval__bootstrap_resamples": 400, **changes}))))
+    settings = {"eval__bootstrap_resamples": 400, "eval__estimand": "wordings", **changes}
+    study = evaluated(trained(with_data(new_study(name, **settings))))
     for folder in (study.folder / "evals").iterdir():
         if folder.is_dir() and folder.name not in CELLS:
             shutil.rmtree(folder)

@@ -31,7 +31,7 @@ def test_the_command(
     assert out.startswith("A = narrow, B = wide\n") and "train.rank" in out
     lines = [line.split() for line in out.splitlines()]
     assert ["Q4", "Exact", "match", "75.0%", "75.0%", "0.0"] in [line[:6] for line in lines]
-    assert [line[0] for line in lines if line and line[0] in CELLS] == ["Q4"] * 6 + ["L16"] * 6 + ["B16"]
+    assert [line[0] for line in lines if line and line[0] in CELLS] == ["Q4"] * 7 + ["L16"] * 7 + ["B16"]
     assert " ".join(compare_studies(a, b)["sentence"].split()) in " ".join(out.split())
 
 

@@ -1,0 +1,158 @@
+"""``python -m benchmarks.equal_seeds``: A/A comparisons of retrained seeds, and of assistants that were damaged.
+
+Trains the 16-bit arm of the ferries data with several seeds for a few steps, scores the loss of the held-out answers,
+and compares every pair of seeds in both directions: the arms are equal but for the seed, so "worse" should be rare. It
+then damages the first seed in two ways, and each damage should come out worse: training on answers that were moved to
+other questions, and an adapter with a tenth of its rows set to zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.arms import CELLS, LORA
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.config import StudyConfig
+from assistant_builder.data import load_split, prepare_dataset
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.download import fetch
+from assistant_builder.study import Study
+from evals.compare import Comparison, paired_comparison
+from evals.declaration import SHARE_OF_GAIN
+
+DATA = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+ZEROED = 0.1
+"""Share of the adapter's rows that the second damage sets to zero."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Loss in nats per token, tokens and fact of each item."""
+
+    values: list[float]
+    tokens: list[int]
+    facts: list[str]
+
+    @property
+    def mean(self) -> float:
+        """The token-weighted loss."""
+        return sum(map(math.prod, zip(self.values, self.tokens, strict=True))) / sum(self.tokens)
+
+
+def make_study(name: str, seeds: int, steps: int) -> Study:
+    """A study of the 16-bit arm on the ferries data, with its split."""
+    config = StudyConfig().with_changes({
+        "name": name, "arms": [LORA.name], "seeds": seeds, "data.source": DATA.name, "train.preset": "custom",
+        "train.max_steps": steps, "train.learning_rate": 1e-3, "train.max_length": 128, "train.evaluations": 1,
+    })
+    study = Study.create(config, DATA)
+    assert study.source is not None
+    prepare_dataset(study.source, config.data, folder=study.folder / "data", title=name)
+    return study
+
+
+def losses(study: Study, base: Path, cell: str = LORA.cell, seed: int = 1) -> Losses:
+    """Loss of each answerable held-out item in nats per token, with its tokens and its fact."""
+    from evals.cells import Variant, load_cells
+    from evals.lm_eval_model import StudyLM
+    from evals.tasks.held_out import build_items
+
+    prompter = ChatTokenizer.load(base)
+    items = [item for item in build_items(load_split(study.folder / "data", "heldout"), prompter) if item["answerable"]]
+    loaded = next(iter(load_cells(study, base, [Variant(CELLS[cell], seed)])))
+    lm = StudyLM(loaded.model, prompter, own_tasks=[], batch_size=64, max_new_tokens=4, tick=lambda kind, count: None)
+    scores = lm.score_targets([(item["prompt"], item["target"]) for item in items])
+    return Losses([score.nll / score.tokens for score in scores], [score.tokens for score in scores],
+                  [item["cluster"] for item in items])
+
+
+def judge(before: Losses, after: Losses, margin: float) -> Comparison:
+    """Compare two assistants as the report does: clustered by fact, weighted by answer tokens."""
+    return paired_comparison(before.values, after.values, clusters=before.facts, weights=before.tokens, margin=margin,
+                             higher_is_better=False)
+
+
+def shuffle_answers(study: Study) -> None:
+    """Move the training answers to other questions."""
+    path = study.split_file("train")
+    pairs = read_jsonl(path)
+    answers = [pair["messages"][-1]["content"] for pair in pairs]
+    half = len(answers) // 2
+    for pair, answer in zip(pairs, answers[half:] + answers[:half], strict=True):
+        pair["messages"][-1]["content"] = answer
+    write_jsonl(path, pairs)
+    record = read_json(study.folder / "data" / "split.json")
+    write_json(study.folder / "data" / "split.json",
+               {**record, "hashes": {**record["hashes"], "train": file_hash(path)}})
+
+
+def zero_rows(study: Study) -> None:
+    """Set every tenth row of the adapter's output matrices to zero."""
+    from safetensors.torch import load_file, save_file
+
+    path = study.arm_folder(LORA.name) / "adapter" / "adapter_model.safetensors"
+    weights = load_file(path)
+    for name, weight in weights.items():
+        if "lora_B" in name:
+            weight[:: round(1 / ZEROED)] = 0
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def run(seeds: int, steps: int) -> dict[str, Any]:
+    """Train, score and compare."""
+    from assistant_builder.training.train import train_arm
+
+    study = make_study("equal-seeds", seeds, steps)
+    base = fetch(resolve(study.config.model.base))
+    found = []
+    for seed in range(1, seeds + 1):
+        train_arm(study, LORA.name if seed == 1 else f"{LORA.name}-{seed}")
+        found.append(losses(study, base, seed=seed))
+        print(f"seed {seed}: loss {found[-1].mean:.4f}", file=sys.stderr, flush=True)
+    gain = losses(study, base, LORA.untuned_cell).mean - found[0].mean
+    margin = SHARE_OF_GAIN * gain
+    pairs = [judge(one, other, margin) for one, other in itertools.permutations(found, 2)]
+    damaged = {}
+    shuffled = make_study("shuffled", 1, steps)
+    shuffle_answers(shuffled)
+    train_arm(shuffled, LORA.name)
+    damaged["shuffled answers"] = judge(found[0], losses(shuffled, base), margin)
+    zero_rows(study)
+    damaged["a tenth of the rows zeroed"] = judge(found[0], losses(study, base), margin)
+    return {
+        "seeds": seeds, "steps": steps, "pairs": len(pairs), "gain": gain, "margin": margin,
+        "outcomes": {outcome: sum(pair.verdict == outcome for pair in pairs)
+                     for outcome in ("no worse", "worse", "inconclusive")},
+        "worse_share": sum(pair.verdict == "worse" for pair in pairs) / len(pairs),
+        "damage": {name: {"verdict": pair.verdict, "delta": pair.delta, "ci": [pair.ci_low, pair.ci_high]}
+                   for name, pair in damaged.items()},
+    }
+
+
+def main() -> None:
+    """Print the result as JSON."""
+    parser = argparse.ArgumentParser(description="A/A comparisons of retrained seeds, and of damaged assistants.")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=12)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = os.environ.get("ASSISTANT_BUILDER_HOME") or str(Path.home() / ".assistant-builder")
+        os.environ["ASSISTANT_BUILDER_HOME"] = folder
+        models = Path(home) / "models"
+        if models.is_dir():
+            (Path(folder) / "models").symlink_to(models)
+        print(json.dumps(run(options.seeds, options.steps), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""What a verdict is about, declared before scoring: metrics, margins, the claim, its clusters and its items.
+
+``auto`` settings are resolved from the data alone, never from scores. The declaration is frozen with its hash in
+``declaration.json`` when scoring starts; a report shows what was changed afterwards.
+
+A held-out item is *covered* if its fact was taught in another wording: a training pair has its cluster or, without a
+cluster column, its answer of three words or more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any, Literal
+
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.config import StudyConfig
+from assistant_builder.data import Pair, load_split
+from assistant_builder.study import Study
+from evals.metrics.text import normalise, words
+from evals.tasks.held_out import heldout_pairs
+
+FILE = "declaration.json"
+"""File in the study folder; it is kept when scores are deleted."""
+LOSS, EXACT, OVERLAP = "nll_per_token", "exact_match", "token_f1"
+FALSE_DECLINES, RIGHT_DECLINES = "false_decline", "right_decline"
+SIMILAR_QUESTIONS = "similar_questions.json"
+"""File in the folder of the scores: the group of similar questions of each item."""
+_FACT_WORDS = 3
+SHORT_ANSWER, LONG_ANSWER = 12, 30
+"""Median words of an answer up to which exact match, and up to which token F1, is the primary metric."""
+POINTS = 0.05
+"""Margin of a metric between 0 and 1."""
+SHARE_OF_GAIN = 0.1
+"""Margin of the loss, as a share of what tuning in 16-bit gained."""
+WITHOUT_GAIN = 0.03
+"""Margin of the loss in nats per token where the untuned base was not scored."""
+
+Estimand = Literal["wordings", "facts"]
+_LABELS: dict[Estimand, tuple[str, ...]] = {"wordings": ("cluster",), "facts": ("group", "family", "cluster")}
+LABEL_NAMES = {"cluster": "fact", "answer": "shared answer"}
+"""Labels whose names in sentences differ."""
+CLAIMS: dict[str, str] = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind"}
+"""What a verdict is about, by the claim (``estimand``)."""
+LABELS = ("cluster", "family", "group", "answer")
+"""Labels of a held-out item; ``answer`` is its normalised reference answer, if it has three words or more."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is frozen before scoring.
+
+    Attributes:
+        primary_metric: The metric of the verdict.
+        margin: Largest harm that counts as no worse; ``None`` for :data:`SHARE_OF_GAIN` of what tuning gained.
+        second_metric: A metric of another kind, whose bound must hold too.
+        second_margin: Its margin, as for ``margin``.
+        decline_margin: Margin of the share of falsely declined questions.
+        estimand: ``wordings`` (new wordings of facts that were taught) or ``facts`` (new facts of the same kind).
+        clusters: Labels by which the items are clustered; of nested ones the coarser counts.
+        other_clusters: Those of the other claim, which is reported beside the headline.
+        items: Items of the headline: ``covered`` or ``all``, without those that should be declined.
+        arms: Arms that are compared.
+        cells: Cells that are scored, which include the formats of exports.
+    """
+
+    primary_metric: str
+    margin: float | None
+    second_metric: str
+    second_margin: float | None
+    decline_margin: float
+    estimand: Estimand
+    clusters: tuple[str, ...]
+    other_clusters: tuple[str, ...]
+    items: Literal["covered", "all"]
+    arms: tuple[str, ...]
+    cells: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON of all fields."""
+        return hashlib.sha256(json.dumps(self.to_record(), sort_keys=True).encode()).hexdigest()
+
+    def to_record(self) -> dict[str, Any]:
+        """All fields as a JSON value."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Declaration:
+        """The inverse of :meth:`to_record`."""
+        values: dict[str, Any] = {field.name: record[field.name] for field in fields(cls)}
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out pairs with what a declaration needs to know of them.
+
+    Attributes:
+        pairs: The pairs by row.
+        covered: Rows whose fact was taught in another wording.
+    """
+
+    pairs: dict[int, Pair]
+    covered: frozenset[int]
+
+    @classmethod
+    def of(cls, heldout: Sequence[Pair], training: Sequence[Pair]) -> HeldOut:
+        """Find the covered pairs."""
+        asked = [pair for pair in training if pair.answerable]
+        taught = {(name, label) for pair in asked for name in ("cluster", "answer")
+                  if (label := _label(pair, name)) is not None}
+        covered = frozenset(pair.row for pair in heldout if pair.answerable and _fact(pair) in taught)
+        return cls({pair.row: pair for pair in heldout}, covered)
+
+    @classmethod
+    def read(cls, study: Study) -> HeldOut:
+        """Those of a study whose data steps are done.
+
+        Raises:
+            EvaluationError: No held-out pair is left.
+        """
+        return cls.of(heldout_pairs(study), load_split(study.folder / "data", "train"))
+
+    def labels(self, names: Sequence[str], rows: Sequence[int]) -> dict[str, list[Hashable]]:
+        """A label for each row, by the name of the label."""
+        return {name: [_label(self.pairs[row], name) for row in rows] for name in names}
+
+
+def _fact(pair: Pair) -> tuple[str, str | None]:
+    """The label by which a held-out fact is looked up in training."""
+    return ("answer", _label(pair, "answer")) if pair.cluster is None else ("cluster", pair.cluster)
+
+
+def _label(pair: Pair, name: str) -> str | None:
+    if name != "answer":
+        return str(label) if (label := getattr(pair, name)) is not None else None
+    answer = normalise(pair.answer)
+    return answer if len(words(answer)) >= _FACT_WORDS else None
+
+
+def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair]) -> Declaration:
+    """Resolve the settings of the evaluation from the data.
+
+    Args:
+        config: The study's settings.
+        heldout: The held-out pairs.
+        training: The training pairs, whose answers decide on the metric.
+    """
+    chosen = config.eval
+    fitting = metric_for_length(answer_words(training))
+    primary = fitting if chosen.primary_metric == "auto" else chosen.primary_metric
+    second = LOSS if primary != LOSS else EXACT if fitting == EXACT else OVERLAP
+    asked = [pair for pair in heldout.pairs.values() if pair.answerable]
+    covered = len(heldout.covered)
+    estimand: Estimand = chosen.estimand if chosen.estimand != "auto" else (
+        "wordings" if 2 * covered >= max(len(asked), 1) else "facts")
+    other: Estimand = "facts" if estimand == "wordings" else "wordings"
+    return Declaration(
+        primary_metric=primary,
+        margin=chosen.margin if chosen.margin is not None else _margin(primary),
+        second_metric=second, second_margin=_margin(second),
+        decline_margin=chosen.decline_margin,
+        estimand=estimand, clusters=_clusters(estimand, asked), other_clusters=_clusters(other, asked),
+        items="covered" if estimand == "wordings" and covered else "all",
+        arms=tuple(config.arms), cells=tuple(config.cells),
+    )
+
+
+def answer_words(training: Sequence[Pair]) -> float:
+    """Median words of the answers to answerable questions; 0 without any."""
+    lengths = [len(words(message.content)) for pair in training if pair.answerable
+               for message in pair.messages if message.role == "assistant"]
+    return float(median(lengths)) if lengths else 0.0
+
+
+def metric_for_length(length: float) -> str:
+    """The primary metric for answers of a median length in words."""
+    return EXACT if length <= SHORT_ANSWER else OVERLAP if length <= LONG_ANSWER else LOSS
+
+
+def _margin(metric: str) -> float | None:
+    from evals.metrics import metric_of
+
+    return None if metric == LOSS else metric_of(metric).default_margin
+
+
+def _clusters(estimand: Estimand, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """The labels of a claim that the pairs have; for wordings the shared answer where they have none."""
+    present = tuple(name for name in _LABELS[estimand] if any(_label(pair, name) is not None for pair in pairs))
+    return present or (("answer",) if estimand == "wordings" else ())
+
+
+def freeze(study: Study) -> None:
+    """Write the declaration, unless one was written for the same held-out pairs: scores may have been seen since."""
+    training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
+    asked = _hash_of(heldout)
+    path = study.folder / FILE
+    if path.exists() and read_json(path).get("heldout_sha256") == asked:
+        return
+    declared = declare(study.config, heldout, training)
+    write_json(path, {"declared": declared.to_record(), "sha256": declared.sha256, "heldout_sha256": asked,
+                      "written": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
+    """The content of ``declaration.json``, or ``None`` if scoring started before there was one, or on other pairs."""
+    path = study.folder / FILE
+    record = read_json(path) if path.exists() else None
+    return record if record is not None and record["heldout_sha256"] == _hash_of(heldout) else None
+
+
+def changes(frozen: Declaration, now: Declaration) -> list[dict[str, Any]]:
+    """What was changed after scoring had started: ``{"name", "was", "now"}``."""
+    before, after = frozen.to_record(), now.to_record()
+    return [{"name": name, "was": before[name], "now": after[name]} for name in before if before[name] != after[name]]
+
+
+def _hash_of(heldout: HeldOut) -> str:
+    texts = sorted([pair.row, [[message.role, message.content] for message in pair.messages]]
+                   for pair in heldout.pairs.values())
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

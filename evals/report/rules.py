@@ -1,0 +1,181 @@
+"""How the cells of a study are compared: its declaration applied to the held-out items."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from assistant_builder.atomic_io import read_json
+from assistant_builder.config import EvalConfig
+from assistant_builder.data import load_split
+from assistant_builder.study import Study
+from evals.compare import Comparison, paired_comparison
+from evals.declaration import (
+    FALSE_DECLINES,
+    LABELS,
+    LOSS,
+    RIGHT_DECLINES,
+    SHARE_OF_GAIN,
+    SIMILAR_QUESTIONS,
+    WITHOUT_GAIN,
+    Declaration,
+    HeldOut,
+    changes,
+    declare,
+    frozen,
+)
+from evals.metrics import metric_of
+from evals.report.load import Cell, figure
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Metrics, margins, clusters and items of the comparisons of a study.
+
+    Attributes:
+        declared: The declaration that follows from the settings as they are now.
+        heldout: The held-out pairs.
+        settings: Seed and resamples.
+        frozen: The content of ``declaration.json``; None if scoring started without one.
+        similar: Item → its group of similar questions; empty without embeddings.
+        loss_margin: Margin of the loss where the declaration sets a share of the gain, in nats per token.
+    """
+
+    declared: Declaration
+    heldout: HeldOut
+    settings: EvalConfig
+    frozen: dict[str, Any] | None = None
+    similar: Mapping[str, int | None] = field(default_factory=dict)
+    loss_margin: float = WITHOUT_GAIN
+
+    @classmethod
+    def of(cls, study: Study) -> Rules:
+        """The rules of a study; without its data, they are about all scored items.
+
+        Raises:
+            DataError: The split was changed.
+            EvaluationError: No held-out pair is left.
+        """
+        folder = study.folder / "data"
+        if not (folder / "split.json").exists():
+            empty = HeldOut({}, frozenset())
+            return cls(declare(study.config, empty, ()), empty, study.config.eval)
+        heldout = HeldOut.read(study)
+        declared = declare(study.config, heldout, load_split(folder, "train"))
+        path = study.folder / "evals" / SIMILAR_QUESTIONS
+        similar = read_json(path)["groups"] if path.exists() else {}
+        return cls(declared, heldout, study.config.eval, frozen(study, heldout), similar)
+
+    def with_gain(self, untuned: Cell | None, tuned: Cell | None, items: list[str]) -> Rules:
+        """The rules with the margin of the loss as a share of what tuning gained on the items."""
+        if untuned is None or tuned is None or not items:
+            return self
+        gain = figure(untuned, LOSS, items) - figure(tuned, LOSS, items)
+        return replace(self, loss_margin=max(0.0, SHARE_OF_GAIN * gain))
+
+    def scaled_loss(self, factor: float) -> Rules:
+        """The rules with the margins of the loss in another unit."""
+        declared = self.declared
+        if declared.primary_metric == LOSS and declared.margin is not None:
+            declared = replace(declared, margin=declared.margin * factor)
+        return replace(self, declared=declared, loss_margin=self.loss_margin * factor)
+
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """The metrics whose bounds a "no worse" needs together, the primary one first."""
+        return self.declared.primary_metric, self.declared.second_metric, FALSE_DECLINES
+
+    def margin(self, metric: str) -> float | None:
+        """The margin of a metric of the decision; ``None`` for another metric."""
+        declared = self.declared
+        margins = {declared.second_metric: declared.second_margin, FALSE_DECLINES: declared.decline_margin,
+                   declared.primary_metric: declared.margin}
+        if metric not in margins:
+            return None
+        chosen = margins[metric]
+        return self.loss_margin if chosen is None else chosen
+
+    def items(self, cell: Cell, metric: str) -> list[str]:
+        """The items of the headline, by name; for right declines those that should be declined."""
+        if metric == RIGHT_DECLINES:
+            return [item for item, sample in cell.by_item.items() if not sample["answerable"]]
+        asked = [item for item, sample in cell.by_item.items() if sample["answerable"]] or list(cell.by_item)
+        if self.declared.items == "all":
+            return asked
+        return [item for item in asked if cell.by_item[item]["row"] in self.heldout.covered] or asked
+
+    def uncovered(self, cell: Cell) -> list[str]:
+        """The answerable items whose facts were not taught, if the headline is about the others."""
+        headline = set(self.items(cell, LOSS))
+        return [item for item, sample in cell.by_item.items() if sample["answerable"] and item not in headline]
+
+    def labels(self, samples: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[Hashable]]:
+        """Labels of the samples; those that leave fewer than two clusters are left out."""
+        found = {name: [self._label(sample, name) for sample in samples] for name in names}
+        return {name: labels for name, labels in found.items() if None in labels or len(set(labels)) > 1}
+
+    def _label(self, sample: Mapping[str, Any], name: str) -> Hashable:
+        if name == "cluster":  # turns of a conversation are one, too
+            return sample.get("cluster")
+        pair = self.heldout.pairs.get(sample["row"])
+        return None if pair is None else self.heldout.labels((name,), [pair.row])[name][0]
+
+    def clusters(self, samples: Sequence[Mapping[str, Any]], *, other: bool = False) -> dict[str, list[Hashable]]:
+        """The labels of the declared claim, or of the other one, and those of conversations."""
+        names = self.declared.other_clusters if other else self.declared.clusters
+        return self.labels(samples, tuple(dict.fromkeys([*names, "cluster"])))
+
+    def compare(self, baseline: Cell, candidate: Cell, metric: str, items: list[str], *,
+                other: bool = False) -> Comparison:
+        """Compare two cells item by item; losses are weighted by answer tokens.
+
+        Args:
+            baseline: Cell with a score of the metric for each item.
+            candidate: The same.
+            metric: Name of the metric.
+            items: At least two items.
+            other: Whether to cluster for the claim that is not the headline.
+        """
+        samples = [baseline.by_item[item] for item in items]
+        info, clusters = metric_of(metric), self.clusters(samples, other=other)
+        if metric == RIGHT_DECLINES:  # all of these have the same answer
+            clusters.pop("answer", None)
+        related = {name: labels for name, labels in self.labels(samples, LABELS).items() if name not in clusters}
+        if self.similar:
+            related["group of similar questions"] = [self.similar.get(str(sample["item"])) for sample in samples]
+        return paired_comparison(
+            baseline.values(items, metric), candidate.values(items, metric), clusters=clusters, related=related,
+            weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
+            margin=self.margin(metric), higher_is_better=info.higher_is_better, seed=self.settings.seed,
+            bounds=info.bounds, resamples=self.settings.bootstrap_resamples,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What was frozen before scoring, with its hash, and what was changed since."""
+        if self.frozen is None:
+            return {"declared": self.declared.to_record(), "sha256": None, "written": None, "changes": []}
+        before = Declaration.from_record(self.frozen["declared"])
+        return {"declared": before.to_record(), "sha256": self.frozen["sha256"], "written": self.frozen["written"],
+                "changes": changes(before, self.declared)}
+
+
+def averaged(cells: Sequence[Cell]) -> Cell:
+    """A cell of several training seeds, with the mean of each item's scores.
+
+    Args:
+        cells: The cell of each seed, with the same items in the same order.
+    """
+    first = cells[0]
+    if len(cells) == 1:
+        return first
+    samples = []
+    for item, sample in first.by_item.items():
+        same = [cell.by_item[item] for cell in cells]
+        known = set.intersection(*(set(each["metrics"]) for each in same))
+        scored = all(each.get("nll") is not None for each in same)
+        samples.append({
+            **sample, "nll": sum(each["nll"] for each in same) / len(same) if scored else None,
+            "metrics": {name: sum(each["metrics"][name] for each in same) / len(same) for name in sorted(known)},
+        })
+    return Cell(first.name, tuple(samples), first.scores)

@@ -1,0 +1,65 @@
+"""Checks of the clusters of a comparison: correlation that they miss, and the influence of single clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from evals.stats.units import Floats, Units, is_blank
+
+PERMUTATIONS = 4_999
+_VALUES_AT_ONCE = 2_000_000
+
+
+def correlation_p_value(
+    residuals: Floats, labels: Sequence[Hashable], *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> float:
+    """One-sided permutation test that units with the same label have similar residuals.
+
+    The statistic is the sum of the products of all pairs of residuals that share a label; the labels are permuted.
+    A small p-value says that the units are not independent, so that an interval that takes them as independent is too
+    short, and that clusters by this label are needed.
+
+    Args:
+        residuals: Residual of each unit of the comparison, shape ``[G]``.
+        labels: A label for each unit, shape ``[G]``; blank ones (None, "", NaN) are alone.
+        permutations: Number of random permutations.
+        seed: Their seed.
+
+    Returns:
+        The p-value, the observed order counted as one permutation; 1 if no two units share a label, or all do.
+    """
+    codes: dict[Hashable, int] = {}
+    code = np.array([-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels])
+    shared = code >= 0
+    if len(codes) == shared.sum() or (len(codes) == 1 and shared.all()):
+        return 1.0
+    centered = residuals - residuals.mean()
+    member = np.zeros((len(codes), len(code)))
+    member[code[shared], np.flatnonzero(shared)] = 1.0
+
+    def statistic(values: Floats) -> Floats:
+        """Sum of the products of pairs, for values of shape ``[rows, G]``."""
+        within = np.square(values @ member.T).sum(axis=1)
+        return (within - (np.square(values) * shared).sum(axis=1)) / 2
+
+    observed = float(statistic(centered[None])[0])
+    bar = observed - 1e-9 * float(np.square(centered).sum())
+    rng = np.random.default_rng(seed)
+    reached, at_once = 0, max(1, _VALUES_AT_ONCE // len(code))
+    for start in range(0, permutations, at_once):
+        rows = min(at_once, permutations - start)
+        shuffled = rng.permuted(np.broadcast_to(centered, (rows, len(centered))), axis=1)
+        reached += int(np.count_nonzero(statistic(shuffled) >= bar))
+    return (reached + 1) / (permutations + 1)
+
+
+def leave_one_out_range(units: Units) -> tuple[float, float]:
+    """Smallest and largest difference if one unit is left out.
+
+    Args:
+        units: At least two.
+    """
+    left = (units.sums.sum() - units.sums) / (units.weights.sum() - units.weights)
+    return float(left.min()), float(left.max())

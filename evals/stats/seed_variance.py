@@ -1,0 +1,49 @@
+"""Interval of a difference for assistants that are trained again with other seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from evals.stats.cluster_robust import StandardError
+from evals.stats.intervals import LEVEL, Interval
+
+
+@dataclass(frozen=True)
+class TrainedAgain:
+    """Uncertainty of the difference if both arms are trained again.
+
+    Attributes:
+        interval: 95 % interval for the difference averaged over the seeds.
+        seed_share: Share of its variance that comes from the seeds, 0 … 1.
+        degrees_of_freedom: Satterthwaite's.
+    """
+
+    interval: Interval
+    seed_share: float
+    degrees_of_freedom: float
+
+
+def trained_again(delta: float, items: StandardError, deltas: Sequence[float]) -> TrainedAgain:
+    """V_items + V_seeds / S, with Satterthwaite degrees of freedom.
+
+    The intervals over items are about these trained assistants; a claim about the method needs the variance of training
+    as well (Bouthillier et al. 2021, arXiv 2103.03098).
+
+    Args:
+        delta: Difference averaged over the seeds.
+        items: Its standard error over items or clusters.
+        deltas: The difference of each seed; two or more.
+    """
+    count = len(deltas)
+    seeds = float(np.var(deltas, ddof=1)) / count
+    total = items.value**2 + seeds
+    if total == 0:
+        return TrainedAgain((delta, delta), 0.0, items.degrees_of_freedom)
+    degrees = total**2 / (items.value**4 / items.degrees_of_freedom + seeds**2 / (count - 1))
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, degrees)) * math.sqrt(total)
+    return TrainedAgain((delta - half, delta + half), seeds / total, degrees)

@@ -1,0 +1,39 @@
+"""Permutation test of residual correlation, and the influence of single clusters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evals.stats.cluster_checks import correlation_p_value, leave_one_out_range
+from evals.stats.units import make_units
+
+
+def test_families_whose_facts_are_alike_are_found() -> None:
+    rng = np.random.default_rng(0)
+    family = np.repeat(np.arange(10), 5)
+    residuals = rng.normal(0, 1, 10)[family] + rng.normal(0, 1, 50)
+    assert correlation_p_value(residuals, family.tolist()) < 0.01
+
+
+def test_the_false_positive_rate_is_nominal() -> None:
+    rng = np.random.default_rng(1)
+    family = np.repeat(np.arange(10), [1, 2, 3, 4, 5, 5, 6, 7, 8, 9]).tolist()
+    found = [correlation_p_value(rng.lognormal(0, 1, 50), family, permutations=199, seed=i) for i in range(400)]
+    assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.085
+
+
+def test_opposite_residuals_are_no_correlation() -> None:
+    residuals = np.array([1.0, -1.0] * 10)
+    assert correlation_p_value(residuals, np.repeat(np.arange(10), 2).tolist()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("labels", [list(range(6)), [None] * 6, ["a"] * 6])
+def test_labels_that_group_nothing_or_everything_show_nothing(labels: list[object]) -> None:
+    assert correlation_p_value(np.arange(6.0), labels) == 1.0
+
+
+def test_leaving_one_cluster_out() -> None:
+    units = make_units(np.array([1.0, 1.0, 1.0, 1.0, 11.0]), np.ones(5), ["a", "a", "b", "b", "c"])
+    assert units.delta == 3.0
+    assert leave_one_out_range(units) == (1.0, pytest.approx(13 / 3))

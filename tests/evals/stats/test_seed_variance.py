@@ -1,0 +1,42 @@
+"""The interval for assistants that are trained again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evals.stats.cluster_robust import StandardError, cr2_standard_error
+from evals.stats.seed_variance import trained_again
+from evals.stats.units import make_units
+
+
+def test_without_seed_variance_it_is_the_interval_over_items() -> None:
+    error = StandardError(0.1, 40)
+    found = trained_again(0.5, error, [0.5, 0.5, 0.5])
+    half = error.half_width(0.95)
+    assert found.interval == pytest.approx((0.5 - half, 0.5 + half)) and found.seed_share == 0
+
+
+def test_without_item_variance_it_is_the_t_interval_over_seeds() -> None:
+    found = trained_again(0.2, StandardError(0.0, 40), [0.1, 0.2, 0.3])
+    assert found.degrees_of_freedom == pytest.approx(2) and found.seed_share == 1
+    assert found.interval == pytest.approx((0.2 - 4.302653 * 0.1 / 3**0.5, 0.2 + 4.302653 * 0.1 / 3**0.5))
+
+
+def test_nothing_varies() -> None:
+    assert trained_again(0.0, StandardError(0.0, 9), [0.0, 0.0]).interval == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_coverage_of_the_expected_difference_over_seeds(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    covered, items_only = 0, 0
+    for _ in range(600):
+        shifts = rng.normal(0, 0.15, seeds)
+        by_seed = shifts[:, None] + rng.normal(0, 1, 100) + rng.normal(0, 0.5, (seeds, 100))
+        units = make_units(by_seed.mean(axis=0), np.ones(100), None)
+        error = cr2_standard_error(units)
+        low, high = trained_again(units.delta, error, by_seed.mean(axis=1).tolist()).interval
+        covered += low <= 0 <= high
+        items_only += abs(units.delta) <= error.half_width(0.95)
+    assert 0.93 <= covered / 600 <= 0.99 and items_only < covered
