@@ -29,7 +29,7 @@ class EvalConfig(ConfigModel):
     )
     margin: float | None = Field(
         None, ge=0, title="Margin", description="Largest harm that still counts as no worse, in units of the primary "
-        "metric. Empty: 0.05 (5 points), and for the loss a tenth of what tuning gained.",
+        "metric. Empty: 0.05 (5 points), and for the loss 3 % of what tuning gained.",
     )
     decline_margin: float = Field(
         0.05, ge=0, le=1, title="Margin of false declines", description="Largest increase of the share of answerable "

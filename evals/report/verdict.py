@@ -13,6 +13,7 @@ from evals.declaration import (
     CLAIMS,
     FALSE_DECLINES,
     LABEL_NAMES,
+    SHARE_OF_GAIN,
     Declaration,
     HeldOut,
     answer_words,
@@ -207,7 +208,7 @@ def _value(name: str, declared: Mapping[str, Any]) -> str:
     """A field of a declaration as text; margins have the unit of their metric."""
     value = declared[name]
     if value is None:
-        return "a tenth of what tuning gained"
+        return f"{SHARE_OF_GAIN:.0%} of what tuning gained"
     if name == "decline_margin" or name in _MARGINS:
         metric = declared[_MARGINS[name]] if name in _MARGINS else FALSE_DECLINES
         return fmt.margin(metric, value)
@@ -349,7 +350,8 @@ def explain(declaration: Declaration, length: float) -> str:
 
 def _with_margin(metric: str, margin: float | None) -> str:
     how = fmt.in_sentence(fmt.shown(metric).label)
-    return f"{how} (margin {'a tenth of what tuning gains' if margin is None else fmt.margin(metric, margin)})"
+    allowed = f"{SHARE_OF_GAIN:.0%} of what tuning gains" if margin is None else fmt.margin(metric, margin)
+    return f"{how} (margin {allowed})"
 
 
 def explain_study(study: Study) -> str:

@@ -93,7 +93,7 @@ def test_settings_override_what_the_data_suggest() -> None:
 def test_metric_margins_and_claim_are_explained_in_a_sentence() -> None:
     assert explain(declared(WORDINGS, TAUGHT), 7) == (
         "Answers have a median of 7 words: the verdict is by exact match (margin 5 points); the bounds of loss "
-        "(margin a tenth of what tuning gains) and false declines (margin 5 points) must hold as well; the claim "
+        "(margin 3% of what tuning gains) and false declines (margin 5 points) must hold as well; the claim "
         "is about new wordings of facts that were taught, clustered by fact, and is tested on the questions "
         "whose facts were taught."
     )

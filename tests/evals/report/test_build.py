@@ -131,7 +131,7 @@ def test_what_was_changed_after_scoring_is_shown_at_the_verdict() -> None:
 def test_the_margin_of_the_loss_is_a_share_of_what_tuning_gained() -> None:
     report = build_report(write_study(Recipe(settings={"eval.margin": None})))
     gain = report["cells"]["B16"]["nll_per_token"] - report["cells"]["L16"]["nll_per_token"]
-    assert report["verdict"]["margin"] == pytest.approx(0.1 * gain)
+    assert report["verdict"]["margin"] == pytest.approx(0.03 * gain)
 
 
 def test_questions_to_decline_and_uncovered_ones_are_no_part_of_the_headline(study: Study) -> None:
