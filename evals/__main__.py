@@ -15,9 +15,8 @@ def main() -> int:
     """Run one step; the exit code is that of :func:`assistant_builder.runner.step_process.run_as_step`."""
     parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
     parser.add_argument("step", choices=["score", "report"])
-    parser.add_argument(
-        "--part", type=_part, help="shard of the cells to score: 1/3 for the first of three; default: all"
-    )
+    parser.add_argument("--part", type=_part,
+                        help="shard of the cells to score: 1/3 for the first of three; default: all")
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     arguments = parser.parse_args()
     study = Study(arguments.study.absolute())  # lm-eval's tasks run in another folder

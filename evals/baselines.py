@@ -79,9 +79,8 @@ def similar_questions(vectors: Any) -> list[int | None]:
     return [int(number) if sizes[number] > 1 else None for number in group]
 
 
-def retrieval_prompt(
-    item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: ChatTokenizer, max_tokens: int
-) -> tuple[str, list[Neighbour]]:
+def retrieval_prompt(item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: ChatTokenizer,
+                     max_tokens: int) -> tuple[str, list[Neighbour]]:
     """The item's prompt, preceded by training pairs as earlier turns, the nearest last; and the pairs in it.
 
     ``neighbours`` come with the nearest first; prompt and reference answer together have at most ``max_tokens``.

@@ -98,19 +98,11 @@ class Comparison:
         return self.delta, self.ci_low, self.ci_high
 
 
-def paired_comparison(
-    baseline: ArrayLike,
-    candidate: ArrayLike,
-    *,
-    clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None = None,
-    weights: ArrayLike | None = None,
-    margin: float | None = None,
-    higher_is_better: bool = True,
-    seed: int = 0,
-    bounds: tuple[float, float] | None = None,
-    resamples: int = RESAMPLES,
-    related: Mapping[str, Labels] | None = None,
-) -> Comparison:
+def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
+                      clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None = None,
+                      weights: ArrayLike | None = None, margin: float | None = None, higher_is_better: bool = True,
+                      seed: int = 0, bounds: tuple[float, float] | None = None, resamples: int = RESAMPLES,
+                      related: Mapping[str, Labels] | None = None) -> Comparison:
     """Compare two arms, item by item; the same input gives the same result, bit for bit.
 
     Args:
@@ -145,10 +137,8 @@ def paired_comparison(
     ways = [make_units(after - before, weight, labels[name]) for name in names]
     units = min(ways, key=lambda way: way.count) if ways else make_units(after - before, weight, None)
     if units.count < 2:
-        raise EvaluationError(
-            "all items belong to one cluster", where="paired comparison",
-            remedy="An interval needs at least two clusters",
-        )
+        raise EvaluationError("all items belong to one cluster", where="paired comparison",
+                              remedy="An interval needs at least two clusters")
     binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     span = _span(before, after, bounds)
     if binary and not ways and (weight == weight[0]).all():
@@ -166,23 +156,12 @@ def paired_comparison(
     saturated = binary and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
     verdict = _verdict(low, high, margin, saturated)
     correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed)
-    return Comparison(
-        delta=units.delta,
-        ci_low=interval[0] + 0.0,
-        ci_high=interval[1] + 0.0,
-        p_value=p_value,
-        n=len(before),
-        verdict=verdict,
-        method=method,
-        n_clusters=units.count if ways else None,
-        warnings=(*_warnings(units, interval, span, saturated), *_correlation_warnings(correlation)),
-        within_margin_but_worse=verdict == "no worse" and low > 0,
-        margin=margin,
-        higher_is_better=higher_is_better,
-        clustered_by=tuple(names),
-        leave_one_out=leave_one_out_range(units),
-        correlation=correlation,
-    )
+    return Comparison(delta=units.delta, ci_low=interval[0] + 0.0, ci_high=interval[1] + 0.0, p_value=p_value,
+                      n=len(before), verdict=verdict, method=method, n_clusters=units.count if ways else None,
+                      warnings=(*_warnings(units, interval, span, saturated), *_correlation_warnings(correlation)),
+                      within_margin_but_worse=verdict == "no worse" and low > 0, margin=margin,
+                      higher_is_better=higher_is_better, clustered_by=tuple(names),
+                      leave_one_out=leave_one_out_range(units), correlation=correlation)
 
 
 def _named_labels(clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None) -> dict[str, Labels]:
@@ -195,15 +174,8 @@ def _named_labels(clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | N
     return {"cluster": clusters}
 
 
-def _checked(
-    baseline: ArrayLike,
-    candidate: ArrayLike,
-    labels: Mapping[str, Labels],
-    weights: ArrayLike | None,
-    margin: float,
-    bounds: tuple[float, float] | None,
-    resamples: int,
-) -> tuple[Floats, Floats, Floats]:
+def _checked(baseline: ArrayLike, candidate: ArrayLike, labels: Mapping[str, Labels], weights: ArrayLike | None,
+             margin: float, bounds: tuple[float, float] | None, resamples: int) -> tuple[Floats, Floats, Floats]:
     """Scores and weights as float arrays; one error lists all problems of the input."""
     before, after = (np.asarray(scores, dtype=np.float64) for scores in (baseline, candidate))
     weight = np.ones_like(before) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -229,10 +201,8 @@ def _checked(
     if resamples < 1:
         problems.append(f"resamples must be 1 or more, not {resamples}")
     if problems:
-        raise EvaluationError(
-            "; ".join(problems), where="paired comparison",
-            remedy="Pass the same items, each scored once, for both arms",
-        )
+        raise EvaluationError("; ".join(problems), where="paired comparison",
+                              remedy="Pass the same items, each scored once, for both arms")
     return before, after, weight
 
 
@@ -263,10 +233,8 @@ def _compare_units(units: Units, span: float | None, seed: int, resamples: int) 
     return interval, p_value, f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}; {test}"
 
 
-def _compare_crossed(
-    ways: Sequence[Units], pairs: Sequence[tuple[Labels, Labels]], differences: Floats, weights: Floats,
-    span: float | None, seed: int, resamples: int,
-) -> tuple[Interval, float, str]:
+def _compare_crossed(ways: Sequence[Units], pairs: Sequence[tuple[Labels, Labels]], differences: Floats,
+                     weights: Floats, span: float | None, seed: int, resamples: int) -> tuple[Interval, float, str]:
     """Two-way clusters: at least the interval and the p-value by each label alone."""
     delta = ways[0].delta
     errors = [crossed_standard_error(differences, weights, one, other) for one, other in pairs]

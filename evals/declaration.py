@@ -161,15 +161,11 @@ def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair]) -> 
     estimand: Estimand = chosen.estimand if chosen.estimand != "auto" else (
         "wordings" if 2 * covered >= max(len(asked), 1) else "facts")
     other: Estimand = "facts" if estimand == "wordings" else "wordings"
-    return Declaration(
-        primary_metric=primary,
-        margin=chosen.margin if chosen.margin is not None else _margin(primary),
-        second_metric=second, second_margin=_margin(second),
-        decline_margin=chosen.decline_margin,
-        estimand=estimand, clusters=_clusters(estimand, asked), other_clusters=_clusters(other, asked),
-        items="covered" if estimand == "wordings" and covered else "all",
-        arms=tuple(config.arms), cells=tuple(config.cells),
-    )
+    return Declaration(primary_metric=primary, margin=chosen.margin if chosen.margin is not None else _margin(primary),
+                       second_metric=second, second_margin=_margin(second), decline_margin=chosen.decline_margin,
+                       estimand=estimand, clusters=_clusters(estimand, asked), other_clusters=_clusters(other, asked),
+                       items="covered" if estimand == "wordings" and covered else "all", arms=tuple(config.arms),
+                       cells=tuple(config.cells))
 
 
 def answer_words(training: Sequence[Pair]) -> float:

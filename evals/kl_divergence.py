@@ -37,10 +37,8 @@ _STORED_BYTES = (16 + 4.127) / 8
 """Bytes of a parameter on a GPU in both bases: float16, and NF4 with double quantization."""
 
 
-def compare_bases(
-    study: Study, folder: Path, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]], clock: ProgressTracker,
-    inputs: Mapping[str, Any],
-) -> None:
+def compare_bases(study: Study, folder: Path, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]],
+                  clock: ProgressTracker, inputs: Mapping[str, Any]) -> None:
     """Write ``fidelity.jsonl`` and ``fidelity.json`` for the pairs whose cells the study scores.
 
     ``clock`` counts items of the kind ``fidelity``; ``inputs`` are those of the record.
@@ -107,10 +105,8 @@ def _parameters(folder: Path) -> int:
 
 
 @torch.no_grad()
-def _compare(
-    models: Mapping[str, Any], prompter: ChatTokenizer, sequences: Sequence[Tokens], size: int,
-    pairs: Sequence[tuple[str, str]],
-) -> Iterator[tuple[int, dict[tuple[str, str], np.ndarray], float]]:
+def _compare(models: Mapping[str, Any], prompter: ChatTokenizer, sequences: Sequence[Tokens], size: int,
+             pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, dict[tuple[str, str], np.ndarray], float]]:
     """Compare the models pass by pass.
 
     Yields:
@@ -172,9 +168,7 @@ def _name(pair: tuple[str, str]) -> str:
 
 def _summary(pair: tuple[str, str], table: np.ndarray) -> dict[str, Any]:
     divergence = table[:, 0]
-    return {
-        "name": _name(pair), "reference": pair[0], "candidate": pair[1], "tokens": len(table),
-        "kl_mean": float(divergence.mean()), "kl_median": float(np.median(divergence)),
-        "kl_p99": float(np.quantile(divergence, 0.99)), "kl_max": float(divergence.max()),
-        "top1_agreement": float(table[:, 1].mean()), "delta_nll": float(table[:, 2].mean()),
-    }
+    return {"name": _name(pair), "reference": pair[0], "candidate": pair[1], "tokens": len(table),
+            "kl_mean": float(divergence.mean()), "kl_median": float(np.median(divergence)),
+            "kl_p99": float(np.quantile(divergence, 0.99)), "kl_max": float(divergence.max()),
+            "top1_agreement": float(table[:, 1].mean()), "delta_nll": float(table[:, 2].mean())}

@@ -48,10 +48,9 @@ class StudyLM(HFLM):
         answering: Whether to generate the answers in the pass of the likelihoods, so that prompts are computed once.
     """
 
-    def __init__(
-        self, model: Any, prompter: ChatTokenizer, *, own_tasks: Sequence[str], batch_size: int, max_new_tokens: int,
-        tick: Callable[[str, float], None], fixed_blocks: bool = True, answering: bool = False,
-    ) -> None:
+    def __init__(self, model: Any, prompter: ChatTokenizer, *, own_tasks: Sequence[str], batch_size: int,
+                 max_new_tokens: int, tick: Callable[[str, float], None], fixed_blocks: bool = True,
+                 answering: bool = False) -> None:
         super().__init__(pretrained=model, tokenizer=prompter.tokenizer, batch_size=batch_size)
         self._prompter = prompter
         self._own_tasks, self._answering, self._tick = set(own_tasks), answering, tick
@@ -102,10 +101,9 @@ class StudyLM(HFLM):
         def on_scores(scores: dict[int, Scored]) -> None:
             for index, score in scores.items():
                 target, chosen, likeliest = ids[index][1], score[0].double(), score[1]
-                self.targets[pairs[index]] = ReferenceScore(
-                    nll=-float(chosen.sum()), tokens=len(target), mean_probability=float(chosen.exp().mean()),
-                    greedy=list(likeliest) == list(target),
-                )
+                self.targets[pairs[index]] = ReferenceScore(nll=-float(chosen.sum()), tokens=len(target),
+                                                            mean_probability=float(chosen.exp().mean()),
+                                                            greedy=list(likeliest) == list(target))
             self._tick("likelihood", len(scores))
 
         def on_answers(found: dict[int, list[int]]) -> None:
@@ -113,9 +111,8 @@ class StudyLM(HFLM):
                 self.answers[pairs[index][0]] = self._prompter.decode(answer)
             self._tick("answers", len(found))
 
-        self._reader.run(
-            ids, max_new_tokens=self._max_new_tokens if answers else 0, on_scores=on_scores, on_answers=on_answers
-        )
+        self._reader.run(ids, max_new_tokens=self._max_new_tokens if answers else 0, on_scores=on_scores,
+                         on_answers=on_answers)
 
     def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
         logits: torch.Tensor = super()._model_call(inps, attn_mask, labels)

@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from evals.lm_eval_model import ReferenceScore
 
 
-def sample_record(
-    item: Mapping[str, Any], *, answer: str, target: ReferenceScore | None, scores: Mapping[str, float],
-    taught: Collection[str],
-) -> dict[str, Any]:
+def sample_record(item: Mapping[str, Any], *, answer: str, target: ReferenceScore | None, scores: Mapping[str, float],
+                  taught: Collection[str]) -> dict[str, Any]:
     """One line of ``samples.jsonl`` for an item of :func:`evals.tasks.held_out.build_items`.
 
     ``target`` is None without a model; ``scores`` are those of metrics that need one; ``taught`` are the refusals in
@@ -27,13 +25,11 @@ def sample_record(
     metrics = {} if target is None else {"nll_per_token": target.nll / target.tokens}
     context = Context(item["question"], item["answerable"], item["messages"])
     metrics |= {**score_answer(answer, item["reference"], context), **scores}
-    return {
-        **{key: item[key] for key in ("item", "row", "turn", "cluster", "answerable", "question")},
-        "prompt": item["messages"], "reference": item["reference"], "answer": answer,
-        "nll": None if target is None else target.nll, "tokens": item["tokens"],
-        "mean_probability": None if target is None else target.mean_probability, "metrics": metrics,
-        "declined": is_refusal(answer, taught),
-    }
+    return {**{key: item[key] for key in ("item", "row", "turn", "cluster", "answerable", "question")},
+            "prompt": item["messages"], "reference": item["reference"], "answer": answer,
+            "nll": None if target is None else target.nll, "tokens": item["tokens"],
+            "mean_probability": None if target is None else target.mean_probability, "metrics": metrics,
+            "declined": is_refusal(answer, taught)}
 
 
 def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -59,9 +55,8 @@ def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def write_scores(
-    folder: Path, samples: Sequence[Mapping[str, Any]], record: Mapping[str, Any], inputs: Mapping[str, Any]
-) -> None:
+def write_scores(folder: Path, samples: Sequence[Mapping[str, Any]], record: Mapping[str, Any],
+                 inputs: Mapping[str, Any]) -> None:
     """Write ``samples.jsonl`` and then ``scores.json``, which marks the folder as complete."""
     write_jsonl(folder / "samples.jsonl", samples)
     write_json(folder / "scores.json", {**record, **figures(samples), "inputs": dict(inputs)})

@@ -165,10 +165,8 @@ class _Scoring:
             "cell": "copy", "meaning": "the answer of the nearest training question", "base": None, "adapter": None,
         })
 
-    def _write(
-        self, folder: Path, samples: list[dict[str, Any]], neighbours: Sequence[Sequence[Neighbour]] | None,
-        inputs: dict[str, Any], record: dict[str, Any],
-    ) -> None:
+    def _write(self, folder: Path, samples: list[dict[str, Any]], neighbours: Sequence[Sequence[Neighbour]] | None,
+               inputs: dict[str, Any], record: dict[str, Any]) -> None:
         for sample, near in zip(samples, neighbours or (), strict=neighbours is not None):
             sample["neighbours"] = [neighbour.to_record() for neighbour in near]
         write_scores(folder, samples, record, inputs)
@@ -177,11 +175,9 @@ class _Scoring:
         """A cell for lm-eval; ``prefix`` selects the kinds of work that its progress counts for."""
         from evals.lm_eval_model import StudyLM
 
-        return StudyLM(
-            cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation), batch_size=batch_size,
-            max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks, answering=True,
-            tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items),
-        )
+        return StudyLM(cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation),
+                       batch_size=batch_size, max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks,
+                       answering=True, tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items))
 
     @cached_property
     def embedder(self) -> Any:

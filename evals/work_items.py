@@ -43,9 +43,8 @@ class EvaluationPlan:
     ``items`` is ``items.jsonl`` of the study's task folder; ``part`` the number of a shard, from 1, and their number.
     """
 
-    def __init__(
-        self, study: Study, base: Path, items: Path, tasks: Sequence[str], part: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, study: Study, base: Path, items: Path, tasks: Sequence[str],
+                 part: tuple[int, int] | None = None) -> None:
         self._study, self._base, self._items = study, base, items
         self._config, self._cells, self._compares = study.config.eval, study.config.cells, study.config.compares
         self._seeds, self._arms = study.config.seeds, study.config.arms
@@ -93,11 +92,9 @@ class EvaluationPlan:
         if self._part is not None:
             return []
         config, seeds = self._config, range(2, self._seeds + 1)
-        optional = [
-            (config.noise_floor and self._compares, ["noise"]), (config.baselines, ["baselines"]),
-            (config.fidelity and self._compares, ["fidelity.json", "fidelity.jsonl"]),
-            (config.judge_url and self._compares, ["judge.json"]),
-        ]
+        optional = [(config.noise_floor and self._compares, ["noise"]), (config.baselines, ["baselines"]),
+                    (config.fidelity and self._compares, ["fidelity.json", "fidelity.jsonl"]),
+                    (config.judge_url and self._compares, ["judge.json"])]
         found = [self.evals / name for wanted, names in optional if not wanted for name in names]
         found += [self._study.cell_folder(cell) for cell in CELLS if cell not in self._cells]
         found += [self.evals / "noise" / cell for cell in HEADLINE_CELLS if cell not in self._cells]
@@ -116,12 +113,10 @@ class EvaluationPlan:
         long = sum(piece.kind == "retrieval" for piece in self.pieces)
         plain = len(self.pieces) - long
         embedded = (len(self.pieces) + self.copy) * self._config.similarity
-        return {
-            "likelihood": items * plain, "answers": items * plain, "similarity": items * embedded,
-            "long likelihood": items * long, "long answers": items * long,
-            "documents": sum(documents[task] for _, task in self.tasks), "fidelity": items * self.fidelity,
-            "judgements": min(items, self._config.judge_items) if self.judges else 0,
-        }
+        return {"likelihood": items * plain, "answers": items * plain, "similarity": items * embedded,
+                "long likelihood": items * long, "long answers": items * long,
+                "documents": sum(documents[task] for _, task in self.tasks), "fidelity": items * self.fidelity,
+                "judgements": min(items, self._config.judge_items) if self.judges else 0}
 
     def _all_pieces(self) -> list[WorkItem]:
         size, found = self._config.batch_size, []
@@ -166,11 +161,9 @@ class EvaluationPlan:
 
     @cached_property
     def _common(self) -> dict[str, Any]:
-        return {
-            "code": __version__, "base model": base_model_hash(self._base), "items": file_hash(self._items),
-            "model": self._study.config.model.model_dump(mode="json"), "compute_dtype": self._config.compute_dtype,
-            "similarity": self._config.similarity, "max_new_tokens": self._config.max_new_tokens,
-        }
+        return {"code": __version__, "base model": base_model_hash(self._base), "items": file_hash(self._items),
+                "model": self._study.config.model.model_dump(mode="json"), "compute_dtype": self._config.compute_dtype,
+                "similarity": self._config.similarity, "max_new_tokens": self._config.max_new_tokens}
 
     @cached_property
     def _training(self) -> str:

@@ -41,11 +41,9 @@ def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict
                 raise
             remedy = f"Ask only one arm with --arm {arm}, or close" if len(arms) > 1 else "Close"
             raise ResourceError("memory ran out", where=f"arm {arm}", remedy=f"{remedy} other programs") from error
-        answers[arm] = {
-            "text": "".join(chunk.text_delta for chunk in chunks).strip(),
-            "tokens": chunks[-1].tokens, "seconds": round(chunks[-1].seconds, 3),
-            "first_token_seconds": round(chunks[-1].first_token_seconds or 0.0, 3),
-        }
+        answers[arm] = {"text": "".join(chunk.text_delta for chunk in chunks).strip(), "tokens": chunks[-1].tokens,
+                        "seconds": round(chunks[-1].seconds, 3),
+                        "first_token_seconds": round(chunks[-1].first_token_seconds or 0.0, 3)}
     return answers
 
 

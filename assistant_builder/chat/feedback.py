@@ -91,12 +91,10 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
                          remedy="Ask in blind mode and wait for both answers")
     if turn.identical and vote in ("a", "b"):
         raise StudyError("both answers are identical", where="chat", remedy="Vote for a tie or both bad")
-    cast = Vote(
-        time=datetime.now(UTC).isoformat(timespec="seconds"), question=turn.question,
-        conversation=[message.to_record() for message in conversation],
-        answers={arm: turn.answers[arm].text for arm in TWINS}, sides=dict(zip("ab", turn.sides, strict=True)),
-        vote=vote, sampling=asdict(turn.sampling), model=model_of(study),
-    )
+    cast = Vote(time=datetime.now(UTC).isoformat(timespec="seconds"), question=turn.question,
+                conversation=[message.to_record() for message in conversation],
+                answers={arm: turn.answers[arm].text for arm in TWINS}, sides=dict(zip("ab", turn.sides, strict=True)),
+                vote=vote, sampling=asdict(turn.sampling), model=model_of(study))
     append_jsonl(votes_file(study), asdict(cast))
     return cast
 
@@ -129,10 +127,8 @@ def tally(study: Study) -> Tally:
     outdated = sum(vote.model != model for vote in votes)
     wins = Counter(vote.winner for vote in counted)
     choices = Counter(vote.vote for vote in counted)
-    return Tally(
-        wins[QLORA.name], wins[LORA.name], choices["tie"], choices["both bad"], outdated,
-        len(votes) - outdated - len(counted), sign_p_value(wins[QLORA.name], wins[LORA.name]),
-    )
+    return Tally(wins[QLORA.name], wins[LORA.name], choices["tie"], choices["both bad"], outdated,
+                 len(votes) - outdated - len(counted), sign_p_value(wins[QLORA.name], wins[LORA.name]))
 
 
 def sign_p_value(wins: int, losses: int) -> float:

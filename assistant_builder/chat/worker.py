@@ -61,10 +61,8 @@ class Server:
     ``should_exit``, which is polled, returns True and no request is pending.
     """
 
-    def __init__(
-        self, session: Session, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
-        should_exit: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, session: Session, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
+                 should_exit: Callable[[], bool] = lambda: False) -> None:
         self._session, self._write, self._write_lock = session, write, threading.Lock()
         self._idle_seconds, self._should_exit = idle_seconds, should_exit
         self._stops: dict[str, threading.Event] = {}
@@ -145,11 +143,9 @@ class Server:
         self._ensure_loaded(identity, arm)
         self._emit({"event": "state", "id": identity, "state": "answering"})
         for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
-            self._emit({
-                "event": "end" if chunk.finish else "chunk", "id": identity, "text": chunk.text_delta,
-                "tokens": chunk.tokens, "first_token_seconds": chunk.first_token_seconds, "seconds": chunk.seconds,
-                "finish": chunk.finish,
-            })
+            self._emit({"event": "end" if chunk.finish else "chunk", "id": identity, "text": chunk.text_delta,
+                        "tokens": chunk.tokens, "first_token_seconds": chunk.first_token_seconds,
+                        "seconds": chunk.seconds, "finish": chunk.finish})
 
     def _run_request(self, identity: str, arm: str, work: Callable[[], None]) -> None:
         out_of_memory = False
@@ -159,10 +155,9 @@ class Server:
             out_of_memory = ran_out_of_memory(error)
             translated = self._memory_error(arm) if out_of_memory else translate_error(error)
             if type(translated) is AssistantBuilderError:  # unexpected
-                translated = AssistantBuilderError(
-                    f"the answer failed: {type(error).__name__}: {error}", where=f"arm {arm}",
-                    remedy="Ask again; if it fails again, retrain the study with --redo",
-                )
+                translated = AssistantBuilderError(f"the answer failed: {type(error).__name__}: {error}",
+                                                   where=f"arm {arm}",
+                                                   remedy="Ask again; if it fails again, retrain the study with --redo")
             self._needs_restart |= needs_new_process(error)
             self._emit({"event": "error", "id": identity, "error": translated.to_record()})
         finally:

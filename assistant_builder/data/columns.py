@@ -158,9 +158,8 @@ def _map_question_and_answer(columns: dict[str, str], free: dict[str, str], note
     return True
 
 
-def _map_single(
-    columns: dict[str, str], free: dict[str, str], role: str, known: tuple[str, ...], notes: list[str]
-) -> None:
+def _map_single(columns: dict[str, str], free: dict[str, str], role: str, known: tuple[str, ...],
+                notes: list[str]) -> None:
     if role in columns:
         return
     found = [free[name] for name in known if name in free and free[name] not in columns.values()]

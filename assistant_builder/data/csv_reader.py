@@ -153,9 +153,8 @@ def _explain(message: str) -> str:
     return message
 
 
-def _detect_separator(
-    lines: list[str], suffix: str, where: str, is_known: Callable[[str], bool], notes: list[str]
-) -> str:
+def _detect_separator(lines: list[str], suffix: str, where: str, is_known: Callable[[str], bool],
+                      notes: list[str]) -> str:
     """The separator with the most known column names, then the one whose rows most often match the header's width."""
     fits: dict[str, tuple[int, float, int]] = {}
     for separator in SEPARATORS:

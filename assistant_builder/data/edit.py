@@ -47,10 +47,8 @@ def write_rows(rows: Iterable[RawRow], target: Path) -> None:
 # Appending
 
 
-def append_pairs(
-    source: Path, pairs: Sequence[tuple[str, str]], target: Path, columns: Mapping[str, str] | None = None, *,
-    splits: Mapping[int, SplitName] | None = None,
-) -> dict[str, str]:
+def append_pairs(source: Path, pairs: Sequence[tuple[str, str]], target: Path, columns: Mapping[str, str] | None = None,
+                 *, splits: Mapping[int, SplitName] | None = None) -> dict[str, str]:
     """Write a copy of a data file with additional pairs; all columns, cells and row numbers of the source are kept.
 
     A new row has the split ``train`` where the file specifies splits, and the system prompt that most rows share.
@@ -96,9 +94,8 @@ def append_pairs(
     return new_columns
 
 
-def _new_cells(
-    mapping: ColumnMapping, question: str, answer: str, system: str | None, split_column: str | None
-) -> dict[str, Any]:
+def _new_cells(mapping: ColumnMapping, question: str, answer: str, system: str | None,
+               split_column: str | None) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     if mapping["messages"]:
         turns = [("user", question), ("assistant", answer)]

@@ -70,9 +70,8 @@ def _utf16_without_mark(data: bytes) -> tuple[str, str] | None:
     even, odd = data[0::2].count(0), data[1::2].count(0)
     if len(data) % 2 or max(even, odd) < 2 or min(even, odd) * 10 > max(even, odd):
         return None
-    codec, order, positions = (
-        ("utf-16-le", "little-endian", "odd") if odd > even else ("utf-16-be", "big-endian", "even")
-    )
+    codec, order, positions = (("utf-16-le", "little-endian",
+                                "odd") if odd > even else ("utf-16-be", "big-endian", "even"))
     try:
         text = data.decode(codec)
     except UnicodeDecodeError:

@@ -268,9 +268,8 @@ def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes
                 answerable=_optional_value(cells, "answerable", parse_bool, "neither true nor false") is not False)
 
 
-def _parse_messages(
-    cells: Mapping[str, Any], system: str | None, mapping: ColumnMapping, changes: list[str]
-) -> tuple[Message, ...]:
+def _parse_messages(cells: Mapping[str, Any], system: str | None, mapping: ColumnMapping,
+                    changes: list[str]) -> tuple[Message, ...]:
     if mapping["messages"]:
         if is_empty(cells["messages"]):
             raise RowError("the conversation is empty")
@@ -324,9 +323,8 @@ def _optional_text(cells: Mapping[str, Any], role: str, changes: list[str]) -> s
     return None if is_empty(value) else _clean(_cell_text(role, value), changes)
 
 
-def _optional_value(
-    cells: Mapping[str, Any], role: str, parse: Callable[[str], _Value | None], expected: str
-) -> _Value | None:
+def _optional_value(cells: Mapping[str, Any], role: str, parse: Callable[[str], _Value | None],
+                    expected: str) -> _Value | None:
     if is_empty(cells[role]):
         return None
     text = _cell_text(role, cells[role])

@@ -21,10 +21,8 @@ class PreparedData(NamedTuple):
     split: Split
 
 
-def prepare_dataset(
-    source: Path, config: DataConfig, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
-    max_pair_tokens: int | None = None, folder: Path | None = None, title: str = "",
-) -> PreparedData:
+def prepare_dataset(source: Path, config: DataConfig, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
+                    max_pair_tokens: int | None = None, folder: Path | None = None, title: str = "") -> PreparedData:
     """Read, check and split a data file, and write the result to ``folder``, the study's ``data`` folder, if given.
 
     The files are ``{train,validation,heldout,rejected}.jsonl``, ``findings.json``, ``card.md`` and ``split.json``.

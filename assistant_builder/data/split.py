@@ -114,9 +114,8 @@ class Leak:
         return asdict(self)
 
 
-def find_leaks(
-    heldout: Sequence[Pair], train: Sequence[Pair], validation: Sequence[Pair], threshold: float
-) -> list[Leak]:
+def find_leaks(heldout: Sequence[Pair], train: Sequence[Pair], validation: Sequence[Pair],
+               threshold: float) -> list[Leak]:
     """Find held-out questions in training and validation, exactly and by MinHash; at most one leak for each."""
     others: list[tuple[Pair, SplitName]] = [(pair, "train") for pair in train]
     others += [(pair, "validation") for pair in validation]
@@ -136,10 +135,9 @@ def find_leaks(
     return leaks
 
 
-def find_embedding_leaks(
-    heldout: Sequence[Pair], outside: Sequence[tuple[Pair, SplitName]], heldout_vectors: NDArray[np.float32],
-    outside_vectors: NDArray[np.float32], threshold: float,
-) -> list[Leak]:
+def find_embedding_leaks(heldout: Sequence[Pair], outside: Sequence[tuple[Pair, SplitName]],
+                         heldout_vectors: NDArray[np.float32], outside_vectors: NDArray[np.float32],
+                         threshold: float) -> list[Leak]:
     """Find held-out questions in training and validation by the cosine similarity of sentence embeddings.
 
     Args:
@@ -302,9 +300,8 @@ def _hash_order(units: Iterable[str], seed: int, purpose: str) -> list[str]:
     return sorted(units, key=key)
 
 
-def _draw(
-    pairs: Sequence[Pair], fraction: float, seed: int, purpose: str, *, leave: int
-) -> tuple[list[Pair], list[Pair]]:
+def _draw(pairs: Sequence[Pair], fraction: float, seed: int, purpose: str, *,
+          leave: int) -> tuple[list[Pair], list[Pair]]:
     """Draw complete units until their size is as close to the fraction as possible, leaving at least ``leave`` units.
 
     Returns the drawn pairs (at least one unit) and the rest, both in file order.

@@ -172,10 +172,8 @@ class Findings:
         }
 
 
-def check_pairs(
-    dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
-    near_duplicate_threshold: float = 0.8, max_pair_tokens: int | None = None,
-) -> Findings:
+def check_pairs(dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
+                near_duplicate_threshold: float = 0.8, max_pair_tokens: int | None = None) -> Findings:
     """Check a dataset for duplicates, conflicts, lengths and unusual texts.
 
     Without a tokenizer, lengths are not checked. Pairs of more than ``max_length`` tokens are reported, those of more
@@ -202,14 +200,13 @@ def check_pairs(
         straddling_groups((pair, pair.split == "heldout") for pair in usable) if has_given_split(usable) else ()
     )
     one_word = tuple(pair.row for pair in usable if max(len(pair.answer.split()), len(_CJK.findall(pair.answer))) <= 1)
-    return Findings(
-        dataset=dataset, usable=tuple(usable), rejected=tuple(sorted(rejected, key=lambda entry: entry.row)),
-        exact_duplicates=tuple(duplicates), near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
-        conflicts=tuple(conflicts), one_word_answers=one_word,
-        answers_shared=tuple(_shared_answers(usable)), odd_texts=_odd_texts(usable),
-        straddling_groups=tuple(straddling), tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {},
-        max_length=max_length, threshold=near_duplicate_threshold,
-    )
+    return Findings(dataset=dataset, usable=tuple(usable),
+                    rejected=tuple(sorted(rejected, key=lambda entry: entry.row)), exact_duplicates=tuple(duplicates),
+                    near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)), conflicts=tuple(conflicts),
+                    one_word_answers=one_word, answers_shared=tuple(_shared_answers(usable)),
+                    odd_texts=_odd_texts(usable), straddling_groups=tuple(straddling),
+                    tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {}, max_length=max_length,
+                    threshold=near_duplicate_threshold)
 
 
 def _unusable(pairs: Sequence[Pair]) -> Iterable[RejectedRow]:

@@ -32,10 +32,8 @@ _SETTINGS = ("epochs", "rank", "alpha", "dropout", "target_modules", "learning_r
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
-def model_card(
-    study: Study, spec: ExportSpec, report: Mapping[str, Any] | None, rescore: Rescore, found: list[Snippet],
-    *, template_date: date | None = None,
-) -> str:
+def model_card(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None, rescore: Rescore, found: list[Snippet],
+               *, template_date: date | None = None) -> str:
     """``README.md`` of the export, Markdown with YAML front matter.
 
     ``report`` is ``report.json``, None before the evaluation; ``rescore`` is the result of the verification; ``found``
@@ -73,12 +71,11 @@ def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Mapping[str
 
     hub_id = ref.hub_id or (ref.entry.hub_id if ref.entry else None)
     results = _results(study, spec, report)
-    return ModelCardData(
-        base_model=hub_id, base_model_relation=spec.export_format.relation, library_name=spec.export_format.library,
-        pipeline_tag="text-generation", license=ref.entry.licence if ref.entry else None,
-        tags=[*dict.fromkeys((spec.arm, LORA.name)), "assistant-builder", "question-answering"],
-        model_name=f"{study.name}-{spec.name}" if results else None, eval_results=results,
-    )
+    return ModelCardData(base_model=hub_id, base_model_relation=spec.export_format.relation,
+                         library_name=spec.export_format.library, pipeline_tag="text-generation",
+                         license=ref.entry.licence if ref.entry else None,
+                         tags=[*dict.fromkeys((spec.arm, LORA.name)), "assistant-builder", "question-answering"],
+                         model_name=f"{study.name}-{spec.name}" if results else None, eval_results=results)
 
 
 def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -> list[Any] | None:
@@ -93,12 +90,11 @@ def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -
         loss = metric.name == "nll_per_token"
         value = cell["perplexity"] if loss else cell["metrics"].get(metric.name)
         if value is not None and metric.hub_type is not None:
-            found.append(EvalResult(
-                task_type="text-generation", task_name="Answering held-out questions",
-                dataset_type=f"{study.name}-heldout", dataset_name=f"{study.name}, held-out pairs",
-                dataset_split="test", metric_type=metric.hub_type,
-                metric_name="Perplexity" if loss else metric.label, metric_value=round(float(value), 6),
-            ))
+            found.append(EvalResult(task_type="text-generation", task_name="Answering held-out questions",
+                                    dataset_type=f"{study.name}-heldout", dataset_name=f"{study.name}, held-out pairs",
+                                    dataset_split="test", metric_type=metric.hub_type,
+                                    metric_name="Perplexity" if loss else metric.label,
+                                    metric_value=round(float(value), 6)))
     return found
 
 

@@ -44,10 +44,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 _LOADED, _WRITTEN, _READ_BACK, _SCORED = 10, 35, 45, 90
 
 
-def write_export(
-    study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, report: Report,
-    archive: Path | None = None,
-) -> dict[str, Any]:
+def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, report: Report,
+                 archive: Path | None = None) -> dict[str, Any]:
     """Export one arm to the folder ``target``, and to the zip file ``archive``; returns :func:`read_export` of it.
 
     ``force``: files in the folder may be replaced; ``sample``: number of held-out items to score again.
@@ -104,10 +102,8 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
         study, spec, folder, found, template=match.family.name if match else None, notes=notes, dated=dated)
 
 
-def _write_documents(
-    study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None, notes: list[str],
-    dated: date | None,
-) -> dict[str, Any]:
+def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None,
+                     notes: list[str], dated: date | None) -> dict[str, Any]:
     """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
     path = study.folder / "report.json"
     summary = read_json(path) if path.is_file() else None
@@ -124,12 +120,10 @@ def _write_documents(
     data_card = study.folder / "data" / "card.md"
     described = data_card.read_text(encoding="utf-8") if data_card.is_file() else "# Data\n\nNot described.\n"
     (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
-    return {
-        "version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format, "cell": spec.cell,
-        "assistant_builder": __version__, "base_model": base_name(study)[0],
-        "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"],
-        "chat_template": template, "rescore": asdict(found), "sentences": [*rescore_sentences(found), *notes],
-    }
+    return {"version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format, "cell": spec.cell,
+            "assistant_builder": __version__, "base_model": base_name(study)[0],
+            "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"],
+            "chat_template": template, "rescore": asdict(found), "sentences": [*rescore_sentences(found), *notes]}
 
 
 def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str) -> list[Snippet]:
@@ -144,11 +138,10 @@ def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str) 
     known = load_measured(study, spec)
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
         study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
-    return spec.export_format.snippets(LoadingContext(
-        arm=spec.arm, folder=folder, base=base, name=study.name, system=default_system_prompt(study),
-        model=config.model, compute_dtype=dtype, max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
-        context=context_tokens([config], limit),
-    ))
+    return spec.export_format.snippets(LoadingContext(arm=spec.arm, folder=folder, base=base, name=study.name,
+                                                      system=default_system_prompt(study), model=config.model,
+                                                      compute_dtype=dtype, max_new_tokens=config.eval.max_new_tokens,
+                                                      rank=config.train.rank, context=context_tokens([config], limit)))
 
 
 def read_export(folder: Path) -> dict[str, Any] | None:

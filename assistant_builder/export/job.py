@@ -80,9 +80,8 @@ class ExportJob:
         """Replace ``status.json``."""
         write_json(self.status_file, asdict(record))
 
-    def start(
-        self, target: Path | None = None, *, force: bool = False, sample: int = DEFAULT_SAMPLE
-    ) -> subprocess.Popen[bytes]:
+    def start(self, target: Path | None = None, *, force: bool = False,
+              sample: int = DEFAULT_SAMPLE) -> subprocess.Popen[bytes]:
         """Start the export as a process that outlives this one.
 
         Without ``target`` the export is written to the study, where files are always replaced, with an archive unless
@@ -155,10 +154,8 @@ def _follow(job: ExportJob, process: subprocess.Popen[bytes], on_progress: Calla
         remedy=f"Usually memory ran out: close other programs and try again. The log is {job.log_file}")
 
 
-def export_to(
-    study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> dict[str, Any]:
+def export_to(study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int,
+              on_progress: Callable[[Progress], None] = lambda progress: None) -> dict[str, Any]:
     """Export to a folder, wait for the end, and return ``export.json``; arguments as of :meth:`ExportJob.start`.
 
     Raises:

@@ -58,11 +58,9 @@ class MergedFormat(ExportFormat):
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Transformers, Ollama, vLLM."""
-        return [
-            Snippet("python", "Python, with transformers", "python", _python(context)),
-            Snippet("ollama", "On a laptop, with Ollama", "shell", _ollama(context)),
-            Snippet("server", "As a server, with vLLM or transformers", "shell", _server(context)),
-        ]
+        return [Snippet("python", "Python, with transformers", "python", _python(context)),
+                Snippet("ollama", "On a laptop, with Ollama", "shell", _ollama(context)),
+                Snippet("server", "As a server, with vLLM or transformers", "shell", _server(context))]
 
     def summary(self, arm: str, arm_label: str) -> str:
         """What was merged into what."""
@@ -156,11 +154,8 @@ def _server(context: LoadingContext) -> str:
 
 
 def _ollama(context: LoadingContext) -> str:
-    return "\n".join([
-        f"cd {shell_word(context.folder)}",
-        f"ollama create {shell_word(context.name)} -f Modelfile",
-        f'ollama run {shell_word(context.name)} "{QUESTION}"',
-    ])
+    return "\n".join([f"cd {shell_word(context.folder)}", f"ollama create {shell_word(context.name)} -f Modelfile",
+                      f'ollama run {shell_word(context.name)} "{QUESTION}"'])
 
 
 MERGED = MergedFormat()

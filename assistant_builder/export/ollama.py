@@ -144,10 +144,8 @@ def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, titl
             "# Ollama that renders the chat template in tokenizer_config.json itself.",
         ]
     else:
-        lines += [
-            f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
-            f"TEMPLATE {_quoted(match.family.go_template())}",
-        ]
+        lines += [f"# Checked: this template ({match.family.name}) gives the prompts that chat_template.jinja gives.",
+                  f"TEMPLATE {_quoted(match.family.go_template())}"]
     if shown and not _parse_problem(shown):
         lines.append(f"SYSTEM {_quoted(shown)}")
     if varied:

@@ -113,10 +113,8 @@ def rescore(study: Study, spec: ExportSpec, base: Path, folder: Path, *, sample:
                        "again where more memory is free")
 
 
-def _score_again(
-    study: Study, spec: ExportSpec, base: Path, folder: Path, known: Measured, chosen: Sequence[dict[str, Any]],
-    prompter: ChatTokenizer, tick: Tick,
-) -> Rescore:
+def _score_again(study: Study, spec: ExportSpec, base: Path, folder: Path, known: Measured,
+                 chosen: Sequence[dict[str, Any]], prompter: ChatTokenizer, tick: Tick) -> Rescore:
     from evals.lm_eval_model import StudyLM
 
     model, dtype = _load(study, spec, base, folder, str(known.scores["compute_dtype"]))
@@ -138,9 +136,8 @@ def _score_again(
     return replace(record, compute_dtype=dtype, largest_activation=activation)
 
 
-def compare(
-    cell: str, was: Sequence[tuple[str, float, int]], now: Sequence[tuple[float, int]], *, where: str = ""
-) -> Rescore:
+def compare(cell: str, was: Sequence[tuple[str, float, int]], now: Sequence[tuple[float, int]], *,
+            where: str = "") -> Rescore:
     """Compare losses item by item.
 
     ``was`` and ``now`` have the items in the same order; losses are summed NLLs.
@@ -166,10 +163,8 @@ def compare(
             f"nats a token, that of {cell} is {before:.3f}", where=where, remedy=remedy,
         )
     moved = sum(move > TOLERANCE for move in moves.values())
-    return Rescore(
-        "moved" if moved else "as measured", cell=cell, items=len(now), tokens=total, nll_per_token=after,
-        measured_nll_per_token=before, largest_move=moves[worst], largest_item=worst, moved=moved,
-    )
+    return Rescore("moved" if moved else "as measured", cell=cell, items=len(now), tokens=total, nll_per_token=after,
+                   measured_nll_per_token=before, largest_move=moves[worst], largest_item=worst, moved=moved)
 
 
 def _require_same_prompts(items: Sequence[Mapping[str, Any]], prompter: ChatTokenizer, folder: Path) -> None:

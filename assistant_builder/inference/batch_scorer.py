@@ -83,9 +83,8 @@ class BatchScorer:
         self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.seconds = {"nll": 0.0, "generate": 0.0}
 
-    def run(
-        self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores, on_answers: OnAnswers
-    ) -> None:
+    def run(self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores,
+            on_answers: OnAnswers) -> None:
         """Score every target and generate the greedy answer to every prompt; ``max_new_tokens=0`` generates none."""
         self.read_prefix(sequences)
         for group, slots in self.groups(sequences, max_new_tokens):
@@ -132,9 +131,8 @@ class BatchScorer:
                 self._pass(slots, [SequenceChunk(0, start, self._prefix[start : start + ROWS])], [0])
             self._prefix_states = slots.prefix_states(len(self._prefix))
 
-    def groups(
-        self, sequences: Sequence[Tokens], max_new_tokens: int, *, max_tokens: int | None = None
-    ) -> Iterator[tuple[list[int], SlottedKVCache]]:
+    def groups(self, sequences: Sequence[Tokens], max_new_tokens: int, *,
+               max_tokens: int | None = None) -> Iterator[tuple[list[int], SlottedKVCache]]:
         """Yield sequence indices grouped by slot length, shortest first, with the slots."""
         lengths = [slot_length(len(prompt) + max(len(target), max_new_tokens)) for prompt, target in sequences]
         for length in sorted(set(lengths)):
@@ -155,9 +153,8 @@ class BatchScorer:
         """Rows of a sequence in its last prefill pass; its earlier passes are full and contain only this sequence."""
         return (len(sequence[0]) + max(0, len(sequence[1]) - 1) - len(self._prefix) - 1) % ROWS + 1
 
-    def _scored_chunks(
-        self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens]
-    ) -> Iterator[ScoredChunk]:
+    def _scored_chunks(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence],
+                       sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         last: list[tuple[int, SequenceChunk, Tokens]] = []
         for row in rows:
             prompt, target = sequences[row.index]
@@ -189,9 +186,8 @@ class BatchScorer:
         step = self._packed.prepare_prefill(slots, chunks, rows=ROWS)
         return self._packed.logits(slots, step, keep, block=HEAD_ROWS)
 
-    def _read(
-        self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens]
-    ) -> dict[int, Scored]:
+    def _read(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence],
+              sequences: Sequence[Tokens]) -> dict[int, Scored]:
         began = time.monotonic()
         found: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {row.index: [] for row in rows}
         for read in self._scored_chunks(slots, rows, sequences):
@@ -246,9 +242,8 @@ class PaddedBatchScorer:
         self._padding = LeftPadding(pad_id, LENGTH if fixed else 1)
         self.seconds = {"nll": 0.0, "generate": 0.0}
 
-    def run(
-        self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores, on_answers: OnAnswers
-    ) -> None:
+    def run(self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores,
+            on_answers: OnAnswers) -> None:
         """See :meth:`BatchScorer.run`."""
         targeted = [index for index, (_, target) in enumerate(sequences) if target]
         began = time.monotonic()
@@ -307,12 +302,11 @@ class PaddedBatchScorer:
         inputs = self._padding([{"input_ids": list(prompt), "labels": [IGNORED] * len(prompt)} for prompt in prompts])
         longest = inputs["input_ids"].shape[1]
         with self._kernels(generating=True):
-            output = self._model.generate(
-                input_ids=inputs["input_ids"].to(self._model.device),
-                attention_mask=inputs["attention_mask"].to(self._model.device),
-                max_new_tokens=length, do_sample=False, num_beams=1, temperature=None, top_p=None,
-                top_k=None, pad_token_id=self._padding.pad_id, eos_token_id=self._stop,
-            )
+            output = self._model.generate(input_ids=inputs["input_ids"].to(self._model.device),
+                                          attention_mask=inputs["attention_mask"].to(self._model.device),
+                                          max_new_tokens=length, do_sample=False, num_beams=1, temperature=None,
+                                          top_p=None, top_k=None, pad_token_id=self._padding.pad_id,
+                                          eos_token_id=self._stop)
         answers = [row[longest:].tolist() for row in output]
         return [next((ids[: place + 1] for place, token in enumerate(ids) if token in self._stop), ids)
                 for ids in answers]

@@ -78,10 +78,8 @@ class KVCacheState:
         return known
 
 
-def generate_tokens(
-    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
-    conversation: KVCacheState | None = None,
-) -> Iterator[int]:
+def generate_tokens(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
+                    stop_event: threading.Event, conversation: KVCacheState | None = None) -> Iterator[int]:
     """Generate at most ``limit`` token ids with the same computation as the evaluation, until ``stop_event`` is set.
 
     ``prompter`` is the chat tokenizer, ``ids`` is the prompt; the cache of the conversation is changed.
@@ -93,10 +91,8 @@ def generate_tokens(
     return generate_with_transformers(model, prompter, ids, limit, sampling, stop_event)
 
 
-def _generate_packed(
-    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
-    conversation: KVCacheState,
-) -> Iterator[int]:
+def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
+                     stop_event: threading.Event, conversation: KVCacheState) -> Iterator[int]:
     import torch
 
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk
@@ -124,9 +120,8 @@ def _generate_packed(
         conversation.ids.append(token)
 
 
-def generate_with_transformers(
-    model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event
-) -> Iterator[int]:
+def generate_with_transformers(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
+                               stop_event: threading.Event) -> Iterator[int]:
     """Generate tokens with transformers' ``generate``, for models that do not support packing."""
     import torch
     from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -143,12 +138,11 @@ def generate_with_transformers(
 
     def generate() -> None:
         try:
-            model.generate(
-                input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=limit, do_sample=False,
-                num_beams=1, temperature=None, top_p=None, top_k=None, pad_token_id=prompter.pad_id,
-                eos_token_id=prompter.stop_ids, streamer=streamer, logits_processor=LogitsProcessorList(processors),
-                stopping_criteria=StoppingCriteriaList([StopRequested()]),
-            )
+            model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=limit,
+                           do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
+                           pad_token_id=prompter.pad_id, eos_token_id=prompter.stop_ids, streamer=streamer,
+                           logits_processor=LogitsProcessorList(processors),
+                           stopping_criteria=StoppingCriteriaList([StopRequested()]))
         except BaseException as error:  # raised in the thread that reads the tokens
             streamer.end(error)
 

@@ -38,9 +38,8 @@ class SlottedKVCache(Cache):
         self.stored: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.step: PackedBatch | None = None
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any,
+               **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Store keys and values [1, heads, rows, width] of a pass; returns its slots [slots, heads, length, width]."""
         assert self.step is not None
         if layer_idx == len(self.stored):
@@ -114,11 +113,9 @@ class PackedBatch:
         return self._masks[window, groups]
 
 
-def _attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any,
-    scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, *, step: PackedBatch,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
+def _attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any,
+               scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, *,
+               step: PackedBatch, **_: Any) -> tuple[torch.Tensor, None]:
     """Attention of a pass; ``query`` is [1, heads, rows, width], ``key`` and ``value`` are from the KV cache.
 
     The query heads of one key head are concatenated as queries, so that keys and values are not repeated.
@@ -129,9 +126,8 @@ def _attention(
     sequences, queries = step.shape
     grouped = query[0].index_select(1, step.queries).view(shared, groups, sequences, queries, width)
     grouped = grouped.permute(2, 0, 1, 3, 4).reshape(sequences, shared, groups * queries, width)
-    output = F.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=step.mask(sliding_window, groups, query.dtype), scale=scaling
-    )
+    output = F.scaled_dot_product_attention(grouped, key, value,
+                                            attn_mask=step.mask(sliding_window, groups, query.dtype), scale=scaling)
     output = output.reshape(sequences, shared, groups, queries, -1).permute(0, 3, 1, 2, 4)
     output = output.reshape(sequences * queries, heads, -1)
     return output.index_select(0, step.query_of_row).view(1, rows, heads, -1), None
@@ -177,9 +173,8 @@ class PackedModel:
         device: torch.device = self._model.device
         return device
 
-    def prepare_prefill(
-        self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *, rows: int | None = None
-    ) -> PackedBatch:
+    def prepare_prefill(self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *,
+                        rows: int | None = None) -> PackedBatch:
         """Prepare a pass over one chunk per sequence, with ``rows`` rows; None for the number of tokens."""
         ids = [token for chunk in chunks for token in chunk.ids]
         positions = [chunk.start + place for chunk in chunks for place in range(len(chunk.ids))]
@@ -199,42 +194,34 @@ class PackedModel:
         return self._batch(slots, ids, positions, cache_indices, queries, query_of_row, query_positions, rows,
                            [chunk.slot for chunk in chunks])
 
-    def prepare_decode(
-        self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *, rows: int | None = None
-    ) -> PackedBatch:
+    def prepare_decode(self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], *,
+                       rows: int | None = None) -> PackedBatch:
         """Prepare a pass over one token per sequence; ``rows`` as in :meth:`prepare_prefill`."""
         # the attention computes all slots, even unused ones: a selection would have to be copied
         queries, query_positions = [0] * slots.count, [[0] for _ in range(slots.count)]
         for row, chunk in enumerate(chunks):
             queries[chunk.slot], query_positions[chunk.slot] = row, [chunk.start]
-        return self._batch(
-            slots, [chunk.ids[0] for chunk in chunks], [chunk.start for chunk in chunks],
-            [chunk.slot * slots.length + chunk.start for chunk in chunks], queries, [chunk.slot for chunk in chunks],
-            query_positions, rows, list(range(slots.count)),
-        )
+        return self._batch(slots, [chunk.ids[0] for chunk in chunks], [chunk.start for chunk in chunks],
+                           [chunk.slot * slots.length + chunk.start for chunk in chunks], queries,
+                           [chunk.slot for chunk in chunks], query_positions, rows, list(range(slots.count)))
 
-    def _batch(
-        self, slots: SlottedKVCache, ids: list[int], positions: list[int], cache_indices: list[int],
-        queries: list[int], query_of_row: list[int], query_positions: list[list[int]], rows: int | None,
-        slots_read: list[int],
-    ) -> PackedBatch:
+    def _batch(self, slots: SlottedKVCache, ids: list[int], positions: list[int], cache_indices: list[int],
+               queries: list[int], query_of_row: list[int], query_positions: list[list[int]], rows: int | None,
+               slots_read: list[int]) -> PackedBatch:
         def tensor(values: Any) -> torch.Tensor:
             return torch.tensor(values, device=self.device)
 
         missing = max(0, (rows or 0) - len(ids))
-        return PackedBatch(
-            ids=tensor([ids + [self._pad] * missing]), positions=tensor([positions + [0] * missing]),
-            written=slice(0, len(ids)), cache_indices=tensor(cache_indices),
-            slots=None if slots_read == list(range(slots.count)) else tensor(slots_read), queries=tensor(queries),
-            query_of_row=tensor(query_of_row + [0] * missing),
-            shape=(len(query_positions), len(query_positions[0])), query_positions=tensor(query_positions),
-            length=slots.length,
-        )
+        return PackedBatch(ids=tensor([ids + [self._pad] * missing]), positions=tensor([positions + [0] * missing]),
+                           written=slice(0, len(ids)), cache_indices=tensor(cache_indices),
+                           slots=None if slots_read == list(range(slots.count)) else tensor(slots_read),
+                           queries=tensor(queries), query_of_row=tensor(query_of_row + [0] * missing),
+                           shape=(len(query_positions), len(query_positions[0])),
+                           query_positions=tensor(query_positions), length=slots.length)
 
     @torch.no_grad()
-    def logits(
-        self, slots: SlottedKVCache, step: PackedBatch, keep: Sequence[int], *, block: int | None = None
-    ) -> torch.Tensor:
+    def logits(self, slots: SlottedKVCache, step: PackedBatch, keep: Sequence[int], *,
+               block: int | None = None) -> torch.Tensor:
         """Run a pass; returns the logits [kept, vocabulary] of the rows ``keep`` in the compute dtype.
 
         The head computes in padded blocks of ``block`` rows; None for all rows at once.
@@ -244,10 +231,8 @@ class PackedModel:
         if block:
             kept += [0] * (-len(kept) % block)
         with self._packed_attention(), self._head_in_blocks(block):
-            output = self._model(
-                input_ids=step.ids, position_ids=step.positions, use_cache=True, step=step,
-                logits_to_keep=torch.tensor(kept, device=self.device), **{self._cache_name: slots},
-            )
+            output = self._model(input_ids=step.ids, position_ids=step.positions, use_cache=True, step=step,
+                                 logits_to_keep=torch.tensor(kept, device=self.device), **{self._cache_name: slots})
         logits: torch.Tensor = output.logits[0, : len(keep)]
         return logits
 

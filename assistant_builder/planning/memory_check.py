@@ -216,10 +216,8 @@ COMPARED_QUANTITIES = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "trai
 PLAN_FILE = "plan.json"
 
 
-def plan_run(
-    config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, int]], order: Sequence[int],
-    machine: Machine | None = None,
-) -> Plan:
+def plan_run(config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, int]], order: Sequence[int],
+             machine: Machine | None = None) -> Plan:
     """Return the plan of a training whose tokens are known.
 
     ``sequences`` are tokens and supervised positions of each training sequence, ``order`` their indices in training

@@ -336,9 +336,8 @@ class Plan:
         return self.machine.price_per_hour if own is None else own
 
 
-def plan_study(
-    config: StudyConfig, pairs: int = 0, lengths: Lengths | None = None, machine: Machine | None = None
-) -> Plan:
+def plan_study(config: StudyConfig, pairs: int = 0, lengths: Lengths | None = None,
+               machine: Machine | None = None) -> Plan:
     """Plan the training of a study; downloads at most a config.json. 10,000 pairs are assumed if ``pairs`` is 0.
 
     Raises:

@@ -35,10 +35,8 @@ class TrainingFlops:
     flops: float
 
 
-def flops_per_token(
-    architecture: Architecture, adapted: Sequence[Module], rank: int, length: int, *, checkpointing: bool,
-    full: bool = False,
-) -> float:
+def flops_per_token(architecture: Architecture, adapted: Sequence[Module], rank: int, length: int, *,
+                    checkpointing: bool, full: bool = False) -> float:
     """Return the operations per trained token without the head.
 
     A frozen weight costs 2 operations forward and 2 backward (gradient of its input), and 2 more if checkpointing
@@ -53,10 +51,9 @@ def flops_per_token(
     return float(base + adapters * (6 + recomputed) + products * (6 + recomputed))
 
 
-def training_work(
-    architecture: Architecture, adapted: Sequence[Module], train: TrainConfig, *, pairs: int, tokens_per_pair: float,
-    supervised_per_pair: float, checkpointing: bool, full: bool = False,
-) -> TrainingFlops:
+def training_work(architecture: Architecture, adapted: Sequence[Module], train: TrainConfig, *, pairs: int,
+                  tokens_per_pair: float, supervised_per_pair: float, checkpointing: bool,
+                  full: bool = False) -> TrainingFlops:
     """Return the operations of one arm's training; lengths are means with padding, ``full`` trains all weights."""
     steps = max(1, math.ceil(pairs * train.epochs / train.batch_size))
     steps = min(steps, train.max_steps) if train.max_steps else steps

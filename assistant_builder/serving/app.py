@@ -104,9 +104,8 @@ async def _complete(prepared: GenerationRequest, chunks: AsyncGenerator[StreamCh
         text, last.finish, usage(prepared.prompt_tokens, last.tokens))
 
 
-async def _events(
-    prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None], with_usage: bool
-) -> AsyncGenerator[str, None]:
+async def _events(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None],
+                  with_usage: bool) -> AsyncGenerator[str, None]:
     metadata = CompletionMetadata(prepared.assistant.id)
     yield server_sent_event(metadata.chunk({"role": "assistant", "content": ""}))
     try:

@@ -72,9 +72,8 @@ class StopSequenceFilter:
 class Engine:
     """The assistants of a server; ``waiting`` is the number of requests to one assistant that may wait."""
 
-    def __init__(
-        self, models: ModelRegistry, limits: Mapping[str, PromptLimits], waiting: int, worker: ChatWorker
-    ) -> None:
+    def __init__(self, models: ModelRegistry, limits: Mapping[str, PromptLimits], waiting: int,
+                 worker: ChatWorker) -> None:
         self.models, self._limits, self._waiting, self._worker = models, limits, waiting, worker
         self._open: Counter[str] = Counter()
         self._loading: ReplyStream | None = None

@@ -22,10 +22,8 @@ _SHUTDOWN_SECONDS = 3
 """Time for unfinished answers when the server stops."""
 
 
-def serve_locally(
-    models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
-    notify: Callable[[str], None] = lambda line: None,
-) -> None:
+def serve_locally(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
+                  notify: Callable[[str], None] = lambda line: None) -> None:
     """Serve until interrupted; arguments as of :attr:`ServingBackend.start`.
 
     Raises:
@@ -69,7 +67,5 @@ class _Server(uvicorn.Server):
         print(self._ready, flush=True)
 
 
-LOCAL = ServingBackend(
-    name="local", label="This machine", start=serve_locally,
-    explanation="this machine, with or without GPU; exactly the assistants that were measured",
-)
+LOCAL = ServingBackend(name="local", label="This machine", start=serve_locally,
+                       explanation="this machine, with or without GPU; exactly the assistants that were measured")

@@ -97,10 +97,8 @@ def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, ad
         serve.delete(APPLICATION)
 
 
-def serve_on_ray(
-    models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
-    notify: Callable[[str], None] = lambda line: None,
-) -> None:
+def serve_on_ray(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
+                 notify: Callable[[str], None] = lambda line: None) -> None:
     """Serve on the cluster of the first study until interrupted; arguments as of :attr:`ServingBackend.start`."""
     study = models.assistants[0].study
     address = study.config.executor.address

@@ -31,10 +31,8 @@ _TEMPORARY_ERRORS = ("ResourceError", "ModelError")
 class ApiError(Exception):
     """A rejected request; ``code`` is OpenAI's name of the error, ``param`` the field of the request that is wrong."""
 
-    def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None,
-        retry_seconds: int | None = None,
-    ) -> None:
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None,
+                 retry_seconds: int | None = None) -> None:
         self.status, self.code, self.param, self.retry_seconds = status, code, param, retry_seconds
         super().__init__(message)
 
@@ -190,12 +188,10 @@ class ChatRequest(_Strict):
         standard = Sampling()
         limit = self.max_completion_tokens or self.max_tokens or standard.max_new_tokens
         try:
-            return Sampling(
-                max_new_tokens=limit,
-                temperature=standard.temperature if self.temperature is None else self.temperature,
-                top_p=standard.top_p if self.top_p is None else self.top_p,
-                seed=None if self.seed is None else self.seed % SEED_LIMIT,
-            )
+            return Sampling(max_new_tokens=limit,
+                            temperature=standard.temperature if self.temperature is None else self.temperature,
+                            top_p=standard.top_p if self.top_p is None else self.top_p,
+                            seed=None if self.seed is None else self.seed % SEED_LIMIT)
         except ConfigError as error:
             raise api_error(error) from error
 

@@ -90,10 +90,8 @@ def _need(assistant: ServedModel) -> tuple[str, str | None, bool, tuple[str, ...
     return model.base, model.revision, allows_code(model), storage, dtype
 
 
-def serve_with_vllm(
-    models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
-    notify: Callable[[str], None] = lambda line: None,
-) -> None:
+def serve_with_vllm(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
+                    notify: Callable[[str], None] = lambda line: None) -> None:
     """Replace this process by vLLM, or print its command; arguments as of :attr:`ServingBackend.start`.
 
     Raises:
@@ -112,7 +110,5 @@ def serve_with_vllm(
     os.execve(program, command, {**python_environment(), **({"VLLM_API_KEY": key} if key is not None else {})})
 
 
-VLLM = ServingBackend(
-    name="vllm", label="vLLM", start=serve_with_vllm, requires="a GPU, vLLM and vllm-bnb-plugin",
-    explanation="vLLM, for throughput on a GPU; --json prints its command",
-)
+VLLM = ServingBackend(name="vllm", label="vLLM", start=serve_with_vllm, requires="a GPU, vLLM and vllm-bnb-plugin",
+                      explanation="vLLM, for throughput on a GPU; --json prints its command")

@@ -140,10 +140,8 @@ def comparison_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str
 
 def ordered(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The studies: the selected one, the other finished ones by validation loss, then the rest in their order."""
-    return sorted(record["studies"], key=lambda row: (
-        row["name"] != record["selected"], row["state"] != "succeeded",
-        row["validation_loss"] if row["state"] == "succeeded" else 0.0,
-    ))
+    return sorted(record["studies"], key=lambda row: (row["name"] != record["selected"], row["state"] != "succeeded",
+                                                      row["validation_loss"] if row["state"] == "succeeded" else 0.0))
 
 
 def validation_text(row: Mapping[str, Any]) -> str:
@@ -191,22 +189,19 @@ def parallel_coordinates(record: Mapping[str, Any]) -> Figure:
         words, line = _KINDS[kind]
         for place, name in enumerate(name for name, found in kinds.items() if found == kind):
             points = [(where, axis.at[name]) for where, axis in enumerate(drawn) if name in axis.at]
-            figure.add_scatter(
-                x=[where for where, _ in points], y=[at for _, at in points], mode="lines+markers", line=line,
-                marker={"size": 6, "color": line["color"]}, name=words, legendgroup=kind, showlegend=place == 0,
-                text=[_hover(rows[name])] * len(points), hovertemplate="%{text}<extra></extra>",
-            )
+            figure.add_scatter(x=[where for where, _ in points], y=[at for _, at in points], mode="lines+markers",
+                               line=line, marker={"size": 6, "color": line["color"]}, name=words, legendgroup=kind,
+                               showlegend=place == 0, text=[_hover(rows[name])] * len(points),
+                               hovertemplate="%{text}<extra></extra>")
     for where, axis in enumerate(drawn):
         figure.add_shape(type="line", x0=where, x1=where, y0=-0.04, y1=1.04, line={"color": _LINE}, layer="below")
         figure.add_annotation(x=where, y=1.07, text=f"<b>{axis.title}</b>", showarrow=False, yanchor="bottom")
         for at, text in axis.ticks:
             figure.add_annotation(x=where, y=at, text=text, showarrow=False, xanchor="right", xshift=-6, yshift=9)
-    figure.update_layout(
-        template="none", height=460, margin={"l": 70, "r": 40, "t": 64, "b": 70}, hovermode="closest",
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.06, "x": 0, "traceorder": "reversed"},
-    )
+    figure.update_layout(template="none", height=460, margin={"l": 70, "r": 40, "t": 64, "b": 70}, hovermode="closest",
+                         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+                         font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
+                         legend={"orientation": "h", "yanchor": "top", "y": -0.06, "x": 0, "traceorder": "reversed"})
     figure.update_xaxes(visible=False, range=[-0.3, len(drawn) - 0.85], fixedrange=True)
     figure.update_yaxes(visible=False, range=[-0.08, 1.2], fixedrange=True)
     return figure
@@ -285,10 +280,8 @@ def render_page(record: Mapping[str, Any]) -> str:
 @cache
 def _environment() -> Environment:
     report = PackageLoader("evals.report")
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("assistant_builder.sweep"), report]), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=StrictUndefined,
-    )
+    environment = Environment(loader=ChoiceLoader([PackageLoader("assistant_builder.sweep"), report]), autoescape=True,
+                              trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.globals["style"] = Markup(arm_styles() + "\n" + "".join(
         report.get_source(environment, name)[0] for name in ("style.css", "print.css")))
     return environment

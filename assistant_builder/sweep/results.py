@@ -145,11 +145,9 @@ def _comparisons(sweep: Sweep, studies: list[dict[str, Any]], chosen: str) -> li
         except AssistantBuilderError as error:
             row |= {"state": "failed", "error": error.to_record()}
             continue
-        rows += [
-            {"study": row["name"], "cell": verdict["cell"], **{key: verdict[key] for key in _KEPT},
-             "ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
-            for verdict in found["verdicts"] if verdict["cell"] in cells
-        ]
+        rows += [{"study": row["name"], "cell": verdict["cell"], **{key: verdict[key] for key in _KEPT},
+                  "ci_low": verdict["ci"][0],
+                  "ci_high": verdict["ci"][1]} for verdict in found["verdicts"] if verdict["cell"] in cells]
     return judged(rows)
 
 

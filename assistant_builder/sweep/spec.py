@@ -306,10 +306,8 @@ class Sweep:
             yield
 
 
-def open_sweep(
-    source: str, *, name: str | None, settings: Sequence[str], arm: str | None = None, prune: Prune | None = None,
-    before: Callable[[StudyConfig], None] = lambda config: None,
-) -> Sweep:
+def open_sweep(source: str, *, name: str | None, settings: Sequence[str], arm: str | None = None,
+               prune: Prune | None = None, before: Callable[[StudyConfig], None] = lambda config: None) -> Sweep:
     """Define a sweep, or open an existing one; nothing is written if there is an error.
 
     ``source`` is a ``study.yaml`` or a data file; ``name`` overrides its name; ``settings`` are those of ``--set``.
@@ -363,10 +361,8 @@ def _definition(sweep: Sweep) -> dict[str, Any]:
         part, leaf = key.split(".")
         del study[part][leaf]
     values = {key: list(dict.fromkeys(trial.settings[key] for trial in sweep.trials)) for key in first.settings}
-    return {
-        "version": VERSION, "name": sweep.name, "arm": sweep.arm, "prune": sweep.prune, "sweep": values,
-        "data_sha256": file_hash(sweep.data), "study": study,
-    }
+    return {"version": VERSION, "name": sweep.name, "arm": sweep.arm, "prune": sweep.prune, "sweep": values,
+            "data_sha256": file_hash(sweep.data), "study": study}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

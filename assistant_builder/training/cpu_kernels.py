@@ -92,8 +92,7 @@ class FusedLoraLinear(torch.autograd.Function):
         inner = both[:, group.inputs : group.inputs + group.ranks].mul(ctx.scale)
         for_down = torch.mm(inner.t(), dropout_x).float().split(group.rank)
         crossed = torch.mm(hidden.t(), grad).float().split(group.rank)
-        for_up = [part.t() for layer, rows in enumerate(crossed)
-                  for part in [rows.split(group.outputs, dim=1)[layer]]]
+        for_up = [part.t() for layer, rows in enumerate(crossed) for part in [rows.split(group.outputs, dim=1)[layer]]]
         for_input = None
         if ctx.needs_input_grad[0]:
             for_input = torch.mm(inner, down)
@@ -230,11 +229,9 @@ class FusedLoraGroup:
         first = self.layers[0]
         p = getattr(first.lora_dropout[_ADAPTER], "p", 0.0) if first.training else 0.0
         dropped = sample_dropout_indices(x.numel(), p) if p else None
-        results = FusedLoraLinear.apply(
-            x, dropped, first.scaling[_ADAPTER] / (1 - p), self,
-            *(each.lora_A[_ADAPTER].weight for each in self.layers),
-            *(each.lora_B[_ADAPTER].weight for each in self.layers),
-        )
+        results = FusedLoraLinear.apply(x, dropped, first.scaling[_ADAPTER] / (1 - p), self,
+                                        *(each.lora_A[_ADAPTER].weight for each in self.layers),
+                                        *(each.lora_B[_ADAPTER].weight for each in self.layers))
         outputs = {}
         for each, result in zip(self.layers, results, strict=True):
             bias = each.base_layer.bias
@@ -307,10 +304,9 @@ def _rms_norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, floa
                     break
 
 
-def eager_short_attention(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    attention_mask: torch.Tensor | None, dropout: float = 0.0, scaling: float | None = None, **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+def eager_short_attention(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                          attention_mask: torch.Tensor | None, dropout: float = 0.0, scaling: float | None = None,
+                          **kwargs: Any) -> tuple[torch.Tensor, None]:
     """Attention interface of transformers; unsupported cases are passed to ``sdpa_attention_forward``."""
     length = query.shape[2]
     supported = (dropout == 0.0 and kwargs.get("is_causal") in (None, True)

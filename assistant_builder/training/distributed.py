@@ -40,9 +40,8 @@ Work = Callable[[Study, str, ParallelStrategy, "Plan | None"], Iterable[Path] | 
 """The share of one process in a training. It is pickled by its name, so that it has to be a function of a module."""
 
 
-def train_distributed(
-    work: Work, study: Study, run: str, spread: ParallelStrategy, planned: Plan | None = None
-) -> list[Path] | None:
+def train_distributed(work: Work, study: Study, run: str, spread: ParallelStrategy,
+                      planned: Plan | None = None) -> list[Path] | None:
     """Train an arm with one process per device.
 
     Each process runs ``work``, which is :func:`assistant_builder.training.train.train_in_process`, with the same plan;
@@ -61,10 +60,9 @@ def train_distributed(
     error_file = study.arm_folder(run) / _ERROR_FILE
     error_file.unlink(missing_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // spread.devices)))
-    launch = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=spread.devices, run_id=f"{study.name}-{run}", max_restarts=0,
-        rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", start_method="spawn",
-    )
+    launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=spread.devices, run_id=f"{study.name}-{run}",
+                          max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
+                          start_method="spawn")
     try:
         results = elastic_launch(launch, _train_rank)(work, str(study.folder), run, spread, planned)
     except ChildFailedError as error:
@@ -83,9 +81,8 @@ def train_distributed(
     return None if results[0] is None else [Path(name) for name in results[0]]
 
 
-def _train_rank(
-    work: Work, folder: str, run: str, spread: ParallelStrategy, planned: Plan | None
-) -> list[str] | str | None:
+def _train_rank(work: Work, folder: str, run: str, spread: ParallelStrategy,
+                planned: Plan | None) -> list[str] | str | None:
     """Entry point of each process: train its share; the launcher sets the rank in the environment."""
     threading.Thread(target=_exit_with_launcher, args=(os.getppid(),), daemon=True).start()
     from assistant_builder.child_process import configure_libraries

@@ -57,11 +57,9 @@ class MetricsLog:
         """
         self.tokens += tokens
         self._busy += seconds
-        event = {
-            "event": "step", "step": step, "steps": self._steps, **values,
-            "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
-            "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3),
-        }
+        event = {"event": "step", "step": step, "steps": self._steps, **values,
+                 "tokens_per_second": round(tokens / seconds, 2), "tokens": self.tokens,
+                 "busy_seconds": round(self.busy, 3), "elapsed_seconds": round(self.elapsed, 3)}
         self._pace.add(event)
         eta = self._pace.remaining_seconds()
         if eta is None:  # too early: from the steps alone

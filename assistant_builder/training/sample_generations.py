@@ -34,9 +34,8 @@ class SampleQuestion:
     reference_tokens: int
 
 
-def choose_samples(
-    pairs: Iterable[Pair], prompter: ChatTokenizer, wanted: int, max_length: int
-) -> list[SampleQuestion]:
+def choose_samples(pairs: Iterable[Pair], prompter: ChatTokenizer, wanted: int,
+                   max_length: int) -> list[SampleQuestion]:
     """``wanted`` questions evenly spaced over the validation pairs, identical for all arms and after a resume.
 
     Of a conversation the first question is used; prompts of more than ``max_length`` tokens are left out.
@@ -56,9 +55,8 @@ def max_answer_tokens(questions: Sequence[SampleQuestion]) -> int:
     return min(max(question.reference_tokens for question in questions) + _SPARE_TOKENS, MAX_NEW_TOKENS)
 
 
-def sample_answers(
-    model: Any, prompter: ChatTokenizer, padding: LeftPadding, questions: Sequence[SampleQuestion]
-) -> list[str]:
+def sample_answers(model: Any, prompter: ChatTokenizer, padding: LeftPadding,
+                   questions: Sequence[SampleQuestion]) -> list[str]:
     """The greedy answers of a model in training mode to one or more questions; mode and random state are preserved."""
     import torch
 

@@ -77,9 +77,8 @@ def is_stale(losses: Mapping[int, float], step: int, patience: int) -> bool:
     return min(seen[-patience:]) >= min(seen[:-patience])
 
 
-def early_stop_decision(
-    own: Mapping[int, float], twins: Sequence[Mapping[int, float]], step: int, steps: int, patience: int
-) -> Literal["train", "wait", "stop"]:
+def early_stop_decision(own: Mapping[int, float], twins: Sequence[Mapping[int, float]], step: int, steps: int,
+                        patience: int) -> Literal["train", "wait", "stop"]:
     """What an arm does after the validation at ``step`` with early stopping.
 
     The arms stop together, at the first validation at which none has improved for ``patience`` validations. An arm

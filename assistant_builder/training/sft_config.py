@@ -38,10 +38,8 @@ def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
     Seeds are numbered from 1: the first is ``train.seed``, the second ``train.seed + 1``.
     """
     train = config.train.model_copy(update={"seed": config.train.seed + seed - 1})
-    return {
-        arm: ArmConfig(base_storage=ARMS[arm].base_storage(config.model.quant_type), model=config.model, train=train)
-        for arm in dict.fromkeys((*TWINS, *config.arms))
-    }
+    return {arm: ArmConfig(base_storage=ARMS[arm].base_storage(config.model.quant_type), model=config.model,
+                           train=train) for arm in dict.fromkeys((*TWINS, *config.arms))}
 
 
 @dataclass(frozen=True)
@@ -74,13 +72,12 @@ class TrainingRun:
     def work(self) -> WorkRemaining:
         """Work of the full run, from which its time is estimated after the first steps."""
         lengths = [len(example.input_ids) for example in self.train_examples]
-        return WorkRemaining(
-            steps=self.steps, tokens=sum(lengths[index] for index in sample_order(lengths, self.train)),
-            validations=len(validation_steps(self.train, self.steps)),
-            validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
-            samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
-            sample_tokens=max_answer_tokens(self.samples) if self.samples else 0,
-        )
+        return WorkRemaining(steps=self.steps,
+                             tokens=sum(lengths[index] for index in sample_order(lengths, self.train)),
+                             validations=len(validation_steps(self.train, self.steps)),
+                             validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
+                             samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
+                             sample_tokens=max_answer_tokens(self.samples) if self.samples else 0)
 
 
 def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:

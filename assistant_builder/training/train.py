@@ -82,9 +82,8 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     return train_distributed(train_in_process, study, run, prepared.spread, prepared.planned)
 
 
-def train_in_process(
-    study: Study, run: str, spread: ParallelStrategy, planned: Plan | None = None
-) -> Iterable[Path] | None:
+def train_in_process(study: Study, run: str, spread: ParallelStrategy,
+                     planned: Plan | None = None) -> Iterable[Path] | None:
     """The share of one of several processes in a training; see :func:`train_arm`.
 
     Without the plan of the launching process it is computed here. Plans of several processes may differ, because the
@@ -155,20 +154,17 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     adapted = loading.add_adapter(model, settings.train, settings.train.seed)
     adapted.peft_config["default"].base_model_name_or_path = prepared.base_name
     trainable = [value for value in adapted.parameters() if value.requires_grad]
-    summary = {
-        "arm": arm, "base_storage": settings.base_storage, "compute_dtype": spec.compute_dtype, "device": spec.device,
-        "devices": spread.devices, "spread": spread.kind, "seed": settings.train.seed,
-        "gradient_checkpointing": method.checkpointing, "held": method.dequantized, "base_bytes": base_bytes,
-        "adapter_bytes": sum(value.nbytes for value in trainable),
-        "trainable_parameters": sum(value.numel() for value in trainable),
-        "total_parameters": loading.count_parameters(model), "train_pairs": len(examples["train"]),
-    }
+    summary = {"arm": arm, "base_storage": settings.base_storage, "compute_dtype": spec.compute_dtype,
+               "device": spec.device, "devices": spread.devices, "spread": spread.kind, "seed": settings.train.seed,
+               "gradient_checkpointing": method.checkpointing, "held": method.dequantized, "base_bytes": base_bytes,
+               "adapter_bytes": sum(value.nbytes for value in trainable),
+               "trainable_parameters": sum(value.numel() for value in trainable),
+               "total_parameters": loading.count_parameters(model), "train_pairs": len(examples["train"])}
     trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method, on_leader)
     if trainer.is_main_process:
-        write_json(folder / "config.json", {
-            "arm": arm, **settings.model_dump(mode="json"), "compute_dtype": spec.compute_dtype, "device": spec.device,
-            "devices": spread.devices, "spread": spread.kind,
-        })
+        write_json(folder / "config.json", {"arm": arm, **settings.model_dump(mode="json"),
+                                            "compute_dtype": spec.compute_dtype, "device": spec.device,
+                                            "devices": spread.devices, "spread": spread.kind})
         write_plan(folder, prepared.planned, arm, trainer.plan.work)
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
@@ -179,13 +175,11 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         raise Cancelled("cancelled on request")
     if early and trainer.early_stop_move(reached) == "wait":
         return None
-    summary |= {
-        "steps": reached, "epochs": reached * config.train.batch_size / len(examples["train"]),
-        "tokens": trainer.metrics.tokens, "train_seconds": trainer.metrics.elapsed,
-        "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
-        "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
-        "predicted": prediction(prepared.planned, arm),
-    }
+    summary |= {"steps": reached, "epochs": reached * config.train.batch_size / len(examples["train"]),
+                "tokens": trainer.metrics.tokens, "train_seconds": trainer.metrics.elapsed,
+                "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
+                "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
+                "predicted": prediction(prepared.planned, arm)}
     return _publish_best(folder, trainer, summary) if trainer.is_main_process else []
 
 
@@ -199,10 +193,8 @@ def _examples(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[E
     return examples
 
 
-def _trainer(
-    study: Study, run: str, settings: ArmConfig, model: Any, prepared: _TrainingInputs, device: str, method: MethodPlan,
-    on_leader: bool,
-) -> TwinTrainer:
+def _trainer(study: Study, run: str, settings: ArmConfig, model: Any, prepared: _TrainingInputs, device: str,
+             method: MethodPlan, on_leader: bool) -> TwinTrainer:
     from assistant_builder.training.sft_config import TrainingRun
     from assistant_builder.training.trainer import TwinTrainer
 

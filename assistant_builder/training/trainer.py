@@ -79,10 +79,9 @@ class TwinTrainer(SFTTrainer):
         apply_kernels(model.get_base_model(), plan.train.kernels)
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
         self._prompter = prompter
-        super().__init__(
-            model=model, args=arguments, train_dataset=to_dataset(plan.train_examples),
-            data_collator=LeftPadding(prompter.pad_id), processing_class=prompter.tokenizer, callbacks=[_Events(self)],
-        )
+        super().__init__(model=model, args=arguments, train_dataset=to_dataset(plan.train_examples),
+                         data_collator=LeftPadding(prompter.pad_id), processing_class=prompter.tokenizer,
+                         callbacks=[_Events(self)])
         # adapters contain no embeddings; to check that, PEFT would request the base's config from the hub at every save
         model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
         for name, value in model.named_parameters():
@@ -148,9 +147,8 @@ class TwinTrainer(SFTTrainer):
         finally:
             self.model.zero_grad(set_to_none=True)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
         """Summed NLL of the micro-batch divided by the supervised tokens of the optimizer step.
 
         Dropout depends only on the seed, the step and the index of the micro-batch, so that it is the same after a
@@ -214,10 +212,8 @@ class TwinTrainer(SFTTrainer):
         stance = torch.compiler.set_stance("force_eager") if self.plan.train.kernels == "compile" else nullcontext()
         with stance:
             answers = sample_answers(self.model, self._prompter, self.data_collator, self.plan.samples)
-        return [
-            {"row": asked.row, "question": asked.question, "reference": asked.reference, "answer": answer}
-            for asked, answer in zip(self.plan.samples, answers, strict=True)
-        ]
+        return [{"row": asked.row, "question": asked.question, "reference": asked.reference,
+                 "answer": answer} for asked, answer in zip(self.plan.samples, answers, strict=True)]
 
     # checkpoints
 
@@ -278,9 +274,8 @@ class _Events(TrainerCallback):
         self._trainer.begin_step()
         self._step_started = time.monotonic()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                    **_: Any) -> TrainerControl:
         """Record the step; validate, save and stop if due."""
         trainer, step = self._trainer, state.global_step
         loss, tokens = trainer.sum_over_processes(trainer.step_loss, trainer.step_tokens)

@@ -65,10 +65,8 @@ def build_app(pool: WorkerPool | None = None) -> Page:
         with gr.Row(elem_id="ab-top"):
             gr.HTML(_BRAND)
             home_button = gr.Button("All studies", size="sm", min_width=110, scale=0, visible=False, elem_id="ab-home")
-            picker = gr.Dropdown(
-                study_choices(), value=None, label="Study", interactive=True, min_width=260, visible=False,
-                elem_id="ab-picker",
-            )
+            picker = gr.Dropdown(study_choices(), value=None, label="Study", interactive=True, min_width=260,
+                                 visible=False, elem_id="ab-picker")
             session = gr.HTML(visible=False, elem_id="ab-session")
         with gr.Column(elem_id="ab-overview") as overview:
             home = HomeScreen()
@@ -76,11 +74,9 @@ def build_app(pool: WorkerPool | None = None) -> Page:
             strip = gr.HTML(new_study_strip(), elem_id="ab-strip")
             with gr.Tabs(elem_id="ab-tabs") as tabs:
                 steps = StudyTabs(pool)
-        sections = [
-            LiveRegion("frame", [overview, study, picker, home_button], _frame_mark, _draw_frame),
-            LiveRegion("strip", [strip], lambda look: look.mark, _draw_strip),
-            *home.sections(), *steps.sections(),
-        ]
+        sections = [LiveRegion("frame", [overview, study, picker, home_button], _frame_mark, _draw_frame),
+                    LiveRegion("strip", [strip], lambda look: look.mark, _draw_strip), *home.sections(),
+                    *steps.sections()]
         home.wire(picker, tabs)
         steps.wire(picker, tabs)
         _follow(demo, picker, home_button, tabs, sections)
@@ -177,9 +173,8 @@ def _draw_strip(look: StudyView) -> Sequence[Any]:
     return [damaged_strip(look.name or "", look.error) if look.error else new_study_strip()]
 
 
-def _follow(
-    demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs, sections: list[LiveRegion]
-) -> None:
+def _follow(demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs,
+            sections: list[LiveRegion]) -> None:
     """Redraw the regions when the selected study changes, and store the selection in the URL of the page."""
     # The browser window stores the versions that it shows: responses in the wrong order are corrected by the next poll.
     seen = gr.Textbox("", visible="hidden")

@@ -142,8 +142,6 @@ STYLE_SHEETS = sorted((Path(__file__).parent / "styles").glob("*.css"),
 
 def arm_styles() -> str:
     """The colours of the arms as CSS; ``--arm`` is the colour of the arm that an element belongs to."""
-    return "\n".join([
-        f".gradio-container {{ {css_variables()} }}",
-        f".dark .gradio-container, .gradio-container.dark {{ {css_variables(dark=True)} }}",
-        css_rules(".ab-arm-ARM, .ab-pane.ab-arm-ARM, .ab-said.ab-arm-ARM { --arm: var(--arm-ARM); }"),
-    ])
+    return "\n".join([f".gradio-container {{ {css_variables()} }}",
+                      f".dark .gradio-container, .gradio-container.dark {{ {css_variables(dark=True)} }}",
+                      css_rules(".ab-arm-ARM, .ab-pane.ab-arm-ARM, .ab-said.ab-arm-ARM { --arm: var(--arm-ARM); }")])

@@ -36,12 +36,9 @@ def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
         checks = latest_by_step(seen.validations)
         title, color = ARMS[arm].label, ARMS[arm].color
         if points:
-            figure.add_scatter(
-                x=[point["step"] for point in points], y=[point["loss"] for point in points],
-                mode="lines" if len(points) > 2 else "lines+markers",
-                name=f"{title}, training", line={"color": color, "width": 2}, opacity=0.55,
-                hovertemplate="step %{x}: %{y:.3f}",
-            )
+            figure.add_scatter(x=[point["step"] for point in points], y=[point["loss"] for point in points],
+                               mode="lines" if len(points) > 2 else "lines+markers", name=f"{title}, training",
+                               line={"color": color, "width": 2}, opacity=0.55, hovertemplate="step %{x}: %{y:.3f}")
         if checks:
             figure.add_scatter(
                 x=[check["step"] for check in checks], y=[check["loss"] for check in checks], mode="lines+markers",
@@ -84,10 +81,8 @@ class Drawing:
         self.traces: list[dict[str, Any]] = []
         self.shapes: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-        self.layout: dict[str, Any] = {
-            **LAYOUT, "height": height, "margin": {"l": 8, "r": 8, "t": 8, "b": 48}, "showlegend": False,
-            "hoverlabel": {"align": "left"}, "dragmode": False,
-        }
+        self.layout: dict[str, Any] = {**LAYOUT, "height": height, "margin": {"l": 8, "r": 8, "t": 8, "b": 48},
+                                       "showlegend": False, "hoverlabel": {"align": "left"}, "dragmode": False}
 
     def label(self, y: float, text: str, about: str = "", *, axis: str = "", lift: int = 7) -> None:
         """Add a left-aligned label, ``lift`` pixels above the row at ``y``.
@@ -95,10 +90,9 @@ class Drawing:
         The second line ``about`` is truncated to the width of a phone; ``axis`` is the number of the axis, or empty.
         """
         more = f"<br><span style='font-size:11px'>{cut(about, _MAX_LABEL_LENGTH)}</span>" if about else ""
-        self._annotations.append({
-            "x": 0, "xref": f"x{axis} domain", "y": y, "yref": f"y{axis}", "xanchor": "left", "yanchor": "bottom",
-            "yshift": lift, "text": text + more, "showarrow": False, "align": "left", "font": {"size": 12},
-        })
+        self._annotations.append({"x": 0, "xref": f"x{axis} domain", "y": y, "yref": f"y{axis}", "xanchor": "left",
+                                  "yanchor": "bottom", "yshift": lift, "text": text + more, "showarrow": False,
+                                  "align": "left", "font": {"size": 12}})
 
     def line(self, x0: float, x1: float, y0: float, y1: float, line: dict[str, Any]) -> None:
         """Add a line between two points of the first axes."""
@@ -106,10 +100,8 @@ class Drawing:
 
     def across(self, title: str, *, axis: str = "", **more: Any) -> None:
         """Set title and plotly options of the horizontal axis."""
-        self.layout[f"xaxis{axis}"] = {
-            **AXIS, "title": {"text": title, "font": {"size": 12}, "standoff": 6}, "tickfont": {"size": 12},
-            "fixedrange": True, **more,
-        }
+        self.layout[f"xaxis{axis}"] = {**AXIS, "title": {"text": title, "font": {"size": 12}, "standoff": 6},
+                                       "tickfont": {"size": 12}, "fixedrange": True, **more}
 
     def rows(self, last: float, *, axis: str = "", **more: Any) -> None:
         """Order the rows from top to bottom, with space for the first label; ``last`` is the lower edge."""
@@ -119,9 +111,8 @@ class Drawing:
         """The figure."""
         import plotly.graph_objects as go
 
-        return go.Figure({
-            "data": self.traces, "layout": {**self.layout, "shapes": self.shapes, "annotations": self._annotations},
-        })
+        return go.Figure({"data": self.traces,
+                          "layout": {**self.layout, "shapes": self.shapes, "annotations": self._annotations}})
 
 
 def spread(up: Sequence[float], down: Sequence[float], color: str) -> dict[str, Any]:

@@ -73,10 +73,8 @@ class StudyView:
         except AssistantBuilderError as error:
             self.error = error.to_record()
         except (KeyError, TypeError, ValueError, OSError) as error:
-            self.error = StudyError(
-                f"its files are damaged ({error!r})", where=str(self.study.folder),
-                remedy="Run it again with --redo, or remove its folder",
-            ).to_record()
+            self.error = StudyError(f"its files are damaged ({error!r})", where=str(self.study.folder),
+                                    remedy="Run it again with --redo, or remove its folder").to_record()
         return None
 
 

@@ -230,11 +230,10 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     listener = listen(access.host, access.port)  # from here on, connections wait until the page is ready
     access = replace(access, port=listener.getsockname()[1])
     app, stop = page_app(build(), access)
-    config = limited_config(
-        app, access.connections, proxy=access.proxy, log_level="warning", access_log=False, server_header=False,
-        lifespan="on", proxy_headers=bool(access.proxy), forwarded_allow_ips=access.proxy or None,
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS, ssl_certfile=access.certificate, ssl_keyfile=access.key,
-    )
+    config = limited_config(app, access.connections, proxy=access.proxy, log_level="warning", access_log=False,
+                            server_header=False, lifespan="on", proxy_headers=bool(access.proxy),
+                            forwarded_allow_ips=access.proxy or None, timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+                            ssl_certfile=access.certificate, ssl_keyfile=access.key)
     ready = [f"warning: {line}" for line in warnings]
     if block:
         ready.append(f"Assistant Builder is at {access.url} (Ctrl-C ends the page; runs go on)")
@@ -287,14 +286,12 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_route(uploads.PATH, uploads.Uploads(folder, access.limits, demo).answer, methods=["POST"])
     outer.add_route(refresh.PATH, refresh.pulse_route(page.sections), methods=["GET"])
-    gr.mount_gradio_app(
-        outer, demo.queue(default_concurrency_limit=_QUEUE_LIMIT), path="/", server_name=access.host,
-        server_port=access.port, theme=make_theme(), css=arm_styles(), css_paths=STYLE_SHEETS, footer_links=[],
-        show_error=False,
-        js=_LOG_IN_AGAIN if login is not None else None, auth_dependency=user_of if login is not None else None,
-        max_file_size=access.limits.file_bytes, allowed_paths=[], blocked_paths=[], ssr_mode=False,
-        enable_monitoring=False, run_history=False, mcp_server=False, pwa=False,
-    )
+    gr.mount_gradio_app(outer, demo.queue(default_concurrency_limit=_QUEUE_LIMIT), path="/", server_name=access.host,
+                        server_port=access.port, theme=make_theme(), css=arm_styles(), css_paths=STYLE_SHEETS,
+                        footer_links=[], show_error=False, js=_LOG_IN_AGAIN if login is not None else None,
+                        auth_dependency=user_of if login is not None else None, max_file_size=access.limits.file_bytes,
+                        allowed_paths=[], blocked_paths=[], ssr_mode=False, enable_monitoring=False, run_history=False,
+                        mcp_server=False, pwa=False)
     # Mounting does not set this, and without it gradio checks no file that a request names.
     demo.has_launched = True
     mounts = (route.app for route in outer.routes if isinstance(route, Mount))

@@ -88,11 +88,9 @@ def _option(key: str, field: FieldInfo, default: Any) -> Option:
         kind, choices = "choice", name_of.choices()
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     bounds = bounds_text(field)
-    return Option(
-        key=key, title=field.title or key.rsplit(".", 1)[-1],
-        help=f"{field.description or ''} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
-        kind=kind, basic=extra.get("level") == "basic", optional=optional, choices=choices, default=default,
-    )
+    return Option(key=key, title=field.title or key.rsplit(".", 1)[-1],
+                  help=f"{field.description or ''} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
+                  kind=kind, basic=extra.get("level") == "basic", optional=optional, choices=choices, default=default)
 
 
 def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:

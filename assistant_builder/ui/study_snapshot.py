@@ -118,10 +118,8 @@ def take_snapshot(study: Study) -> Snapshot:
 
 def _arm(study: Study, arm: str) -> ArmSnapshot:
     summary = study.arm_folder(arm) / "summary.json"
-    return ArmSnapshot(
-        study.step(f"train-{arm}"), _events(study, arm, "step"), _events(study, arm, "validation"),
-        read_json(summary) if summary.exists() else None, _events(study, arm, "sample"),
-    )
+    return ArmSnapshot(study.step(f"train-{arm}"), _events(study, arm, "step"), _events(study, arm, "validation"),
+                       read_json(summary) if summary.exists() else None, _events(study, arm, "sample"))
 
 
 def samples_stamp(study: Study) -> str:

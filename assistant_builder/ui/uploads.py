@@ -136,11 +136,10 @@ class Uploads:
     async def _receive(self, request: Request, folder: Path, most: int) -> list[str]:
         progress = request.query_params.get("upload_id", "")[:64] or None
         try:
-            form = await GradioMultiPartParser(
-                request.headers, _limited_stream(request, most), max_files=self._limits.files_at_once, max_fields=0,
-                upload_dir=folder, max_file_size=self._limits.file_bytes, upload_id=progress,
-                upload_progress=file_upload_statuses if progress else None,
-            ).parse()
+            form = await GradioMultiPartParser(request.headers, _limited_stream(request, most),
+                                               max_files=self._limits.files_at_once, max_fields=0, upload_dir=folder,
+                                               max_file_size=self._limits.file_bytes, upload_id=progress,
+                                               upload_progress=file_upload_statuses if progress else None).parse()
         except (OSError, MultiPartException, ClientDisconnect):
             raise
         except Exception as error:  # the parser passes on exceptions of its library

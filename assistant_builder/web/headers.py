@@ -16,12 +16,11 @@ from assistant_builder.web.middleware import send_response
 from assistant_builder.web.sessions import SESSION, may_read
 
 # gradio uses inline scripts and compiles its HTML templates; plotly compiles its number formats
-CONTENT_SECURITY_POLICY = "; ".join((
-    "default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:", "style-src 'self' 'unsafe-inline'",
-    "img-src 'self' data: blob:", "font-src 'self' data:", "connect-src 'self' data: blob:",
-    "media-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'", "base-uri 'self'",
-    "form-action 'self'", "frame-ancestors 'none'",
-))
+CONTENT_SECURITY_POLICY = "; ".join(("default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+                                     "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:",
+                                     "font-src 'self' data:", "connect-src 'self' data: blob:",
+                                     "media-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'",
+                                     "base-uri 'self'", "form-action 'self'", "frame-ancestors 'none'"))
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",

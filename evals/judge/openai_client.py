@@ -55,9 +55,8 @@ class ChatEndpoint:
         EvaluationError: The key cannot be sent in a header.
     """
 
-    def __init__(
-        self, url: str, model: str, *, key: str | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY
-    ) -> None:
+    def __init__(self, url: str, model: str, *, key: str | None = None,
+                 patience: RetryPolicy = DEFAULT_RETRY_POLICY) -> None:
         base = httpx.URL(url)
         path = base.path.rstrip("/")
         self.host = base.netloc.decode("ascii")
@@ -77,9 +76,8 @@ class ChatEndpoint:
     async def __aenter__(self) -> ChatEndpoint:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:
         await self._client.aclose()
 
     async def ask(self, messages: Sequence[dict[str, str]]) -> str:

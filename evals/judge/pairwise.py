@@ -57,10 +57,8 @@ def judge_messages(sample: Mapping[str, Any], first: str, second: str) -> list[d
         texts["earlier_turns"] = _capped("\n".join(f"{turn['role']}: {turn['content']}" for turn in earlier))
     texts |= {"question": _capped(asked["content"]), "reference": _capped(sample["reference"]),
               "answer_A": _capped(first), "answer_B": _capped(second)}
-    return [
-        {"role": "system", "content": INSTRUCTIONS},
-        {"role": "user", "content": json.dumps(texts, ensure_ascii=False, indent=1)},
-    ]
+    return [{"role": "system", "content": INSTRUCTIONS},
+            {"role": "user", "content": json.dumps(texts, ensure_ascii=False, indent=1)}]
 
 
 def _capped(text: str) -> str:
@@ -108,13 +106,11 @@ def counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     identical = sum(not line["orders"] for line in lines)
     agreed = sum(line["outcome"] == "tie" and all(order["choice"] == "tie" for order in line["orders"])
                  for line in lines)
-    return {
-        "items": len(lines), "wins": outcomes[CANDIDATE], "losses": outcomes[BASELINE], "ties": outcomes["tie"],
-        "failures": outcomes["failed"], "disagreements": outcomes["tie"] - agreed, "identical": identical,
-        "judgements": choices.total(), "first_preferred": choices["first"] / choices.total() if choices else None,
-        "second_preferred": choices["second"] / choices.total() if choices else None,
-        "seconds": round(sum(line["seconds"] for line in lines), 3),
-    }
+    return {"items": len(lines), "wins": outcomes[CANDIDATE], "losses": outcomes[BASELINE], "ties": outcomes["tie"],
+            "failures": outcomes["failed"], "disagreements": outcomes["tie"] - agreed, "identical": identical,
+            "judgements": choices.total(), "first_preferred": choices["first"] / choices.total() if choices else None,
+            "second_preferred": choices["second"] / choices.total() if choices else None,
+            "seconds": round(sum(line["seconds"] for line in lines), 3)}
 
 
 def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None = None, seed: int = 0) -> dict[str, Any]:
@@ -131,10 +127,9 @@ def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None =
     places = [place for place, outcome in enumerate(outcomes) if outcome != "failed"]
     wins, losses = ([float(outcomes[place] == cell) for place in places] for cell in (CANDIDATE, BASELINE))
     labels = None if clusters is None else [clusters[place] for place in places]
-    found: dict[str, Any] = {
-        "preference": None, "ci": None, "p_value": None, "n": len(places), "decided": int(sum(wins) + sum(losses)),
-        "n_clusters": None, "method": None, "warnings": [],
-    }
+    found: dict[str, Any] = {"preference": None, "ci": None, "p_value": None, "n": len(places),
+                             "decided": int(sum(wins) + sum(losses)), "n_clusters": None, "method": None,
+                             "warnings": []}
     if not places:
         return found
     found["preference"] = 0.5 + (sum(wins) - sum(losses)) / (2 * len(places))
@@ -142,11 +137,9 @@ def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None =
         result = paired_comparison(losses, wins, clusters=labels, seed=seed)
     except EvaluationError:  # a single item or cluster has no interval
         return found
-    return found | {
-        "ci": [0.5 + result.ci_low / 2, 0.5 + result.ci_high / 2], "p_value": result.p_value,
-        "n_clusters": result.n_clusters, "method": result.method,
-        "warnings": [text for text in result.warnings if text.startswith("too few")],
-    }
+    return found | {"ci": [0.5 + result.ci_low / 2, 0.5 + result.ci_high / 2], "p_value": result.p_value,
+                    "n_clusters": result.n_clusters, "method": result.method,
+                    "warnings": [text for text in result.warnings if text.startswith("too few")]}
 
 
 KEY_VARIABLE = "ASSISTANT_BUILDER_JUDGE_KEY"
@@ -167,9 +160,8 @@ class _Question:
     asked: str
 
 
-def judge_study(
-    study: Study, *, on_progress: Callable[[int, int], None] | None = None, patience: RetryPolicy = DEFAULT_RETRY_POLICY
-) -> dict[str, Any]:
+def judge_study(study: Study, *, on_progress: Callable[[int, int], None] | None = None,
+                patience: RetryPolicy = DEFAULT_RETRY_POLICY) -> dict[str, Any]:
     """Judge the answers of L16 and Q4; writes ``evals/judge.jsonl`` item by item, then ``judge.json``, and returns it.
 
     Recorded verdicts are kept if model, host, prompt, question, reference and answers are the same; failed items are
@@ -212,10 +204,9 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
                for cell, samples in cells.items()}
     both = [s for s in cells[BASELINE] if s["item"] in answers[BASELINE] and s["item"] in answers[CANDIDATE]]
     if not both:
-        raise EvaluationError(
-            f"there are no answers of {BASELINE} and {CANDIDATE} to judge", where=f"study {study.name}",
-            remedy=f"Keep both in eval.cells and run 'assistant-builder run {study.name}'",
-        )
+        raise EvaluationError(f"there are no answers of {BASELINE} and {CANDIDATE} to judge",
+                              where=f"study {study.name}",
+                              remedy=f"Keep both in eval.cells and run 'assistant-builder run {study.name}'")
     if len(both) > config.judge_items:
         places = random.Random(config.seed).sample(range(len(both)), config.judge_items)
         both = [both[place] for place in sorted(places)]
@@ -231,9 +222,8 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
 class _Record:
     """Writes each finished item, and detects an endpoint that does not work."""
 
-    def __init__(
-        self, path: Path, lines: dict[str, dict[str, Any]], total: int, on_progress: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, path: Path, lines: dict[str, dict[str, Any]], total: int,
+                 on_progress: Callable[[int, int], None]) -> None:
         self._path, self._lines, self._total, self._on_progress = path, lines, total, on_progress
         self._consecutive_failures = 0
         self.answered = False

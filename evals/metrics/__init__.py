@@ -260,9 +260,8 @@ def _scores(metrics: Sequence[Metric], answer: str, reference: str, context: Con
     return found
 
 
-def score_answers(
-    answers: Sequence[str], references: Sequence[str], resources: Resources, *, embedder: bool = True
-) -> list[dict[str, float]]:
+def score_answers(answers: Sequence[str], references: Sequence[str], resources: Resources, *,
+                  embedder: bool = True) -> list[dict[str, float]]:
     """Score the answers of a cell by every metric that needs a model; metrics that embed texts only with ``embedder``.
 
     Raises:

@@ -125,9 +125,8 @@ def write_report(study: Study) -> Path:
     return path
 
 
-def headline_comparisons(
-    by_seed: Mapping[int, Mapping[str, Cell]], usable: Mapping[str, list[str]], rules: Rules
-) -> dict[str, Comparison]:
+def headline_comparisons(by_seed: Mapping[int, Mapping[str, Cell]], usable: Mapping[str, list[str]],
+                         rules: Rules) -> dict[str, Comparison]:
     """QLoRA against its twin on every metric, averaged over the training seeds; the metrics of the decision first."""
     baseline, candidate = (averaged([found[name] for found in by_seed.values()]) for name in (BASELINE, CANDIDATE))
     return {metric: rules.compare(baseline, candidate, metric, usable[metric])
@@ -143,9 +142,7 @@ def other_claim(by_seed: Mapping[int, Mapping[str, Cell]], items: list[str], rul
             "clustered_by": list(result.clustered_by), **comparing.figures_of(result)}
 
 
-def _usable(
-    study: Study, cells: dict[str, Cell], baselines: dict[str, Cell], rules: Rules
-) -> dict[str, list[str]]:
+def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell], rules: Rules) -> dict[str, list[str]]:
     """Metric → the items it is computed on; the primary metric must be among them."""
     tuned = tuned_cells(study.config.arms)
     usable = metrics_of({**cells, **baselines}, tuned, rules.items)
@@ -171,8 +168,7 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     else:
         label, about = BASELINE_TEXTS[cell.name]
         about = about.replace("float16 base", f"{cell.scores.get('base') or 'float16'} base")
-    return {
-        "items": len(cell.samples), "tokens": sum(sample["tokens"] for sample in cell.samples), "nll_per_token": loss,
-        "perplexity": None if loss is None else math.exp(min(loss, 700.0)), "metrics": figures, "label": label,
-        "about": about, **{key: cell.scores[key] for key in kept if key in cell.scores},
-    }
+    return {"items": len(cell.samples), "tokens": sum(sample["tokens"] for sample in cell.samples),
+            "nll_per_token": loss, "perplexity": None if loss is None else math.exp(min(loss, 700.0)),
+            "metrics": figures, "label": label, "about": about,
+            **{key: cell.scores[key] for key in kept if key in cell.scores}}

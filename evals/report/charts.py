@@ -96,15 +96,11 @@ def interval_panel(rows: Sequence[dict[str, Any]], left: str, right: str, headin
         metric = row["metric"]
         low, high = sorted(scale(row[key] * factor[metric]) for key in ("ci_low", "ci_high"))
         harm = None if row["margin"] is None else row["margin"] * factor[metric] * (-1 if mirrored else 1)
-        marks.append({
-            **{key: row[key] for key in ("label", "about", "note", "primary")}, "low": low, "high": high,
-            "at": scale(row["delta"] * factor[metric]), "margin": None if harm is None else scale(harm),
-            "text": difference(row["delta"], metric, row), "interval": interval(row, metric),
-        })
-    return {
-        "unit": how.unit if how.unit != "points" else "points of 100", "rows": marks, "zero": scale(0.0),
-        "ticks": axis(scale, 4), "left": left, "right": right, "heading": heading,
-    }
+        marks.append({**{key: row[key] for key in ("label", "about", "note", "primary")}, "low": low, "high": high,
+                      "at": scale(row["delta"] * factor[metric]), "margin": None if harm is None else scale(harm),
+                      "text": difference(row["delta"], metric, row), "interval": interval(row, metric)})
+    return {"unit": how.unit if how.unit != "points" else "points of 100", "rows": marks, "zero": scale(0.0),
+            "ticks": axis(scale, 4), "left": left, "right": right, "heading": heading}
 
 
 def loss_chart(curves: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any] | None:
@@ -158,11 +154,8 @@ def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict
     """Differences between cells on the metric of the verdict, with the margin; ``None`` without any."""
     if not rows:
         return None
-    drawn = [
-        {**row, "label": row["title"], "about": row["meaning"], "primary": "verdict" in row, "margin": margin,
-         "note": f"{row['from']} → {row['to']}; {row['reading']}"}
-        for row in rows
-    ]
+    drawn = [{**row, "label": row["title"], "about": row["meaning"], "primary": "verdict" in row, "margin": margin,
+              "note": f"{row['from']} → {row['to']}; {row['reading']}"} for row in rows]
     return interval_panel(drawn, "← the first is better", "the first is worse →", "Difference (95% interval)")
 
 
@@ -198,13 +191,11 @@ def waterfall(attribution: Mapping[str, Any] | None) -> dict[str, Any] | None:
     for place, (step, start, end, low, high) in enumerate(spans):
         is_level = step["kind"] == "level"
         at = [scale(value * how.factor) for value in (start if place else end, end, low, high)]
-        rows.append({
-            "kind": step["kind"], "name": step["key"].replace("-", " − "),
-            "arm": CELLS[step["key"]].adapter if is_level else None, "label": capitalised(step["label"]),
-            "from_": at[0], "end": at[1], "low": min(at[2:]), "high": max(at[2:]), "harm": at[1] > at[0],
-            "text": number(end, metric) if is_level else difference(step["delta"], metric, step),
-            "interval": "" if is_level else interval(step, metric),
-        })
+        rows.append({"kind": step["kind"], "name": step["key"].replace("-", " − "),
+                     "arm": CELLS[step["key"]].adapter if is_level else None, "label": capitalised(step["label"]),
+                     "from_": at[0], "end": at[1], "low": min(at[2:]), "high": max(at[2:]), "harm": at[1] > at[0],
+                     "text": number(end, metric) if is_level else difference(step["delta"], metric, step),
+                     "interval": "" if is_level else interval(step, metric)})
     return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
 
 
@@ -223,10 +214,8 @@ def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] |
         } for one in cell["bins"]],
     } for name, cell in reliability["cells"].items()]
     marks = (0, 0.25, 0.5, 0.75, 1)
-    return {
-        "lines": lines, "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
-        "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in marks],
-    }
+    return {"lines": lines, "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
+            "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in marks]}
 
 
 def seed_dots(seeds: Mapping[str, Any]) -> dict[str, Any] | None:

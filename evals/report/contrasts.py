@@ -117,11 +117,9 @@ def with_holm(family: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def figures_of(result: Comparison) -> dict[str, Any]:
     """The fields of a comparison that every row of the report has."""
-    return {
-        "delta": float(result.delta), "ci_low": float(result.ci_low), "ci_high": float(result.ci_high),
-        "p_value": float(result.p_value), "n": int(result.n), "n_clusters": result.n_clusters,
-        "method": result.method, "higher_is_better": result.higher_is_better, "warnings": list(result.warnings),
-    }
+    return {"delta": float(result.delta), "ci_low": float(result.ci_low), "ci_high": float(result.ci_high),
+            "p_value": float(result.p_value), "n": int(result.n), "n_clusters": result.n_clusters,
+            "method": result.method, "higher_is_better": result.higher_is_better, "warnings": list(result.warnings)}
 
 
 def clusters_of(samples: list[dict[str, Any]]) -> list[Any] | None:
@@ -145,9 +143,8 @@ def in_words(row: Mapping[str, Any], worse: str, better: str, unclear: str) -> s
     return worse if clearly_worse(row) else better if clearly_better(row) else unclear
 
 
-def verdict(
-    compared: Mapping[str, Comparison], rules: Rules, *, seeds: Mapping[str, Any], uncovered: int
-) -> dict[str, Any]:
+def verdict(compared: Mapping[str, Comparison], rules: Rules, *, seeds: Mapping[str, Any],
+            uncovered: int) -> dict[str, Any]:
     """The verdict of all bounds together, with the figures of the primary metric that its sentence needs.
 
     Args:
@@ -201,9 +198,8 @@ def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def attribution(
-    rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], primary: str
-) -> dict[str, Any] | None:
+def attribution(rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]],
+                primary: str) -> dict[str, Any] | None:
     """The difference between the 16-bit twin and QLoRA in two steps, on the metric of the verdict; ``None`` without L4.
 
     A step is a level of a cell or the difference between two cells, with its interval.
@@ -211,14 +207,10 @@ def attribution(
     of = {row["name"]: row for row in rows if row["metric"] == primary}
     if not {HEADLINE, *(name for name, _ in _PARTS)} <= of.keys():
         return None
-    steps = [
-        {"key": name, "kind": "step", "label": label, **{key: of[name][key] for key in ("delta", "ci_low", "ci_high")}}
-        for name, label in _PARTS
-    ]
-    first, last = (
-        {"key": cell, "kind": "level", "label": CELLS[cell].label, "value": cells[cell]["metrics"][primary]}
-        for cell in (BASELINE, CANDIDATE)
-    )
+    steps = [{"key": name, "kind": "step", "label": label,
+              **{key: of[name][key] for key in ("delta", "ci_low", "ci_high")}} for name, label in _PARTS]
+    first, last = ({"key": cell, "kind": "level", "label": CELLS[cell].label,
+                    "value": cells[cell]["metrics"][primary]} for cell in (BASELINE, CANDIDATE))
     places, how = decimals(primary, of[HEADLINE]), shown(primary)
     parts = [
         f"{label} accounts for {signed(of[name]['delta'] * how.factor, places)} "
@@ -248,9 +240,7 @@ _NOT_COMPARED: dict[str, tuple[str, ...]] = {
 """The questions that a study leaves open, by the arm that it does not train."""
 
 
-def verdict_alone(
-    study: Study, rows: Sequence[Mapping[str, Any]], items: int, rules: Rules
-) -> dict[str, Any]:
+def verdict_alone(study: Study, rows: Sequence[Mapping[str, Any]], items: int, rules: Rules) -> dict[str, Any]:
     """The verdict of a study that does not train both twins: without figures, with ``reason`` and ``action``.
 
     The number of clusters is that of the first arm's contrast with its untuned base among ``rows``.

@@ -108,9 +108,8 @@ ORDER = ("lost", "gained", "different", "same", "not generated", "alone")
 study trains one arm and compares no answers."""
 
 
-def item_rows(
-    cells: Mapping[str, Cell], metrics: list[str], tuned: Sequence[str] = (BASELINE, CANDIDATE)
-) -> list[dict[str, Any]]:
+def item_rows(cells: Mapping[str, Cell], metrics: list[str],
+              tuned: Sequence[str] = (BASELINE, CANDIDATE)) -> list[dict[str, Any]]:
     """One record for each item; items on which the two assistants differ come first, in the order of ``ORDER``."""
     rows = [_item_row(cells, item, metrics, tuned) for item in cells[tuned[0]].by_item]
     return sorted(rows, key=lambda row: ORDER.index(row["change"]))
@@ -222,20 +221,16 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
             runs[name] = [(cut(answers[name]), False)]
         if name in row["nll"] or not further:
             nll = row["nll"].get(name)
-            sides.append({
-                "arm": arm.name, "label": arm.label, "runs": runs.get(name),
-                "loss": None if nll is None else number(nll / row["tokens"], "nll_per_token"),
-                "exact": row["metrics"].get(name, {}).get("exact_match") == 1,
-                "declined": row["declined"].get(name, False),
-            })
+            sides.append({"arm": arm.name, "label": arm.label, "runs": runs.get(name),
+                          "loss": None if nll is None else number(nll / row["tokens"], "nll_per_token"),
+                          "exact": row["metrics"].get(name, {}).get("exact_match") == 1,
+                          "declined": row["declined"].get(name, False)})
     bases = [arm.untuned_cell for arm in ARMS.values()]
     untuned = next((name for name in bases if name in answers), "") if alone else LORA.untuned_cell
-    return {
-        **{key: row[key] for key in ("row", "turn", "cluster", "answerable")}, "sides": sides,
-        "question": cut(row["question"]), "reference": cut(row["reference"]),
-        "context": [{"role": message["role"], "content": cut(message["content"])} for message in row["context"]],
-        "untuned": cut(answers[untuned]) if untuned in answers else None,
-    }
+    return {**{key: row[key] for key in ("row", "turn", "cluster", "answerable")}, "sides": sides,
+            "question": cut(row["question"]), "reference": cut(row["reference"]),
+            "context": [{"role": message["role"], "content": cut(message["content"])} for message in row["context"]],
+            "untuned": cut(answers[untuned]) if untuned in answers else None}
 
 
 def marked(first: str, second: str) -> tuple[Runs, Runs]:

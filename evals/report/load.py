@@ -160,10 +160,8 @@ def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) 
     """Raise unless every cell has the items of ``like`` and a summary that agrees with its samples."""
     problems = [problem for name, cell in cells.items() if (problem := _contradiction(name, cell, like))]
     if problems:
-        raise EvaluationError(
-            "the cells cannot be compared: " + "; ".join(problems), where=str(study.folder / "evals"),
-            remedy=f"Score them again with 'assistant-builder run {study.name} --redo'",
-        )
+        raise EvaluationError("the cells cannot be compared: " + "; ".join(problems), where=str(study.folder / "evals"),
+                              remedy=f"Score them again with 'assistant-builder run {study.name} --redo'")
 
 
 def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
@@ -180,9 +178,8 @@ def _contradiction(name: str, cell: Cell, like: Cell) -> str | None:
     return None
 
 
-def metrics_of(
-    cells: Mapping[str, Cell], tuned: Sequence[str], wanted: Callable[[Cell, str], list[str]] | None = None,
-) -> dict[str, list[str]]:
+def metrics_of(cells: Mapping[str, Cell], tuned: Sequence[str],
+               wanted: Callable[[Cell, str], list[str]] | None = None) -> dict[str, list[str]]:
     """The items each metric is computed on, in file order: those with a score in every cell that has the metric.
 
     Metrics that a ``tuned`` cell lacks or that have too few items for a comparison are left out.

@@ -74,10 +74,8 @@ def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str,
 
 def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> dict[str, Any]:
     label, about = _TEXTS.get(task, (task, f"The task {task} of lm-eval."))
-    record: dict[str, Any] = {
-        "label": label, "about": about, "metric": None, "items": 0, "cells": {}, "contrasts": [], "flips": {},
-        "listed": [], "sentence": "", "error": None,
-    }
+    record: dict[str, Any] = {"label": label, "about": about, "metric": None, "items": 0, "cells": {}, "contrasts": [],
+                              "flips": {}, "listed": [], "sentence": "", "error": None}
     first = next(iter(next(iter(found.values())).values()))
     names = [name for name in first["metrics"] if _value(first, name) is not None]
     metric = next((name for name in (*_PREFERRED, *names) if name in names), None)
@@ -98,10 +96,9 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
     for candidate, baseline in pairs:
         if candidate in values and baseline in values and len(ids) > 1:
             name = f"{candidate}-{baseline}"
-            result = paired_comparison(
-                values[baseline], values[candidate], higher_is_better=not metric.endswith(_LOWER_IS_BETTER),
-                seed=config.seed, resamples=config.bootstrap_resamples,
-            )
+            result = paired_comparison(values[baseline], values[candidate],
+                                       higher_is_better=not metric.endswith(_LOWER_IS_BETTER), seed=config.seed,
+                                       resamples=config.bootstrap_resamples)
             record["contrasts"].append({"name": name, "metric": metric, "baseline": baseline, "candidate": candidate,
                                         "meaning": meanings[name], **figures_of(result)})
             if set(values[baseline]) | set(values[candidate]) <= {0.0, 1.0}:
@@ -130,10 +127,9 @@ def _forgotten(flips: Mapping[str, Mapping[str, list[Any]]], found: Mapping[str,
     for doc_id in order[:_LISTED]:
         documents = {cell: docs[doc_id] for cell, docs in found.items() if doc_id in docs}
         likelihoods = {cell: document["likelihoods"] for cell, document in documents.items()}
-        listed.append({
-            "doc_id": doc_id, "lost_in": lost_in[doc_id], "document": next(iter(documents.values()))["document"],
-            "chosen": {cell: each.index(max(each)) if each else None for cell, each in likelihoods.items()},
-        })
+        listed.append({"doc_id": doc_id, "lost_in": lost_in[doc_id],
+                       "document": next(iter(documents.values()))["document"],
+                       "chosen": {cell: each.index(max(each)) if each else None for cell, each in likelihoods.items()}})
     return listed
 
 
@@ -213,10 +209,9 @@ def _curve(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     bins: list[dict[str, Any]] = []
     for part in np.array_split(np.arange(n), count):
         share = float(right[part].mean())
-        bins.append({
-            "low": float(probability[part[0]]), "high": float(probability[part[-1]]), "n": len(part),
-            "mean_probability": float(probability[part].mean()), "correct": share, "ci": _wilson(share, len(part)),
-        })
+        bins.append({"low": float(probability[part[0]]), "high": float(probability[part[-1]]), "n": len(part),
+                     "mean_probability": float(probability[part].mean()), "correct": share,
+                     "ci": _wilson(share, len(part))})
     ece = math.fsum(each["n"] * abs(each["mean_probability"] - each["correct"]) for each in bins) / n
     return {"bins": bins, "ece": ece, "brier": float(np.square(probability - right).mean()), "n": n}
 
@@ -280,14 +275,12 @@ def votes(study: Study) -> dict[str, Any] | None:
     if test.share is not None:
         sentence += (f" QLoRA has {percent(test.share)} of the votes that prefer one (95% interval "
                      f"{percent(test.ci_low)} to {percent(test.ci_high)}).")
-    return {
-        "votes": found.counted, QLORA.name: found.candidate, LORA.name: found.baseline, "ties": found.ties,
-        "both_bad": found.both_bad, "outdated": found.outdated, "repeated": found.repeated,
-        "questions": len({vote.question for vote in kept}), "share": test.share,
-        "ci": None if test.share is None else [test.ci_low, test.ci_high], "p_value": test.p_value,
-        "first": min(vote.time for vote in kept), "last": max(vote.time for vote in kept),
-        "left": sum(vote.vote == "a" for vote in kept), "sentence": sentence,
-    }
+    return {"votes": found.counted, QLORA.name: found.candidate, LORA.name: found.baseline, "ties": found.ties,
+            "both_bad": found.both_bad, "outdated": found.outdated, "repeated": found.repeated,
+            "questions": len({vote.question for vote in kept}), "share": test.share,
+            "ci": None if test.share is None else [test.ci_low, test.ci_high], "p_value": test.p_value,
+            "first": min(vote.time for vote in kept), "last": max(vote.time for vote in kept),
+            "left": sum(vote.vote == "a" for vote in kept), "sentence": sentence}
 
 
 def report_lacks_votes(study: Study) -> bool:
@@ -320,11 +313,9 @@ def beats_untuned(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mappi
                 clear = [row for row in family if row["p_value_holm"] <= SIGNIFICANT]
                 beaten = [row["metric"] for row in clear if clearly_better(row)]
                 worse = [row["metric"] for row in clear if clearly_worse(row)]
-                record = {
-                    "arm": arm.name, "cell": arm.cell, "baseline": baseline, "beaten": beaten,
-                    "not_beaten": [row["metric"] for row in family if row["metric"] not in (*beaten, *worse)],
-                    "worse": worse,
-                }
+                record = {"arm": arm.name, "cell": arm.cell, "baseline": baseline, "beaten": beaten,
+                          "not_beaten": [row["metric"] for row in family if row["metric"] not in (*beaten, *worse)],
+                          "worse": worse}
                 found.append({**record, "sentence": _baseline_sentence(record, figures)})
     return found
 

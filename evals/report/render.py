@@ -47,16 +47,13 @@ def arm_styles() -> str:
 
 @cache
 def _environment(*, html: bool) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("evals.report"), autoescape=html, finalize=_printable if html else escape,
-        trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
-    )
+    environment = Environment(loader=PackageLoader("evals.report"), autoescape=html,
+                              finalize=_printable if html else escape, trim_blocks=True, lstrip_blocks=True,
+                              undefined=StrictUndefined)
     assert environment.loader is not None
     styles = [environment.loader.get_source(environment, name)[0] for name in ("style.css", "print.css")]
-    environment.globals |= {
-        "style": Markup(f"{arm_styles()}\n{''.join(styles)}"), "plural": plural, "nbsp": Markup("&nbsp;"),
-        "symbols": {arm.name: arm.symbol for arm in ARMS.values()},
-    }
+    environment.globals |= {"style": Markup(f"{arm_styles()}\n{''.join(styles)}"), "plural": plural,
+                            "nbsp": Markup("&nbsp;"), "symbols": {arm.name: arm.symbol for arm in ARMS.values()}}
     environment.filters |= {"value": format_value, "subscripts": subscripts}
     return environment
 

@@ -61,18 +61,15 @@ def graded_rows(report: Report) -> list[dict[str, str]]:
     for arm in arms_of(report):
         for grade in plan_accuracy(report["resources"].get(arm, {})):
             label, text_of = _GRADED[grade["quantity"]]
-            rows.append({
-                "quantity": label, "arm": label_of(arm), "predicted": text_of(grade["predicted"]),
-                "measured": text_of(grade["measured"]), "error": signed_percent(grade["error"]),
-            })
+            rows.append({"quantity": label, "arm": label_of(arm), "predicted": text_of(grade["predicted"]),
+                         "measured": text_of(grade["measured"]), "error": signed_percent(grade["error"])})
     return rows
 
 
 def step_rows(report: Report) -> list[dict[str, str]]:
     """Time and peak memory of each finished step of the study."""
     return [{"name": step["name"], "seconds": fmt.duration(step["seconds"]),
-             "memory": fmt.size(step["peak_memory_bytes"])}
-            for step in report["steps"]]
+             "memory": fmt.size(step["peak_memory_bytes"])} for step in report["steps"]]
 
 
 def scored_at(report: Report) -> str | None:
@@ -182,12 +179,10 @@ def metric_table(report: Report) -> dict[str, Any]:
         })
         if metric == "nll_per_token":
             low, high = (signed_percent(math.expm1(row[end])) for end in ("ci_low", "ci_high"))
-            rows.append({
-                "label": "Perplexity", "primary": False, "scale": "lower is better; difference in percent",
-                "figures": [number_of(cell["perplexity"]) for cell in cells.values()],
-                "difference": signed_percent(math.expm1(row["delta"])), "interval": f"{low} to {high}",
-                "p": "", "holm": "", "reading": "the loss in other units",
-            })
+            rows.append({"label": "Perplexity", "primary": False, "scale": "lower is better; difference in percent",
+                         "figures": [number_of(cell["perplexity"]) for cell in cells.values()],
+                         "difference": signed_percent(math.expm1(row["delta"])), "interval": f"{low} to {high}",
+                         "p": "", "holm": "", "reading": "the loss in other units"})
     if not rows:  # a single arm, whose untuned base is not among eval.cells
         rows = [{
             "label": shown(name).label, "primary": False,
@@ -295,13 +290,11 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
     times as large.
     """
     metric, records = report["primary_metric"], {**report["cells"], **report["baselines"]}
-    rows = [
-        {**row, "title": f"{row['candidate']} − {row['baseline']}",
-         "from": number(records[row["baseline"]]["metrics"].get(metric), metric),
-         "to": number(records[row["candidate"]]["metrics"].get(metric), metric),
-         "text": difference(row["delta"], metric, row), "interval": interval(row, metric), "reading": reading(row)}
-        for row in report["contrasts"] if row["metric"] == metric
-    ]
+    rows = [{**row, "title": f"{row['candidate']} − {row['baseline']}",
+             "from": number(records[row["baseline"]]["metrics"].get(metric), metric),
+             "to": number(records[row["candidate"]]["metrics"].get(metric), metric),
+             "text": difference(row["delta"], metric, row), "interval": interval(row, metric),
+             "reading": reading(row)} for row in report["contrasts"] if row["metric"] == metric]
     reach = [max(abs(row["ci_low"]), abs(row["ci_high"])) for row in rows]
     limit = _LARGE * max(report["verdict"]["margin"], reach[0] if is_compared(report) else max(reach, default=0.0))
     near = [row for row, far in zip(rows, reach, strict=True) if far <= limit]
@@ -350,14 +343,13 @@ def export_table(report: Report) -> dict[str, Any] | None:
     rows = []
     for row in exports:
         compared = row["delta"] is not None
-        rows.append({
-            "cell": row["cell"], "arm": row["arm"], "measured": row["measured"], "how": fmt.export_description(row),
-            "size": fmt.size(row["bytes"]), "figure": number(row["figure"], metric),
-            "difference": difference(row["delta"], metric, row) if compared else "",
-            "interval": interval(row, metric) if compared else "",
-            "exact": "–" if row["exact_match"] is None else number(row["exact_match"], "exact_match"),
-            "keeps": row["keeps"], "verdict": kept.get(row["keeps"]) or f"no, it loses {fmt.share_lost(row)}",
-        })
+        rows.append({"cell": row["cell"], "arm": row["arm"], "measured": row["measured"],
+                     "how": fmt.export_description(row), "size": fmt.size(row["bytes"]),
+                     "figure": number(row["figure"], metric),
+                     "difference": difference(row["delta"], metric, row) if compared else "",
+                     "interval": interval(row, metric) if compared else "",
+                     "exact": "–" if row["exact_match"] is None else number(row["exact_match"], "exact_match"),
+                     "keeps": row["keeps"], "verdict": kept.get(row["keeps"]) or f"no, it loses {fmt.share_lost(row)}"})
     return {"rows": rows, "metric": how.label, "exact": metric != "exact_match",
             "margin": f"{fmt.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip()}
 
@@ -369,11 +361,9 @@ def baseline_rows(report: Report) -> list[dict[str, str]]:
         for cell in served_cells(arms_of(report)):
             for row in of_contrast(report, f"{cell}-{name}"):
                 metric = row["metric"]
-                rows.append({
-                    "against": record["label"], "cell": cell, "arm": report["cells"][cell]["label"],
-                    "metric": shown(metric).label, "from": number(record["metrics"].get(metric), metric),
-                    "to": number(report["cells"][cell]["metrics"].get(metric), metric),
-                    "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
-                    "reading": reading(row),
-                })
+                rows.append({"against": record["label"], "cell": cell, "arm": report["cells"][cell]["label"],
+                             "metric": shown(metric).label, "from": number(record["metrics"].get(metric), metric),
+                             "to": number(report["cells"][cell]["metrics"].get(metric), metric),
+                             "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
+                             "reading": reading(row)})
     return rows

@@ -26,13 +26,11 @@ def task_sections(report: Report) -> list[dict[str, Any]]:
         rows = []
         for row in task["contrasts"]:
             flips = task["flips"].get(row["name"])
-            rows.append({
-                "title": f"{row['candidate']} − {row['baseline']}", "meaning": row["meaning"],
-                "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
-                "p": p_value(row["p_value"]), "holm": p_value(row["p_value_holm"]), "reading": reading(row),
-                "lost": count(len(flips["lost"])) if flips else "–",
-                "gained": count(len(flips["gained"])) if flips else "–",
-            })
+            rows.append({"title": f"{row['candidate']} − {row['baseline']}", "meaning": row["meaning"],
+                         "difference": difference(row["delta"], metric, row), "interval": interval(row, metric),
+                         "p": p_value(row["p_value"]), "holm": p_value(row["p_value_holm"]), "reading": reading(row),
+                         "lost": count(len(flips["lost"])) if flips else "–",
+                         "gained": count(len(flips["gained"])) if flips else "–"})
         found.append({
             "name": name, "retention": name == RETENTION, "metric": shown(metric).label, "items": count(task["items"]),
             **{key: task[key] or "" for key in ("label", "about", "sentence", "error")},
@@ -49,10 +47,8 @@ def _document(entry: Mapping[str, Any]) -> dict[str, Any]:
     document = entry["document"]
     texts = document["choices"]
     chosen = [f"{cell}: {texts[place]}" for cell, place in entry["chosen"].items() if place is not None]
-    return {
-        "question": document["question"], "chosen": "; ".join(chosen),
-        "choices": [{"text": text, "right": place == document["answer"]} for place, text in enumerate(texts)],
-    }
+    return {"question": document["question"], "chosen": "; ".join(chosen),
+            "choices": [{"text": text, "right": place == document["answer"]} for place, text in enumerate(texts)]}
 
 
 def declining_rows(report: Report) -> list[dict[str, str]]:
@@ -98,10 +94,8 @@ def seed_rows(report: Report) -> tuple[list[dict[str, str]], dict[str, str] | No
     row = dict(zip(("ci_low", "ci_high"), delta["ci"], strict=True))
     arms = {name: f"{number(spread[name]['mean'], metric)} (sd {spread[name]['sd'] * how.factor:.{how.decimals}f})"
             for name in (BASELINE, CANDIDATE)}
-    return rows, {
-        **arms, "difference": difference(delta["mean"], metric, row), "interval": interval(row, metric),
-        "sd": signed(delta["sd"] * how.factor, how.decimals).lstrip("+"),
-    }
+    return rows, {**arms, "difference": difference(delta["mean"], metric, row), "interval": interval(row, metric),
+                  "sd": signed(delta["sd"] * how.factor, how.decimals).lstrip("+")}
 
 
 def judge_rows(report: Report) -> list[tuple[str, str]]:
@@ -112,8 +106,7 @@ def judge_rows(report: Report) -> list[tuple[str, str]]:
     asked, preference, first = judge["items"], "not on record", judge["first_preferred"]
     if judge["ci"] is not None:
         low, high = map(percent, judge["ci"])
-        preference = (f"{percent(judge['preference'])} (95% interval {low} to {high}), "
-                      f"p = {p_value(judge['p_value'])}")
+        preference = (f"{percent(judge['preference'])} (95% interval {low} to {high}), p = {p_value(judge['p_value'])}")
     return [
         ("Judge", f"{judge['model']} at {judge['url_host']}"), ("Items, each shown in both orders", count(asked)),
         ("QLoRA preferred", _share(judge["wins"], asked)), ("LoRA preferred", _share(judge["losses"], asked)),
@@ -132,14 +125,12 @@ def vote_rows(report: Report) -> list[tuple[str, str]]:
     if not votes:
         return []
     whole = votes["votes"]
-    rows = [
-        ("Votes", f"{count(whole)} on {plural(votes['questions'], 'question')}, blind and with random sides"),
-        ("QLoRA preferred", _share(votes[QLORA.name], whole)), ("LoRA preferred", _share(votes[LORA.name], whole)),
-        ("Ties", _share(votes["ties"], whole)), ("Both bad", _share(votes["both_bad"], whole)),
-        ("Sign test", f"p = {p_value(votes['p_value'])}, without ties and both bad"),
-        ("Chose the answer on the left", _share(votes["left"], votes[QLORA.name] + votes[LORA.name])),
-        ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last")))),
-    ]
+    rows = [("Votes", f"{count(whole)} on {plural(votes['questions'], 'question')}, blind and with random sides"),
+            ("QLoRA preferred", _share(votes[QLORA.name], whole)), ("LoRA preferred", _share(votes[LORA.name], whole)),
+            ("Ties", _share(votes["ties"], whole)), ("Both bad", _share(votes["both_bad"], whole)),
+            ("Sign test", f"p = {p_value(votes['p_value'])}, without ties and both bad"),
+            ("Chose the answer on the left", _share(votes["left"], votes[QLORA.name] + votes[LORA.name])),
+            ("When", " to ".join(dict.fromkeys(votes[end][:10] for end in ("first", "last"))))]
     left_out = ", ".join(f"{count(votes[key])} {what}" for key, what in (
         ("outdated", "on adapters of an earlier training"), ("repeated", "on answers with an earlier vote"),
     ) if votes[key])
@@ -148,13 +139,11 @@ def vote_rows(report: Report) -> list[tuple[str, str]]:
 
 def fidelity_rows(report: Report) -> list[dict[str, Any]]:
     """The divergence of each pair of models, same adapter first; empty if it was not measured."""
-    return [
-        {"name": f"{pair['reference']} → {pair['candidate']}", "label": pair["label"],
-         "trained": pair["name"] == HEADLINE, "tokens": count(pair["tokens"]),
-         **{key: fmt.nats(pair[f"kl_{key}"]) for key in ("mean", "median", "p99", "max")},
-         "agreement": percent(pair["top1_agreement"]), "loss": signed(pair["delta_nll"], 4)}
-        for pair in (report["fidelity"] or {"pairs": []})["pairs"]
-    ]
+    return [{"name": f"{pair['reference']} → {pair['candidate']}", "label": pair["label"],
+             "trained": pair["name"] == HEADLINE, "tokens": count(pair["tokens"]),
+             **{key: fmt.nats(pair[f"kl_{key}"]) for key in ("mean", "median", "p99", "max")},
+             "agreement": percent(pair["top1_agreement"]),
+             "loss": signed(pair["delta_nll"], 4)} for pair in (report["fidelity"] or {"pairs": []})["pairs"]]
 
 
 def worst_items(report: Report) -> list[dict[str, Any]]:
@@ -179,19 +168,15 @@ def flip_rows(report: Report) -> list[dict[str, Any]]:
     flips = report["flips"]
     if flips is None:
         return []
-    rows = [{
-        "what": "QLoRA against LoRA", "about": "Q4 against L16", "floor": False, "lost": count(len(flips["lost"])),
-        "gained": count(len(flips["gained"])), "differs": count(flips["text_differs"]), "asked": count(flips["items"]),
-        "shift": "",
-    }]
+    rows = [{"what": "QLoRA against LoRA", "about": "Q4 against L16", "floor": False, "lost": count(len(flips["lost"])),
+             "gained": count(len(flips["gained"])), "differs": count(flips["text_differs"]),
+             "asked": count(flips["items"]), "shift": ""}]
     for name, cell in (flips["noise_floor"] or {"cells": {}})["cells"].items():
         sizes = [count(cell[key]) for key in ("batch_size", "other_batch_size")]
-        rows.append({
-            "what": f"{report['cells'][name]['label']} against itself", "floor": True,
-            "about": f"{name}, scored with batch sizes {sizes[0]} and {sizes[1]}",
-            "lost": count(cell["lost"]), "gained": count(cell["gained"]), "differs": count(cell["text_differs"]),
-            "asked": count(cell["items"]), "shift": fmt.nats(cell["largest_nll_per_token_shift"]),
-        })
+        rows.append({"what": f"{report['cells'][name]['label']} against itself", "floor": True,
+                     "about": f"{name}, scored with batch sizes {sizes[0]} and {sizes[1]}", "lost": count(cell["lost"]),
+                     "gained": count(cell["gained"]), "differs": count(cell["text_differs"]),
+                     "asked": count(cell["items"]), "shift": fmt.nats(cell["largest_nll_per_token_shift"])})
     return rows
 
 
@@ -220,13 +205,11 @@ def power_rows(report: Report) -> list[dict[str, str]]:
     rows = []
     for entry in report["power"]:
         how = shown(entry["metric"])
-        rows.append({
-            "label": how.label, "unit": how.unit, "units": f"{count(entry['units'])} {entry['unit']}",
-            "error": fmt.two_significant_digits(entry["standard_error"] * how.factor),
-            "detectable": fmt.two_significant_digits(entry["detectable"] * how.factor),
-            "target": plain(entry["target"] * how.factor) if entry["target"] else "–",
-            "needed": f"{count(entry['needed'])} {entry['unit']}" if entry["needed"] else "–",
-        })
+        rows.append({"label": how.label, "unit": how.unit, "units": f"{count(entry['units'])} {entry['unit']}",
+                     "error": fmt.two_significant_digits(entry["standard_error"] * how.factor),
+                     "detectable": fmt.two_significant_digits(entry["detectable"] * how.factor),
+                     "target": plain(entry["target"] * how.factor) if entry["target"] else "–",
+                     "needed": f"{count(entry['needed'])} {entry['unit']}" if entry["needed"] else "–"})
     return rows
 
 

@@ -75,9 +75,8 @@ def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]
     } for item in listed]
 
 
-def noise_floor(
-    study: Study, cells: Mapping[str, Cell], usable: Mapping[str, list[str]], flips: Mapping[str, Any], rules: Rules
-) -> dict[str, Any] | None:
+def noise_floor(study: Study, cells: Mapping[str, Cell], usable: Mapping[str, list[str]], flips: Mapping[str, Any],
+                rules: Rules) -> dict[str, Any] | None:
     """Each assistant compared with itself, scored with another batch size; ``None`` if that was not measured.
 
     Raises:
@@ -115,12 +114,10 @@ def _cell(cell: Cell, again: Cell) -> dict[str, Any]:
     shifts = [abs(after - before) for item in cell.by_item
               if (before := cell.value(item, "nll_per_token")) is not None
               and (after := again.value(item, "nll_per_token")) is not None]
-    return {
-        "batch_size": cell.scores.get("batch_size"), "other_batch_size": again.scores.get("batch_size"),
-        "lost": changes.count("lost"), "gained": changes.count("gained"),
-        "text_differs": sum(kind in ("lost", "gained", "different") for kind in changes),
-        "largest_nll_per_token_shift": max(shifts, default=None), "items": len(changes),
-    }
+    return {"batch_size": cell.scores.get("batch_size"), "other_batch_size": again.scores.get("batch_size"),
+            "lost": changes.count("lost"), "gained": changes.count("gained"),
+            "text_differs": sum(kind in ("lost", "gained", "different") for kind in changes),
+            "largest_nll_per_token_shift": max(shifts, default=None), "items": len(changes)}
 
 
 def seed_cells(study: Study, cells: Mapping[str, Cell]) -> dict[int, dict[str, Cell]]:
@@ -167,9 +164,8 @@ def seeds(study: Study, runs_of: Mapping[int, Mapping[str, Cell]], items: list[s
             "sentence": sentence}
 
 
-def _trained_again(
-    scored: Sequence[Mapping[str, Cell]], metric: str, items: list[str], rules: Rules, deltas: Sequence[float]
-) -> dict[str, Any] | None:
+def _trained_again(scored: Sequence[Mapping[str, Cell]], metric: str, items: list[str], rules: Rules,
+                   deltas: Sequence[float]) -> dict[str, Any] | None:
     if len(scored) < 2:
         return None
     baseline, candidate = (averaged([found[name] for found in scored]) for name in (BASELINE, CANDIDATE))
@@ -190,9 +186,7 @@ def _of_one_arm(spread: Mapping[str, float], count: int, metric: str) -> str:
             f"(standard deviation {sd}, from {low} to {high}).")
 
 
-def _run(
-    number: int, cells: Mapping[str, Cell], items: list[str], config: StudyConfig, rules: Rules
-) -> dict[str, Any]:
+def _run(number: int, cells: Mapping[str, Cell], items: list[str], config: StudyConfig, rules: Rules) -> dict[str, Any]:
     metric = rules.declared.primary_metric
     run: dict[str, Any] = {"seed": number, "training_seed": config.train.seed + number - 1,
                            **{name: figure(cell, metric, items) for name, cell in cells.items()}}

@@ -197,10 +197,8 @@ def all_exports() -> tuple[Export, ...]:
     return tuple(found)
 
 
-def exports(
-    compared: Comparisons, cells: Mapping[str, Mapping[str, Any]], summaries: Mapping[str, Mapping[str, Any]],
-    primary: str, margin: float,
-) -> list[dict[str, Any]]:
+def exports(compared: Comparisons, cells: Mapping[str, Mapping[str, Any]], summaries: Mapping[str, Mapping[str, Any]],
+            primary: str, margin: float) -> list[dict[str, Any]]:
     """Every scored export, compared with the cell that was measured.
 
     ``keeps`` is the outcome of the verdict's rule against the measured cell, ``lost_share`` the harm as a share of the

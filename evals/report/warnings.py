@@ -200,14 +200,12 @@ def power(rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str,
         target = margin if is_primary else TARGET
         units = row["n_clusters"] or row["n"]
         scatter = error * math.sqrt(units)
-        found.append({
-            "metric": row["metric"], "n": row["n"], "units": units,
-            "unit": "clusters" if row["n_clusters"] else "items",
-            "standard_error": error, "detectable": minimum_detectable_mean(units, scatter), "target": target,
-            "needed": items_needed(target, variance=scatter**2) if target > 0 else None,
-            "planned": heldout_power(len(items), clusters=clusters).to_record() if is_exact else None,
-            "seen": _flips_seen(items) if is_exact else None,
-        })
+        found.append({"metric": row["metric"], "n": row["n"], "units": units,
+                      "unit": "clusters" if row["n_clusters"] else "items", "standard_error": error,
+                      "detectable": minimum_detectable_mean(units, scatter), "target": target,
+                      "needed": items_needed(target, variance=scatter**2) if target > 0 else None,
+                      "planned": heldout_power(len(items), clusters=clusters).to_record() if is_exact else None,
+                      "seen": _flips_seen(items) if is_exact else None})
     return found
 
 

@@ -12,9 +12,8 @@ PERMUTATIONS = 4_999
 _VALUES_AT_ONCE = 2_000_000
 
 
-def correlation_p_value(
-    residuals: Floats, labels: Sequence[Hashable], *, permutations: int = PERMUTATIONS, seed: int = 0
-) -> float:
+def correlation_p_value(residuals: Floats, labels: Sequence[Hashable], *, permutations: int = PERMUTATIONS,
+                        seed: int = 0) -> float:
     """One-sided permutation test that units with the same label have similar residuals.
 
     The statistic is the sum of the products of all pairs of residuals that share a label; the labels are permuted.

@@ -58,9 +58,8 @@ def cr2_standard_error(units: Units) -> StandardError:
     return StandardError(math.sqrt(variance), float(1 / denominator))
 
 
-def crossed_standard_error(
-    differences: Floats, weights: Floats, first: Sequence[Hashable], second: Sequence[Hashable]
-) -> StandardError:
+def crossed_standard_error(differences: Floats, weights: Floats, first: Sequence[Hashable],
+                           second: Sequence[Hashable]) -> StandardError:
     """Standard error under two crossed labels, with the fewest degrees of freedom of both, at most min(G) − 1.
 
     Args:

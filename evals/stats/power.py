@@ -100,12 +100,10 @@ def heldout_power(items: int, *, clusters: Sequence[Hashable] | None = None) -> 
     ones = np.ones(items)
     sizes = make_units(ones, ones, clusters).weights.astype(int).tolist()
     effect = design_effect(sizes)
-    return Power(
-        items=items, clusters=len(sizes), design_effect=effect, effective_items=items / effect,
-        flip_rate=ASSUMED_FLIP_RATE, icc=ASSUMED_ICC, target=TARGET,
-        minimum_detectable=minimum_detectable_difference(items / effect, ASSUMED_FLIP_RATE),
-        items_needed=items_needed(TARGET, variance=ASSUMED_FLIP_RATE, design_effect=effect),
-    )
+    return Power(items=items, clusters=len(sizes), design_effect=effect, effective_items=items / effect,
+                 flip_rate=ASSUMED_FLIP_RATE, icc=ASSUMED_ICC, target=TARGET,
+                 minimum_detectable=minimum_detectable_difference(items / effect, ASSUMED_FLIP_RATE),
+                 items_needed=items_needed(TARGET, variance=ASSUMED_FLIP_RATE, design_effect=effect))
 
 
 def split_power(split: Mapping[str, Any]) -> Power | None:

@@ -94,10 +94,9 @@ class Units:
             largest = float(np.abs(self.sums).max()) / (span * item_weight)
             size = max(largest, (size + 1) / 2)
         extra = size * item_weight
-        return Units(
-            sums=np.append(self.sums, [span * extra, -span * extra]), weights=np.append(self.weights, [extra, extra]),
-            items=self.items + 2, items_differing=self.items_differing + 2, clustered=self.clustered,
-        )
+        return Units(sums=np.append(self.sums, [span * extra, -span * extra]),
+                     weights=np.append(self.weights, [extra, extra]), items=self.items + 2,
+                     items_differing=self.items_differing + 2, clustered=self.clustered)
 
 
 def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable] | None) -> Units:

@@ -45,10 +45,8 @@ def shared_cell(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> str:
     for name in (BASELINE, CANDIDATE, *a):
         if name in a and name in b:
             return name
-    raise EvaluationError(
-        f"the studies share no cell: scored are {', '.join(a)} and {', '.join(b)}", where="compare",
-        remedy="Train the same arms in both (arms), or score the same cells (eval.cells)",
-    )
+    raise EvaluationError(f"the studies share no cell: scored are {', '.join(a)} and {', '.join(b)}", where="compare",
+                          remedy="Train the same arms in both (arms), or score the same cells (eval.cells)")
 
 
 def match_items(a: Cell, b: Cell) -> Matching:
@@ -65,9 +63,8 @@ def match_items(a: Cell, b: Cell) -> Matching:
     return Matching(tuple(shared), only_a, only_b, len(others))
 
 
-def _paired(
-    a: Sequence[Sample], b: Sequence[Sample], *, with_system: bool
-) -> tuple[list[tuple[str, str]], list[Sample], list[Sample]]:
+def _paired(a: Sequence[Sample], b: Sequence[Sample], *,
+            with_system: bool) -> tuple[list[tuple[str, str]], list[Sample], list[Sample]]:
     """Pairs of item names, and the unpaired samples of both sides."""
     def key(sample: Sample) -> Hashable:
         messages = [message for message in sample["prompt"] if with_system or message["role"] != "system"]
@@ -268,11 +265,10 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
     rules, tokens = _rules(a, cells_a), sum(one["tokens"] for one, _ in pairs)
     if per_byte:  # converted with the mean bytes per token of A
         rules = rules.scaled_loss(tokens / sum(weights))
-    record: dict[str, Any] = {
-        "a": a.name, "b": b.name, "shared_items": len(pairs), "only_a": len(matching.only_a),
-        "only_b": len(matching.only_b), "loss": PER_BYTE if per_byte else "nll_per_token",
-        "differences": differences(a, b, cells_a[like], cells_b[like]), **_compared(sides, rules, per_byte=per_byte),
-    }
+    record: dict[str, Any] = {"a": a.name, "b": b.name, "shared_items": len(pairs), "only_a": len(matching.only_a),
+                              "only_b": len(matching.only_b), "loss": PER_BYTE if per_byte else "nll_per_token",
+                              "differences": differences(a, b, cells_a[like], cells_b[like]),
+                              **_compared(sides, rules, per_byte=per_byte)}
     for verdict in record["verdicts"]:
         verdict["sentence"] = verdict_sentence(verdict, a.name, b.name)
     record["warnings"] = warnings(record, a, b, (cells_a[like], cells_b[like]), matching)
@@ -296,10 +292,8 @@ def _decisive(study: Study) -> tuple[str, float]:
 def _evaluated(study: Study) -> dict[str, Cell]:
     state = study.step("evaluate").state
     if state != "succeeded":
-        raise EvaluationError(
-            f"study {study.name} has not been evaluated ({state})", where="compare",
-            remedy=f"Finish it with 'assistant-builder run {study.name}'",
-        )
+        raise EvaluationError(f"study {study.name} has not been evaluated ({state})", where="compare",
+                              remedy=f"Finish it with 'assistant-builder run {study.name}'")
     return read_cells(study)
 
 
@@ -330,10 +324,8 @@ def _compared(sides: Sequence[tuple[Cell, Cell]], rules: Rules, *, per_byte: boo
                 continue
             result = rules.compare(one, other, metric, items)
             named = PER_BYTE if per_byte and metric == "nll_per_token" else metric
-            row = {
-                "name": f"{one.name}: B-A", "cell": one.name, "metric": named, "baseline": "A", "candidate": "B",
-                "a": figure(one, metric, items), "b": figure(other, metric, items), **figures_of(result),
-            }
+            row = {"name": f"{one.name}: B-A", "cell": one.name, "metric": named, "baseline": "A", "candidate": "B",
+                   "a": figure(one, metric, items), "b": figure(other, metric, items), **figures_of(result)}
             family.append(row)
             if metric == rules.declared.primary_metric and one.name in JUDGED:
                 verdicts.append({

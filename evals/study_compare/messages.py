@@ -55,10 +55,8 @@ def contrast_rows(record: Mapping[str, Any]) -> list[list[str]]:
         if row["cell"] not in _EVERY_METRIC and row["metric"] != record["loss"]:
             continue
         metric, how = row["metric"], shown(row["metric"])
-        rows.append([
-            row["cell"], f"{how.label}, {how.unit}" if how.factor == 1 else how.label,
-            number(row["a"], metric), number(row["b"], metric), difference(row["delta"], metric, row),
-            interval(row, metric), p_value(row["p_value_holm"]),
-        ])
+        rows.append([row["cell"], f"{how.label}, {how.unit}" if how.factor == 1 else how.label,
+                     number(row["a"], metric), number(row["b"], metric), difference(row["delta"], metric, row),
+                     interval(row, metric), p_value(row["p_value_holm"])])
     order = {cell: place for place, cell in enumerate(_EVERY_METRIC)}
     return sorted(rows, key=lambda row: order.get(row[0], len(order)))

@@ -65,10 +65,9 @@ class ExtraTasks:
         from lm_eval import simple_evaluate
 
         with _empty_folder():
-            results = simple_evaluate(
-                lm, tasks=[name], task_manager=self._manager, bootstrap_iters=0, log_samples=True, random_seed=seed,
-                numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed, verbosity="WARNING",
-            )
+            results = simple_evaluate(lm, tasks=[name], task_manager=self._manager, bootstrap_iters=0, log_samples=True,
+                                      random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed,
+                                      fewshot_random_seed=seed, verbosity="WARNING")
         assert results is not None  # only other ranks of a distributed run get nothing
         several = len(results["samples"]) > 1
         lines = [

@@ -70,15 +70,14 @@ def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[dict[str
     for pair in pairs:
         ends = [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
         for turn, (end, tokens) in enumerate(zip(ends, prompter.turns(pair), strict=True)):
-            items.append({
-                "item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row), "row": pair.row, "turn": turn,
-                "cluster": pair.cluster or (str(pair.row) if conversations else None), "answerable": pair.answerable,
-                "question": pair.messages[end - 1].content,
-                "messages": [message.to_record() for message in pair.messages[:end]], "reference": tokens.reference,
-                "prompt": tokens.prompt_text, "context": tokens.prompt_text.rstrip(),
-                "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):], "target": tokens.answer_text,
-                "tokens": len(tokens.answer_ids),
-            })
+            items.append({"item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row), "row": pair.row,
+                          "turn": turn, "cluster": pair.cluster or (str(pair.row) if conversations else None),
+                          "answerable": pair.answerable, "question": pair.messages[end - 1].content,
+                          "messages": [message.to_record() for message in pair.messages[:end]],
+                          "reference": tokens.reference, "prompt": tokens.prompt_text,
+                          "context": tokens.prompt_text.rstrip(),
+                          "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):], "target": tokens.answer_text,
+                          "tokens": len(tokens.answer_ids)})
     return items
 
 
@@ -102,10 +101,8 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     nll, generation = f"{study.name}_nll", f"{study.name}_gen"
     write_jsonl(folder / "items.jsonl", items)
     write_text(folder / "scoring.py", _FUNCTIONS)
-    shared = {
-        "custom_dataset": _Function("scoring.items"), "test_split": "test", "target_delimiter": "",
-        "metadata": {"version": 2.0},
-    }
+    shared = {"custom_dataset": _Function("scoring.items"), "test_split": "test", "target_delimiter": "",
+              "metadata": {"version": 2.0}}
     if all(item["lead"] for item in items):
         asked = {"output_type": "multiple_choice", "doc_to_text": "{{context}}", "doc_to_target": 0,
                  "doc_to_choice": _Function("scoring.choices")}
@@ -130,9 +127,8 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     return OwnTasks(folder, nll, generation)
 
 
-def run_own_tasks(
-    lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]], seed: int
-) -> tuple[list[ReferenceScore], list[str]]:
+def run_own_tasks(lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]],
+                  seed: int) -> tuple[list[ReferenceScore], list[str]]:
     """Run both tasks on a cell with lm-eval, without its bootstrap, which does not support pairs.
 
     Returns:
@@ -141,11 +137,9 @@ def run_own_tasks(
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    results = simple_evaluate(
-        lm, tasks=[tasks.nll, tasks.generation],
-        task_manager=TaskManager(include_path=str(tasks.folder), include_defaults=False),
-        bootstrap_iters=0, log_samples=True, random_seed=seed, verbosity="WARNING",
-    )
+    results = simple_evaluate(lm, tasks=[tasks.nll, tasks.generation],
+                              task_manager=TaskManager(include_path=str(tasks.folder), include_defaults=False),
+                              bootstrap_iters=0, log_samples=True, random_seed=seed, verbosity="WARNING")
     assert results is not None  # only other ranks of a distributed run get nothing
     answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in results["samples"][tasks.generation]}
     return ([lm.targets[(item["prompt"], item["target"])] for item in items], [answers[item["item"]] for item in items])

@@ -53,11 +53,8 @@ class ConversationPanel:
         """Place the panes."""
         nothing = PaneState(Conversation())
         with gr.Row(elem_classes="ab-panes"):
-            self.panes = {
-                side: gr.HTML(pane(side, nothing), js_on_load=PANE_SCRIPT, min_width=260, elem_id=f"ab-side-{side}",
-                              visible=side in PAIR)
-                for side in sides()
-            }
+            self.panes = {side: gr.HTML(pane(side, nothing), js_on_load=PANE_SCRIPT, min_width=260,
+                                        elem_id=f"ab-side-{side}", visible=side in PAIR) for side in sides()}
 
     def place_box(self) -> None:
         """Place the question box and its buttons."""
@@ -65,10 +62,9 @@ class ConversationPanel:
             self.notice = gr.HTML()
             self.leave = gr.Button("Cancel editing", size="sm", scale=0)
         with gr.Row(elem_classes="ab-ask"):
-            self.question = gr.Textbox(
-                label="Your question", placeholder="Ask… (Enter sends, Shift+Enter starts a new line)",
-                lines=1, max_lines=6, scale=8, submit_btn=False, elem_id="ab-question", max_length=20_000,
-            )
+            self.question = gr.Textbox(label="Your question",
+                                       placeholder="Ask… (Enter sends, Shift+Enter starts a new line)", lines=1,
+                                       max_lines=6, scale=8, submit_btn=False, elem_id="ab-question", max_length=20_000)
             with gr.Column(scale=1, min_width=120, elem_classes="ab-send"):
                 self.send = gr.Button("Ask", variant="primary", elem_id="ab-send")
                 self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="ab-stop")
@@ -85,10 +81,8 @@ class ConversationPanel:
         """Components set by :meth:`values`."""
         return [*self.panes.values(), self.send, self.stop, self.again, self.clear, *self.files, *self._votes.outputs]
 
-    def values(
-        self, study: Study | None, conversation: Conversation, settings: ReplySettings,
-        replies: Mapping[str, Reply] | None = None, *, busy: bool = False, outcome: str = "",
-    ) -> list[Any]:
+    def values(self, study: Study | None, conversation: Conversation, settings: ReplySettings,
+               replies: Mapping[str, Reply] | None = None, *, busy: bool = False, outcome: str = "") -> list[Any]:
         """Values for :attr:`outputs`."""
         turns = conversation.turns
         finished = bool(turns) and not busy
@@ -99,15 +93,12 @@ class ConversationPanel:
             files = [gr.update(interactive=True, value=offer_bytes(text.encode("utf-8", errors="backslashreplace"),
                                                                    f"{study.name}-chat.{ending}"))
                      for ending, text in written.items()]
-        return [
-            *self._panes(study, conversation, settings, replies or {}), gr.update(interactive=not busy),
-            gr.update(interactive=busy), *[gr.update(interactive=finished)] * 2, *files,
-            *self._votes.drawn(turns[-1] if turns else None, blind=settings.blind, busy=busy, outcome=outcome),
-        ]
+        return [*self._panes(study, conversation, settings, replies or {}), gr.update(interactive=not busy),
+                gr.update(interactive=busy), *[gr.update(interactive=finished)] * 2, *files,
+                *self._votes.drawn(turns[-1] if turns else None, blind=settings.blind, busy=busy, outcome=outcome)]
 
-    def _panes(
-        self, study: Study | None, conversation: Conversation, settings: ReplySettings, replies: Mapping[str, Reply]
-    ) -> list[Any]:
+    def _panes(self, study: Study | None, conversation: Conversation, settings: ReplySettings,
+               replies: Mapping[str, Reply]) -> list[Any]:
         memory = self.note_memory(study.name if study else "", replies)
         arms = tuple(study.config.arms) if study else TWINS
         shown = PaneState(conversation, settings.blind, replies, _stored_bytes(study), memory, arms)
@@ -139,10 +130,8 @@ class ConversationPanel:
 
     # events
 
-    def ask(
-        self, name: str, mark: str, kept: Any, conversation: Conversation, question: str, settings: ReplySettings,
-        session: str,
-    ) -> Iterator[list[Any]]:
+    def ask(self, name: str, mark: str, kept: Any, conversation: Conversation, question: str, settings: ReplySettings,
+            session: str) -> Iterator[list[Any]]:
         """Send a question to all speakers and stream the replies.
 
         Args:
@@ -221,10 +210,8 @@ def editing_notice(place: int, conversation: Conversation) -> Markup:
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
     """The answers to store; speakers without an answer are left out."""
-    return {
-        speaker: Answer(reply.text.strip(), reply.state, reply.tokens, reply.seconds, reply.first_token_seconds)
-        for speaker, reply in replies.items() if reply.text.strip()
-    }
+    return {speaker: Answer(reply.text.strip(), reply.state, reply.tokens, reply.seconds,
+                            reply.first_token_seconds) for speaker, reply in replies.items() if reply.text.strip()}
 
 
 def _stored_bytes(study: Study | None) -> dict[str, tuple[int, int]]:

@@ -42,18 +42,13 @@ class VoteBar:
     def __init__(self) -> None:
         with gr.Column(visible=False, elem_id="ab-votes") as self.body:
             with gr.Row(elem_classes="ab-actions"):
-                self.buttons = {
-                    choice: gr.Button(
-                        _LABELS[choice], interactive=False, min_width=120, elem_id=f"ab-vote-{choice.replace(' ', '-')}"
-                    )
-                    for choice in CHOICES
-                }
+                self.buttons = {choice: gr.Button(_LABELS[choice], interactive=False, min_width=120,
+                                                  elem_id=f"ab-vote-{choice.replace(' ', '-')}") for choice in CHOICES}
             self.outcome = gr.HTML(elem_id="ab-outcome")
         with gr.Row(elem_classes="ab-tally-row"):
             self.tally = gr.HTML(elem_id="ab-tally")
-            self.report = gr.Button(
-                _TO_REPORT, size="sm", visible=False, scale=0, min_width=240, elem_id="ab-votes-report",
-            )
+            self.report = gr.Button(_TO_REPORT, size="sm", visible=False, scale=0, min_width=240,
+                                    elem_id="ab-votes-report")
 
     @property
     def outputs(self) -> list[Any]:
@@ -136,10 +131,8 @@ class Corrections:
                 label="Question", info="The new study is trained on this question without the earlier turns, so the "
                 "question must be complete.", lines=2, max_lines=6, elem_id="ab-correct-question",
             )
-            self.answer = gr.Textbox(
-                label="Better answer", info="Correct the answer of the assistant.", lines=3, max_lines=12,
-                elem_id="ab-correct-answer",
-            )
+            self.answer = gr.Textbox(label="Better answer", info="Correct the answer of the assistant.", lines=3,
+                                     max_lines=12, elem_id="ab-correct-answer")
             self.note = gr.HTML(elem_classes="ab-note")
             with gr.Row(elem_classes="ab-actions"):
                 self.keep = gr.Button("Save correction", variant="primary", size="sm", elem_id="ab-correct-keep")
@@ -150,10 +143,9 @@ class Corrections:
         with gr.Accordion("Corrections", open=False, elem_id="ab-corrections") as self.fold:
             self.list = gr.HTML(corrections_list([], ()), js_on_load=PANE_SCRIPT)
             with gr.Column(visible=False) as self.retraining:
-                self.heldout = gr.Radio(
-                    [_DROP, _LEAVE], value=_DROP, label="Corrections of held-out questions",
-                    info="A question cannot be used for both training and evaluation.", visible=False,
-                )
+                self.heldout = gr.Radio([_DROP, _LEAVE], value=_DROP, label="Corrections of held-out questions",
+                                        info="A question cannot be used for both training and evaluation.",
+                                        visible=False)
                 self.name = gr.Textbox(
                     label="Name of the new study", info="It has the same settings and split; the corrections are added "
                     "to its training data.", max_lines=1, elem_id="ab-retrain-name",

@@ -45,14 +45,10 @@ class ChatSettings:
 
     def modes(self) -> None:
         """Place the switches."""
-        self.blind = gr.Checkbox(
-            False, label="Blind mode", info="Hides which assistant answers until you vote.", elem_id="ab-blind",
-            min_width=200,
-        )
-        self.base = gr.Checkbox(
-            False, label="Ask the base model too", info="The same base model without an adapter.",
-            elem_id="ab-base", min_width=200,
-        )
+        self.blind = gr.Checkbox(False, label="Blind mode", info="Hides which assistant answers until you vote.",
+                                 elem_id="ab-blind", min_width=200)
+        self.base = gr.Checkbox(False, label="Ask the base model too", info="The same base model without an adapter.",
+                                elem_id="ab-base", min_width=200)
 
     def decoding(self) -> None:
         """Place the system prompt and the sampling settings."""
@@ -63,20 +59,15 @@ class ChatSettings:
             )
             self.reset = gr.Button("Reset to the study's system prompt", size="sm", elem_id="ab-system-reset")
             with gr.Row():
-                self.temperature = gr.Number(
-                    GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
-                    info="0 means greedy decoding, as in the evaluation.", elem_id="ab-temperature",
-                )
-                self.top_p = gr.Number(
-                    GREEDY.top_p, label="Top-p", info="Used if the temperature is above 0.", step=0.05, min_width=140
-                )
-                self.longest = gr.Number(
-                    GREEDY.max_new_tokens, label="Maximum answer length", info="In tokens.", step=16, min_width=140
-                )
-                self.seed = gr.Textbox(
-                    "", label="Seed", placeholder="random", max_lines=1, min_width=140,
-                    info="Used if the temperature is above 0; the same for all speakers.",
-                )
+                self.temperature = gr.Number(GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
+                                             info="0 means greedy decoding, as in the evaluation.",
+                                             elem_id="ab-temperature")
+                self.top_p = gr.Number(GREEDY.top_p, label="Top-p", info="Used if the temperature is above 0.",
+                                       step=0.05, min_width=140)
+                self.longest = gr.Number(GREEDY.max_new_tokens, label="Maximum answer length", info="In tokens.",
+                                         step=16, min_width=140)
+                self.seed = gr.Textbox("", label="Seed", placeholder="random", max_lines=1, min_width=140,
+                                       info="Used if the temperature is above 0; the same for all speakers.")
 
     @property
     def inputs(self) -> list[Component]:
@@ -96,11 +87,9 @@ class ChatSettings:
         except ValueError:
             raise ConfigError(f"seed={written!r} is not an integer", where="sampling",
                               remedy="Enter an integer, or leave the field empty") from None
-        sampling = Sampling(
-            max_new_tokens=int(GREEDY.max_new_tokens if longest is None else longest),
-            temperature=GREEDY.temperature if temperature is None else float(temperature),
-            top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number,
-        )
+        sampling = Sampling(max_new_tokens=int(GREEDY.max_new_tokens if longest is None else longest),
+                            temperature=GREEDY.temperature if temperature is None else float(temperature),
+                            top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number)
         return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling)
 
     def remember(self, name: str | None, kept: Any, *shown: Any) -> dict[str, Any]:
@@ -119,12 +108,9 @@ class ChatSettings:
         found = kept if isinstance(kept, dict) else {}
         own = _own_system(name) if name else ""
         system = _systems(kept).get(name or "", own)
-        return [
-            system if isinstance(system, str) else own,
-            _number(found.get("temperature"), GREEDY.temperature), _number(found.get("top_p"), GREEDY.top_p),
-            _number(found.get("longest"), GREEDY.max_new_tokens), str(found.get("seed") or ""),
-            found.get("blind") is True, found.get("base") is True,
-        ]
+        return [system if isinstance(system, str) else own, _number(found.get("temperature"), GREEDY.temperature),
+                _number(found.get("top_p"), GREEDY.top_p), _number(found.get("longest"), GREEDY.max_new_tokens),
+                str(found.get("seed") or ""), found.get("blind") is True, found.get("base") is True]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""

@@ -48,10 +48,9 @@ class ChatTab:
             with panes_here:
                 self.talk.place_panes()
             self.talk.place_box()
-            self.suggested = gr.Dropdown(
-                [], label="Held-out questions to try", info="No assistant was trained on these exact questions.",
-                interactive=True, visible=False, elem_id="ab-suggested",
-            )
+            self.suggested = gr.Dropdown([], label="Held-out questions to try",
+                                         info="No assistant was trained on these exact questions.", interactive=True,
+                                         visible=False, elem_id="ab-suggested")
             self.reference = gr.HTML(elem_id="ab-reference")
             self.corrections = Corrections()
             self.corrections.editor()
@@ -90,24 +89,19 @@ class ChatTab:
         self.settings.kept.render()
         now = [picker, self.mark, talk.kept, *options]
         asked = [talk.kept, *talk.outputs, talk.question, talk.editing, talk.banner]
-        gr.on(
-            [talk.send.click, talk.question.submit], self._ask, [talk.question, talk.editing, *now], asked,
-            concurrency_limit=None, **QUIET,
-        )
+        gr.on([talk.send.click, talk.question.submit], self._ask, [talk.question, talk.editing, *now], asked,
+              concurrency_limit=None, **QUIET)
         talk.again.click(self._again, now, asked, concurrency_limit=None, **QUIET)
         talk.stop.click(talk.stop_replies, None, None, **QUIET)
         talk.clear.click(user_facing_errors(self._clear), now, [*asked, self.reference, self.suggested], **QUIET)
         talk.leave.click(lambda: ["", None, gr.update(visible=False)], None, asked[-3:], queue=False, **QUIET)
         for choice, button in self.votes.buttons.items():
-            button.click(
-                user_facing_errors(functools.partial(self._vote, choice)), now,
-                [talk.kept, *talk.outputs, *self.votes.tally_outputs], **QUIET,
-            )
+            button.click(user_facing_errors(functools.partial(self._vote, choice)), now,
+                         [talk.kept, *talk.outputs, *self.votes.tally_outputs], **QUIET)
         for shown in talk.panes.values():
-            shown.click(
-                user_facing_errors(self._pane_clicked), [talk.question, talk.editing, *now],
-                [talk.question, talk.editing, talk.banner, talk.notice, *self.corrections.editor_outputs], **QUIET,
-            )
+            shown.click(user_facing_errors(self._pane_clicked), [talk.question, talk.editing, *now],
+                        [talk.question, talk.editing, talk.banner, talk.notice, *self.corrections.editor_outputs],
+                        **QUIET)
         gr.on([self.settings.blind.input, self.settings.base.input], user_facing_errors(self._redraw), now,
               talk.outputs, **QUIET)
         self.suggested.input(user_facing_errors(self._suggest), [picker, self.suggested],
@@ -125,10 +119,8 @@ class ChatTab:
         self.votes.wire(picker)
         self.corrections.wire(picker, tabs)
 
-    def _ask(
-        self, question: str, editing: int | None, name: str | None, mark: str, kept: Any, request: gr.Request,
-        *shown: Any,
-    ) -> Iterator[list[Any]]:
+    def _ask(self, question: str, editing: int | None, name: str | None, mark: str, kept: Any, request: gr.Request,
+             *shown: Any) -> Iterator[list[Any]]:
         session = request.session_hash or ""
         if not question.strip() or self.talk.busy(session):
             return
@@ -158,10 +150,8 @@ class ChatTab:
         values = self.talk.vote(choice, name or "", mark, kept, settings)
         return [*values, *self.votes.tally_values(Study.open(name or ""), blind=settings.blind)]
 
-    def _pane_clicked(
-        self, question: str, editing: int | None, name: str | None, mark: str, kept: Any, event: gr.EventData,
-        *shown: Any,
-    ) -> list[Any]:
+    def _pane_clicked(self, question: str, editing: int | None, name: str | None, mark: str, kept: Any,
+                      event: gr.EventData, *shown: Any) -> list[Any]:
         """Handle a click in a pane: edit a question, or correct an answer."""
         nothing = [gr.skip()] * (4 + len(self.corrections.editor_outputs))
         conversation = self.talk.conversation(kept, name, mark)
@@ -207,11 +197,9 @@ class ChatTab:
         pair = study is None or study.config.compares
         shown = [gr.update(value=settings.blind, visible=pair) if component is self.settings.blind else value
                  for component, value in zip(self.settings.inputs, shown, strict=True)]
-        return [
-            *shown, *self.talk.values(study, conversation, settings), None, gr.update(visible=False), "", "",
-            *self.votes.tally_values(study, blind=settings.blind), *self.corrections.drawn(study),
-            self.corrections.proposed_name(study), gr.update(visible=False), gr.update(visible=study is not None),
-        ]
+        return [*shown, *self.talk.values(study, conversation, settings), None, gr.update(visible=False), "", "",
+                *self.votes.tally_values(study, blind=settings.blind), *self.corrections.drawn(study),
+                self.corrections.proposed_name(study), gr.update(visible=False), gr.update(visible=study is not None)]
 
     def _load_models(self, name: str | None, base: bool) -> Iterator[Any]:
         """Load the models before the first question if no run needs the machine."""

@@ -195,9 +195,8 @@ def speed_line(answer: Answer | None) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def memory_line(
-    speaker: str, stored: tuple[int, int] | None, memory: Memory | None, arms: Sequence[str] = TWINS
-) -> str:
+def memory_line(speaker: str, stored: tuple[int, int] | None, memory: Memory | None,
+                arms: Sequence[str] = TWINS) -> str:
     """Stored size of base and adapter, and the memory of the base in this chat if that is larger."""
     if speaker == BASE:
         return f"memory: shares the base of {label(base_owner(arms))}"

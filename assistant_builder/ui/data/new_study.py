@@ -51,26 +51,19 @@ class DataSource:
         self.shipped = shipped_datasets()
         with gr.Group(elem_classes="ab-group"):
             gr.HTML("<h3>1 · Your questions and answers</h3>")
-            self.file = gr.File(
-                label="CSV, TSV, JSON, JSONL, XLSX or Parquet", file_types=FILE_TYPES, height=150, elem_id="ab-file"
-            )
+            self.file = gr.File(label="CSV, TSV, JSON, JSONL, XLSX or Parquet", file_types=FILE_TYPES, height=150,
+                                elem_id="ab-file")
             self.brief = gr.HTML(elem_id="ab-brief")
             self._paste()
-            self.example = gr.Dropdown(
-                [(shipped.title, shipped.name) for shipped in self.shipped], label="No file?",
-                value=self.shipped[0].name if self.shipped else None, interactive=True, filterable=False,
-                visible=bool(self.shipped),
-            )
+            self.example = gr.Dropdown([(shipped.title, shipped.name) for shipped in self.shipped], label="No file?",
+                                       value=self.shipped[0].name if self.shipped else None, interactive=True,
+                                       filterable=False, visible=bool(self.shipped))
             self.try_example = gr.Button("Try the example", visible=bool(self.shipped), elem_id="ab-example")
         with gr.Accordion(MAPPING_TITLE, open=False, visible=False) as self.mapping:
             with gr.Group(elem_classes="ab-group ab-grid"):
-                self.roles = {
-                    role: gr.Dropdown(
-                        [AUTOMATIC, UNUSED], value=AUTOMATIC, label=ROLE_TITLES[role], interactive=True, min_width=140,
-                        allow_custom_value=True, elem_id=f"ab-role-{role}",
-                    )
-                    for role in COLUMN_ROLES
-                }
+                self.roles = {role: gr.Dropdown([AUTOMATIC, UNUSED], value=AUTOMATIC, label=ROLE_TITLES[role],
+                                                interactive=True, min_width=140, allow_custom_value=True,
+                                                elem_id=f"ab-role-{role}") for role in COLUMN_ROLES}
         with gr.Group(visible=False, elem_classes="ab-group") as self.naming:
             gr.HTML("<h3>2 · Name and split</h3>")
             self.name = gr.Textbox(label="Name of the study", info="a-z 0-9 . _ -", elem_id="ab-name")
@@ -83,15 +76,13 @@ class DataSource:
 
     def _paste(self) -> None:
         with gr.Accordion("Or paste pairs", open=False, elem_id="ab-paste"):
-            self.pasted = gr.Textbox(
-                label="Question and answer", placeholder=_PASTE, lines=5, max_lines=14, elem_id="ab-paste-text",
-                info="Two columns copied from a spreadsheet, CSV or JSON Lines.",
-            )
+            self.pasted = gr.Textbox(label="Question and answer", placeholder=_PASTE, lines=5, max_lines=14,
+                                     elem_id="ab-paste-text",
+                                     info="Two columns copied from a spreadsheet, CSV or JSON Lines.")
             with gr.Row(elem_classes="ab-actions"):
                 self.use_pasted = gr.Button("Use these pairs", size="sm", elem_id="ab-paste-use")
-                self.add_pasted = gr.Button(
-                    "Add them to the data below", size="sm", visible=False, elem_id="ab-paste-add"
-                )
+                self.add_pasted = gr.Button("Add them to the data below", size="sm", visible=False,
+                                            elem_id="ab-paste-add")
             self.paste_note = gr.HTML(elem_id="ab-paste-note")
 
 
@@ -114,10 +105,8 @@ class TemplatePreview:
 
     def __init__(self, place: str) -> None:
         with gr.Column(visible=False, elem_classes="ab-modelview") as self.body:
-            self.rows = gr.Radio(
-                [(f"{number} row{'s' if number > 1 else ''}", number) for number in ROWS], value=ROWS[1],
-                label="Rows to show", elem_id=f"{place}-rows", elem_classes="ab-inline",
-            )
+            self.rows = gr.Radio([(f"{number} row{'s' if number > 1 else ''}", number) for number in ROWS],
+                                 value=ROWS[1], label="Rows to show", elem_id=f"{place}-rows", elem_classes="ab-inline")
             self.shown = gr.HTML(elem_id=place)
             self.lengths = gr.HTML(elem_id=f"{place}-lengths")
 
@@ -152,9 +141,8 @@ class NewStudyForm:
                     self.split = gr.HTML(elem_id="ab-split")
             self.rejected = gr.HTML(elem_id="ab-rejected")
             with gr.Row(elem_classes="ab-actions"):
-                self.left_out = gr.DownloadButton(
-                    "Download the rows left out", size="sm", visible=False, elem_id="ab-left-out"
-                )
+                self.left_out = gr.DownloadButton("Download the rows left out", size="sm", visible=False,
+                                                  elem_id="ab-left-out")
             self.editor = RowEditor()
             self.seen = TemplatePreview("ab-preview")
 
@@ -221,9 +209,8 @@ class NewStudyForm:
         return [callout("info", note), None, *self._new(path, form)]
 
     @user_facing_errors
-    def _add_pasted(
-        self, text: str, source: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any
-    ) -> list[Any]:
+    def _add_pasted(self, text: str, source: str | None, held: str, lines: Sequence[Sequence[Any]],
+                    *shown: Any) -> list[Any]:
         columns = column_mapping(shown[:_ROLES])
         try:
             path, note = write_pasted(text, new_folder())
@@ -251,9 +238,8 @@ class NewStudyForm:
         form = self.upload.form.values(config)
         return [None, *form, None, *self._new(study.source, form, name, mapped_roles(config.data.columns))]
 
-    def _new(
-        self, path: Path, form: Sequence[Any], name: str | None = None, mapped: Sequence[str] = (AUTOMATIC,) * _ROLES
-    ) -> list[Any]:
+    def _new(self, path: Path, form: Sequence[Any], name: str | None = None,
+             mapped: Sequence[str] = (AUTOMATIC,) * _ROLES) -> list[Any]:
         """All outputs of new data, from ``source`` to the column mapping."""
         place = str(path)
         return [place, place, unused_name(name or path.name.split(".")[0]), "", "", *self._look(place, *mapped, *form)]
@@ -285,12 +271,10 @@ class NewStudyForm:
             return [brief_view(None), view, "", "", hidden, opened, hidden, hidden, hidden, *roles]
         findings, record = seen.findings, seen.findings.to_record()
         csv = left_out_download(Path(path), columns, Path(path).name.split(".")[0])
-        return [
-            brief_view(record), card(f"Findings in {Path(path).name}", findings_view(record)),
-            self._split_of(seen, form), rejected_view(findings.left_out, findings.dataset.rows),
-            gr.update(value=csv, visible=csv is not None), opened, gr.update(visible=findings.can_start()),
-            readable, readable, *roles,
-        ]
+        return [brief_view(record), card(f"Findings in {Path(path).name}", findings_view(record)),
+                self._split_of(seen, form), rejected_view(findings.left_out, findings.dataset.rows),
+                gr.update(value=csv, visible=csv is not None), opened, gr.update(visible=findings.can_start()),
+                readable, readable, *roles]
 
     @user_facing_errors
     def _remap(self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any) -> list[Any]:
@@ -339,9 +323,8 @@ class NewStudyForm:
         return self.editor.values(path, column_mapping(mapped), which, search)
 
     @user_facing_errors
-    def _recheck(
-        self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any, requested: bool = True
-    ) -> list[Any]:
+    def _recheck(self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any,
+                 requested: bool = True) -> list[Any]:
         edits = None
         if path:
             edited, edits = edited_file(Path(path), column_mapping(shown[:_ROLES]), held, lines)

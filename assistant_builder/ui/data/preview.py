@@ -130,9 +130,8 @@ _MOST_PROCESSES = 4
 """Number of base models with a running tokenizer process."""
 
 
-def template_preview(
-    path: Path, config: StudyConfig, rows: int, *, first: Sequence[Pair] | None = None, day: date | None = None
-) -> tuple[Markup, Markup]:
+def template_preview(path: Path, config: StudyConfig, rows: int, *, first: Sequence[Pair] | None = None,
+                     day: date | None = None) -> tuple[Markup, Markup]:
     """The first rows of a data file in the chat template of the base model, and the lengths of its pairs.
 
     Args:
@@ -183,10 +182,8 @@ def _process(folder: str, seen: str) -> TemplateProcess:
 
 
 @functools.lru_cache(maxsize=8)
-def _lengths(
-    path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, model: ModelConfig, limit: int,
-    model_seen: str, day: date | None,
-) -> Lengths:
+def _lengths(path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, model: ModelConfig,
+             limit: int, model_seen: str, day: date | None) -> Lengths:
     """``seen`` is the stamp of the data file, ``model_seen`` that of the model files."""
     findings = inspect_file(Path(path), dict(columns)).findings
     folder = local_model_folder(model)

@@ -146,9 +146,8 @@ def reasons_of(findings: Findings) -> dict[int, str]:
     return reasons | {entry.row: f"Left out: {use_page_labels(entry.reason)}" for entry in findings.left_out}
 
 
-def edited_file(
-    path: Path, columns: Mapping[str, str], held: str, lines: Sequence[Sequence[Any]]
-) -> tuple[Path, Edits]:
+def edited_file(path: Path, columns: Mapping[str, str], held: str,
+                lines: Sequence[Sequence[Any]]) -> tuple[Path, Edits]:
     """Write a file with the edits; the data file is not changed.
 
     Args:
@@ -200,20 +199,14 @@ class RowEditor:
                 "remove a row. Your file is not changed: the study uses an edited copy.</p>"
             )
             with gr.Row(elem_classes="ab-edit-choose"):
-                self.which = gr.Radio(
-                    [(title, kind) for kind, title in _KINDS.items()], value="all", label="Rows", min_width=320,
-                    elem_id="ab-edit-which", elem_classes="ab-inline",
-                )
-                self.search = gr.Textbox(
-                    label="Only rows with this text", placeholder="press Enter to search", min_width=200,
-                    elem_id="ab-edit-search",
-                )
+                self.which = gr.Radio([(title, kind) for kind, title in _KINDS.items()], value="all", label="Rows",
+                                      min_width=320, elem_id="ab-edit-which", elem_classes="ab-inline")
+                self.search = gr.Textbox(label="Only rows with this text", placeholder="press Enter to search",
+                                         min_width=200, elem_id="ab-edit-search")
             self.note = gr.HTML(elem_classes="ab-note")
-            self.table = gr.Dataframe(
-                headers=[ROW_TITLE, PROBLEM_TITLE], datatype="str", type="array", interactive=True, wrap=True,
-                max_height=460, show_label=False, label="Rows", static_columns=[0, 1], buttons=["fullscreen"],
-                elem_id="ab-edit-table",
-            )
+            self.table = gr.Dataframe(headers=[ROW_TITLE, PROBLEM_TITLE], datatype="str", type="array",
+                                      interactive=True, wrap=True, max_height=460, show_label=False, label="Rows",
+                                      static_columns=[0, 1], buttons=["fullscreen"], elem_id="ab-edit-table")
             with gr.Row(elem_classes="ab-actions"):
                 self.check = gr.Button("Check again", variant="primary", size="sm", elem_id="ab-edit-check")
                 self.undo = gr.Button("Undo all edits", size="sm", elem_id="ab-edit-undo")

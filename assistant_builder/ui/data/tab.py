@@ -47,9 +47,8 @@ class CardEditor:
         with gr.Accordion("Dataset card", open=False, visible=False, elem_id="ab-card") as self.body:
             gr.HTML(f"<p class='ab-note'>{_ABOUT}</p>")
             self.state = gr.HTML()
-            self.text = gr.Textbox(
-                label="Dataset card (Markdown)", lines=14, max_lines=30, interactive=True, elem_id="ab-card-text"
-            )
+            self.text = gr.Textbox(label="Dataset card (Markdown)", lines=14, max_lines=30, interactive=True,
+                                   elem_id="ab-card-text")
             with gr.Row(elem_classes="ab-actions"):
                 self.save = gr.Button("Save the card", size="sm", variant="primary", elem_id="ab-card-save")
                 self.back = gr.Button("Use the generated card", size="sm", visible=False, elem_id="ab-card-back")
@@ -65,11 +64,9 @@ class CardEditor:
         if look.study is None or not (look.study.folder / "data" / CARD_FILE).is_file():
             return [gr.update(visible=False), *[gr.skip()] * 5]
         folder = look.study.folder / "data"
-        return [
-            gr.update(visible=True), _NEW if is_card_outdated(folder) else "",
-            (folder / CARD_FILE).read_text(encoding="utf-8"), gr.update(visible=is_card_edited(folder)),
-            offer(folder / CARD_FILE, f"{look.study.name}-card.md"), gr.skip(),
-        ]
+        return [gr.update(visible=True), _NEW if is_card_outdated(folder) else "",
+                (folder / CARD_FILE).read_text(encoding="utf-8"), gr.update(visible=is_card_edited(folder)),
+                offer(folder / CARD_FILE, f"{look.study.name}-card.md"), gr.skip()]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons; the region redraws the card."""
@@ -99,10 +96,8 @@ def study_data_panel(study: Study) -> Markup:
         if is_prepared(study):
             split = read_json(study.folder / "data" / "split.json")
             by_meaning = read_json(study.embedding_file)["leaks"] if study.embedding_file.is_file() else []
-            return study_data_view(
-                read_json(study.folder / "data" / "findings.json"), split, heldout_power(split), _rejected(study),
-                [*split["leaks"], *by_meaning],
-            )
+            return study_data_view(read_json(study.folder / "data" / "findings.json"), split, heldout_power(split),
+                                   _rejected(study), [*split["leaks"], *by_meaning])
         return _source_view(study)
     except AssistantBuilderError as error:
         return error_callout(error.to_record())

@@ -27,14 +27,12 @@ _GOOD_POINTS, _FAIR_POINTS = 5.0, 12.0
 
 def findings_view(record: Mapping[str, Any]) -> Markup:
     """Figures and problems of a checked file, from ``Findings.to_record()``."""
-    figures = [
-        ("Rows", count(record["rows"]), str(record["format"]).upper()),
-        ("Usable pairs", count(record["usable"]), percent(record["usable"] / max(record["rows"], 1), 0)),
-        ("Rejected", count(len(record["rejected"])), "with reasons below"),
-        ("Exact copies", count(record["exact_duplicates"]), "left out"),
-        ("Near-duplicates", count(record["near_duplicates"]), "kept, checked for leaks"),
-        ("Conflicts", count(record["conflicts"]), "one question, several answers"),
-    ]
+    figures = [("Rows", count(record["rows"]), str(record["format"]).upper()),
+               ("Usable pairs", count(record["usable"]), percent(record["usable"] / max(record["rows"], 1), 0)),
+               ("Rejected", count(len(record["rejected"])), "with reasons below"),
+               ("Exact copies", count(record["exact_duplicates"]), "left out"),
+               ("Near-duplicates", count(record["near_duplicates"]), "kept, checked for leaks"),
+               ("Conflicts", count(record["conflicts"]), "one question, several answers")]
     found = join(_problem(problem) for problem in record.get("problems", ()))
     notes = fold("How the file was read", items(map(use_page_labels, record["notes"]))) if record["notes"] else ""
     return join([tiles(figures), found, _examples(record.get("details", {})), notes])
@@ -47,11 +45,9 @@ def _examples(details: Mapping[str, Any]) -> Markup:
              percent(entry["similarity"], 0)) for entry in details.get("near_duplicates", ())]
     conflicts = [(cut(entry["text"], 160), ", ".join(map(str, entry["rows"][:12])))
                  for entry in details.get("conflicts", ())]
-    kinds = (
-        ("Exact copies", ("Row", "Copy of row"), copies, (0, 1)),
-        ("Near-duplicates", ("Row", "Question", "Similar row", "Its question", "Shared words"), near, (0, 2, 4)),
-        ("Questions with several answers", ("Question", "Rows"), conflicts, ()),
-    )
+    kinds = (("Exact copies", ("Row", "Copy of row"), copies, (0, 1)),
+             ("Near-duplicates", ("Row", "Question", "Similar row", "Its question", "Shared words"), near, (0, 2, 4)),
+             ("Questions with several answers", ("Question", "Rows"), conflicts, ()))
     return join(fold(f"List: {title.lower()}", table(headers, rows[:_MAX_LISTED], numeric=numeric))
                 for title, headers, rows, numeric in kinds if rows)
 
@@ -143,20 +139,17 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
     return card(f"{count(len(leaks))} {what}, {done}", note, body)
 
 
-def study_data_view(
-    findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None, power: Mapping[str, Any] | None,
-    rejected: Sequence[RejectedRow], leaks: Sequence[Mapping[str, Any]] = (),
-) -> Markup:
+def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None,
+                    power: Mapping[str, Any] | None, rejected: Sequence[RejectedRow],
+                    leaks: Sequence[Mapping[str, Any]] = ()) -> Markup:
     """Everything that the Data tab shows about a study: findings.json, split.json, the rows left out and all leaks."""
     columns = findings["columns"].items() if findings else ()
     roles = [(ROLE_TITLES.get(role, role), name) for role, name in columns if name]
-    return join((
-        card("Findings", findings_view(findings)) if findings else "",
-        card("Split", split_view(split, power)) if split else "",
-        leaks_view(leaks, sum(leak["removed"] for leak in leaks)),
-        rejected_view(rejected, findings["rows"] if findings else len(rejected)),
-        card("Columns", table(("Role", "Column in the file"), roles)) if findings else "",
-    ))
+    return join((card("Findings", findings_view(findings)) if findings else "",
+                 card("Split", split_view(split, power)) if split else "",
+                 leaks_view(leaks, sum(leak["removed"] for leak in leaks)),
+                 rejected_view(rejected, findings["rows"] if findings else len(rejected)),
+                 card("Columns", table(("Role", "Column in the file"), roles)) if findings else ""))
 
 
 def unreadable_view(error: Mapping[str, Any], columns: Sequence[str], peek: Sequence[Sequence[str]] = ()) -> Markup:
@@ -187,9 +180,8 @@ _STEPS = (1, 2, 2.5, 5, 10)
 _TURNS = {"system": "System prompt", "user": "Question", "assistant": "Answer"}
 
 
-def rendered_view(
-    pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str, max_length: int
-) -> Markup:
+def rendered_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str,
+                  max_length: int) -> Markup:
     """The first rows in the chat template of the base model, truncated at ``max_length`` tokens as in training.
 
     ``rendered`` has the training sequences of each row.
@@ -268,13 +260,10 @@ def lengths_view(lengths: Lengths, answer_limit: int) -> Markup:
     tokens, answers = sorted(lengths.tokens), sorted(lengths.answers)
     long_answers = sum(number > answer_limit for number in answers)
     cut_note = "none is excluded" if not lengths.dropped else f"{count(lengths.dropped)} of them excluded"
-    figures = [
-        ("Median", count(tokens[measured // 2]), "tokens"),
-        ("95 % are below", count(_quantile(tokens, 0.95)), "tokens"),
-        ("Longest", count(tokens[-1]), "tokens"),
-        ("Truncated", count(lengths.cut), f"longer than {count(limit)}: {cut_note}" if lengths.cut else "none"),
-        ("Answers", count(answers[measured // 2]), f"tokens (median), at most {count(answers[-1])}"),
-    ]
+    figures = [("Median", count(tokens[measured // 2]), "tokens"),
+               ("95 % are below", count(_quantile(tokens, 0.95)), "tokens"), ("Longest", count(tokens[-1]), "tokens"),
+               ("Truncated", count(lengths.cut), f"longer than {count(limit)}: {cut_note}" if lengths.cut else "none"),
+               ("Answers", count(answers[measured // 2]), f"tokens (median), at most {count(answers[-1])}")]
     notes = [_length_note(lengths)]
     if long_answers:
         notes.append(f"{count(long_answers)} answers ({percent(long_answers / measured, 0)}) are longer than the "

@@ -55,10 +55,8 @@ def comparison_tables(record: Record) -> Markup:
     columns = ("Setting or file", f"A: {record['a']}", f"B: {record['b']}")
     differing = table(columns, differences) if differences else Markup("<p>No recorded setting or file differs.</p>")
     headers = ("Cell", "Metric", "A", "B", "B \N{MINUS SIGN} A", "95 % interval", "p (Holm)")
-    return join([
-        card("Differences between the studies", differing),
-        card("All metrics", table(headers, contrast_rows(record), numeric=range(2, 7))),
-    ])
+    return join([card("Differences between the studies", differing),
+                 card("All metrics", table(headers, contrast_rows(record), numeric=range(2, 7)))])
 
 
 def comparison_panels(record: Record) -> list[IntervalPanel]:
@@ -146,11 +144,8 @@ class CompareStudiesPanel:
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
-        self.go.click(
-            self._compare, [picker, self.other],
-            [self.pair, self.message, self.result, self.plot, self.tables, *self.browser.outputs, self.go],
-            **QUIET,
-        )
+        self.go.click(self._compare, [picker, self.other], [self.pair, self.message, self.result, self.plot,
+                                                            self.tables, *self.browser.outputs, self.go], **QUIET)
         self.browser.wire(self.pair)
 
     def _compare(self, name: str | None, other: str | None) -> Iterator[list[Any]]:

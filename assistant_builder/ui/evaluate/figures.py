@@ -86,10 +86,9 @@ def headline_panels(report: Report) -> list[IntervalPanel]:
     lead = "-".join(lead_pair(report))
     for rows in by_axis([row for row in report["contrasts"] if row["name"] == lead]):
         primary = next((row for row in rows if row["metric"] == report["primary_metric"]), None)
-        found.append(IntervalPanel(
-            tuple(contrast_row(row, shown(row["metric"]).label, "") for row in rows), unit_of(rows[0]["metric"]),
-            bool(rows[0]["higher_is_better"]), _margin(report, primary["metric"]) if primary else None,
-        ))
+        found.append(IntervalPanel(tuple(contrast_row(row, shown(row["metric"]).label, "") for row in rows),
+                                   unit_of(rows[0]["metric"]), bool(rows[0]["higher_is_better"]),
+                                   _margin(report, primary["metric"]) if primary else None))
     return found
 
 
@@ -194,12 +193,10 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
             start, level = level, level + row.delta
             marks += [start + row.low, start + row.high, level]
             color, _, words = TONES[row.tone]
-            drawing.traces.append({
-                "type": "bar", "orientation": "h", "x": [row.delta], "y": [y], "base": [start], "width": 0.3,
-                "marker": {"color": color, "opacity": 0.75},
-                "error_x": spread([row.high - row.delta], [row.delta - row.low], GREY),
-                "hovertemplate": f"{row.title}: {row.text}, {words}<extra></extra>",
-            })
+            drawing.traces.append({"type": "bar", "orientation": "h", "x": [row.delta], "y": [y], "base": [start],
+                                   "width": 0.3, "marker": {"color": color, "opacity": 0.75},
+                                   "error_x": spread([row.high - row.delta], [row.delta - row.low], GREY),
+                                   "hovertemplate": f"{row.title}: {row.text}, {words}<extra></extra>"})
             drawing.line(start, start, y - 1, y, _THIN)
             drawing.line(level, level, y, y + 1, _THIN)
             drawing.label(y, title + difference(step["delta"], metric, step),
@@ -271,10 +268,8 @@ def _direction(metric: str) -> dict[str, Any]:
 def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
     """Reliability diagram of ``report["reliability"]``: share of correct answers by mean token probability."""
     drawing = Drawing(360)
-    drawing.traces.append({
-        "type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "perfectly calibrated",
-        "hoverinfo": "skip", "line": {"color": GREY, "dash": "dash", "width": 1.5},
-    })
+    drawing.traces.append({"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "perfectly calibrated",
+                           "hoverinfo": "skip", "line": {"color": GREY, "dash": "dash", "width": 1.5}})
     for cell, found in reliability["cells"].items():
         bins, arm = [one for one in found["bins"] if one["n"]], _arm_of(cell)
         drawing.traces.append({
@@ -289,11 +284,9 @@ def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
     least = min((one["mean_probability"] for found in reliability["cells"].values() for one in found["bins"]
                  if one["n"]), default=0.0)
     drawing.across("mean token probability of the answer", range=[max(0.0, least - 0.08), 1.01], tickformat=".0%")
-    drawing.layout |= {
-        "yaxis": {**AXIS, "title": {"text": "correct answers", "font": {"size": 12}}, "range": [-0.03, 1.03],
-                  "tickformat": ".0%", "fixedrange": True},
-        "showlegend": True, "margin": {"l": 62, "r": 8, "t": 40, "b": 48},
-    }
+    drawing.layout |= {"yaxis": {**AXIS, "title": {"text": "correct answers", "font": {"size": 12}},
+                                 "range": [-0.03, 1.03], "tickformat": ".0%",
+                                 "fixedrange": True}, "showlegend": True, "margin": {"l": 62, "r": 8, "t": 40, "b": 48}}
     return drawing.figure()
 
 
@@ -303,13 +296,11 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
     how, drawing = shown(metric), Drawing(190)
     arms = {cell: _arm_of(cell) for cell in CELLS if cell in seeds["runs"][0]}
     for y, (cell, arm) in enumerate(arms.items()):
-        drawing.traces.append({
-            "type": "scatter", "mode": "markers", "name": arm.label,
-            "x": [run[cell] * how.factor for run in seeds["runs"]], "y": [y] * len(seeds["runs"]),
-            "marker": {"size": 11, "color": arm.color, "symbol": arm.symbol},
-            "customdata": [[run["seed"], number(run[cell], metric)] for run in seeds["runs"]],
-            "hovertemplate": "seed %{customdata[0]}: %{customdata[1]}<extra></extra>",
-        })
+        drawing.traces.append({"type": "scatter", "mode": "markers", "name": arm.label,
+                               "x": [run[cell] * how.factor for run in seeds["runs"]], "y": [y] * len(seeds["runs"]),
+                               "marker": {"size": 11, "color": arm.color, "symbol": arm.symbol},
+                               "customdata": [[run["seed"], number(run[cell], metric)] for run in seeds["runs"]],
+                               "hovertemplate": "seed %{customdata[0]}: %{customdata[1]}<extra></extra>"})
         text = f"<b>{arm.label}</b>"
         if cell in spreads:
             mean = spreads[cell]["mean"] * how.factor
@@ -323,10 +314,8 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
 
 def reliability_table(reliability: Mapping[str, Any]) -> Markup:
     """The values of the reliability diagram, folded."""
-    rows = [
-        (_arm_of(cell).label, percent(one["mean_probability"], 0),
-         f"{percent(one['correct'], 0)} ({percent(one['ci'][0], 0)} to {percent(one['ci'][1], 0)})", str(one["n"]))
-        for cell, found in reliability["cells"].items() for one in found["bins"] if one["n"]
-    ]
+    rows = [(_arm_of(cell).label, percent(one["mean_probability"], 0),
+             f"{percent(one['correct'], 0)} ({percent(one['ci'][0], 0)} to {percent(one['ci'][1], 0)})",
+             str(one["n"])) for cell, found in reliability["cells"].items() for one in found["bins"] if one["n"]]
     headers = ("Assistant", "Mean probability", "Correct (95 % interval)", "Items")
     return fold("Values of the figure", table(headers, rows, numeric=(1, 2, 3)))

@@ -66,11 +66,9 @@ class ItemBrowser:
             return [gr.skip()] * 3 + [gr.skip(), 1, "", gr.skip(), "", gr.skip()]
         first, second = items.pair
         cells, metric = [(title, cell) for cell, title in items.cells.items()], items.metrics[0]
-        return [
-            gr.update(choices=cells, value=first), gr.update(choices=cells, value=second),
-            gr.update(choices=metric_choices(items.metrics), value=metric),
-            *self._page_values(items, ItemFilter(first, second, show, metric=metric), "each other", 1),
-        ]
+        return [gr.update(choices=cells, value=first), gr.update(choices=cells, value=second),
+                gr.update(choices=metric_choices(items.metrics), value=metric),
+                *self._page_values(items, ItemFilter(first, second, show, metric=metric), "each other", 1)]
 
     def wire(self, key: gr.components.Component) -> None:
         """Connect the components; the value of ``key`` is passed to the loader."""
@@ -106,7 +104,5 @@ class ItemBrowser:
         page = min(max(page, 1), last)
         counts = count_by_choice(items, query.first, query.second)
         counted = [(f"{title} ({counts[show]:,})", show) for show, title in SHOW_TITLES.items()]
-        return [
-            gr.update(choices=counted, value=query.show), page, items_view(items, rows, query, marks, page),
-            gr.update(interactive=page > 1), pager_text(len(rows), page), gr.update(interactive=page < last),
-        ]
+        return [gr.update(choices=counted, value=query.show), page, items_view(items, rows, query, marks, page),
+                gr.update(interactive=page > 1), pager_text(len(rows), page), gr.update(interactive=page < last)]

@@ -93,10 +93,8 @@ def make_item_set(rows: Iterable[Row], names: Mapping[str, str], pair: tuple[str
     ordered = tuple(sorted(rows, key=lambda row: (row["row"] or 0, row["turn"])))
     scored = {cell for row in ordered for cell in row["nll"]}
     measured = {metric for row in ordered for found in row["metrics"].values() for metric in found}
-    return ItemSet(
-        ordered, {cell: title for cell, title in names.items() if cell in scored},
-        tuple(metric for metric in METRICS if metric in measured), pair,
-    )
+    return ItemSet(ordered, {cell: title for cell, title in names.items() if cell in scored},
+                   tuple(metric for metric in METRICS if metric in measured), pair)
 
 
 def answer_change(row: Row, first: str, second: str) -> str:

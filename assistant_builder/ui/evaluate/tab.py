@@ -123,13 +123,11 @@ class EvaluateTab:
             message = contacts_note(snapshot.config) + message
         if not report and snapshot.config.compares and snapshot.step("data").state == "succeeded":
             message += declaration_note(view.study)
-        return [
-            gr.update(visible=ready or running), _start_button(snapshot, start_phase(view.study), ready),
-            gr.update(visible=running, value=pause_label(view.study), interactive=not view.study.cancel_requested),
-            gr.update(value=message, visible=bool(message)),
-            gr.update(value=verdict_callout(report) if report else "", visible=bool(report)),
-            gr.update(visible=bool(report) or scored),
-        ]
+        return [gr.update(visible=ready or running), _start_button(snapshot, start_phase(view.study), ready),
+                gr.update(visible=running, value=pause_label(view.study), interactive=not view.study.cancel_requested),
+                gr.update(value=message, visible=bool(message)),
+                gr.update(value=verdict_callout(report) if report else "", visible=bool(report)),
+                gr.update(visible=bool(report) or scored)]
 
     def _draw_result(self, view: StudyView) -> Sequence[Any]:
         report = view.snapshot.report if view.snapshot else None

@@ -199,12 +199,9 @@ def declaration_note(study: Study) -> Markup:
 def report_tables(report: Mapping[str, Any]) -> Markup:
     """The scores, differences, exports and minor warnings of the report; the serious ones are part of the verdict."""
     minor = [entry["text"] for entry in by_weight(report.get("warnings") or [])[1] if entry["level"] != "serious"]
-    return join([
-        card("Every cell", cells_table({**report["cells"], **report["baselines"]})),
-        card("Differences", contrasts_table(report)),
-        exports_card(report),
-        card("Caveats", items(minor)) if minor else "",
-    ])
+    return join([card("Every cell", cells_table({**report["cells"], **report["baselines"]})),
+                 card("Differences", contrasts_table(report)), exports_card(report),
+                 card("Caveats", items(minor)) if minor else ""])
 
 
 def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
@@ -243,11 +240,9 @@ def contrasts_table(report: Mapping[str, Any]) -> Markup:
         groups.setdefault(row["name"], []).append(row)
     parts = []
     for place, (name, rows) in enumerate(groups.items()):
-        cells = [
-            (shown(row["metric"]).label, difference(row["delta"], row["metric"], row), interval(row, row["metric"]),
-             p_value(row.get("p_value_holm", row["p_value"])), count(row["n"]))
-            for row in rows
-        ]
+        cells = [(shown(row["metric"]).label, difference(row["delta"], row["metric"], row),
+                  interval(row, row["metric"]), p_value(row.get("p_value_holm", row["p_value"])),
+                  count(row["n"])) for row in rows]
         figures = table(("Metric", "Difference", "95 % interval", "p (Holm)", "n"), cells, numeric=(1, 2, 3, 4))
         parts.append(fold(f"{name.replace('-', MINUS)}: {rows[0].get('meaning', '')}", figures, opened=place == 0))
     return join(parts)

@@ -54,11 +54,9 @@ class ExportPanel:
                 self.download = gr.DownloadButton("Download", variant="primary", visible=False)
                 self.start = gr.Button("Export", variant="primary")
                 self.cancel = gr.Button("Cancel", variant="stop", visible=False)
-            self.ways = [
-                gr.Code(language="python" if place == 0 else "shell", interactive=False, visible=False, lines=1,
-                        wrap_lines=True, show_line_numbers=False, buttons=["copy"])
-                for place in range(MAX_SNIPPETS)
-            ]
+            self.ways = [gr.Code(language="python" if place == 0 else "shell", interactive=False, visible=False,
+                                 lines=1, wrap_lines=True, show_line_numbers=False,
+                                 buttons=["copy"]) for place in range(MAX_SNIPPETS)]
             with gr.Accordion("Command line", open=False):
                 self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True, lines=1,
                                        show_line_numbers=False, buttons=["copy"])
@@ -159,10 +157,8 @@ class ExportTab:
                 with gr.Column(scale=4, min_width=300):
                     with gr.Group(elem_classes="ab-group"):
                         gr.HTML("<h3>What to export</h3>")
-                        self.arm = gr.Radio(
-                            [(label(arm), arm) for arm in plain_order(ARMS)], value=QLORA.name, label="Assistant",
-                            elem_id="ab-export-arm", elem_classes="ab-presets",
-                        )
+                        self.arm = gr.Radio([(label(arm), arm) for arm in plain_order(ARMS)], value=QLORA.name,
+                                            label="Assistant", elem_id="ab-export-arm", elem_classes="ab-presets")
                         self.format = gr.Radio(
                             [(f"{form.label}: {form.explanation}", form.name) for form in EXPORT_FORMATS.values()],
                             value=DEFAULT_FORMAT, label="Format", elem_id="ab-export-format", elem_classes="ab-presets",
@@ -207,10 +203,8 @@ class ExportTab:
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
-        gr.on(
-            [self.arm.input, self.format.input], _visible, [self.arm, self.format],
-            [panel.column for panel in self.panels], queue=False, **QUIET,
-        )
+        gr.on([self.arm.input, self.format.input], _visible, [self.arm, self.format],
+              [panel.column for panel in self.panels], queue=False, **QUIET)
         for panel in self.panels:
             panel.wire(picker)
 

@@ -75,9 +75,8 @@ def ended_panel(spec: ExportSpec, record: JobRecord, log: str) -> Markup:
     return message + tail
 
 
-def finished_panel(
-    spec: ExportSpec, record: JobRecord, export: Mapping[str, Any] | None, *, current: bool, model_card: str
-) -> Markup:
+def finished_panel(spec: ExportSpec, record: JobRecord, export: Mapping[str, Any] | None, *, current: bool,
+                   model_card: str) -> Markup:
     """A finished export, with the result of the verification.
 
     ``export`` is its ``export.json``, None if its folder is missing; ``current`` says whether it contains the study's

@@ -40,10 +40,9 @@ class PlanTab:
         self.empty = gr.HTML(needs_study("A plan needs a study with its question–answer file."))
         with gr.Column(visible=False, elem_id="ab-plan") as self.body:
             with gr.Group(elem_classes="ab-group", elem_id="ab-plan-machine"), gr.Row():
-                self.machine = gr.Dropdown(
-                    [THIS_COMPUTER, *CARDS], value=THIS_COMPUTER, label="Machine", elem_id="ab-plan-card",
-                    info="The machine that runs the training.", min_width=190,
-                )
+                self.machine = gr.Dropdown([THIS_COMPUTER, *CARDS], value=THIS_COMPUTER, label="Machine",
+                                           elem_id="ab-plan-card", info="The machine that runs the training.",
+                                           min_width=190)
                 self.memory, self.price, self.pairs = (
                     gr.Textbox(label=title, info=info, placeholder=empty, elem_id=f"ab-plan-{key}", min_width=190)
                     for key, title, info, empty in (

@@ -117,11 +117,9 @@ def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
 def time_table(plan: Plan) -> Markup:
     """Time and cost of each method."""
     price = plan.price_per_hour()
-    rows = [
-        (_method_chip(name), count(method.work.steps), f"{method.work.flops / 1e15:,.3g}", duration(method.seconds),
-         money(method.cost(price)), size(method.inference_bytes), "yes" if method.checkpointing else "no")
-        for name, method in plan.methods.items()
-    ]
+    rows = [(_method_chip(name), count(method.work.steps), f"{method.work.flops / 1e15:,.3g}", duration(method.seconds),
+             money(method.cost(price)), size(method.inference_bytes),
+             "yes" if method.checkpointing else "no") for name, method in plan.methods.items()]
     return table(("", "Steps", "10¹⁵ operations", "Time", "Cost", "Memory to chat", "Recomputes activations"), rows,
                  numeric=range(1, 6))
 
@@ -175,12 +173,10 @@ def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
     columns = ["", *(title(name) for name in methods)]
     rows = [[name, *(size(method.parts.get(part) or None) for method in methods.values())]
             for part, name in parts_of(plan).items()]
-    rows += [
-        ["Peak", *(_peak(method) for method in methods.values())],
-        ["", *(_FITS[method.fit] for method in methods.values())],
-        ["Time", *(duration(method.seconds) for method in methods.values())],
-        ["Cost", *(money(method.cost(price)) for method in methods.values())],
-    ]
+    rows += [["Peak", *(_peak(method) for method in methods.values())],
+             ["", *(_FITS[method.fit] for method in methods.values())],
+             ["Time", *(duration(method.seconds) for method in methods.values())],
+             ["Cost", *(money(method.cost(price)) for method in methods.values())]]
     lines = [
         f"{plan.model}: {count(plan.architecture.parameters)} parameters. {plan.machine.name}: "
         f"{size(plan.memory_bytes)} free.",
@@ -211,11 +207,9 @@ def plan_figure(plan: Plan) -> Figure:
     figure = go.Figure()
     for part, words in parts_of(plan).items():
         values = [method.parts.get(part, 0) for method in shown.values()]
-        figure.add_bar(
-            y=labels, x=[value / 1e9 for value in values], name=words, orientation="h",
-            marker={"color": PART_COLORS[part]}, customdata=[size(value) for value in values],
-            hovertemplate="%{customdata}",
-        )
+        figure.add_bar(y=labels, x=[value / 1e9 for value in values], name=words, orientation="h",
+                       marker={"color": PART_COLORS[part]}, customdata=[size(value) for value in values],
+                       hovertemplate="%{customdata}")
     peaks = [method.total_bytes for method in shown.values()]
     for name, peak in zip(labels, peaks, strict=True):
         figure.add_annotation(y=name, x=peak / 1e9, text=f"<b>{size(peak)}</b>", showarrow=False, xanchor="left",
@@ -226,12 +220,11 @@ def plan_figure(plan: Plan) -> Figure:
                     "font": {"color": _LINE}}, annotation_position="top",
     )
     top = max(*peaks, plan.memory_bytes) / 1e9
-    figure.update_layout(
-        barmode="stack", template="none", height=130 + 62 * len(shown), margin={"l": 120, "r": 24, "t": 34, "b": 84},
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", bargap=0.35, hovermode="y unified",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.24, "x": 0, "traceorder": "normal"},
-    )
+    figure.update_layout(barmode="stack", template="none", height=130 + 62 * len(shown),
+                         margin={"l": 120, "r": 24, "t": 34, "b": 84}, paper_bgcolor="rgba(0,0,0,0)",
+                         plot_bgcolor="rgba(0,0,0,0)", bargap=0.35, hovermode="y unified",
+                         font={"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
+                         legend={"orientation": "h", "yanchor": "top", "y": -0.24, "x": 0, "traceorder": "normal"})
     figure.update_xaxes(range=[0, top * 1.14], ticksuffix=" GB", gridcolor="rgba(123,132,148,0.2)", zeroline=False)
     figure.update_yaxes(autorange="reversed", linecolor="rgba(123,132,148,0.4)", ticks="")
     return figure

@@ -64,9 +64,7 @@ def start_refusal(study: Study) -> Markup:
     return callout("bad", "The run did not start", next((line.strip() for line in reversed(lines) if line.strip()), ""))
 
 
-def start_or_resume(
-    study: Study, new: StudyConfig, *, replace: bool, now: bool = False, trust: bool = False
-) -> Markup:
+def start_or_resume(study: Study, new: StudyConfig, *, replace: bool, now: bool = False, trust: bool = False) -> Markup:
     """Start or resume the study with the settings of the form; see :func:`start_run`.
 
     Returns:

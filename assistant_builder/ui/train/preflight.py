@@ -132,11 +132,9 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     refused = refusal(plan) if plan is not None and local and trains else None
     if refused is not None:
         errors.append(PreflightIssue(refused.what, refused.remedy))
-    result = PreflightResult(
-        config=config, data=data, steps=total_steps(config.train, data.train) if data else 0,
-        plan=plan, scoring=scoring_seconds(config.model.base), free_bytes=this_machine().free_bytes,
-        errors=tuple(errors),
-    )
+    result = PreflightResult(config=config, data=data, steps=total_steps(config.train, data.train) if data else 0,
+                             plan=plan, scoring=scoring_seconds(config.model.base),
+                             free_bytes=this_machine().free_bytes, errors=tuple(errors))
     return replace(result, warnings=tuple(_warnings(result)))
 
 
@@ -342,12 +340,10 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
     needed = result.needed_bytes
     memory = ("Memory", f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
               f"{size(result.free_bytes)} free" if needed else "known once the model is downloaded")
-    return [
-        ("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} held out"),
-        ("Steps", count(result.steps), f"in each of {arms} training runs" if arms > 1 else "in one training run"),
-        ("Effective batch", plural(train.batch_size, "pair"), f"micro-batch {micro} × {train.batch_size // micro}"),
-        time, memory,
-    ]
+    return [("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} held out"),
+            ("Steps", count(result.steps), f"in each of {arms} training runs" if arms > 1 else "in one training run"),
+            ("Effective batch", plural(train.batch_size, "pair"), f"micro-batch {micro} × {train.batch_size // micro}"),
+            time, memory]
 
 
 def _single_arm_note(config: StudyConfig) -> str:

@@ -50,13 +50,11 @@ class TrainSettings:
         with gr.Group(elem_classes="ab-group ab-grid"):
             self.form.show([*keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
         with gr.Accordion("All settings", open=False):
-            for title, keys in (
-                ("Model", keys_of("model", basic=False)),
-                ("Training", ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
-                ("Evaluation", keys_of("eval", basic=False)),
-                ("Data and split", keys_of("data", without=FIXED_KEYS)),
-                ("Where the steps run", keys_of("executor")),
-            ):
+            for title, keys in (("Model", keys_of("model", basic=False)),
+                                ("Training", ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
+                                ("Evaluation", keys_of("eval", basic=False)),
+                                ("Data and split", keys_of("data", without=FIXED_KEYS)),
+                                ("Where the steps run", keys_of("executor"))):
                 gr.HTML(Markup("<h4>{}</h4>").format(title))
                 with gr.Group(elem_classes="ab-group ab-grid"):
                     self.form.show(keys)
@@ -83,11 +81,9 @@ class TrainSettings:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         preset = self.form.components["train.preset"]
         preset.input(preset_values, preset, self.form.preset_targets(), **QUIET)
-        gr.on(
-            [self.form.components[key].input for key in ("model.base", "arms")], self._model_chosen,
-            [picker, *self.form.inputs], [self.form.components[key] for key in PLANNED_KEYS],
-            trigger_mode="always_last", **QUIET,
-        )
+        gr.on([self.form.components[key].input for key in ("model.base", "arms")], self._model_chosen,
+              [picker, *self.form.inputs], [self.form.components[key] for key in PLANNED_KEYS],
+              trigger_mode="always_last", **QUIET)
         self.save.click(user_facing_errors(self._save), [picker, self.new_name, *self.form.inputs],
                         [picker, self.new_name], api_visibility="private")
 

@@ -129,15 +129,13 @@ class TrainTab:
         refusal = start_refusal(study)
         label = "Starting…" if phase == "starting" else START_LABELS[snapshot.state]
         log = log_tail(study.log_file(stopped.step)) if stopped else ""
-        return [
-            gr.update(value=label, visible=not busy, interactive=phase != "starting"),
-            gr.update(visible=busy, value=pause_label(study)),
-            gr.update(visible=True) if busy else gr.update(visible=False, value=_BELL),
-            gr.update(visible=True) if studies_ahead(study) and not busy else gr.update(visible=False, value=False),
-            gr.update(visible=snapshot.touched and not busy),
-            refusal + run_panel(snapshot, log, _time_remaining(snapshot)),
-            card("Resources used by training", table) if table else "",
-        ]
+        return [gr.update(value=label, visible=not busy, interactive=phase != "starting"),
+                gr.update(visible=busy, value=pause_label(study)),
+                gr.update(visible=True) if busy else gr.update(visible=False, value=_BELL),
+                gr.update(visible=True) if studies_ahead(study) and not busy else gr.update(visible=False, value=False),
+                gr.update(visible=snapshot.touched and not busy),
+                refusal + run_panel(snapshot, log, _time_remaining(snapshot)),
+                card("Resources used by training", table) if table else ""]
 
     def _draw_plot(self, view: StudyView) -> Sequence[Any]:
         arms = view.snapshot.arms if view.snapshot else {}
@@ -145,9 +143,8 @@ class TrainTab:
             return [gr.update(value=None, visible=False)]
         return [gr.update(value=loss_figure(arms), visible=True)]
 
-    def _plan_values(
-        self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False, trust: bool = False
-    ) -> list[Any]:
+    def _plan_values(self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False,
+                     trust: bool = False) -> list[Any]:
         source = study.config.data.source or (study.source.name if study.source else "")
         shown, asks = "", False
         code = code_needing_permission(config.model)
@@ -159,11 +156,9 @@ class TrainTab:
             asks = not result.errors and bool(_warnings_to_confirm(study, result, redo))
         if study.state != "running" and not study.queued_behind:
             shown = contacts_note(config) + shown
-        return [
-            *self.settings.note_values(study, config), shown, gr.update(visible=asks, value=False),
-            gr.update(visible=code is not None, value=trusted, label=_TRUST.format(code)),
-            command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted),
-        ]
+        return [*self.settings.note_values(study, config), shown, gr.update(visible=asks, value=False),
+                gr.update(visible=code is not None, value=trusted, label=_TRUST.format(code)),
+                command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted)]
 
     # events
 

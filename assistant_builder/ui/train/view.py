@@ -103,12 +103,10 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
     meter = Markup("")
     if last is not None:
         meter = bar(last["step"] / last["steps"], label(arm))
-        lines = [
-            ("Step", f"{last['step']} of {last['steps']}"), ("Epoch", f"{last['epoch']:.2f}"),
-            ("Training loss", f"{last['loss']:.3f}"), *_validation(training),
-            ("Speed", rate(last["tokens_per_second"])), ("Memory", size(last["memory_bytes"])),
-            ("Learning rate", f"{last['learning_rate']:.2g}"),
-        ]
+        lines = [("Step", f"{last['step']} of {last['steps']}"), ("Epoch", f"{last['epoch']:.2f}"),
+                 ("Training loss", f"{last['loss']:.3f}"), *_validation(training),
+                 ("Speed", rate(last["tokens_per_second"])), ("Memory", size(last["memory_bytes"])),
+                 ("Learning rate", f"{last['learning_rate']:.2g}")]
     if training.step.state == "running":
         left = last.get("eta_seconds") if last else progress.eta_seconds if progress else None
         lines += [("Elapsed", duration(elapsed(training.step))), ("Left", duration(left))]
@@ -155,9 +153,8 @@ def resources_table(snapshot: Snapshot) -> Markup:
     return table(headers, rows, numeric=range(1, 7)) if rows else Markup("")
 
 
-def command_lines(
-    name: str, config: StudyConfig, *, source: str = "", redo: bool = False, now: bool = False, trust: bool = False,
-) -> str:
+def command_lines(name: str, config: StudyConfig, *, source: str = "", redo: bool = False, now: bool = False,
+                  trust: bool = False) -> str:
     """The command of the start button, and the command that creates the same study from the data file ``source``."""
     trusted = ["--trust-remote-code"] if trust else []
     flags = [*(["--redo"] if redo else []), *(["--now"] if now else []), *trusted]
