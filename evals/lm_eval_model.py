@@ -131,8 +131,10 @@ class StudyLM(HFLM):
 
     def _all_own(self, requests: Sequence[Instance]) -> bool:
         """Whether all requests are of the study's tasks; else a request counts as a share of a document."""
-        self._share = len({(request.task_name, request.doc_id) for request in requests}) / len(requests)
-        return all(request.task_name in self._own_tasks for request in requests)
+        own = all(request.task_name in self._own_tasks for request in requests)
+        if not own:
+            self._share = len({(request.task_name, request.doc_id) for request in requests}) / len(requests)
+        return own
 
 
 def reader(model: Any, prompter: ChatTokenizer, size: int, *, fixed: bool = True) -> BatchScorer | PaddedBatchScorer:
