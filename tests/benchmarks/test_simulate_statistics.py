@@ -13,12 +13,14 @@ from benchmarks.doc_tables import EVALUATION_PAGE, read_section
 from benchmarks.simulate_statistics import PARTS, compare, coverage, equal_arms, family, main, note
 from benchmarks.simulated_scores import CASES, EQUAL_ARMS, FAMILIES, SIZES, SimulatedScores
 from evals.compare import Comparison
+from evals.declaration import Declaration, HeldOut
 from evals.metrics import METRICS
-from evals.report.contrasts import compare as compare_cells
 from evals.report.load import Cell
+from evals.report.rules import Rules
 
 # binomial noise of 400 repetitions around 95 % is about ±2.2 points at two standard errors
 REPETITIONS = 400
+PRIMARY = [name for name, metric in METRICS.items() if metric.can_be_primary]
 SLACK = 0.025
 ENOUGH = {case: 300 if "unequal" in case or "lognormal clusters" in case else 100 for case in CASES}
 HARSH = "loss, equal on average only, very skewed"
@@ -44,7 +46,7 @@ def test_equal_arms_are_seldom_called_worse(case: str) -> None:
 @pytest.mark.parametrize("case", FAMILIES)
 def test_holm_controls_the_family_wise_error(case: str) -> None:
     row = family(case, 60, repetitions=300, resamples=300, seed=1)
-    assert row.metrics == len(METRICS)
+    assert row.metrics == len(PRIMARY)
     assert row.any_adjusted <= 0.05 + SLACK < row.any_significant
 
 
@@ -55,7 +57,7 @@ def test_arms_that_differ_are_called_worse() -> None:
     assert compare(worse, "nll_per_token", seed=0, resamples=500).verdict == "worse"
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", PRIMARY)
 @pytest.mark.parametrize("clustered", [False, True])
 def test_comparison_equals_that_of_the_report(metric: str, clustered: bool) -> None:
     rng = np.random.default_rng(3)
@@ -66,15 +68,16 @@ def test_comparison_equals_that_of_the_report(metric: str, clustered: bool) -> N
     ours = compare(SimulatedScores(*scores, clusters=labels, weights=weights), metric, seed=0, resamples=500)
     cells = [Cell(name, samples_of(arm, tokens, labels), {}) for name, arm in zip(("L16", "Q4"), scores, strict=True)]
     items = list(cells[0].by_item)
-    # another metric is the primary one, so that neither has a margin
-    config = EvalConfig(bootstrap_resamples=500, primary_metric="token_f1" if metric != "token_f1" else "chrf")
-    assert like(ours, compare_cells(*cells, metric, items, config))
+    other, another = [name for name in PRIMARY if name != metric][:2]  # the metrics with a margin
+    declared = Declaration(other, 0.1, another, 0.1, 0.1, "wordings", ("cluster",), (), "all", ("lora", "qlora"), ())
+    rules = Rules(declared, HeldOut({}, frozenset()), EvalConfig(bootstrap_resamples=500))
+    assert like(ours, rules.compare(*cells, metric, items))
 
 
 def samples_of(scores: np.ndarray, tokens: np.ndarray, labels: np.ndarray | None) -> tuple[dict, ...]:
     return tuple(
-        {"item": str(i), "nll": score * tokens[i], "tokens": tokens[i], "metrics": dict.fromkeys(METRICS, score),
-         "cluster": None if labels is None else labels[i]}
+        {"item": str(i), "row": i, "nll": score * tokens[i], "tokens": tokens[i],
+         "metrics": dict.fromkeys(METRICS, score), "cluster": None if labels is None else labels[i]}
         for i, score in enumerate(scores.tolist())
     )
 
@@ -153,7 +156,7 @@ class TestCommand:
         assert all(f"| {case} | 10 | – |" in printed for case in ("normal", "loss", "all metrics"))
         assert main([*cases, *self.ARGUMENTS, "--json"]) == 0
         document = json.loads(capsys.readouterr().out)
-        assert 0 <= document["coverage"][0]["covered"] <= 1 and document["families"][0]["metrics"] == len(METRICS)
+        assert 0 <= document["coverage"][0]["covered"] <= 1 and document["families"][0]["metrics"] == len(PRIMARY)
 
     def test_writes_whole_tables(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
         copy = tmp_path / "README.md"
