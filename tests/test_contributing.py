@@ -24,7 +24,9 @@ assert list(METRICS)[-1] == "length_match"
 assert score_answer("one two", "one two three four")["length_match"] == 0.5
 assert "length_match" not in score_answer("one", "")
 config = StudyConfig().with_changes({"eval.primary_metric": "length_match"})
-assert (config.eval.primary_metric, config.eval.margin) == ("length_match", 0.05)
+from evals.declaration import HeldOut, declare
+declared = declare(config, HeldOut({}, frozenset()), ())
+assert (declared.primary_metric, declared.margin) == ("length_match", 0.05)
 """,
     "fp4_arm": """
 from assistant_builder.arms import ARMS, CELLS
