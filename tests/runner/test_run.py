@@ -18,7 +18,7 @@ SMALL = CARDS / "thimble-row-library" / "data.csv"
 QUICK = {
     "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2", "train.evaluations": "1",
     "train.rank": "4", "train.max_length": "96", "data.max_heldout": "4", "eval.max_new_tokens": "8",
-    "eval.bootstrap_resamples": "500",
+    "eval.bootstrap_resamples": "500", "eval.primary_metric": "nll_per_token", "eval.margin": "0.03",
 }
 
 
@@ -60,6 +60,7 @@ def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: P
     cells = report["cells"]
     assert headline["delta"] == pytest.approx(cells["Q4"]["nll_per_token"] - cells["L16"]["nll_per_token"], abs=1e-12)
     assert report["verdict"]["outcome"] in ("no worse", "worse", "inconclusive")
+    assert report["verdict"]["frozen"]["sha256"] and not report["verdict"]["frozen"]["changes"]
     assert report["resources"]["qlora"]["base_bytes"] < 0.6 * report["resources"]["lora"]["base_bytes"]
     html = Path(cli("report", "tiny").stdout.strip())
     assert report["sentence"].split(":")[0] in html.read_text(encoding="utf-8")
@@ -97,6 +98,8 @@ def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: P
     before = {step["name"]: step["seconds"] for step in again["steps"]}
     after = {step["name"]: step["seconds"] for step in json.loads(changed.stdout)["steps"]}
     assert {name for name in after if after[name] != before[name]} == {"report"}
+    frozen = json.loads(cli("report", "tiny", "--format", "json").stdout)["verdict"]["frozen"]
+    assert frozen["changes"] == [{"name": "margin", "was": 0.03, "now": 0.5}]
 
 
 @pytest.mark.parametrize(
