@@ -84,8 +84,7 @@ def _noise(report: Mapping[str, Any]) -> Iterator[Warned]:
                f"Another scoring batch size alone changes {plural(noise, 'answer')} of one assistant between right and "
                f"wrong; 4-bit changes {between:,}. The flips in this report may therefore be rounding effects. Draw no "
                "conclusion from single flips.")
-    judged = next((row["verdict"] for row in report["contrasts"]
-                   if row["name"] == HEADLINE and row["metric"] == report["primary_metric"]), None)
+    judged = report["verdict"]["bounds"][0]["outcome"]
     if floor["verdict"] is not None and floor["verdict"] != judged:
         yield ("verdict_moves_with_batches", "serious",
                f"With another scoring batch size the verdict of the primary metric is “{floor['verdict']}” instead of "

@@ -65,7 +65,7 @@ def test_the_picture_shows_the_loss_of_every_cell_and_the_scores_of_the_assistan
     assert [row.title for row in declines.rows] == ["Q4 · False declines", "L16 · False declines"]
     assert [row.title.split(" ")[0] for row in loss.rows] == ["Q4", "L16", "B16"]
     assert {row.title.split(" ")[0] for row in scores.rows} == {"Q4", "L16"}
-    assert loss.margin is None and scores.margin == 100 * record["verdicts"][0]["margin"]
+    assert scores.margin is None and loss.margin == record["verdicts"][0]["margin"]
     assert interval_figure([loss, scores]).to_json()
     per_byte = {**record, "loss": "nll_per_byte", "contrasts": [
         {**row, "metric": "nll_per_byte" if row["metric"] == "nll_per_token" else row["metric"]}

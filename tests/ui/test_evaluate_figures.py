@@ -189,7 +189,7 @@ def test_a_report_of_an_earlier_version_is_shown(report: dict[str, Any]) -> None
 def test_the_rules_of_the_verdict_are_told_before_scoring(tab: EvaluateTab) -> None:
     study = trained(with_data(new_study("unscored")))
     said = plain(section(tab, "evaluate").draw(StudyView(study.name))[3]["value"])
-    assert "How the verdict is reached" in said and "the verdict is by token F1 (margin 5 points)" in said
+    assert "How the verdict is reached" in said and "the verdict is by loss (margin 0.03 nats per token)" in said
     (study.split_file("train")).write_text("")
     assert "How the verdict" not in plain(section(tab, "evaluate").draw(StudyView(study.name))[3]["value"])
 

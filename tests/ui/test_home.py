@@ -42,7 +42,7 @@ def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
     finished_study("done")
     running(with_data(new_study("busy")), "train-lora")
     entries = {entry.name: entry for entry in list_studies().entries}
-    assert (entries["done"].state, entries["done"].outcome) == ("succeeded", "inconclusive")
+    assert (entries["done"].state, entries["done"].outcome) == ("succeeded", "worse")
     assert entries["done"].pairs == 30 and "QLoRA" in entries["done"].sentence
     assert (entries["busy"].state, entries["busy"].outcome) == ("running", "")
 
