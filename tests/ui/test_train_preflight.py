@@ -35,6 +35,7 @@ from assistant_builder.ui.train.preflight import (
 )
 from assistant_builder.ui.train.tab import TrainTab
 from evals.report.format import size
+from evals.report.verdict import explain_study
 from tests.synthetic_study import LARGE, finished_study, new_study, running, trained, with_data, with_metrics
 from tests.ui.blocks import inside_blocks
 
@@ -78,6 +79,17 @@ def test_the_estimate_before_and_after_the_data_step_are_of_a_kind() -> None:
     assert (before.train, before.validation, before.heldout) == (after.train, after.validation, after.heldout)
     other = estimate_data(study, study.config.data.model_copy(update={"max_train": 10}))
     assert isinstance(other, DataEstimate) and other.train == 10  # what the form says, not what was split
+
+
+def test_the_rule_of_the_verdict_is_shown_before_the_start() -> None:
+    study = new_study("ferries", LARGE)
+    seen = run_preflight(study, study.config)
+    said = plain(preflight_card(seen))
+    assert "How the verdict will be reached" in said and "exact match (margin 5 points)" in said
+    assert explain_study(with_data(study)) == seen.rule  # what scoring will freeze
+    asked = run_preflight(study, study.config.with_changes({"eval.primary_metric": "nll_per_token"}))
+    assert "By the settings, the verdict is by loss" in asked.rule
+    assert not run_preflight(study, study.config.with_changes({"arms": ["qlora"]})).rule
 
 
 def test_little_data_is_warned_of_and_can_be_overruled() -> None:

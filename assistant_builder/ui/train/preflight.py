@@ -20,6 +20,7 @@ from markupsafe import Markup
 from assistant_builder.arms import TWINS, label, named
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import PRESET_LABELS, PRESETS, DataConfig, StudyConfig, option_fields
+from assistant_builder.data import Split, load_split
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.remote_code import allows_code
@@ -30,10 +31,12 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.data.preview import inspect_file, preview_split
-from assistant_builder.ui.html import callout, card, items, table, tiles
+from assistant_builder.ui.html import callout, card, fold, items, table, tiles
 from assistant_builder.ui.settings_form import get_value, study_options
 from assistant_builder.ui.study_snapshot import Snapshot, stamp
+from evals.declaration import HeldOut, answer_words, declare
 from evals.report.format import count, duration, plural, size
+from evals.report.verdict import explain
 
 FEW_PAIRS = 50
 """Training pairs below which an assistant learns the style of the answers and few of their facts."""
@@ -83,6 +86,7 @@ class PreflightResult:
         steps: Optimizer steps of an arm.
         plan: Memory and time of the arms; None if the model's architecture is unknown without a request to the hub.
         scoring: Measured scoring time in seconds per held-out answer and cell; None without an earlier run.
+        rule: How the verdict will be reached, in one sentence; empty if nothing is compared.
     """
 
     config: StudyConfig
@@ -91,6 +95,7 @@ class PreflightResult:
     plan: Plan | None
     scoring: float | None
     free_bytes: int
+    rule: str = ""
     errors: tuple[PreflightIssue, ...] = ()
     warnings: tuple[PreflightIssue, ...] = ()
 
@@ -133,7 +138,7 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     if refused is not None:
         errors.append(PreflightIssue(refused.what, refused.remedy))
     result = PreflightResult(config=config, data=data, steps=total_steps(config.train, data.train) if data else 0,
-                             plan=plan, scoring=scoring_seconds(config.model.base),
+                             plan=plan, scoring=scoring_seconds(config.model.base), rule=_rule(study, config),
                              free_bytes=this_machine().free_bytes, errors=tuple(errors))
     return replace(result, warnings=tuple(_warnings(result)))
 
@@ -181,9 +186,9 @@ def lengths_of(data: DataEstimate, config: StudyConfig) -> Lengths:
 
 def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightIssue:
     """Size of the study's split, or of the split that other data settings would make; an issue if there is none."""
-    split, findings = study.folder / "data" / "split.json", study.folder / "data" / "findings.json"
-    if split.exists() and findings.exists() and config == study.config.data:
-        record = read_json(split)
+    findings = study.folder / "data" / "findings.json"
+    if _is_split(study, config) and findings.exists():
+        record = read_json(study.folder / "data" / "split.json")
         lengths = read_json(findings).get("token_lengths") or {}
         mean, longest = lengths.get("mean") or _TYPICAL_TOKENS, lengths.get("max") or _TYPICAL_TOKENS
         return DataEstimate(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"],
@@ -194,20 +199,49 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
     return found if isinstance(found, DataEstimate) else PreflightIssue(found["what"], found["remedy"])
 
 
+def _is_split(study: Study, config: DataConfig) -> bool:
+    """Whether the study's data are split with these settings."""
+    return (study.folder / "data" / "split.json").exists() and config == study.config.data
+
+
 @functools.lru_cache(maxsize=32)
 def _estimate_from_file(path: str, version: str, settings: str) -> DataEstimate | dict[str, Any]:
     """Estimate from the data file; ``version`` is its stamp, so that a replaced file is read again."""
-    config = DataConfig.model_validate(json.loads(settings))
-    inspected = inspect_file(Path(path), config.columns)
-    if inspected.findings is None:
-        return inspected.error or {"what": "The data file cannot be read", "remedy": "See the Data tab."}
-    split = preview_split(inspected.findings, config)
+    split = _split_of_file(path, version, settings)
     if isinstance(split, dict):
         return split
     lengths = [sum(len(message.content) for message in pair.messages) / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS
                for pair in split.train]
     return DataEstimate(len(split.train), len(split.validation), sum(pair.turns for pair in split.heldout),
                         sum(lengths) / max(1, len(lengths)), max(lengths, default=0.0))
+
+
+@functools.lru_cache(maxsize=4)
+def _split_of_file(path: str, version: str, settings: str) -> Split | dict[str, Any]:
+    config = DataConfig.model_validate(json.loads(settings))
+    inspected = inspect_file(Path(path), config.columns)
+    if inspected.findings is None:
+        return inspected.error or {"what": "The data file cannot be read", "remedy": "See the Data tab."}
+    return preview_split(inspected.findings, config)
+
+
+def _rule(study: Study, config: StudyConfig) -> str:
+    """How the verdict will be reached, in one sentence; empty if nothing is compared or the data cannot be used."""
+    if not config.compares:
+        return ""
+    if _is_split(study, config.data):
+        try:
+            training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
+        except (AssistantBuilderError, OSError, KeyError):
+            return ""  # a damaged split is reported by the data step
+    elif study.source is None:
+        return ""
+    else:
+        split = _split_of_file(str(study.source), stamp([study.source]), config.data.model_dump_json())
+        if isinstance(split, dict):
+            return ""
+        training, heldout = split.train, HeldOut.of(split.heldout, split.train)
+    return explain(declare(config, heldout, training), answer_words(training))
 
 
 def scoring_seconds(base: str) -> float | None:
@@ -305,7 +339,8 @@ def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again
         "warn" if result.warnings else "good",
         card(title, tiles(_figures(result)),
              *(Markup('<p class="ab-ready-note">{}</p>').format(note) for note in notes if note),
-             *(issue.format(note.what, note.remedy) for note in result.warnings)))
+             *(issue.format(note.what, note.remedy) for note in result.warnings),
+             *([fold("How the verdict will be reached", result.rule)] if result.rule else [])))
 
 
 def contacts_note(config: StudyConfig) -> Markup:
