@@ -22,7 +22,7 @@ def test_data_check_reports_the_power_of_the_held_out_set() -> None:
     assert shown.exit_code == 0
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("power: ")]
     power = json.loads(CliRunner().invoke(app, ["data", "check", str(FERRIES), "--json"]).stdout)["power"]
-    assert (power["items"], power["clusters"]) == (264, 81)
+    assert (power["items"], power["clusters"]) == (352, 135)
     assert f"{100 * power['minimum_detectable']:.1f} points" in line and f"need {power['items_needed']:,}." in line
 
 

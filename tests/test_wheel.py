@@ -100,7 +100,7 @@ def test_the_installed_program_checks_itself_and_an_example(installed: Path, tmp
     doctor = json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "doctor", "--json"))
     assert {check["name"] for check in doctor["checks"] if check["ok"]} >= {"python", "torch", "transformers"}
     large, small = examples(installed, tmp_path)
-    for file, rows in ((large, 727), (small, 48)):
+    for file, rows in ((large, 940), (small, 48)):
         found = json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "data", "check", str(file), "--json"))
         assert (found["usable"], found["rows"]) == (rows, rows)
 

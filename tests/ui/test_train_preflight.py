@@ -64,10 +64,10 @@ def test_a_good_study_is_ready_with_its_figures() -> None:
     study = new_study("ferries", LARGE)
     seen = run_preflight(study, study.config)
     assert seen.errors == seen.warnings == ()
-    assert (seen.data.train, seen.data.validation, seen.data.heldout) == (398, 65, 264)  # type: ignore[union-attr]
+    assert (seen.data.train, seen.data.validation, seen.data.heldout) == (420, 168, 352)  # type: ignore[union-attr]
     said = plain(preflight_card(seen))
     assert "Ready to start" in said and "micro-batch 8 × 2" in said and "16 pairs" in said
-    assert "Steps 75 in each of 2 training runs" in said and "a rough estimate" in said
+    assert "Steps 79 in each of 2 training runs" in said and "a rough estimate" in said
     assert "Proceed" not in said
 
 
@@ -230,7 +230,7 @@ def test_training_takes_what_the_plan_says_for_both_arms_and_all_seeds() -> None
     assert seen.training_seconds == plan.lora.seconds + plan.qlora.seconds
     thrice = replace(seen, config=study.config.with_changes({"seeds": 3}), scoring=0.5)
     assert thrice.training_seconds == pytest.approx(3 * seen.training_seconds)
-    assert thrice.scoring_seconds == pytest.approx(0.5 * 264 * 10)
+    assert thrice.scoring_seconds == pytest.approx(0.5 * 352 * 10)
     assert "to score" in plain(preflight_card(thrice)) and "a rough estimate" in plain(preflight_card(seen))
     assert "known after the first run" in plain(preflight_card(replace(seen, plan=None)))
 
