@@ -3,7 +3,8 @@
 Trains the 16-bit arm of the ferries data with several seeds for a few steps, scores the loss of the held-out answers,
 and compares every pair of seeds in both directions: the arms are equal but for the seed, so "worse" should be rare. It
 then damages the first seed in two ways, and each damage should come out worse: training on answers that were moved to
-other questions, and an adapter with a tenth of its rows set to zero.
+other questions, and an adapter with a tenth of its rows set to zero. ``--write`` replaces the table of
+``docs/evaluation.md``.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
 from assistant_builder.study import Study
+from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
 from evals.compare import Comparison, paired_comparison
 from evals.declaration import SHARE_OF_GAIN
 
 DATA = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
+SECTION = "equal-seeds"
 ZEROED = 0.1
 """Share of the adapter's rows that the second damage sets to zero."""
 
@@ -130,7 +133,8 @@ def run(seeds: int, steps: int) -> dict[str, Any]:
     zero_rows(study)
     damaged["a tenth of the rows zeroed"] = judge(found[0], losses(study, base), margin)
     return {
-        "seeds": seeds, "steps": steps, "pairs": len(pairs), "gain": gain, "margin": margin,
+        "seeds": seeds, "steps": steps, "items": len(found[0].values), "facts": len(set(found[0].facts)),
+        "pairs": len(pairs), "gain": gain, "margin": margin,
         "outcomes": {outcome: sum(pair.verdict == outcome for pair in pairs)
                      for outcome in ("no worse", "worse", "inconclusive")},
         "worse_share": sum(pair.verdict == "worse" for pair in pairs) / len(pairs),
@@ -139,19 +143,37 @@ def run(seeds: int, steps: int) -> dict[str, Any]:
     }
 
 
+def table(found: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    outcomes = ("no worse", "inconclusive", "worse")
+    rows = [("two seeds of one arm", str(found["pairs"]), *(str(found["outcomes"][each]) for each in outcomes))]
+    rows += [(name, "1", *(str(int(damage["verdict"] == each)) for each in outcomes))
+             for name, damage in found["damage"].items()]
+    options = f"--seeds {found['seeds']} --steps {found['steps']} --write"
+    note = (f"`python -m benchmarks.equal_seeds {options}`: loss of the 16-bit arm on {found['items']} held-out "
+            f"questions of {found['facts']} facts, margin {found['margin']:.3f} nats ({SHARE_OF_GAIN:.0%} of the gain of the first seed).")
+    return f"{note}\n\n{markdown_table(('compared', 'pairs', *(f'“{each}”' for each in outcomes)), rows)}"
+
+
 def main() -> None:
     """Print the result as JSON."""
     parser = argparse.ArgumentParser(description="A/A comparisons of retrained seeds, and of damaged assistants.")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--write", action="store_true", help="replace the table of docs/evaluation.md")
     options = parser.parse_args()
+    if options.write:
+        read_section(SECTION, EVALUATION_PAGE)  # raises before the training if the marks are missing
     with tempfile.TemporaryDirectory() as folder:
         home = os.environ.get("ASSISTANT_BUILDER_HOME") or str(Path.home() / ".assistant-builder")
         os.environ["ASSISTANT_BUILDER_HOME"] = folder
         models = Path(home) / "models"
         if models.is_dir():
             (Path(folder) / "models").symlink_to(models)
-        print(json.dumps(run(options.seeds, options.steps), indent=1))
+        found = run(options.seeds, options.steps)
+    print(json.dumps(found, indent=1))
+    if options.write:
+        write_section(SECTION, table(found), EVALUATION_PAGE)
 
 
 if __name__ == "__main__":
