@@ -151,7 +151,8 @@ def table(found: dict[str, Any]) -> str:
              for name, damage in found["damage"].items()]
     options = f"--seeds {found['seeds']} --steps {found['steps']} --write"
     note = (f"`python -m benchmarks.equal_seeds {options}`: loss of the 16-bit arm on {found['items']} held-out "
-            f"questions of {found['facts']} facts, margin {found['margin']:.3f} nats ({SHARE_OF_GAIN:.0%} of the gain of the first seed).")
+            f"questions of {found['facts']} facts, margin {found['margin']:.3f} nats ({SHARE_OF_GAIN:.0%} of the gain "
+            "of the first seed).")
     return f"{note}\n\n{markdown_table(('compared', 'pairs', *(f'“{each}”' for each in outcomes)), rows)}"
 
 
