@@ -190,7 +190,7 @@ def _flips_in_clusters(rng: Generator, labels: Labels, rate: float, lost: float,
 def giant_cluster(n: int) -> Labels:
     """As many clusters as in the equal case, one of which holds 30 % of the items."""
     large = round(0.3 * n)
-    return np.append(np.zeros(large, dtype=np.int64), 1 + np.arange(n - large) % (n // CLUSTER_SIZE - 1))
+    return np.append(np.zeros(large, dtype=np.int64), 1 + np.sort(np.arange(n - large) % (n // CLUSTER_SIZE - 1)))
 
 
 def _shared(rng: Generator, n: int, second: Labels, *, given: bool) -> SimulatedScores:
