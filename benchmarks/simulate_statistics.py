@@ -120,7 +120,7 @@ def outcomes(case: str, n: int, mirrored: bool, repetitions: int, resamples: int
     found, clusters = [], None
     for repetition in range(repetitions):
         draw = harmful(kind.draw(rng, n), lower_is_better=not higher, mirrored=mirrored)
-        result = compare(draw, kind.metric, seed=repetition, resamples=resamples, margin=abs(draw.truth))
+        result = compare(draw, kind.metric, seed=seed, resamples=resamples, margin=abs(draw.truth))
         few = any(text.startswith("too few items") for text in result.warnings)
         alike = any(text.startswith("the differences within each") for text in result.warnings)
         found.append(Outcome(result.ci_low > draw.truth, result.ci_high < draw.truth, result.ci_high - result.ci_low,
@@ -160,7 +160,7 @@ def harm_at_margin(case: str, n: int, *, repetitions: int, resamples: int = RESA
 def equal_arms(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> EqualArms:
     """Simulate A/A comparisons of one kind; arguments as in :func:`coverage`."""
     rng = generator(seed, case, n)
-    results = [compare(EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=repetition,
+    results = [compare(EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=seed,
                        resamples=resamples) for repetition in range(repetitions)]
     return EqualArms(case, n, results[-1].n_clusters,
                      worse=float(np.mean([result.verdict == "worse" for result in results])),
@@ -174,7 +174,7 @@ def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, s
     rows = []
     clusters, metrics = None, 0
     for repetition in range(repetitions):
-        results = [compare(draw, metric, seed=repetition,
+        results = [compare(draw, metric, seed=seed,
                            resamples=resamples) for metric, draw in FAMILIES[case](rng, n).items()]
         p_values = [result.p_value for result in results]
         rows.append((min(p_values) <= ALPHA, holm(p_values).min() <= ALPHA))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evals.stats.units import Floats, Units, is_blank
 
@@ -52,6 +53,40 @@ def correlation_p_value(residuals: Floats, labels: Sequence[Hashable], *, permut
         shuffled = rng.permuted(np.broadcast_to(centered, (rows, len(centered))), axis=1)
         reached += int(np.count_nonzero(statistic(shuffled) >= bar))
     return (reached + 1) / (permutations + 1)
+
+
+def crossed_correlation_p_value(residuals: Floats, unit: NDArray[np.int64], labels: Sequence[Hashable], *,
+                                draws: int = PERMUTATIONS, seed: int = 0) -> float:
+    """One-sided sign-flip test that items of different clusters with the same label have similar residuals.
+
+    For labels that cross the clusters. The statistic is the sum of the products of the residuals of all pairs of items
+    that share a label but no cluster; the signs of whole clusters are drawn at random.
+
+    Args:
+        residuals: Residual of each item, ``w · (d − delta)``, shape ``[n]``.
+        unit: Number of each item's cluster, shape ``[n]``.
+        labels: A label for each item, shape ``[n]``; blank ones (None, "", NaN) are alone.
+        draws: Number of random sign patterns.
+        seed: Their seed.
+
+    Returns:
+        The p-value, the observed signs counted as one pattern; 1 if no two clusters share a label.
+    """
+    codes: dict[Hashable, int] = {}
+    code = np.array([-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels])
+    shared = code >= 0
+    sums = np.zeros((int(unit.max()) + 1, len(codes)))
+    np.add.at(sums, (unit[shared], code[shared]), residuals[shared])
+    own = float(np.square(sums).sum())
+    observed = float(np.square(sums.sum(axis=0)).sum()) - own
+    if not (np.count_nonzero(sums, axis=0) > 1).any():
+        return 1.0
+    rng = np.random.default_rng(seed)
+    reached, at_once = 0, max(1, _VALUES_AT_ONCE // max(sums.shape))
+    for start in range(0, draws, at_once):
+        signs = rng.choice([-1.0, 1.0], size=(min(at_once, draws - start), len(sums)))
+        reached += int(np.count_nonzero(np.square(signs @ sums).sum(axis=1) - own >= observed - 1e-9 * own))
+    return (reached + 1) / (draws + 1)
 
 
 def leave_one_out_range(units: Units) -> tuple[float, float]:
