@@ -22,7 +22,6 @@ from benchmarks.simulated_scores import CASES, CLUSTER_SIZE, EQUAL_ARMS, FAMILIE
 from evals.compare import Comparison, holm, paired_comparison
 from evals.metrics import METRICS
 from evals.stats.intervals import RESAMPLES
-from evals.stats.units import make_units
 
 ALPHA = 0.05
 MIRRORED = ", mirrored"
@@ -132,8 +131,8 @@ def outcomes(case: str, n: int, mirrored: bool, repetitions: int, resamples: int
 def effective_units(draw: SimulatedScores) -> float:
     """Effective number of independent units (Kish), the smaller of two labels."""
     weights = np.ones(len(draw.baseline)) if draw.weights is None else draw.weights
-    given = [labels.tolist() for labels in (draw.clusters, draw.crossed) if labels is not None] or [None]
-    return min(make_units(draw.candidate - draw.baseline, weights, labels).effective for labels in given)
+    given = [labels for labels in (draw.clusters, draw.crossed) if labels is not None] or [np.arange(len(weights))]
+    return min(float(weights.sum() ** 2 / np.square(np.bincount(labels, weights)).sum()) for labels in given)
 
 
 def coverage(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Coverage:

@@ -150,6 +150,13 @@ def _partial_flips(rng: Generator, n: int, rate: float) -> SimulatedScores:
     return SimulatedScores(baseline, baseline * (1 - loss), -rate * 0.5 * 0.75)  # mean loss times mean baseline
 
 
+def _lost_overlap(rng: Generator, n: int) -> SimulatedScores:
+    """Token F1 of answers of which 2 % fall from 1 to 0."""
+    lost = rng.random(n) < 0.02
+    baseline = np.where(lost, 1.0, rng.random(n))
+    return SimulatedScores(baseline, np.where(lost, 0.0, baseline), -0.02)
+
+
 def _clustered(rng: Generator, labels: Labels) -> SimulatedScores:
     """Half of the variance is between clusters."""
     baseline = losses(rng, len(labels))
@@ -175,11 +182,11 @@ def _weighted_clusters(rng: Generator, n: int) -> SimulatedScores:
     return SimulatedScores(draw.baseline, draw.candidate + shared, clusters=labels, weights=draw.weights)
 
 
-def _whole_cluster_flips(rng: Generator, n: int) -> SimulatedScores:
-    """2 % of the clusters flip from right to wrong as a whole."""
+def _whole_cluster_flips(rng: Generator, n: int, rate: float) -> SimulatedScores:
+    """A share ``rate`` of the clusters flips from right to wrong as a whole."""
     labels = equal_clusters(n)
-    flips = (rng.random(labels[-1] + 1) < 0.02)[labels]
-    return flipped(rng, flips, np.ones(n, dtype=bool), truth=-0.02, clusters=labels)
+    flips = (rng.random(labels[-1] + 1) < rate)[labels]
+    return flipped(rng, flips, np.ones(n, dtype=bool), truth=-rate, clusters=labels)
 
 
 def _flips_in_clusters(rng: Generator, labels: Labels, rate: float, lost: float, right: float = 0.7) -> SimulatedScores:
@@ -224,13 +231,17 @@ CASES: dict[str, Case] = {
     "flips 4 %, both ways, 97 % right": Case("exact_match", lambda rng, n: _flips(rng, n, 0.04, 0.75, 0.979)),
     "flips 20 %, both ways": Case("exact_match", lambda rng, n: _flips(rng, n, 0.2, 0.75)),
     "partial flips 2 %, one way": Case("token_f1", lambda rng, n: _partial_flips(rng, n, 0.02)),
+    "overlap lost whole by flips of 2 %, one way": Case("token_f1", _lost_overlap),
     "partial flips 10 %, one way": Case("token_f1", lambda rng, n: _partial_flips(rng, n, 0.1)),
     "clusters of 5, normal": Case("nll_per_token", lambda rng, n: _clustered(rng, equal_clusters(n))),
     "clusters of 5, lognormal items": Case("nll_per_token", _lognormal_in_clusters, skewed=True),
     "clusters of 5, lognormal clusters":
         Case("nll_per_token", _lognormal_clusters, sizes=(30, 100, 200, 300), skewed=True),
-    "clusters of 5, weighted by tokens": Case("nll_per_token", _weighted_clusters, skewed=True),
-    "clusters of 5, 2 % of them flip whole, one way": Case("exact_match", _whole_cluster_flips),
+    "clusters of 5, weighted by tokens": Case("nll_per_token", _weighted_clusters),
+    "clusters of 5, 2 % of them flip whole, one way":
+        Case("exact_match", lambda rng, n: _whole_cluster_flips(rng, n, 0.02)),
+    "clusters of 5, 5 % of them flip whole, one way":
+        Case("exact_match", lambda rng, n: _whole_cluster_flips(rng, n, 0.05)),
     "clusters of 5, flips 2 %, one way":
         Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 1.0)),
     "clusters of 5, flips 2 %, both ways":

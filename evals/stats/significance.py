@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from assistant_builder.errors import EvaluationError
 from evals.stats.units import Floats, Units
@@ -62,7 +62,7 @@ def _draw_swaps(count: int, flips: int, seed: int) -> Iterator[Floats]:
 
 def mcnemar_exact(gained: int, lost: int) -> float:
     """Exact two-sided McNemar test: a binomial test of the flips against one half."""
-    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
 
 
 def holm(p_values: Sequence[float]) -> Floats:

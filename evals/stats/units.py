@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +48,12 @@ class Units:
         """What the units are."""
         return "clusters" if self.clustered else "items"
 
-    @property
+    @cached_property
     def delta(self) -> float:
         """``sum(sums) / sum(weights)``, summed without rounding loss; never a negative zero."""
         return math.fsum(self.sums) / math.fsum(self.weights) + 0.0
 
-    @property
+    @cached_property
     def residuals(self) -> Floats:
         """Contribution of each unit to the error of the linearised ratio, shape ``[G]``."""
         return self.sums - self.delta * self.weights
@@ -78,7 +79,7 @@ class Units:
         size = float(np.abs(self.sums).max(initial=0.0))
         return bool(np.abs(self.residuals).max(initial=0.0) <= 1e-12 * size)
 
-    @property
+    @cached_property
     def skewness(self) -> float:
         """Sample skewness of the residuals; 0 if all units show the same difference."""
         if self.spread_is_zero:
