@@ -11,19 +11,30 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from assistant_builder.errors import AssistantBuilderError
 from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
-from benchmarks.simulated_scores import CASES, CLUSTER_SIZE, EQUAL_ARMS, FAMILIES, SIZES, SimulatedScores, generator, harmful
+from benchmarks.simulated_scores import (
+    CASES,
+    CLUSTER_SIZE,
+    EQUAL_ARMS,
+    FAMILIES,
+    SIZES,
+    SimulatedScores,
+    generator,
+    harmful,
+)
 from evals.compare import Comparison, holm, paired_comparison
 from evals.metrics import METRICS
 from evals.stats.intervals import RESAMPLES
 
 ALPHA = 0.05
+TABLE_RESAMPLES = 2_000
+"""A fifth of those of a report, for time; one of the tables compares both."""
 MIRRORED = ", mirrored"
 """Suffix of a case whose differences have the other sign, so that their long tail is on the harmless side."""
 
@@ -59,6 +70,16 @@ class HarmAtMargin(Row):
 
 
 @dataclass(frozen=True)
+class Resampled(Row):
+    """Shares of a row of both tables above, with the resamples of the tables and with those of a report."""
+
+    covered: float
+    covered_in_reports: float
+    no_worse: float
+    no_worse_in_reports: float
+
+
+@dataclass(frozen=True)
 class EqualArms(Row):
     """Shares of A/A comparisons without a margin: both verdicts, and p-values up to 0.05."""
 
@@ -88,7 +109,7 @@ def compare(draw: SimulatedScores, metric: str, *, seed: int, resamples: int,
                              resamples=resamples)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One comparison whose true harm equals its margin."""
 
@@ -101,10 +122,10 @@ class Outcome:
     effective: float
 
 
-@lru_cache(maxsize=None)
+@cache
 def outcomes(case: str, n: int, mirrored: bool, repetitions: int, resamples: int,
              seed: int) -> tuple[int | None, tuple[Outcome, ...]]:
-    """Number of clusters, and comparisons of a case of ``CASES`` at a harm that equals the margin; kept for both tables.
+    """Number of clusters, and comparisons of a case of ``CASES`` whose harm equals the margin; kept for both tables.
 
     Args:
         case: Name of the case.
@@ -117,7 +138,7 @@ def outcomes(case: str, n: int, mirrored: bool, repetitions: int, resamples: int
     rng, kind = generator(seed, case, n), CASES[case]
     higher = METRICS[kind.metric].higher_is_better
     found, clusters = [], None
-    for repetition in range(repetitions):
+    for _ in range(repetitions):
         draw = harmful(kind.draw(rng, n), lower_is_better=not higher, mirrored=mirrored)
         result = compare(draw, kind.metric, seed=seed, resamples=resamples, margin=abs(draw.truth))
         few = any(text.startswith("too few items") for text in result.warnings)
@@ -156,11 +177,21 @@ def harm_at_margin(case: str, n: int, *, repetitions: int, resamples: int = RESA
                         len(false) / len(found), warned / max(1, len(false)), (len(false) - warned) / len(found))
 
 
+def resampled(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
+    """Simulate a case with as many bootstrap samples as given and as in a report; arguments as in :func:`coverage`."""
+    tables = {}
+    for count in (resamples, RESAMPLES):
+        settings = {"repetitions": repetitions, "resamples": count, "seed": seed}
+        tables[count] = coverage(case, n, **settings), harm_at_margin(case, n, **settings)
+    few, many = tables[resamples], tables[RESAMPLES]
+    return Resampled(case, n, few[0].clusters, few[0].covered, many[0].covered, few[1].no_worse, many[1].no_worse)
+
+
 def equal_arms(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, seed: int = 0) -> EqualArms:
     """Simulate A/A comparisons of one kind; arguments as in :func:`coverage`."""
     rng = generator(seed, case, n)
     results = [compare(EQUAL_ARMS[case].draw(rng, n), EQUAL_ARMS[case].metric, seed=seed,
-                       resamples=resamples) for repetition in range(repetitions)]
+                       resamples=resamples) for _ in range(repetitions)]
     return EqualArms(case, n, results[-1].n_clusters,
                      worse=float(np.mean([result.verdict == "worse" for result in results])),
                      no_worse=float(np.mean([result.verdict == "no worse" for result in results])),
@@ -172,7 +203,7 @@ def family(case: str, n: int, *, repetitions: int, resamples: int = RESAMPLES, s
     rng = generator(seed, case, n)
     rows = []
     clusters, metrics = None, 0
-    for repetition in range(repetitions):
+    for _ in range(repetitions):
         results = [compare(draw, metric, seed=seed,
                            resamples=resamples) for metric, draw in FAMILIES[case](rng, n).items()]
         p_values = [result.p_value for result in results]
@@ -203,12 +234,17 @@ class TableSpec:
 HARMFUL = {name + suffix: case.sizes for name, case in CASES.items()
            for suffix in (("", MIRRORED) if case.skewed else ("",))}
 """Cases of the table of harm at the margin, with their sizes: skewed ones with the tail on either side."""
+RESAMPLED = {"normal": (100,), "lognormal": (100,), "clusters of 5, lognormal clusters": (200,)}
+"""Cases of the table of the number of bootstrap samples, with their sizes."""
 PARTS = (
     TableSpec("coverage", {name: case.sizes for name, case in CASES.items()}, coverage, "differences", {
         "covered": ".1%", "too high": ".1%", "too low": ".1%", "mean width": ".3f", "“too few items”": ".0%"}),
     TableSpec("harm-at-margin", HARMFUL, harm_at_margin, "differences", {
         "effective units": ".0f", "“no worse”": ".1%", "of these with a warning": ".0%",
         "“no worse” without a warning": ".1%"}),
+    TableSpec("resamples", RESAMPLED, resampled, "differences", {
+        "covered": ".1%", f"covered, {RESAMPLES:,} resamples": ".1%", "“no worse”": ".1%",
+        f"“no worse”, {RESAMPLES:,} resamples": ".1%"}),
     TableSpec("equal-arms", dict.fromkeys(EQUAL_ARMS, SIZES), equal_arms, "equal arms", {
         "“worse”": ".1%", "“no worse”": ".1%", "p ≤ 0.05": ".1%"}),
     TableSpec("families", dict.fromkeys(FAMILIES, SIZES), family, "equal arms", {
@@ -226,8 +262,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulate_statistics", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=4000, help="simulated held-out sets a line (4000)")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES,
-                        help=f"bootstrap samples and sign patterns of each ({RESAMPLES}, as in a report)")
+    parser.add_argument("--resamples", type=int, default=TABLE_RESAMPLES,
+                        help=f"bootstrap samples and sign patterns of each ({TABLE_RESAMPLES}; a report: {RESAMPLES})")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (0)")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="items (those of the tables)")
     parser.add_argument("--case", choices=[case for part in PARTS for case in part.cases], action="append",

@@ -236,7 +236,7 @@ CASES: dict[str, Case] = {
     "clusters of 5, normal": Case("nll_per_token", lambda rng, n: _clustered(rng, equal_clusters(n))),
     "clusters of 5, lognormal items": Case("nll_per_token", _lognormal_in_clusters, skewed=True),
     "clusters of 5, lognormal clusters":
-        Case("nll_per_token", _lognormal_clusters, sizes=(30, 100, 200, 300), skewed=True),
+        Case("nll_per_token", _lognormal_clusters, sizes=(30, 100, 150, 200, 300), skewed=True),
     "clusters of 5, weighted by tokens": Case("nll_per_token", _weighted_clusters),
     "clusters of 5, 2 % of them flip whole, one way":
         Case("exact_match", lambda rng, n: _whole_cluster_flips(rng, n, 0.02)),

@@ -50,7 +50,9 @@ Labels = Sequence[Hashable]
 ENOUGH_ITEMS = 100
 ENOUGH_CLUSTERS = 20
 SKEWNESS_FACTOR = 30.0
-"""Units needed are this many times their squared skewness: a rule of Cochran's kind (Sampling Techniques, 1977, 2.15)."""
+"""Units needed, as a multiple of the squared skewness; 25 in Cochran's rule (Sampling Techniques, 1977)."""
+BOUNDED_SKEWNESS_FACTOR = 10.0
+"""The same for bounded scores, whose rare large differences are not far beyond those that were seen."""
 _ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
 SATURATED = 0.05
 """A right/wrong metric whose good outcome is rarer than this in both arms cannot give the verdict "no worse"."""
@@ -157,11 +159,12 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
     saturated = binary and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
     verdict = _verdict(low, high, margin, saturated)
+    warnings = _warnings(units, interval, span, saturated, table)
     correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed,
                                                         weight * (after - before - units.delta))
     return Comparison(delta=units.delta, ci_low=interval[0] + 0.0, ci_high=interval[1] + 0.0, p_value=p_value,
                       n=len(before), verdict=verdict, method=method, n_clusters=units.count if ways else None,
-                      warnings=(*_warnings(units, interval, span, saturated, table), *_correlation_warnings(correlation)),
+                      warnings=(*warnings, *_correlation_warnings(correlation)),
                       within_margin_but_worse=verdict == "no worse" and low > 0, margin=margin,
                       higher_is_better=higher_is_better, clustered_by=tuple(names),
                       leave_one_out=leave_one_out_range(units), correlation=correlation)
@@ -297,7 +300,8 @@ def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict
 def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool, exact: bool) -> list[str]:
     """Limitations of a comparison; ``exact`` intervals of flips need no symmetry."""
     found = []
-    few = _too_few(units, skewed=not exact and not (span and units.rare))
+    factor = SKEWNESS_FACTOR if span is None else 0.0 if exact or units.rare else BOUNDED_SKEWNESS_FACTOR
+    few = _too_few(units, factor)
     if few:
         found.append(f"too few items: {few}")
     if span is None and units.rare and units.items_differing:
@@ -313,10 +317,11 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
     return found
 
 
-def _too_few(units: Units, *, skewed: bool) -> str | None:
-    """Why the units are too few for a 95 % interval, by their number, weights or, if ``skewed``, differences."""
+def _too_few(units: Units, factor: float) -> str | None:
+    """Why the units are too few for a 95 % interval: by their number, weights or skewness, of which ``factor`` is."""
     enough = ENOUGH_CLUSTERS if units.clustered else ENOUGH_ITEMS
-    needed = SKEWNESS_FACTOR * units.skewness**2
+    # half a standard error more, because few units show less skewness than there is
+    needed = factor * (abs(units.skewness) + math.sqrt(1.5 / units.count)) ** 2
     if units.count < enough:
         counted = f"{units.count} clusters" if units.clustered else str(units.count)
         than = f"{enough} similar clusters" if units.clustered else str(enough)
@@ -324,7 +329,7 @@ def _too_few(units: Units, *, skewed: bool) -> str | None:
     if units.effective < (0.75 if units.clustered else 0.5) * enough:
         return (f"the weights of the {units.count} {units.kind} are so uneven that they count as only "
                 f"{units.effective:.0f} equal ones")
-    if skewed and units.count < needed:
+    if units.count < needed:
         return (f"the differences of the {units.count} {units.kind} are so uneven (skewness {units.skewness:.1f}) that "
                 f"with fewer than about {needed:.0f} of them a 95 % interval covers less than 95 %")
     return None

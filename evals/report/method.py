@@ -55,8 +55,8 @@ FORMULAS: tuple[Formula, ...] = (
     Formula("Tango's score interval",
             "{D: |flips_1 − flips_2 − nD| ≤ 1.96 √(n (2q + D(1 − D)))}",
             "For right/wrong scores without clusters: flips_1 and flips_2 count the items that only the candidate, or "
-            "only the baseline, gets right, and q is the likeliest rate of flips_2 if the difference is D. The interval "
-            "is at least that of Bonett and Price, which adds one flip each way.", (20, 7)),
+            "only the baseline, gets right, and q is the likeliest rate of flips_2 if the difference is D. The "
+            "interval is at least that of Bonett and Price, which adds one flip each way.", (20, 7)),
     Formula("Cluster-robust t interval (CR2)", "Δ ± t_{df} √(Σ_g r_g² ÷ (1 − h_g)) ÷ Σ_g w_g,   "
             "df = 1 ÷ (Σ_g h_g² + (Σ_g q_g)² − Σ_g q_g²),   q_g = h_g² ÷ (1 − h_g)",
             "r_g is the weighted sum of a cluster's deviations from Δ, w_g its weight, h_g its share of all weights. "
@@ -137,8 +137,8 @@ REFERENCES: tuple[str, ...] = (
     "Business & Economic Statistics 29, 238–249",
     "Berger, R. L., Hsu, J. C. (1996). Bioequivalence Trials, Intersection–Union Tests and Equivalence Confidence "
     "Sets. Statistical Science 11, 283–319",
-    "Tango, T. (1998). Equivalence Test and Confidence Interval for the Difference in Proportions for the Paired-Sample "
-    "Design. Statistics in Medicine 17, 891–908",
+    "Tango, T. (1998). Equivalence Test and Confidence Interval for the Difference in Proportions for the "
+    "Paired-Sample Design. Statistics in Medicine 17, 891–908",
 )
 """The sources of the methods, cited by number from 1."""
 

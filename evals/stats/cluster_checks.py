@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evals.stats.significance import swaps
 from evals.stats.units import Floats, Units, is_blank
 
 PERMUTATIONS = 4_999
@@ -46,13 +48,29 @@ def correlation_p_value(residuals: Floats, labels: Sequence[Hashable], *, permut
 
     observed = float(statistic(centered[None])[0])
     bar = observed - 1e-9 * float(np.square(centered).sum())
+    reached = sum(int(np.count_nonzero(statistic(centered[order]) >= bar))
+                  for order in _orders(len(code), permutations, seed))
+    return (reached + 1) / (permutations + 1)
+
+
+def _orders(count: int, permutations: int, seed: int) -> Iterable[NDArray[np.int64]]:
+    """Random orders of ``count`` units, in pieces of shape ``[rows, count]``; the last few are kept, like resamples."""
+    if count * permutations <= _VALUES_AT_ONCE:
+        return _kept_orders(count, permutations, seed)
+    return _draw_orders(count, permutations, seed)
+
+
+@lru_cache(maxsize=2)
+def _kept_orders(count: int, permutations: int, seed: int) -> tuple[NDArray[np.int64], ...]:
+    return tuple(_draw_orders(count, permutations, seed))
+
+
+def _draw_orders(count: int, permutations: int, seed: int) -> Iterator[NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
-    reached, at_once = 0, max(1, _VALUES_AT_ONCE // len(code))
+    at_once = max(1, _VALUES_AT_ONCE // count)
     for start in range(0, permutations, at_once):
         rows = min(at_once, permutations - start)
-        shuffled = rng.permuted(np.broadcast_to(centered, (rows, len(centered))), axis=1)
-        reached += int(np.count_nonzero(statistic(shuffled) >= bar))
-    return (reached + 1) / (permutations + 1)
+        yield rng.permuted(np.broadcast_to(np.arange(count), (rows, count)), axis=1)
 
 
 def crossed_correlation_p_value(residuals: Floats, unit: NDArray[np.int64], labels: Sequence[Hashable], *,
@@ -81,11 +99,10 @@ def crossed_correlation_p_value(residuals: Floats, unit: NDArray[np.int64], labe
     observed = float(np.square(sums.sum(axis=0)).sum()) - own
     if not (np.count_nonzero(sums, axis=0) > 1).any():
         return 1.0
-    rng = np.random.default_rng(seed)
-    reached, at_once = 0, max(1, _VALUES_AT_ONCE // max(sums.shape))
-    for start in range(0, draws, at_once):
-        signs = rng.choice([-1.0, 1.0], size=(min(at_once, draws - start), len(sums)))
-        reached += int(np.count_nonzero(np.square(signs @ sums).sum(axis=1) - own >= observed - 1e-9 * own))
+    reached = sum(
+        int(np.count_nonzero(np.square((1 - 2 * swapped) @ sums).sum(axis=1) - own >= observed - 1e-9 * own))
+        for swapped in swaps(len(sums), draws, seed)
+    )
     return (reached + 1) / (draws + 1)
 
 

@@ -179,10 +179,11 @@ def _last_accepted(rejected: Callable[[float], bool], inside: float, outside: fl
 def rare_interval(units: Units, span: float) -> Interval:
     """Interval for few differing units: the ends of t intervals with a few unseen differences added.
 
-    The plain t, and any bootstrap, shrink to a point when nothing differed and are far too short when little did. Bonett
-    and Price (2012) add one flip each way; with it, the end on the side of the observed differences is x + 1.96 √(x + 2)
-    for a rare count x, below the exact limit of a Poisson count. One and a half differences on that side give
-    x + 1.5 + 1.96 √(x + 1.25), close to it: 3.7, 5.4 and 11.4 for 0, 1 and 5, where 3.7, 5.6 and 11.7 are exact.
+    The plain t, and any bootstrap, shrink to a point when nothing differed and are far too short when little did. With
+    one flip added each way, as Bonett and Price (2012) do, the end on the side of the observed differences is
+    x + 1.96 √(x + 2) for a rare count x, below the exact limit of a Poisson count. One and a half differences on that
+    side give x + 1.5 + 1.96 √(x + 1.25), close to it: 3.7, 5.4 and 11.4 for 0, 1 and 5, where 3.7, 5.6 and 11.7 are
+    exact.
 
     Args:
         units: At least two.

@@ -37,11 +37,11 @@ def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
         patterns = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1
         return float(np.mean(np.abs((1 - 2 * patterns) @ values) >= bar))
     reached = sum(int(np.count_nonzero(np.abs(values.sum() - 2 * (swapped @ values)) >= bar))
-                  for swapped in _swaps(len(values), flips, seed))
+                  for swapped in swaps(len(values), flips, seed))
     return (reached + 1) / (flips + 1)
 
 
-def _swaps(count: int, flips: int, seed: int) -> Iterable[Floats]:
+def swaps(count: int, flips: int, seed: int) -> Iterable[Floats]:
     """Random patterns of 0 and 1, in pieces of shape ``[rows, count]``; the last few are kept, like resamples."""
     return _kept_swaps(count, flips, seed) if count * flips <= _SIGNS_AT_ONCE else _draw_swaps(count, flips, seed)
 
