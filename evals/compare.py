@@ -300,7 +300,8 @@ def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict
 def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool, exact: bool) -> list[str]:
     """Limitations of a comparison; ``exact`` intervals of flips need no symmetry."""
     found = []
-    factor = SKEWNESS_FACTOR if span is None else 0.0 if exact or units.rare else BOUNDED_SKEWNESS_FACTOR
+    bounded = 0.0 if units.rare else BOUNDED_SKEWNESS_FACTOR
+    factor = 0.0 if exact else SKEWNESS_FACTOR if span is None else bounded
     few = _too_few(units, factor)
     if few:
         found.append(f"too few items: {few}")
