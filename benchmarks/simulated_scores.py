@@ -206,8 +206,8 @@ def _shared(rng: Generator, n: int, second: Labels, *, given: bool) -> Simulated
     The second label is a cluster label if ``given``, and otherwise one that the comparison only checks.
     """
     draw = _clustered(rng, equal_clusters(n))
-    candidate = draw.candidate + rng.normal(0, 1, second.max() + 1)[second]
-    return replace(draw, candidate=candidate, **{"crossed" if given else "related": second})
+    draw = replace(draw, candidate=draw.candidate + rng.normal(0, 1, second.max() + 1)[second])
+    return replace(draw, crossed=second) if given else replace(draw, related=second)
 
 
 def crossed_labels(n: int) -> Labels:

@@ -4,16 +4,16 @@
 | --- | --- | --- |
 | right/wrong, no clusters, equal weights | Tango's score interval, extended to Bonett–Price | exact McNemar |
 | other scores, no clusters | BCa bootstrap, extended to the t interval if that is wider | sign flips |
-| the same, very skewed | the same, also extended to bootstrap-t | sign flips |
+| the same, skewed | the same, also extended to bootstrap-t | sign flips |
 | no clusters, few or equal differences | t with unseen differences; without bounds an extension | sign flips |
 | clusters | cluster-robust t (CR2, Satterthwaite degrees of freedom) | sign flips of whole clusters |
-| clusters with very skewed sums | the same, extended to the whole-cluster bootstrap-t | the same |
+| clusters with skewed sums | the same, extended to the whole-cluster bootstrap-t | the same |
 | clusters, few or equal differences | the same, with unseen differences; without bounds an extension | the same |
 | two crossed labels | V1 + V2 − V12, at least the interval by each label | t test, at least the sign flips by each |
 
-"Few" is fewer than 20 and fewer than half. Of nested labels the coarser counts. The extensions are needed because plain
-BCa covers only 92 % on lognormal differences at n = 100, 89 % with weights by uneven answer lengths, and 88 % if nine
-differences in ten are zero (measured).
+"Few" is fewer than 20 and fewer than half; "skewed" is a sample skewness beyond 0.5. Of nested labels the coarser
+counts. The extensions are needed because plain BCa covers only 92 % on lognormal differences at n = 100, 89 % with
+weights by uneven answer lengths, and 88 % if nine differences in ten are zero (measured).
 """
 
 from __future__ import annotations
@@ -319,7 +319,10 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
 
 
 def _too_few(units: Units, factor: float) -> str | None:
-    """Why the units are too few for a 95 % interval: by their number, weights or skewness, of which ``factor`` is."""
+    """Why the units are too few for a 95 % interval, if they are: their number, weights or skewness.
+
+    ``factor`` times the squared skewness is the number of units needed.
+    """
     enough = ENOUGH_CLUSTERS if units.clustered else ENOUGH_ITEMS
     # half a standard error more, because few units show less skewness than there is
     needed = factor * (abs(units.skewness) + math.sqrt(1.5 / units.count)) ** 2

