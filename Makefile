@@ -6,7 +6,7 @@
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
-# make coverage   remake the tables of docs/evaluation.md by simulation, about half an hour on one core
+# make coverage   remake the tables of docs/evaluation.md by simulation, a quarter of an hour on one core
 
 PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ class SimulatedScores:
     truth: float = 0.0  # the true difference, candidate − baseline
     clusters: Labels | None = None  # a label for each item
     weights: Floats | None = None  # answer tokens of each item
+    crossed: Labels | None = None  # a second cluster label for each item
+    related: Labels | None = None  # a label for each item that is no cluster
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,27 @@ class Case:
 
     metric: str  # the metric with the bounds and direction of its scores
     draw: Callable[[Generator, int], SimulatedScores]  # draws one of ``n`` items
+    sizes: tuple[int, ...] = SIZES  # items of its rows
+    skewed: bool = False  # whether its differences, of a score without limits, have one long tail
+
+
+HARM = 0.1
+"""True harm of cases without a difference, in nats per token."""
+
+
+def harmful(draw: SimulatedScores, *, lower_is_better: bool, mirrored: bool = False) -> SimulatedScores:
+    """The same held-out set with a candidate that is truly worse.
+
+    Args:
+        draw: Of a score without limits where its true difference is zero or an improvement.
+        lower_is_better: Direction of the score.
+        mirrored: Whether to change the sign of all differences first, so that a long tail is on the other side.
+    """
+    sign = -1.0 if mirrored else 1.0
+    candidate, truth = draw.baseline + sign * (draw.candidate - draw.baseline), sign * draw.truth
+    worse = 1.0 if lower_is_better else -1.0
+    shift = 0.0 if worse * truth > 0 else worse * HARM - truth
+    return replace(draw, candidate=candidate + shift, truth=truth + shift)
 
 
 def generator(seed: int, name: str, n: int) -> Generator:
@@ -75,9 +98,12 @@ def clusters_alike(rng: Generator, labels: Labels, rate: float) -> NDArray[np.bo
 
 
 def flipped(rng: Generator, flips: NDArray[np.bool_], down: NDArray[np.bool_], *, truth: float = 0.0,
-            clusters: Labels | None = None) -> SimulatedScores:
-    """Right/wrong scores of which ``flips`` flip, ``down`` from right to wrong and the others from wrong to right."""
-    baseline = np.where(flips, down, rng.random(len(flips)) < 0.7).astype(float)
+            clusters: Labels | None = None, right: float = 0.7) -> SimulatedScores:
+    """Right/wrong scores of which ``flips`` flip, ``down`` from right to wrong and the others from wrong to right.
+
+    A share ``right`` of the answers that do not flip is right.
+    """
+    baseline = np.where(flips, down, rng.random(len(flips)) < right).astype(float)
     return SimulatedScores(baseline, np.where(flips, 1 - baseline, baseline), truth, clusters)
 
 
@@ -98,9 +124,23 @@ def _weighted(rng: Generator, n: int) -> SimulatedScores:
     return SimulatedScores(baseline, baseline + differences, weights=tokens)
 
 
-def _flips(rng: Generator, n: int, rate: float, lost: float) -> SimulatedScores:
+def _zeros(rng: Generator, n: int) -> SimulatedScores:
+    """The loss changes for 5 % of the items only."""
+    baseline = losses(rng, n)
+    differences = np.where(rng.random(n) < 0.05, rng.lognormal(0, 1, n), 0.0)
+    return SimulatedScores(baseline, baseline + differences, 0.05 * _LOGNORMAL_MEAN)
+
+
+def _longer_is_worse(rng: Generator, n: int) -> SimulatedScores:
+    """Loss per token that changes more for longer answers: the weighted mean is 0.8² above the mean, which is 0."""
+    length = rng.normal(0, 0.8, n)
+    baseline = losses(rng, n)
+    return SimulatedScores(baseline, baseline + length + rng.normal(0, 0.3, n), 0.8**2, weights=20 * np.exp(length))
+
+
+def _flips(rng: Generator, n: int, rate: float, lost: float, right: float = 0.7) -> SimulatedScores:
     """A share ``rate`` of the items flips, ``lost`` of those from right to wrong."""
-    return flipped(rng, rng.random(n) < rate, rng.random(n) < lost, truth=rate * (1 - 2 * lost))
+    return flipped(rng, rng.random(n) < rate, rng.random(n) < lost, truth=rate * (1 - 2 * lost), right=right)
 
 
 def _partial_flips(rng: Generator, n: int, rate: float) -> SimulatedScores:
@@ -108,6 +148,13 @@ def _partial_flips(rng: Generator, n: int, rate: float) -> SimulatedScores:
     baseline = np.where(rng.random(n) < 0.5, 1.0, rng.random(n))
     loss = np.where(rng.random(n) < rate, rng.random(n), 0.0)
     return SimulatedScores(baseline, baseline * (1 - loss), -rate * 0.5 * 0.75)  # mean loss times mean baseline
+
+
+def _lost_overlap(rng: Generator, n: int) -> SimulatedScores:
+    """Token F1 of answers of which 2 % fall from 1 to 0."""
+    lost = rng.random(n) < 0.02
+    baseline = np.where(lost, 1.0, rng.random(n))
+    return SimulatedScores(baseline, np.where(lost, 0.0, baseline), -0.02)
 
 
 def _clustered(rng: Generator, labels: Labels) -> SimulatedScores:
@@ -135,43 +182,89 @@ def _weighted_clusters(rng: Generator, n: int) -> SimulatedScores:
     return SimulatedScores(draw.baseline, draw.candidate + shared, clusters=labels, weights=draw.weights)
 
 
-def _whole_cluster_flips(rng: Generator, n: int) -> SimulatedScores:
-    """2 % of the clusters flip from right to wrong as a whole."""
+def _whole_cluster_flips(rng: Generator, n: int, rate: float) -> SimulatedScores:
+    """A share ``rate`` of the clusters flips from right to wrong as a whole."""
     labels = equal_clusters(n)
-    flips = (rng.random(labels[-1] + 1) < 0.02)[labels]
-    return flipped(rng, flips, np.ones(n, dtype=bool), truth=-0.02, clusters=labels)
+    flips = (rng.random(labels[-1] + 1) < rate)[labels]
+    return flipped(rng, flips, np.ones(n, dtype=bool), truth=-rate, clusters=labels)
 
 
-def _flips_in_clusters(rng: Generator, labels: Labels, rate: float, lost: float) -> SimulatedScores:
+def _flips_in_clusters(rng: Generator, labels: Labels, rate: float, lost: float, right: float = 0.7) -> SimulatedScores:
     flips, down = clusters_alike(rng, labels, rate), rng.random(len(labels)) < lost
-    return flipped(rng, flips, down, truth=rate * (1 - 2 * lost), clusters=labels)
+    return flipped(rng, flips, down, truth=rate * (1 - 2 * lost), clusters=labels, right=right)
+
+
+def giant_cluster(n: int) -> Labels:
+    """As many clusters as in the equal case, one of which holds 30 % of the items."""
+    large = round(0.3 * n)
+    return np.append(np.zeros(large, dtype=np.int64), 1 + np.sort(np.arange(n - large) % (n // CLUSTER_SIZE - 1)))
+
+
+def _shared(rng: Generator, n: int, second: Labels, *, given: bool) -> SimulatedScores:
+    """Clusters of 5, and a second label of the items whose effect is as large as that of the clusters.
+
+    The second label is a cluster label if ``given``, and otherwise one that the comparison only checks.
+    """
+    draw = _clustered(rng, equal_clusters(n))
+    draw = replace(draw, candidate=draw.candidate + rng.normal(0, 1, second.max() + 1)[second])
+    return replace(draw, crossed=second) if given else replace(draw, related=second)
+
+
+def crossed_labels(n: int) -> Labels:
+    """As many labels as clusters; the items of a cluster have different ones."""
+    return np.arange(n) % (n // CLUSTER_SIZE)
+
+
+def families(n: int) -> Labels:
+    """Labels of families of three clusters."""
+    return equal_clusters(n) // 3
 
 
 CASES: dict[str, Case] = {
     "normal": Case("nll_per_token", _normal),
-    "lognormal": Case("nll_per_token", _lognormal),
-    "lognormal, weighted by tokens": Case("nll_per_token", _weighted),
-    "flips 2 %, both ways": Case("exact_match", lambda rng, n: _flips(rng, n, 0.02, 0.5)),
+    "lognormal": Case("nll_per_token", _lognormal, skewed=True),
+    "lognormal, weighted by tokens": Case("nll_per_token", _weighted, skewed=True),
+    "larger for longer answers, weighted by tokens": Case("nll_per_token", _longer_is_worse, skewed=True),
+    "95 % zeros, else lognormal": Case("nll_per_token", _zeros, skewed=True),
+    "flips 2 %, both ways": Case("exact_match", lambda rng, n: _flips(rng, n, 0.02, 0.75)),
     "flips 2 %, one way": Case("exact_match", lambda rng, n: _flips(rng, n, 0.02, 1.0)),
-    "flips 20 %, both ways": Case("exact_match", lambda rng, n: _flips(rng, n, 0.2, 0.5)),
+    "flips 4 %, both ways, 97 % right": Case("exact_match", lambda rng, n: _flips(rng, n, 0.04, 0.75, 0.979)),
+    "flips 20 %, both ways": Case("exact_match", lambda rng, n: _flips(rng, n, 0.2, 0.75)),
     "partial flips 2 %, one way": Case("token_f1", lambda rng, n: _partial_flips(rng, n, 0.02)),
+    "overlap lost whole by flips of 2 %, one way": Case("token_f1", _lost_overlap),
     "partial flips 10 %, one way": Case("token_f1", lambda rng, n: _partial_flips(rng, n, 0.1)),
     "clusters of 5, normal": Case("nll_per_token", lambda rng, n: _clustered(rng, equal_clusters(n))),
-    "clusters of 5, lognormal items": Case("nll_per_token", _lognormal_in_clusters),
-    "clusters of 5, lognormal clusters": Case("nll_per_token", _lognormal_clusters),
+    "clusters of 5, lognormal items": Case("nll_per_token", _lognormal_in_clusters, skewed=True),
+    "clusters of 5, lognormal clusters":
+        Case("nll_per_token", _lognormal_clusters, sizes=(30, 100, 150, 200, 300), skewed=True),
     "clusters of 5, weighted by tokens": Case("nll_per_token", _weighted_clusters),
-    "clusters of 5, 2 % of them flip whole, one way": Case("exact_match", _whole_cluster_flips),
+    "clusters of 5, 2 % of them flip whole, one way":
+        Case("exact_match", lambda rng, n: _whole_cluster_flips(rng, n, 0.02)),
+    "clusters of 5, 5 % of them flip whole, one way":
+        Case("exact_match", lambda rng, n: _whole_cluster_flips(rng, n, 0.05)),
     "clusters of 5, flips 2 %, one way":
         Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 1.0)),
     "clusters of 5, flips 2 %, both ways":
-        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 0.5)),
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.02, 0.75)),
+    "clusters of 5, flips 4 %, both ways, 97 % right":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.04, 0.75, 0.979)),
     "clusters of 5, flips 20 %, both ways":
-        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.2, 0.5)),
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, equal_clusters(n), 0.2, 0.75)),
     "clusters of unequal size, normal": Case("nll_per_token", lambda rng, n: _clustered(rng, unequal_clusters(rng, n))),
     "clusters of unequal size, flips 2 %, one way":
         Case("exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.02, 1.0)),
+    "clusters of unequal size, flips 20 %, both ways":
+        Case("exact_match", lambda rng, n: _flips_in_clusters(rng, unequal_clusters(rng, n), 0.2, 0.75)),
+    "clusters of equal size and a giant one, normal":
+        Case("nll_per_token", lambda rng, n: _clustered(rng, giant_cluster(n))),
+    "clusters of 5, a second label, both given":
+        Case("nll_per_token", lambda rng, n: _shared(rng, n, crossed_labels(n), given=True)),
+    "clusters of 5, a second label, not given":
+        Case("nll_per_token", lambda rng, n: _shared(rng, n, crossed_labels(n), given=False)),
+    "clusters of 5, families of 3 clusters, not given":
+        Case("nll_per_token", lambda rng, n: _shared(rng, n, families(n), given=False)),
 }
-"""Cases of the coverage table."""
+"""Cases of the tables of coverage and of harm at the margin."""
 
 
 def _equal_losses(rng: Generator, n: int, labels: Labels | None = None) -> SimulatedScores:

@@ -2,18 +2,18 @@
 
 | data | interval | test |
 | --- | --- | --- |
-| right/wrong, no clusters, equal weights | Bonett–Price | exact McNemar |
+| right/wrong, no clusters, equal weights | Tango's score interval, extended to Bonett–Price | exact McNemar |
 | other scores, no clusters | BCa bootstrap, extended to the t interval if that is wider | sign flips |
-| the same, very skewed | the same, also extended to bootstrap-t | sign flips |
-| no clusters, bounded scores, few or equal differences | t with one unobserved difference each way | sign flips |
+| the same, skewed | the same, also extended to bootstrap-t | sign flips |
+| no clusters, few or equal differences | t with unseen differences; without bounds an extension | sign flips |
 | clusters | cluster-robust t (CR2, Satterthwaite degrees of freedom) | sign flips of whole clusters |
-| clusters with very skewed sums | the same, extended to the whole-cluster bootstrap-t | the same |
-| clusters, bounded scores, few or equal differences | the same, one unobserved difference each way | the same |
+| clusters with skewed sums | the same, extended to the whole-cluster bootstrap-t | the same |
+| clusters, few or equal differences | the same, with unseen differences; without bounds an extension | the same |
 | two crossed labels | V1 + V2 − V12, at least the interval by each label | t test, at least the sign flips by each |
 
-"Few" is fewer than 20 and fewer than half. Of nested labels the coarser counts. The extensions are needed because plain
-BCa covers only 92 % on lognormal differences at n = 100, 89 % with weights by uneven answer lengths, and 88 % if nine
-differences in ten are zero (measured).
+"Few" is fewer than 20 and fewer than half; "skewed" is a sample skewness beyond 0.5. Of nested labels the coarser
+counts. The extensions are needed because plain BCa covers only 92 % on lognormal differences at n = 100, 89 % with
+weights by uneven answer lengths, and 88 % if nine differences in ten are zero (measured).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from assistant_builder.errors import EvaluationError
-from evals.stats.cluster_checks import correlation_p_value, leave_one_out_range
+from evals.stats.cluster_checks import correlation_p_value, crossed_correlation_p_value, leave_one_out_range
 from evals.stats.cluster_robust import coarsest, cr2_standard_error, crossed_standard_error
 from evals.stats.intervals import (
     LEVEL,
     RESAMPLES,
     Interval,
-    bonett_price_interval,
     cluster_interval,
+    flip_interval,
     item_interval,
     outer,
     rare_interval,
 )
 from evals.stats.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
-from evals.stats.units import Floats, Units, joint_labels, make_units, units_of_items
+from evals.stats.units import Floats, Units, crosses, joint_labels, make_units, units_of_items
 
 __all__ = ["Comparison", "SignTest", "Verdict", "holm", "paired_comparison", "sign_test"]
 
@@ -49,12 +49,15 @@ Verdict = Literal["no worse", "worse", "inconclusive"]
 Labels = Sequence[Hashable]
 ENOUGH_ITEMS = 100
 ENOUGH_CLUSTERS = 20
-ENOUGH_SKEWED_CLUSTERS = 40
+SKEWNESS_FACTOR = 30.0
+"""Units needed, as a multiple of the squared skewness; 25 in Cochran's rule (Sampling Techniques, 1977)."""
+BOUNDED_SKEWNESS_FACTOR = 10.0
+"""The same for bounded scores, whose rare large differences are not far beyond those that were seen."""
 _ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
 SATURATED = 0.05
 """A right/wrong metric whose good outcome is rarer than this in both arms cannot give the verdict "no worse"."""
-CORRELATED = 0.01
-"""Permutation p-value up to which the differences of a label that is no cluster count as correlated."""
+CORRELATED = 0.05
+"""Level of the test of correlation within labels that are no clusters, divided by the number of labels."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,11 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
                               remedy="An interval needs at least two clusters")
     binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     span = _span(before, after, bounds)
-    if binary and not ways and (weight == weight[0]).all():
+    table = binary and not ways and bool((weight == weight[0]).all())
+    if table:
         gained, lost = int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
-        interval, p_value = bonett_price_interval(gained, lost, len(before)), mcnemar_exact(gained, lost)
-        method = "Bonett–Price interval; exact McNemar test"
+        interval, p_value = flip_interval(gained, lost, len(before)), mcnemar_exact(gained, lost)
+        method = "Tango's score interval, at least the Bonett–Price interval; exact McNemar test"
     else:
         interval, p_value, method = _compare_units(units, span, seed, resamples)
         if len(ways) > 1:
@@ -155,10 +159,12 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
     saturated = binary and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
     verdict = _verdict(low, high, margin, saturated)
-    correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed)
+    warnings = _warnings(units, interval, span, saturated, table)
+    correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed,
+                                                        weight * (after - before - units.delta))
     return Comparison(delta=units.delta, ci_low=interval[0] + 0.0, ci_high=interval[1] + 0.0, p_value=p_value,
                       n=len(before), verdict=verdict, method=method, n_clusters=units.count if ways else None,
-                      warnings=(*_warnings(units, interval, span, saturated), *_correlation_warnings(correlation)),
+                      warnings=(*warnings, *_correlation_warnings(correlation)),
                       within_margin_but_worse=verdict == "no worse" and low > 0, margin=margin,
                       higher_is_better=higher_is_better, clustered_by=tuple(names),
                       leave_one_out=leave_one_out_range(units), correlation=correlation)
@@ -221,16 +227,20 @@ def _compare_units(units: Units, span: float | None, seed: int, resamples: int) 
     test = "whole-cluster sign-flip test" if units.clustered else "sign-flip permutation test"
     if span is not None and (units.rare or units.spread_is_zero):
         kind = base if units.clustered else "t interval"
-        return rare_interval(units, span), p_value, f"{kind} with one unseen difference each way; {test}"
+        return rare_interval(units, span), p_value, f"{kind} with unseen differences; {test}"
     if units.spread_is_zero:
         return (units.delta, units.delta), p_value, f"no interval, all differences are equal; {test}"
-    if not units.clustered:
+    if units.clustered:
+        interval, skewed = cluster_interval(units, resamples=resamples, seed=seed)
+        kind = f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}"
+    else:
         interval, skewed = item_interval(units, resamples=resamples, seed=seed)
         also = " and bootstrap-t" if skewed else ""
         kind = f"BCa bootstrap interval ({resamples:,} resamples), at least the t{also} interval"
-        return interval, p_value, f"{kind}; {test}"
-    interval, skewed = cluster_interval(units, resamples=resamples, seed=seed)
-    return interval, p_value, f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}; {test}"
+    if units.rare:
+        interval = outer(interval, rare_interval(units, units.largest))
+        kind += " and that with unseen differences"
+    return interval, p_value, f"{kind}; {test}"
 
 
 def _compare_crossed(ways: Sequence[Units], pairs: Sequence[tuple[Labels, Labels]], differences: Floats,
@@ -252,20 +262,27 @@ def _compare_crossed(ways: Sequence[Units], pairs: Sequence[tuple[Labels, Labels
     )
 
 
-def _correlation(units: Units, clusters: Labels | None, related: Mapping[str, Labels], seed: int) -> dict[str, float]:
-    """The permutation p-value of each label that joins several units; units that it splits have no label."""
+def _correlation(units: Units, clusters: Labels | None, related: Mapping[str, Labels], seed: int,
+                 residuals: Floats) -> dict[str, float]:
+    """The p-value of each label that joins several units: of permutations, or of sign flips if it crosses them.
+
+    ``residuals`` are those of the items.
+    """
     found = {}
     member = units_of_items(clusters) if clusters is not None and units.clustered else None
     for name, values in related.items():
-        label = list(values) if member is None else joint_labels(member, values, units.count)
-        found[name] = correlation_p_value(units.residuals, label, seed=seed)
+        if member is not None and crosses(member, values):
+            found[name] = crossed_correlation_p_value(residuals, member, values, seed=seed)
+        else:
+            label = list(values) if member is None else joint_labels(member, values, units.count)
+            found[name] = correlation_p_value(units.residuals, label, seed=seed)
     return {name: p_value for name, p_value in found.items() if p_value < 1}
 
 
 def _correlation_warnings(correlation: Mapping[str, float]) -> list[str]:
     return [f"the differences within each {name} are alike (permutation test, p = {p_value:.2g}), so that the "
             f"interval, which is not clustered by {name}, is too short for other items of the kind"
-            for name, p_value in correlation.items() if p_value <= CORRELATED]
+            for name, p_value in correlation.items() if p_value <= CORRELATED / len(correlation)]
 
 
 def _possible(interval: Interval, span: float | None) -> Interval:
@@ -280,30 +297,17 @@ def _verdict(low: float, high: float, margin: float, saturated: bool) -> Verdict
     return "worse" if low > 0 else "inconclusive"
 
 
-def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool) -> list[str]:
+def _warnings(units: Units, interval: Interval, span: float | None, saturated: bool, exact: bool) -> list[str]:
+    """Limitations of a comparison; ``exact`` intervals of flips need no symmetry."""
     found = []
-    kind, enough = ("clusters", ENOUGH_CLUSTERS) if units.clustered else ("items", ENOUGH_ITEMS)
-    if units.clustered and units.count < enough:
-        found.append(f"too few items: {units.count} clusters, and with fewer than {enough} similar clusters a 95 % "
-                     "interval covers less than 95 %")
-    elif units.count < enough:
-        found.append(f"too few items: {units.count}, and with fewer than {enough} a 95 % interval covers less than "
-                     "95 %")
-    elif units.clustered and units.count < ENOUGH_SKEWED_CLUSTERS and units.skewed and not (span and units.rare):
-        found.append(
-            f"too few items: the differences of the {units.count} clusters are so uneven that with fewer than "
-            f"{ENOUGH_SKEWED_CLUSTERS} of them a 95 % interval covers less than 95 %"
-        )
-    elif units.effective < (0.75 * ENOUGH_CLUSTERS if units.clustered else 0.5 * ENOUGH_ITEMS):
-        kind = "clusters" if units.clustered else "items"
-        found.append(
-            f"too few items: the weights of the {units.count} {kind} are so uneven that they count as only "
-            f"{units.effective:.0f} equal ones"
-        )
+    bounded = 0.0 if units.rare else BOUNDED_SKEWNESS_FACTOR
+    factor = 0.0 if exact else SKEWNESS_FACTOR if span is None else bounded
+    few = _too_few(units, factor)
+    if few:
+        found.append(f"too few items: {few}")
     if span is None and units.rare and units.items_differing:
-        kind = "clusters" if units.clustered else "items"
-        found.append(f"too few items: only {units.differing} of {units.count} {kind} differ, and for a score without "
-                     "limits a 95 % interval then covers less than 95 %")
+        found.append(f"too few items: only {units.differing} of {units.count} {units.kind} differ, and for a score "
+                     "without limits a 95 % interval then covers less than 95 %")
     if not units.items_differing:
         found.append("no item differs between the two")
     elif interval[0] == interval[1]:
@@ -312,3 +316,24 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
         found.append(f"in both arms fewer than {SATURATED:.0%} of the answers are right by this metric, so that it "
                      "cannot show on these items that nothing was lost")
     return found
+
+
+def _too_few(units: Units, factor: float) -> str | None:
+    """Why the units are too few for a 95 % interval, if they are: their number, weights or skewness.
+
+    ``factor`` times the squared skewness is the number of units needed.
+    """
+    enough = ENOUGH_CLUSTERS if units.clustered else ENOUGH_ITEMS
+    # half a standard error more, because few units show less skewness than there is
+    needed = factor * (abs(units.skewness) + math.sqrt(1.5 / units.count)) ** 2
+    if units.count < enough:
+        counted = f"{units.count} clusters" if units.clustered else str(units.count)
+        than = f"{enough} similar clusters" if units.clustered else str(enough)
+        return f"{counted}, and with fewer than {than} a 95 % interval covers less than 95 %"
+    if units.effective < (0.75 if units.clustered else 0.5) * enough:
+        return (f"the weights of the {units.count} {units.kind} are so uneven that they count as only "
+                f"{units.effective:.0f} equal ones")
+    if units.count < needed:
+        return (f"the differences of the {units.count} {units.kind} are so uneven (skewness {units.skewness:.1f}) that "
+                f"with fewer than about {needed:.0f} of them a 95 % interval covers less than 95 %")
+    return None

@@ -117,7 +117,7 @@ def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None =
     """The judge's preference for QLoRA: the mean of win 1, tie ½, loss 0 over the items that did not fail.
 
     It equals ½ plus half the paired difference of the binary scores "QLoRA preferred" and "LoRA preferred", so the 95 %
-    interval and the test come from :func:`evals.compare.paired_comparison`: without clusters Bonett–Price and McNemar's
+    interval and the test come from :func:`evals.compare.paired_comparison`: without clusters Tango's and McNemar's
     exact test, which is the sign test over the decided items; otherwise the interval and test for clusters.
 
     Returns:

@@ -49,19 +49,20 @@ FORMULAS: tuple[Formula, ...] = (
             "(jackknife). Used for continuous scores without clusters, and extended to the t interval on a side where "
             "that is wider, because plain intervals are too narrow below a few hundred items.", (6, 2)),
     Formula("Bootstrap-t interval", "Δ − se · quantiles 0.975 and 0.025 of (Δ* − Δ) ÷ se*",
-            "se is the standard error of the t interval, se* that of a resample. If the differences are very skewed "
-            "(sample skewness beyond 1), BCa and t intervals are extended to it, because it is wider on the side of "
+            "se is the standard error of the t interval, se* that of a resample. If the differences are skewed "
+            "(sample skewness beyond 0.5), BCa and t intervals are extended to it, because it is wider on the side of "
             "the rare large differences.", (16,)),
-    Formula("Bonett–Price interval",
-            "p_1 − p_2 ± 1.96 √((p_1 + p_2 − (p_1 − p_2)²) ÷ (n + 2)),   p_j = (flips_j + 1) ÷ (n + 2)",
+    Formula("Tango's score interval",
+            "{D: |flips_1 − flips_2 − nD| ≤ 1.96 √(n (2q + D(1 − D)))}",
             "For right/wrong scores without clusters: flips_1 and flips_2 count the items that only the candidate, or "
-            "only the baseline, gets right.", (7,)),
+            "only the baseline, gets right, and q is the likeliest rate of flips_2 if the difference is D. The "
+            "interval is at least that of Bonett and Price, which adds one flip each way.", (20, 7)),
     Formula("Cluster-robust t interval (CR2)", "Δ ± t_{df} √(Σ_g r_g² ÷ (1 − h_g)) ÷ Σ_g w_g,   "
             "df = 1 ÷ (Σ_g h_g² + (Σ_g q_g)² − Σ_g q_g²),   q_g = h_g² ÷ (1 − h_g)",
             "r_g is the weighted sum of a cluster's deviations from Δ, w_g its weight, h_g its share of all weights. "
-            "With equal clusters df is their number minus 1, with unequal ones it is smaller. If "
-            "few clusters or items differ, one unobserved difference in each direction is added; if cluster sums are "
-            "very skewed, the interval is extended to bootstrap-t over whole clusters.", (1, 17)),
+            "With equal clusters df is their number minus 1, with unequal ones it is smaller. If few clusters or items "
+            "differ, each end is that with unobserved differences added; if cluster sums are skewed, the interval is "
+            "extended to bootstrap-t over whole clusters.", (1, 17)),
     Formula("Two-way clusters", "V = V_1 + V_2 − V_{12}",
             "For two labels that cross: V_1 and V_2 are the variances by each label, V_{12} that by both together. The "
             "interval is at least as wide as by each label alone. Of nested labels the coarser counts.", (18,)),
@@ -136,6 +137,8 @@ REFERENCES: tuple[str, ...] = (
     "Business & Economic Statistics 29, 238–249",
     "Berger, R. L., Hsu, J. C. (1996). Bioequivalence Trials, Intersection–Union Tests and Equivalence Confidence "
     "Sets. Statistical Science 11, 283–319",
+    "Tango, T. (1998). Equivalence Test and Confidence Interval for the Difference in Proportions for the "
+    "Paired-Sample Design. Statistics in Medicine 17, 891–908",
 )
 """The sources of the methods, cited by number from 1."""
 

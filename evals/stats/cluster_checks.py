@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
+from evals.stats.significance import swaps
 from evals.stats.units import Floats, Units, is_blank
 
 PERMUTATIONS = 4_999
@@ -45,13 +48,62 @@ def correlation_p_value(residuals: Floats, labels: Sequence[Hashable], *, permut
 
     observed = float(statistic(centered[None])[0])
     bar = observed - 1e-9 * float(np.square(centered).sum())
+    reached = sum(int(np.count_nonzero(statistic(centered[order]) >= bar))
+                  for order in _orders(len(code), permutations, seed))
+    return (reached + 1) / (permutations + 1)
+
+
+def _orders(count: int, permutations: int, seed: int) -> Iterable[NDArray[np.int64]]:
+    """Random orders of ``count`` units, in pieces of shape ``[rows, count]``; the last few are kept, like resamples."""
+    if count * permutations <= _VALUES_AT_ONCE:
+        return _kept_orders(count, permutations, seed)
+    return _draw_orders(count, permutations, seed)
+
+
+@lru_cache(maxsize=2)
+def _kept_orders(count: int, permutations: int, seed: int) -> tuple[NDArray[np.int64], ...]:
+    return tuple(_draw_orders(count, permutations, seed))
+
+
+def _draw_orders(count: int, permutations: int, seed: int) -> Iterator[NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
-    reached, at_once = 0, max(1, _VALUES_AT_ONCE // len(code))
+    at_once = max(1, _VALUES_AT_ONCE // count)
     for start in range(0, permutations, at_once):
         rows = min(at_once, permutations - start)
-        shuffled = rng.permuted(np.broadcast_to(centered, (rows, len(centered))), axis=1)
-        reached += int(np.count_nonzero(statistic(shuffled) >= bar))
-    return (reached + 1) / (permutations + 1)
+        yield rng.permuted(np.broadcast_to(np.arange(count), (rows, count)), axis=1)
+
+
+def crossed_correlation_p_value(residuals: Floats, unit: NDArray[np.int64], labels: Sequence[Hashable], *,
+                                draws: int = PERMUTATIONS, seed: int = 0) -> float:
+    """One-sided sign-flip test that items of different clusters with the same label have similar residuals.
+
+    For labels that cross the clusters. The statistic is the sum of the products of the residuals of all pairs of items
+    that share a label but no cluster; the signs of whole clusters are drawn at random.
+
+    Args:
+        residuals: Residual of each item, ``w · (d − delta)``, shape ``[n]``.
+        unit: Number of each item's cluster, shape ``[n]``.
+        labels: A label for each item, shape ``[n]``; blank ones (None, "", NaN) are alone.
+        draws: Number of random sign patterns.
+        seed: Their seed.
+
+    Returns:
+        The p-value, the observed signs counted as one pattern; 1 if no two clusters share a label.
+    """
+    codes: dict[Hashable, int] = {}
+    code = np.array([-1 if is_blank(label) else codes.setdefault(label, len(codes)) for label in labels])
+    shared = code >= 0
+    sums = np.zeros((int(unit.max()) + 1, len(codes)))
+    np.add.at(sums, (unit[shared], code[shared]), residuals[shared])
+    own = float(np.square(sums).sum())
+    observed = float(np.square(sums.sum(axis=0)).sum()) - own
+    if not (np.count_nonzero(sums, axis=0) > 1).any():
+        return 1.0
+    reached = sum(
+        int(np.count_nonzero(np.square((1 - 2 * swapped) @ sums).sum(axis=1) - own >= observed - 1e-9 * own))
+        for swapped in swaps(len(sums), draws, seed)
+    )
+    return (reached + 1) / (draws + 1)
 
 
 def leave_one_out_range(units: Units) -> tuple[float, float]:

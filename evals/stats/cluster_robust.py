@@ -21,7 +21,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from evals.stats.units import Floats, Units, is_blank, make_units
 
@@ -35,13 +35,13 @@ class StandardError:
 
     def half_width(self, level: float) -> float:
         """Half of the two-sided t interval of a level such as 0.95."""
-        return float(stats.t.ppf(0.5 + level / 2, self.degrees_of_freedom)) * self.value
+        return float(special.stdtrit(self.degrees_of_freedom, 0.5 + level / 2)) * self.value
 
     def p_value(self, delta: float) -> float:
         """Two-sided p-value of the t test that the true difference is zero."""
         if self.value == 0:
             return 1.0 if delta == 0 else 0.0
-        return float(2 * stats.t.sf(abs(delta) / self.value, self.degrees_of_freedom))
+        return float(2 * special.stdtr(self.degrees_of_freedom, -abs(delta) / self.value))
 
 
 def cr2_standard_error(units: Units) -> StandardError:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from assistant_builder.errors import EvaluationError
 from evals.stats.units import Floats, Units
 
 FLIPS = 10_000  # number of random sign patterns where there are too many to enumerate
 _EXACT_UP_TO = 13
-_SIGNS_AT_ONCE = 2_000_000
+_SIGNS_AT_ONCE = 3_000_000
 
 
 def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
@@ -35,20 +36,33 @@ def sign_flip_test(units: Units, *, flips: int = FLIPS, seed: int = 0) -> float:
     if len(values) <= _EXACT_UP_TO:
         patterns = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1
         return float(np.mean(np.abs((1 - 2 * patterns) @ values) >= bar))
+    reached = sum(int(np.count_nonzero(np.abs(values.sum() - 2 * (swapped @ values)) >= bar))
+                  for swapped in swaps(len(values), flips, seed))
+    return (reached + 1) / (flips + 1)
+
+
+def swaps(count: int, flips: int, seed: int) -> Iterable[Floats]:
+    """Random patterns of 0 and 1, in pieces of shape ``[rows, count]``; the last few are kept, like resamples."""
+    return _kept_swaps(count, flips, seed) if count * flips <= _SIGNS_AT_ONCE else _draw_swaps(count, flips, seed)
+
+
+@lru_cache(maxsize=4)
+def _kept_swaps(count: int, flips: int, seed: int) -> tuple[Floats, ...]:
+    return tuple(_draw_swaps(count, flips, seed))
+
+
+def _draw_swaps(count: int, flips: int, seed: int) -> Iterator[Floats]:
     rng = np.random.default_rng(seed)
-    at_once = max(1, _SIGNS_AT_ONCE // len(values))
-    reached = 0
+    at_once = max(1, _SIGNS_AT_ONCE // count)
     for start in range(0, flips, at_once):
         rows = min(at_once, flips - start)
-        bits = np.frombuffer(rng.bytes(-(-rows * len(values) // 8)), dtype=np.uint8)
-        swapped = np.unpackbits(bits, count=rows * len(values)).reshape(rows, len(values))
-        reached += int(np.count_nonzero(np.abs(values.sum() - 2 * (swapped @ values)) >= bar))
-    return (reached + 1) / (flips + 1)
+        bits = np.frombuffer(rng.bytes(-(-rows * count // 8)), dtype=np.uint8)
+        yield np.unpackbits(bits, count=rows * count).reshape(rows, count).astype(np.float64)
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
     """Exact two-sided McNemar test: a binomial test of the flips against one half."""
-    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
 
 
 def holm(p_values: Sequence[float]) -> Floats:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 RARE_UNITS = 20
 """Below this many units with any difference, an interval built from the observed spread alone is too short."""
-SKEWED = 1.0  # sample skewness beyond which units count as very skewed
+SKEWED = 0.5  # sample skewness beyond which units count as skewed
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,16 @@ class Units:
         return len(self.sums)
 
     @property
+    def kind(self) -> str:
+        """What the units are."""
+        return "clusters" if self.clustered else "items"
+
+    @cached_property
     def delta(self) -> float:
         """``sum(sums) / sum(weights)``, summed without rounding loss; never a negative zero."""
         return math.fsum(self.sums) / math.fsum(self.weights) + 0.0
 
-    @property
+    @cached_property
     def residuals(self) -> Floats:
         """Contribution of each unit to the error of the linearised ratio, shape ``[G]``."""
         return self.sums - self.delta * self.weights
@@ -64,39 +69,54 @@ class Units:
         return int(np.count_nonzero(self.sums))
 
     @property
+    def largest(self) -> float:
+        """Largest weighted difference of a unit, divided by the mean weight."""
+        return float(np.abs(self.sums).max() / self.weights.mean())
+
+    @property
     def spread_is_zero(self) -> bool:
         """Whether every unit shows the same difference, up to rounding."""
         size = float(np.abs(self.sums).max(initial=0.0))
         return bool(np.abs(self.residuals).max(initial=0.0) <= 1e-12 * size)
 
+    @cached_property
+    def skewness(self) -> float:
+        """Sample skewness of the residuals; 0 if all units show the same difference."""
+        if self.spread_is_zero:
+            return 0.0
+        centered = self.residuals - self.residuals.mean()
+        return float((centered**3).mean() / np.square(centered).mean() ** 1.5)
+
     @property
     def skewed(self) -> bool:
         """Whether the sample skewness of the residuals exceeds ``SKEWED``."""
-        return not self.spread_is_zero and abs(float(stats.skew(self.residuals))) > SKEWED
+        return abs(self.skewness) > SKEWED
 
     @property
     def rare(self) -> bool:
         """Whether so few units differ that unseen differences matter more than the observed ones."""
         return self.differing < RARE_UNITS and 2 * self.differing < self.count
 
-    def with_unseen(self, span: float) -> Units:
-        """These units and two more, one in favor of each arm, of the largest observed difference.
+    def with_unseen(self, span: float, unseen: Sequence[float]) -> Units:
+        """These units and more that differ.
 
-        Bonett and Price (2012) add one flip each way to a paired table; this is the same for scores with known limits
-        (``span``) and for clusters. If a whole cluster flipped, whole clusters are added. If only single items of
-        clusters differ, the next cluster may still flip as a whole, so half an average cluster is added: with single
-        items, intervals cover 82 to 90 % where the flips of a cluster are alike. If nothing differed, whole clusters of
-        average size are added.
+        If a whole cluster differed, whole clusters are added. If only single items of clusters differ, the next cluster
+        may still differ as a whole, so half an average cluster is added: with single items, intervals cover 82 to 90 %
+        where the flips of a cluster are alike. If nothing differed, whole clusters of average size are added.
+
+        Args:
+            span: Largest possible difference of one item's score, above 0.
+            unseen: Sums of the added units, as multiples of a whole unit that differs by ``span``.
         """
         item_weight = float(self.weights.sum()) / self.items
         size = self.items / self.count
         if self.differing:
             largest = float(np.abs(self.sums).max()) / (span * item_weight)
             size = max(largest, (size + 1) / 2)
-        extra = size * item_weight
-        return Units(sums=np.append(self.sums, [span * extra, -span * extra]),
-                     weights=np.append(self.weights, [extra, extra]), items=self.items + 2,
-                     items_differing=self.items_differing + 2, clustered=self.clustered)
+        extra = size * item_weight * np.array(unseen)
+        return Units(sums=np.append(self.sums, span * extra), weights=np.append(self.weights, np.abs(extra)),
+                     items=self.items + len(extra), items_differing=self.items_differing + len(extra),
+                     clustered=self.clustered)
 
 
 def make_units(differences: Floats, weights: Floats, clusters: Sequence[Hashable] | None) -> Units:
@@ -134,6 +154,12 @@ def joint_labels(unit: NDArray[np.int64], labels: Sequence[Hashable], count: int
     for number, label in zip(unit.tolist(), labels, strict=True):
         found[number].add(None if is_blank(label) else label)
     return [next(iter(values)) if len(values) == 1 else None for values in found]
+
+
+def crosses(unit: NDArray[np.int64], labels: Sequence[Hashable]) -> bool:
+    """Whether some unit has items with different labels; arguments as in :func:`joint_labels`."""
+    pairs = {(number, label) for number, label in zip(unit.tolist(), labels, strict=True) if not is_blank(label)}
+    return len({number for number, _ in pairs}) < len(pairs)
 
 
 def is_blank(label: Hashable) -> bool:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from assistant_builder.errors import EvaluationError
-from evals.compare import CORRELATED, Comparison, paired_comparison
-from evals.stats.intervals import bonett_price_interval
+from evals.compare import CORRELATED, Comparison, _correlation_warnings, paired_comparison
+from evals.stats.intervals import flip_interval, item_interval
+from evals.stats.units import make_units
 
 
 def losses(n: int, shift: float, *, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -60,9 +61,9 @@ def test_continuous_interval_and_test_agree_with_scipy() -> None:
 def test_binary_scores_are_recognised() -> None:
     baseline, candidate = flips(200, gained=12, lost=25, right=110)
     result = paired_comparison(baseline, candidate)
-    assert result.method == "Bonett–Price interval; exact McNemar test"
+    assert result.method == "Tango's score interval, at least the Bonett–Price interval; exact McNemar test"
     assert result.delta == pytest.approx(-13 / 200)
-    assert (result.ci_low, result.ci_high) == bonett_price_interval(12, 25, 200)
+    assert (result.ci_low, result.ci_high) == flip_interval(12, 25, 200)
     assert result.p_value == pytest.approx(stats.binomtest(12, 37).pvalue)
     assert paired_comparison(baseline.astype(bool), candidate.astype(bool)) == result
     assert paired_comparison(baseline, candidate, weights=np.full(200, 7.0)).method == result.method
@@ -273,14 +274,16 @@ class TestWarnings:
         assert self.warned(paired_comparison(baseline, candidate, clusters=[max(0, i - 170) for i in range(200)]))
         assert self.warned(paired_comparison(baseline, candidate, weights=[1000.0] * 10 + [1.0] * 190))
 
-    def test_few_clusters_of_which_some_lie_far_out(self) -> None:
-        for count, expected in ((39, True), (40, False)):
-            shifts = np.linspace(0, 1, count)
-            shifts[0] = 20
-            labels = [i % count for i in range(4 * count)]
-            baseline, candidate, _ = losses(4 * count, 0.0)
-            result = paired_comparison(baseline, candidate + shifts[labels], clusters=labels)
-            assert self.warned(result) is expected and "bootstrap-t" in result.method
+    @pytest.mark.parametrize(("clustered", "far", "expected"), [(True, 1.0, False), (True, 20.0, True),
+                                                               (False, 1.0, False), (False, 20.0, True)])
+    def test_units_of_which_one_lies_far_out(self, clustered: bool, far: float, expected: bool) -> None:
+        shifts = np.linspace(0, 1, 120)
+        shifts[0] = far
+        labels = [i % 120 for i in range(480)] if clustered else list(range(120))
+        baseline, candidate, _ = losses(len(labels), 0.0)
+        result = paired_comparison(baseline, candidate + shifts[labels], clusters=labels)
+        assert self.warned(result) is expected
+        assert any("skewness" in warning for warning in result.warnings) is expected
 
     def test_few_flips_in_clusters_are_allowed_for_and_need_no_warning(self) -> None:
         baseline, candidate = flips(150, gained=0, lost=3, right=80)
@@ -332,6 +335,16 @@ class TestSeveralLabels:
         assert [text for text in result.warnings if "each family" in text]
         assert not [text for text in result.warnings if "wording" in text]
 
+    def test_a_label_that_crosses_the_clusters_is_named_too(self) -> None:
+        before, after = self.scores(by_wording=0.5)
+        result = paired_comparison(before, after, clusters=self.fact.tolist(), higher_is_better=False,
+                                   related={"wording": self.wording.tolist()})
+        assert [text for text in result.warnings if "each wording" in text]
+
+    def test_the_level_is_divided_by_the_number_of_labels(self) -> None:
+        assert _correlation_warnings({"family": 0.6 * CORRELATED})
+        assert not _correlation_warnings({"family": 0.6 * CORRELATED, "group": 0.9})
+
     def test_independent_labels_give_no_warning(self) -> None:
         before, after = self.scores()
         result = paired_comparison(before, after, clusters=self.fact.tolist(), related={"family": self.family.tolist()})
@@ -355,3 +368,15 @@ def test_few_differences_of_a_score_without_limits_are_named() -> None:
     after[:6] += [0.1, 0.4, 0.2, 3.0, 0.3, 0.2]
     result = paired_comparison(before, after, higher_is_better=False, margin=0.1)
     assert any("only 6 of 120 items differ" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_few_differences_of_a_score_without_limits_leave_room_for_the_unseen(clustered: bool) -> None:
+    before, after = np.full(240, 2.0), np.full(240, 2.0)
+    after[:60:20] += 1.0
+    result = paired_comparison(before, after, clusters=[i // 2 for i in range(240)] if clustered else None)
+    assert "unseen differences" in result.method and any("only 3 of" in warning for warning in result.warnings)
+    # one and a half more that differ as much: 3 + 1.5 + 1.96 √(3 + 1.25)
+    assert result.ci_high * 240 == pytest.approx(8.5, abs=0.1)
+    (_, high), _ = item_interval(make_units(after - before, np.ones(240), None))
+    assert result.ci_high > high

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.errors import Cancelled
 from evals.judge.openai_client import RetryPolicy
 from evals.judge.pairwise import INSTRUCTIONS, LONGEST_TEXT, counts, judge_messages, preference, read_choice
+from evals.stats.intervals import flip_interval
 from evals.stats.significance import sign_test
 from tests.evals.judge.fake_server import Reply, Texts, honest, judge_server
 from tests.evals.judge.judged_study import KINDS, lines_of, make_study, run
@@ -242,10 +242,7 @@ def test_preference_is_the_mean_with_an_exact_sign_test():
     assert found["preference"] == pytest.approx((30 + 20) / 120, abs=1e-15)
     assert (found["n"], found["decided"], found["n_clusters"], found["warnings"]) == (120, 80, None, [])
     assert found["p_value"] == pytest.approx(sign_test(30, 50).p_value, abs=1e-15)
-    # Bonett and Price: one more flip each way over n + 2
-    center = (31 - 51) / 122
-    half = 1.959963984540054 * math.sqrt((82 / 122 - center**2) / 122)
-    assert found["ci"] == pytest.approx([(1 + center - half) / 2, (1 + center + half) / 2], abs=1e-12)
+    assert found["ci"] == pytest.approx([(1 + end) / 2 for end in flip_interval(30, 50, 120)], abs=1e-12)
     mirrored = preference([{"Q4": "L16", "L16": "Q4"}.get(outcome, outcome) for outcome in outcomes])
     assert mirrored["preference"] == pytest.approx(1 - found["preference"])
     assert mirrored["ci"] == pytest.approx([1 - end for end in reversed(found["ci"])])

@@ -154,7 +154,7 @@ def test_the_headline_from_the_samples_by_another_route() -> None:
     """The difference and its interval by statsmodels, from samples.jsonl alone."""
     import statsmodels.api as sm
 
-    study = write_study(Recipe(flips=0.4, settings={"eval.primary_metric": "exact_match", "eval.margin": 0.05}))
+    study = write_study(Recipe(flips=0.5, settings={"eval.primary_metric": "exact_match", "eval.margin": 0.05}))
     report = build_report(study)
     verdict = report["verdict"]
     method = contrast(report, "Q4-L16", "exact_match")["method"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evals.stats.cluster_checks import correlation_p_value, leave_one_out_range
+from evals.stats.cluster_checks import correlation_p_value, crossed_correlation_p_value, leave_one_out_range
 from evals.stats.units import make_units
 
 
@@ -31,6 +31,33 @@ def test_opposite_residuals_are_no_correlation() -> None:
 @pytest.mark.parametrize("labels", [list(range(6)), [None] * 6, ["a"] * 6])
 def test_labels_that_group_nothing_or_everything_show_nothing(labels: list[object]) -> None:
     assert correlation_p_value(np.arange(6.0), labels) == 1.0
+
+
+class TestLabelsThatCrossTheClusters:
+    unit = np.arange(200) // 5
+    wording = (np.arange(200) % 40).tolist()
+
+    def residuals(self, rng: np.random.Generator, *, by_wording: float) -> np.ndarray:
+        shared = rng.normal(0, 1, 40)[self.unit] + by_wording * rng.normal(0, 1, 40)[self.wording]
+        values = shared + rng.normal(0, 1, 200)
+        return values - values.mean()
+
+    def test_differences_alike_by_wording_are_found(self) -> None:
+        rng = np.random.default_rng(0)
+        found = [crossed_correlation_p_value(self.residuals(rng, by_wording=1.0), self.unit, self.wording, draws=499)
+                 for _ in range(20)]
+        assert max(found) < 0.05
+
+    def test_the_false_positive_rate_is_nominal(self) -> None:
+        rng = np.random.default_rng(1)
+        found = [crossed_correlation_p_value(self.residuals(rng, by_wording=0.0), self.unit, self.wording, draws=199,
+                                             seed=i) for i in range(400)]
+        assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.085
+
+    @pytest.mark.parametrize("labels", [[None] * 200, list(range(200)), unit.tolist()])
+    def test_labels_that_join_no_clusters_show_nothing(self, labels: list[object]) -> None:
+        residuals = self.residuals(np.random.default_rng(2), by_wording=1.0)
+        assert crossed_correlation_p_value(residuals, self.unit, labels) == 1.0
 
 
 def test_leaving_one_cluster_out() -> None:

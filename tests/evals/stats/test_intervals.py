@@ -10,10 +10,12 @@ from evals.stats.intervals import (
     bonett_price_interval,
     bootstrap_t_interval,
     cluster_interval,
+    flip_interval,
     item_interval,
     rare_interval,
     resample,
     t_interval,
+    tango_interval,
 )
 from evals.stats.units import Units, make_units
 
@@ -128,16 +130,28 @@ def test_few_clusters_are_not_resampled(clusters: int, widened: bool) -> None:
     assert skewed is widened and (interval != t_interval(units)) is widened
 
 
-def test_where_single_items_of_few_clusters_flip_half_a_cluster_is_added_each_way() -> None:
+def test_where_single_items_of_few_clusters_flip_half_a_cluster_is_added() -> None:
     d = np.zeros(300)
     d[[0, 50, 100]] = -1
     units = units_of(d, clusters=[i // 5 for i in range(300)])
-    # 60 clusters of 5 with three sums of -1, and two more of 3 items that flip all up or all down
-    sums, sizes = np.array([-1.0] * 3 + [0.0] * 57 + [3.0, -3.0]), np.array([5.0] * 60 + [3.0] * 2)
-    delta = sums.sum() / sizes.sum()
-    error = np.sqrt((np.square(sums - delta * sizes) / (1 - sizes / sizes.sum())).sum()) / sizes.sum()
-    half = stats.t.ppf(0.975, 59) * error
-    assert rare_interval(units, 1.0) == pytest.approx((delta - half, delta + half), abs=1e-12)
+    # 60 clusters of 5 with three sums of -1; a cluster of 3 items and half of one that flip down, or one each way
+    expected = []
+    for added, side in (((-3.0, -1.5), -1), ((-3.0, 3.0), 1)):
+        sums, sizes = np.array([-1.0] * 3 + [0.0] * 57 + [*added]), np.array([5.0] * 60 + [abs(x) for x in added])
+        delta = sums.sum() / sizes.sum()
+        error = np.sqrt((np.square(sums - delta * sizes) / (1 - sizes / sizes.sum())).sum()) / sizes.sum()
+        expected.append(delta + side * stats.t.ppf(0.975, 59) * error)
+    assert rare_interval(units, 1.0) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 10])
+def test_rare_differences_have_nearly_the_exact_limit_of_a_poisson_count(count: int) -> None:
+    d = np.zeros(5000)
+    d[:count] = -1
+    low, high = rare_interval(units_of(d), 1.0)
+    exact = stats.chi2.ppf(0.975, 2 * count + 2) / 2
+    assert -low * 5000 == pytest.approx(exact, rel=0.035)
+    assert low < -count / 5000 < high
 
 
 def test_flips_that_cancel_in_their_cluster_still_count_as_differences() -> None:
@@ -146,7 +160,7 @@ def test_flips_that_cancel_in_their_cluster_still_count_as_differences() -> None
 
 
 @pytest.mark.parametrize("sizes", ["equal", "unequal", "weighted"])
-def test_cluster_interval_equals_statsmodels_or_is_longer_for_unequal_clusters(sizes: str) -> None:
+def test_clustered_t_interval_equals_statsmodels_or_is_longer_for_unequal_clusters(sizes: str) -> None:
     rng = np.random.default_rng(6)
     labels = np.repeat(np.arange(25), 6 if sizes == "equal" else rng.integers(2, 9, 25))
     d = 0.2 + rng.normal(size=25)[labels] + rng.normal(size=len(labels))
@@ -155,8 +169,7 @@ def test_cluster_interval_equals_statsmodels_or_is_longer_for_unequal_clusters(s
         cov_type="cluster", cov_kwds={"groups": labels, "df_correction": True}, use_t=True
     )
     units = units_of(d, w, labels.tolist())
-    interval, skewed = cluster_interval(units)
-    assert not skewed
+    interval = t_interval(units)
     assert units.delta == pytest.approx(fit.params[0], abs=1e-12)
     low, high = fit.conf_int()[0]
     if sizes == "equal":
@@ -177,6 +190,40 @@ def test_bonett_price_stays_in_range_and_holds_the_difference(n: int) -> None:
         for lost in range(0, n + 1 - gained, max(1, n // 10)):
             low, high = bonett_price_interval(gained, lost, n)
             assert -1 <= low <= (gained - lost) / n <= high <= 1
+
+
+def test_tango_is_the_interval_of_the_literature() -> None:
+    # Fagerland, Lydersen and Laake, Statistics in Medicine 33 (2014): airway reactivity, 1 and 7 flips of 21
+    assert tango_interval(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0, 0, 40), (0, 3, 100), (6, 2, 50), (50, 0, 50), (20, 25, 60)])
+def test_the_ends_of_tangos_interval_are_where_the_score_test_rejects(gained: int, lost: int, n: int) -> None:
+    for end in tango_interval(gained, lost, n):
+        if abs(end) == 1:
+            continue
+        # likeliest rate of losses if the difference is `end`, found on a grid
+        q = np.linspace(max(0.0, -end), (1 - end) / 2, 2_000_001)[1:-1]
+        likelihood = (gained * np.log(q + end) if gained else 0) + (lost * np.log(q) if lost else 0)
+        rest = n - gained - lost
+        best = q[np.argmax(likelihood + (rest * np.log(1 - 2 * q - end) if rest else 0))]
+        squared = (gained - lost - n * end) ** 2 / (n * (2 * best + end - end**2))
+        assert squared == pytest.approx(1.959964**2, rel=2e-4)
+    low, high = tango_interval(lost, gained, n)
+    assert tango_interval(gained, lost, n) == pytest.approx((-high, -low), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [40, 100, 300])
+@pytest.mark.parametrize(("rate", "lost"), [(0.02, 1.0), (0.03, 0.75), (0.06, 0.9), (0.1, 1.0), (0.2, 0.5)])
+def test_intervals_of_flips_seldom_end_short_of_the_truth_on_either_side(n: int, rate: float, lost: float) -> None:
+    truth = rate * (1 - 2 * lost)
+    above, below = 0.0, 0.0  # exact probabilities
+    for flips in range(int(stats.binom.ppf(1 - 1e-6, n, rate)) + 1):
+        chances = stats.binom.pmf(flips, n, rate) * stats.binom.pmf(np.arange(flips + 1), flips, lost)
+        for down in np.flatnonzero(chances > 1e-7).tolist():
+            low, high = flip_interval(flips - down, down, n)
+            above, below = above + chances[down] * (low > truth), below + chances[down] * (high < truth)
+    assert above <= 0.031 and below <= 0.031
 
 
 def test_blank_labels_stand_alone_and_never_merge() -> None:

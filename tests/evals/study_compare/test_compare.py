@@ -85,11 +85,11 @@ def test_small_harm_within_the_margin_is_said(a: Study, b: Study) -> None:
 
 
 def test_the_verdict_goes_by_the_margin_and_metric_of_a(a: Study, b: Study) -> None:
-    a.write_config(a.config.with_changes({"eval.primary_metric": "token_f1", "eval.margin": 0.5}))
+    a.write_config(a.config.with_changes({"eval.primary_metric": "token_f1", "eval.margin": 0.6}))
     found = compare_studies(a, b)
-    assert [(v["metric"], v["margin"]) for v in found["verdicts"]] == [("token_f1", 0.5)] * 2
-    assert "token F1, margin 0.5" in note(found, "defines its verdict on loss with a margin of 0.03")
-    assert "within the 50 points that narrow allows" in found["sentence"]
+    assert [(v["metric"], v["margin"]) for v in found["verdicts"]] == [("token_f1", 0.6)] * 2
+    assert "token F1, margin 0.6" in note(found, "defines its verdict on loss with a margin of 0.03")
+    assert "within the 60 points that narrow allows" in found["sentence"]
 
 
 def test_without_the_primary_metric_there_is_no_verdict(a: Study, b: Study) -> None:
