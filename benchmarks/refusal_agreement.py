@@ -37,7 +37,7 @@ class Agreement:
 
 
 def labelled_answers() -> list[dict[str, Any]]:
-    """The hand-labelled answers: ``answer``, ``declined`` and ``set``."""
+    """The hand-labelled answers: ``answer``, ``declined``, ``set`` and ``language``."""
     lines = Path(__file__).with_name("refusal_labels.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -60,17 +60,25 @@ def agreement(rows: Iterable[Mapping[str, Any]]) -> Agreement:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Agreement on each set of the labelled answers, as a Markdown table."""
+    """Agreement on each set of the labelled answers, and on each of its languages, as a Markdown table."""
     lines = [
-        "| answers | refusals recognised | false positives | agreement (95 % interval) | Cohen's kappa |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| answers | language | refusals recognised | false positives | agreement (95 % interval) | Cohen's kappa |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for name in dict.fromkeys(row["set"] for row in rows):
-        found = agreement(row for row in rows if row["set"] == name)
+        of_set = [row for row in rows if row["set"] == name]
+        languages = list(dict.fromkeys(row["language"] for row in of_set))
+        groups[name, languages[0] if len(languages) == 1 else "all"] = of_set
+        if len(languages) > 1:
+            groups |= {(name, each): [row for row in of_set if row["language"] == each] for each in languages}
+    for (name, language), of_group in groups.items():
+        found = agreement(of_group)
         low, high = found.interval
         lines.append(
-            f"| {name} | {found.recognised} of {found.refusals} | {found.false_positives} of {found.others} "
-            f"| {found.share:.1%} ({low:.1%} to {high:.1%}) | {'–' if found.kappa is None else f'{found.kappa:.2f}'} |"
+            f"| {name} | {language} | {found.recognised} of {found.refusals} "
+            f"| {found.false_positives} of {found.others} | {found.share:.1%} "
+            f"({low:.1%} to {high:.1%}) | {'–' if found.kappa is None else f'{found.kappa:.2f}'} |"
         )
     return "\n".join(lines)
 
@@ -87,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     print(table(rows))
     for row in rows if options.wrong else ():
         if is_refusal(row["answer"]) is not row["declined"]:
-            print(f"{row['set']}, {'not recognised' if row['declined'] else 'false positive'}: {row['answer']}")
+            kind = "not recognised" if row["declined"] else "false positive"
+            print(f"{row['set']}, {row['language']}, {kind}: {row['answer']}")
 
 
 if __name__ == "__main__":

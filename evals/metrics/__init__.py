@@ -181,7 +181,7 @@ _BUILT_IN = (
     Metric(
         "false_decline", "False declines",
         "Share of the answerable questions that the assistant declines to answer.",
-        "Declining in unusual words is not recognised.",
+        "Declining indirectly, or in a language other than five, is often not recognised.",
         score_sample=lambda sample: _declined(sample) if sample["answerable"] else None,
         higher_is_better=False, data="binary", format="percent", unit="share of answerable items",
         phrase="share of answerable questions that it declines", can_be_primary=False,
@@ -189,7 +189,7 @@ _BUILT_IN = (
     Metric(
         "right_decline", "Right declines",
         "Share of the questions that should be declined which the assistant declines.",
-        "Declining in unusual words is not recognised.",
+        "Declining indirectly, or in a language other than five, is often not recognised.",
         score_sample=lambda sample: None if sample["answerable"] else _declined(sample),
         data="binary", format="percent", unit="share of unanswerable items",
         phrase="share of unanswerable questions that it declines", can_be_primary=False,

@@ -1,119 +1,155 @@
 """Recognition of refusals: answers in which the assistant declines to answer.
 
-A list of English phrases, and the words in which the data itself teaches to decline; no model, so that the rule can be
-read and gives the same result on every machine. An answer that states ignorance and then answers all the same counts as
-a refusal; a refusal in another language is recognised only where the data teaches it.
+An answer counts as a refusal if it is close to a refusal that the data itself teaches, or if a linear classifier says
+so of one of its sentences. The classifier is a logistic regression over words, their classes and runs of letters, for
+English, German, Spanish, French and Italian; it needs no model and no library. ``python -m benchmarks.fit_refusals``
+fits it to ``benchmarks/refusal_training.jsonl`` and writes ``refusal_weights.json``.
 
-``python -m benchmarks.refusal_agreement`` prints how far the rule agrees with labels given by hand. Its set ``blind``
-was written by someone who had never seen the list, and the list has not been changed for it: it finds less than half
-of those refusals, and takes hardly any other answer for one. Counts of refusals are therefore lower bounds.
+The threshold is set for few false alarms, because a refusal that is not one is held against a model: counts of
+refusals are lower bounds. ``python -m benchmarks.refusal_agreement`` prints how far the rule agrees with labels given
+by hand.
 """
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 import re
 import unicodedata
+import zlib
+from array import array
 from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from evals.metrics.text import token_f1
 
-_SOURCE = (
-    r"(?:handbook|manual|guide(?:book|lines)?|document(?:s|ation)?|texts?|context|passages?|articles?|pages?|website|"
-    r"leaflet|brochure|faqs?|catalogue|catalog|sources?|materials?|notes|records?|knowledge base|information|"
-    r"data|policy|"
-    r"policies|rules|regulations|instructions|section|extract|excerpt|snippet|paragraph|contents?|files?|index|logbook)"
-)
-_THE_SOURCE = rf"(?:the|this|that|these|those|my|our|your)(?: \w+){{0,4}}? {_SOURCE}(?: \w+){{0,3}}?"
-_NOT = r"(?:does not|do not|did not|has not|have not|doesn't|don't|didn't|hasn't|haven't)"
-_CANNOT = r"(?:cannot|can not|can't|could not|couldn't|am unable to|am not able to|'m unable to|'m not able to)"
-_KNOWLEDGE = r"(?:information|info|answer|details?|data|specifics|figures?|facts?)"
-_TOLD = (
-    r"(?:said|mentioned|stated|specified|documented|described|addressed|discussed|recorded|listed|covered|given|found|"
-    r"provided|supplied|included)"
-)
-_TELL = (
-    r"(?:answer|say|tell|help|assist|give|provide|find|confirm|determine|comment|respond|advise|share|discuss|speak|"
-    r"judge|verify|locate|address|access|offer|predict|see|view|look up|disclose)"
-)
-
-REFUSAL_PATTERNS: dict[str, str] = {
-    "I do not know": r"\bi (?:really |simply |honestly |still )?(?:do not|don't|didn't|would not|wouldn't) "
-    r"(?:actually )?know\b",
-    "we do not know": r"\bwe (?:do not|don't) know(?: (?:that|this|the answer))?(?=[.!;,]|$)",
-    "I have no information": r"\b(?:i|we) (?:(?:do not|don't) (?:currently |actually )?have|have no|lack)(?: \w+){0,3}"
-    rf"? (?:{_KNOWLEDGE}|knowledge|idea|clue|record|way of (?:knowing|telling|viewing|seeing))\b",
-    "I do not have it": r"\bi (?:do not|don't) have (?:access|the|any|that|those|this|your|enough)\b",
-    "I would be guessing": r"\b(?:i|we)(?:'d| would) (?:only |just )?be (?:guessing|making)\b|"
-    r"\b(?:i|we)(?:'d| would) rather not (?:answer|say|guess)\b",
-    "I am not sure": r"\bi(?: am|'m) (?:really |quite )?(?:not (?:sure|certain|aware|familiar)|unsure|uncertain)\b|"
-    r"^(?:hmm+,? |sorry,? |well,? )?(?:not sure|no idea|no clue|beats me|search me)\b",
-    "I am not equipped": r"\b(?:i am|i'm|we are|we're) (?:just |simply |really )?not (?:equipped|qualified|trained|"
-    r"set up|allowed|in a position|programmed|authori[sz]ed|permitted) to\b",
-    "I cannot say": rf"\bi ?{_CANNOT} (?:\w+ )?{_TELL}\b",
-    "we cannot say": rf"\bwe ?{_CANNOT} (?:\w+ )?(?:say|answer (?:that|this|your)|tell you|"
-    r"help (?:you )?with (?:that|this))\b",
-    "the assistant cannot say": rf"\b(?:this|the) (?:assistant|bot|chatbot|service|system) (?:cannot|can not|can't|is "
-    rf"unable to|is not able to) (?:\w+ )?{_TELL}\b",
-    "I can only help elsewhere": r"\bi(?: can|'m able to| am able to) only (?:answer|help|talk|speak|assist|"
-    r"cover|discuss)\b",
-    "I must decline": r"\b(?:i|we)(?:'ll| will)? (?:must|have to|need to) (?:decline|pass|refrain)\b|"
-    r"\b(?:not|isn't|aren't) (?:something|anything) (?:that )?(?:i|we) (?:know|can|am able|could)\b",
-    "I have not found it": r"\b(?:i|we)(?: have|'ve| was| were)? (?:not been able|been unable|unable|not able) to "
-    r"(?:find|locate|determine|confirm|verify)\b|\bno (?:\w+ )?(?:results?|matches|entry|entries|answers?) "
-    r"(?:was|were|are|is|could be)? ?(?:found|returned|available)\b",
-    "bare refusal": r"^(?:(?:i'm |i am )?(?:very |so )?(?:sorry|apologies)[,.;:]? (?:but )?)?"
-    r"(?:cannot|can't|can not|unable to|not able to) (?:answer|say|tell|help|find)\b",
-    "cannot be answered": rf"\b(?:cannot|can't|can not|could not) be (?:answered|inferred|deduced|(?:determined|told|"
-    rf"found|established) (?:from|in) {_THE_SOURCE}(?!\w))(?!\w)|\b(?:this|that|the|it)(?: "
-    rf"{_KNOWLEDGE}\b[^.!?]{{0,40}}?)? (?:cannot|can't|could not) be (?:determined|disclosed|shared|established)\b",
-    "impossible to tell": r"\b(?:impossible|not possible) to (?:tell|say|know|determine|answer)\b",
-    "not clear from the source": rf"\b(?:is not|isn't|not) (?:clear|known|obvious) from {_THE_SOURCE}(?!\w)|"
-    rf"\bunclear from {_THE_SOURCE}(?!\w)",
-    "not available here": rf"\b(?:this|that|the|your|such) (?:\w+ )?{_KNOWLEDGE} (?:is|are|was|were|has|have)"
-    rf"(?: not|n't) (?:been )?(?:\w+ )?(?:available|present|{_TOLD})\b",
-    "I was not told": r"\bi (?:was not|wasn't|have not been|haven't been) (?:told|given|taught|trained)\b",
-    "the source does not say": rf"(?<!although )(?<!though )\b{_THE_SOURCE} {_NOT} (?:\w+ly )?"
-    r"(?:say|said|state|mention|specify|address|indicate|answer|discuss|tell)\b(?! that \w)",
-    "the source does not contain it": rf"(?<!although )(?<!though )\b{_THE_SOURCE} {_NOT} (?:\w+ly )?(?:cover|contain|"
-    r"include|provide|give|list|have|hold|explain|describe) (?:that|this|it|an answer|the answer|any|enough|details|"
-    r"information|your question|the (?:information|question))\b",
-    "the source is silent": rf"\b{_THE_SOURCE} (?:is|are) silent\b|\b{_THE_SOURCE} (?:has|have|gives?|contains?) no "
-    rf"(?:answer|information|mention|details|entry|entries|record)\b|\b{_THE_SOURCE} (?:says?|leaves? out|tells? "
-    rf"(?:me |us )?) ?(?:nothing|anything)\b|\bnothing (?:there|here|in it) (?:tells|says|mentions|covers|explains)\b",
-    "not in the source": rf"\b(?:is not|are not|isn't|aren't|was not|not|never|nowhere) {_TOLD} "
-    rf"(?:\w+ )?(?:in|by) {_THE_SOURCE}(?!\w)|\b(?:that|this|it|the answer)(?: is|'s) not in {_THE_SOURCE}(?!\w)",
-    "not said": rf"\b(?:that|this|it|the answer)(?: is|'s) not (?:{_TOLD}|something i (?:know|can(?: \w+){{1,3}}))"
-    r"(?=[.!,;]|$)",
-    "nothing about it": rf"\b(?:no (?:information|mention|answer|details)|nothing) (?:\w+ )?(?:is |was |are "
-    rf")?(?:(?:available|given|provided|said|stated)(?=[.!,;]|$| about| on| in)|(?:about|on|regarding|of|for)\b[^.]* "
-    rf"in {_THE_SOURCE}|in {_THE_SOURCE})",
-    "not enough information": r"\b(?:not enough|insufficient|no) (?:information|context|details?|data) to "
-    rf"(?:answer|say|tell|know)\b|\b{_NOT} (?:hold|contain|have|give|provide|include) (?:enough|sufficient) "
-    r"(?:\w+ )?(?:information|details?|context|data)\b",
-    "none was given": r"\bno (?:information|info|details?|answer|data)\b[^.!?]{0,60}\b(?:was|were|is|are|has been|"
-    r"have been) (?:supplied|given|provided|available|found|included|recorded|listed)\b",
-    "outside the topics": r"\b(?:beyond|outside)(?: of)? (?:the |what )?(?:topics|things|questions|subjects|areas?|"
-    r"scope)? ?(?:that )?(?:i|we) (?:am|was|were|are|can|know|have|handle|cover)\b",
-    "out of scope": rf"\b(?:beyond|outside|out of)(?: of)? (?:my (?:\w+ )?(?:scope|knowledge|expertise|area|training)|"
-    rf"the scope of {_THE_SOURCE}|what (?:i|we) (?:know|can))",
-    "nothing else said": rf"^(?:sorry[,.]? )?(?:unknown|n/a|insufficient (?:data|information|context)|none given|no "
-    rf"idea|no answer|unanswerable|(?:(?:answer|it is|that is|this is) )?not (?:known|available|{_TOLD}))[.!]?$",
-}
-"""Name of each kind of refusal → the regular expression that finds it in case-folded text."""
-
-_REFUSAL = re.compile("|".join(f"(?:{pattern})" for pattern in REFUSAL_PATTERNS.values()))
+WEIGHTS_FILE = Path(__file__).with_name("refusal_weights.json")
+BUCKETS = 1 << 18
+"""Features are counted by a hash of this many values; most have no weight."""
 _TAUGHT_F1 = 0.75  # token F1 with a refusal of the data from which an answer counts as a refusal
+_TOKEN = re.compile(r"[^\W\d_]+'?|\d+|[^\w\s]")
+_CLASSES = {
+    "I": r"i'? my me myself ich mir mich mein\w* yo mi mis je j' moi m' mon ma mes io mio mia miei mie tengo dispongo "
+    r"conozco conosco puedo posso ho riesco so sé saprei sabría ignoro desconozco temo assistant bot chat\w* "
+    r"assistent\w* asistente",
+    "W": r"we our us wir uns unser\w* nos nosotros nuestr\w* nous notre noi nostr\w* podemos tenemos disponemos "
+    "abbiamo possiamo disponiamo",
+    "Y": r"you\w* sie ihr\w* usted su sus tu vous votre vos le lei suo sua suoi",
+    "N": r"not no t nothing none never neither nor cannot cant dont without nowhere nicht\w* kein\w* nie weder ohne "
+    r"nirgend\w* nada ning\w* nunca ni sin ne n' pas rien aucun\w* sans non nulla niente nessun\w* né senza "
+    r"unable unclear unknown beyond outside außerhalb fuera impossi\w* imposib\w* unmöglich unklar",
+    "K": r"know\w* inform\w* info answer\w* details? data daten tells? say says said mention\w* states? stated "
+    r"specif\w* wiss\w* weiß weiss auskunft angab\w* angegeben antwort\w* beantwort\w* sag\w* sab\w* respuest\w* "
+    r"respond\w* contest\w* dat[oi]s? decir\w* dice sais savoir renseign\w* répon\w* dire dirle dit sapere "
+    r"rispost\w* rispond\w* erwähn\w* mencion\w* menzion\w* indi[cq]\w* preci[sz]\w* précis\w* especific\w* "
+    r"kenntnis\w* connai\w*",
+    "S": r"handbook manual\w* guid\w* document\w* dokument\w* text\w* testo context\w* passage\w* arti[ck][eu]l\w* "
+    "articolo leaflet brochure notes notizen notas appunti sources? quellen fuentes fonti unterlagen anleitung "
+    r"broschüre folleto opuscolo contract vertrag contrat\w* recipe rezept receta recette ricetta records? "
+    r"handbuch report bericht informe rapport\w* list\w* material\w* prospect\w* prospekt notice foglietto "
+    r"knowledge base files? excerpt extra\w*",
+    "C": r"can could able kann können konnte\w* pued\w* pod\w* peu[xt] puis pouv\w* può allowed permitted darf dürfen "
+    r"help assist helfen ayud\w* aider? aiut\w* advi[cs]e berat\w* conse[ij]\w* consulenza consigli\w*",
+    "R": r"sorry unfortunately afraid regret\w* apologies sadly leider bedau\w* tut leid entschuldig\w* lo siento "
+    r"lament\w* desafortunad\w* desgracia désolée? malheureusement hélas navrée? purtroppo dispiace spiacente",
+    "B": "but so since because aber also daher denn doch pero así porque aunque mais donc car ma quindi perché "
+    "although",
+    "Q": r"wh\w+ how if wer was wann wo warum wie ob welche\w* qui[eé]n qué cuá\w+ dónde si qui quand où pourquoi "
+    r"combien quel\w* chi quando dove quant\w* se come",
+    "O": "only just nur solo seule? seulement que soltanto",
+    "U": r"please ask contact consult call speak bitte fragen wenden rufen pregunt\w* consult\w* póngase llame "
+    "demandez adressez contactez appelez chieda chiami contatti rivolga check",
+    "T": "police minister witness staff members employees nobody one he she they er niemand man mitarbeiter polizei "
+    "zeuge nadie empleados policía testigo ministro il elle on personne employés témoin ministre nessuno "
+    "dipendenti polizia it es",
+}
+"""Classes of words in the five languages, so that one wording is known about many sources and subjects."""
+_CLASS = {letter: re.compile("|".join(words.split())) for letter, words in _CLASSES.items()}
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+")
+
+
+def sentences(answer: str) -> list[str]:
+    """The sentences of an answer, case-folded, without what it quotes: those are not the assistant's own words."""
+    folded = unicodedata.normalize("NFKC", answer).casefold()
+    folded = re.sub("[‘’ʼ`´]", "'", re.sub("[“”„«»‹›]", '"', folded))
+    folded = re.sub(r'"[^"]*"', ' " ', " ".join(folded.split()).strip('" '))
+    return [sentence for sentence in _SENTENCE_END.split(folded) if any(map(str.isalpha, sentence))]
+
+
+@lru_cache(maxsize=1 << 16)
+def _class(token: str) -> str:
+    other = token if token in "^$0.,:;?!" else "*"
+    return next((letter for letter, words in _CLASS.items() if words.fullmatch(token)), other)
+
+
+def features(sentence: str) -> list[int]:
+    """The distinct hashed features of a sentence: 1 to 3 words in a row, 3 to 5 characters of a word, classes in a row.
+
+    Every number is the same word, and the two ends of the sentence are words too. Of the classes of its words, 2 to 4
+    in a row count, with and without the words between them that have none.
+    """
+    tokens = ["^", *("0" if token[0].isdecimal() else token for token in _TOKEN.findall(sentence)), "$"]
+    found = {" ".join(tokens[i : i + n]) for n in (1, 2, 3) for i in range(len(tokens) - n + 1)}
+    for word in set(tokens):
+        padded = f" {word} "
+        found.update(f"#{padded[i : i + n]}" for n in (3, 4, 5) for i in range(len(padded) - n + 1))
+    classes = [_class(token) for token in tokens]
+    for mark, row in (("@", classes), ("~", [each for each in classes if each != "*"])):
+        found.update(mark + "".join(row[i : i + n]) for n in (2, 3, 4) for i in range(len(row) - n + 1))
+    return sorted({zlib.crc32(feature.encode()) % BUCKETS for feature in found})
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The fitted weights: a sentence with n features has the log-odds ``intercept + (sum of weights) / n ** 0.25``.
+
+    Attributes:
+        weights: One per bucket, in units of ``unit``.
+        threshold: Log-odds above which an answer counts as a refusal.
+    """
+
+    weights: array[int]
+    unit: float
+    intercept: float
+    threshold: float
+
+    def log_odds(self, answer: str) -> float:
+        """Those of the answer's most refusing sentence, less the logarithm of the number of sentences.
+
+        Each sentence is one more chance of a false alarm, which the logarithm makes up for.
+        """
+        found = [features(sentence) for sentence in sentences(answer)]
+        if not found:
+            return -math.inf
+        best = max(sum(map(self.weights.__getitem__, each)) / len(each) ** 0.25 for each in found)
+        return self.intercept + self.unit * best - math.log(len(found))
+
+    def to_json(self) -> str:
+        """The content of :data:`WEIGHTS_FILE`."""
+        packed = base64.b64encode(zlib.compress(self.weights.tobytes(), 9)).decode()
+        record = {"intercept": self.intercept, "threshold": self.threshold, "unit": self.unit, "weights": packed}
+        return json.dumps(record, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Classifier:
+        """Read what :meth:`to_json` wrote."""
+        record = json.loads(text)
+        return cls(array("b", zlib.decompress(base64.b64decode(record["weights"]))), record["unit"],
+                   record["intercept"], record["threshold"])
+
+
+@lru_cache(maxsize=1)
+def shipped_classifier() -> Classifier:
+    """The classifier of this release."""
+    return Classifier.from_json(WEIGHTS_FILE.read_text(encoding="utf-8"))
 
 
 def is_refusal(answer: str, taught: Collection[str] = ()) -> bool:
-    """Whether an answer declines to answer, or shares most of its words with a refusal that the data teaches.
-
-    Quotations inside an answer are not the assistant's own words and are ignored.
-    """
+    """Whether an answer declines to answer, or shares most of its words with a refusal that the data teaches."""
     if any(token_f1(answer, refusal) >= _TAUGHT_F1 for refusal in taught):
         return True
-    folded = unicodedata.normalize("NFKC", answer).casefold()
-    folded = re.sub("[‘’ʼ]", "'", re.sub("[“”„«»]", '"', folded))
-    folded = " ".join(folded.split()).strip('" ')
-    folded = re.sub(r'"[^"]*"', " ", folded)
-    return _REFUSAL.search(folded.strip()) is not None
+    classifier = shipped_classifier()
+    return classifier.log_odds(answer) > classifier.threshold
