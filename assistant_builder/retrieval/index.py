@@ -1,7 +1,7 @@
 """The index over the training pairs: exact search by sentence embeddings and BM25, kept in plain files.
 
-Every assistant turn of a pair is one fact. Its question is embedded; BM25 reads question and answer. The two rankings
-are fused by reciprocal rank (:mod:`assistant_builder.retrieval.ranking`). docs/retrieval.md has the measurements behind
+Every assistant turn of a pair is one fact, searched by its question: by embeddings and by BM25. The two rankings are
+fused by reciprocal rank (:mod:`assistant_builder.retrieval.ranking`). docs/retrieval.md has the measurements behind
 these choices. The module needs numpy and bm25s, and torch only in the embedder that :meth:`Index.build` is given.
 """
 
@@ -19,8 +19,8 @@ from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.retrieval.lexical import B, K1, METHOD, Bm25, terms
-from assistant_builder.retrieval.ranking import DEPTH, RRF_K, Fused, fuse
+from assistant_builder.retrieval.lexical import GRAM, K1, METHOD, B, Bm25, terms
+from assistant_builder.retrieval.ranking import BM25_WEIGHT, DEPTH, RRF_K, Fused, fuse
 
 MAX_FACTS = 100_000
 """Facts up to which the exact search is fast enough."""
@@ -28,6 +28,7 @@ FACTS, VECTORS, RECORD = "facts.jsonl", "vectors.safetensors", "index.json"
 FILES = (FACTS, VECTORS, RECORD)
 _VERSION = 1
 _TENSOR = "questions"
+_REPEATS = 3  # weight of a question relative to its history
 _BLOCK = 8_000_000  # cosines that are computed at a time
 
 
@@ -62,8 +63,14 @@ class Query:
 
     @property
     def text(self) -> str:
-        """The text that is embedded and whose terms BM25 looks for: the history, then the question."""
-        return f"{self.history}\n{self.question}" if self.history else self.question
+        """The text that is embedded: the question, with history three times, then the history, the latest turn first.
+
+        Repetition weighs the question above the history, which matters when the subject has changed. The question comes
+        first, because an embedder truncates long texts at the end.
+        """
+        if not self.history:
+            return self.question
+        return "\n".join([*[self.question] * _REPEATS, *reversed(self.history.split("\n"))])
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ class Index:
         self._positions: dict[int, list[int]] = {}
         for position, fact in enumerate(self.facts):
             self._positions.setdefault(fact.row, []).append(position)
-        self._bm25 = Bm25([terms(f"{fact.query.text}\n{fact.answer}") for fact in self.facts])
+        self._bm25 = Bm25([terms(fact.query.text) for fact in self.facts])
 
     @classmethod
     def build(cls, pairs: Sequence[Pair], embedder: TextEncoder, progress: Progress | None = None) -> Index:
@@ -220,12 +227,12 @@ class Index:
 
     def _search_one(self, query: Query, cosines: NDArray[np.float32], k: int, exclude: Collection[int],
                     distinct: bool) -> list[Hit]:
-        bm25 = self._bm25.scores(terms(query.text))
+        bm25 = self._bm25.scores(terms(query.question)) + self._bm25.scores(terms(query.history)) / _REPEATS
         out = [position for row in exclude for position in self._positions.get(row, ())]
         cosines[out], bm25[out] = -np.inf, 0.0
         depth, size = max(DEPTH, k), len(self.facts)
         while True:
-            fused = fuse(cosines, bm25, self._answers, RRF_K, depth)
+            fused = fuse(cosines, bm25, self._answers, depth)
             chosen = self._choose(fused, k, distinct)
             if len(chosen) == k or depth >= size:
                 return [Hit(self.facts[position], float(cosines[position]), float(bm25[position]), score)
@@ -243,8 +250,9 @@ class Index:
 
 
 _METHOD: dict[str, Any] = {
-    "bm25": {"variant": METHOD, "k1": K1, "b": B, "text": "history, question and answer"},
-    "embedded": "history and question", "rrf_k": RRF_K,
+    "bm25": {"variant": METHOD, "k1": K1, "b": B, "characters": GRAM},
+    "question_weight": _REPEATS,
+    "fusion": {"method": "reciprocal rank", "k": RRF_K, "bm25_weight": BM25_WEIGHT},
 }
 
 

@@ -1,8 +1,8 @@
-"""Terms of a text and BM25 over them, by the package bm25s.
+"""Words and character 4-grams of a text, and BM25 over them, by the package bm25s.
 
 BM25 (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework") in the variant of Lucene, whose scores are
-never negative. Terms need no list of stop words or stemmer of one language: frequent words get a low weight from their
-document frequency.
+never negative. Character 4-grams (McNamee and Mayfield 2004, "Character N-Gram Tokenization for European Language Text
+Retrieval") take the place of stemmers, and document frequency that of stop words, so that no language needs its own.
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ from assistant_builder.data.similarity import casefold_normalize
 
 METHOD, K1, B = "lucene", 1.5, 0.75
 """The variant of BM25, the saturation of term frequency, and the share of length normalization."""
+GRAM = 4
+"""Characters of a term."""
 _ACCENTS = re.compile("[\u0300-\u036f]")  # combining marks of Latin, Greek and Cyrillic
 _NO_SPACES = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, Khmer, kana, Han
 
 
 def terms(text: str) -> list[str]:
+    """What BM25 counts: words of up to four characters, and the character 4-grams of longer ones."""
+    return [word[start : start + GRAM] for word in words(text) for start in range(max(1, len(word) - GRAM + 1))]
+
+
+def words(text: str) -> list[str]:
     """The words of a text without case, accents and signs; in scripts without spaces each character is a word."""
     folded = casefold_normalize(text)
     if not folded.isascii():
@@ -34,7 +41,7 @@ def terms(text: str) -> list[str]:
 
 @functools.cache
 def _word() -> re.Pattern[str]:
-    """A word; vowel signs of Indic scripts are marks, which ``\\w`` does not contain."""
+    """The pattern of a word; it adds marks to the letters, because vowel signs of Indic scripts are marks."""
     marks = "".join(chr(code) for code in range(0x483, 0x12000)
                     if unicodedata.category(chr(code)).startswith("M"))
     return re.compile(rf"[{_NO_SPACES}]|(?:(?![{_NO_SPACES}])[\w{marks}])+")

@@ -44,7 +44,7 @@ class Recall:
 
     @property
     def recall(self) -> dict[int, float | None]:
-        """k → share of the covered questions; None without any."""
+        """The share of the covered questions by k; None without any."""
         return {k: hits / self.covered if self.covered else None for k, hits in self.hits.items()}
 
     def to_record(self) -> dict[str, Any]:

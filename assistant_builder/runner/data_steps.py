@@ -1,4 +1,4 @@
-"""The data steps: read, validate and split the file, then search for leaks by embeddings and index the training pairs."""
+"""The data steps: read, validate and split the file, then find leaks by embeddings and index the training pairs."""
 
 from __future__ import annotations
 

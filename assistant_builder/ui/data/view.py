@@ -147,11 +147,12 @@ def lookup_view(record: Mapping[str, Any] | None) -> Markup:
     without = record["questions"] - covered
     if not covered:
         return card("Looking up: not measured", Markup(
-            "<p>None of the {} validation questions has its answer in a training pair, so finding it cannot be "
-            "measured. Several phrasings of each question, in the column “Cluster”, would allow it.</p>"
+            "<p>Validation has {} questions with an answer, and none of these answers is in a training pair, so finding "
+            "it cannot be measured. Other phrasings of the same facts in training would allow it.</p>"
         ).format(count(without)))
-    note = ("Before any training, each validation question was looked up in the training pairs, by meaning and by words."
-            + (f" {count(without)} more have no answer there and are not counted." if without else ""))
+    others = f" Not counted: {count(without)} whose answer is in no training pair." if without else ""
+    note = ("Each validation question was looked up in the training pairs, by meaning and by words, before any "
+            f"training.{others}")
     rows = [(cut(f"{miss['history']} … {miss['question']}" if miss["history"] else miss["question"], 160),
              cut(miss["expected"], 160),
              " · ".join(f"{place}. {cut(hit['answer'], 120)}" for place, hit in enumerate(miss["found"], start=1)))
