@@ -147,7 +147,7 @@ def lookup_view(record: Mapping[str, Any] | None) -> Markup:
     without = record["questions"] - covered
     if not covered:
         return card("Looking up: not measured", Markup(
-            "<p>Validation has {} questions with an answer, and none of these answers is in a training pair, so finding "
+            "<p>Validation has {} questions with an answer, and no training pair has one of these answers, so finding "
             "it cannot be measured. Other phrasings of the same facts in training would allow it.</p>"
         ).format(count(without)))
     others = f" Not counted: {count(without)} whose answer is in no training pair." if without else ""
