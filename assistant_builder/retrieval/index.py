@@ -227,7 +227,9 @@ class Index:
 
     def _search_one(self, query: Query, cosines: NDArray[np.float32], k: int, exclude: Collection[int],
                     distinct: bool) -> list[Hit]:
-        bm25 = self._bm25.scores(terms(query.question)) + self._bm25.scores(terms(query.history)) / _REPEATS
+        bm25 = self._bm25.scores(terms(query.question))
+        if query.history:
+            bm25 += self._bm25.scores(terms(query.history)) * np.float32(1 / _REPEATS)
         out = [position for row in exclude for position in self._positions.get(row, ())]
         cosines[out], bm25[out] = -np.inf, 0.0
         depth, size = max(DEPTH, k), len(self.facts)
