@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from assistant_builder.errors import ModelError
 from assistant_builder.models.bundled import ensure_embedder
+from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Embedder:
 
         from assistant_builder.devices import torch_device
 
+        self._folder = folder
         try:
             self._model = SentenceTransformer(str(folder), device=device or torch_device(), local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
@@ -47,6 +49,16 @@ class Embedder:
             ResourceError: There is not enough disk space.
         """
         return cls(ensure_embedder(report), device=device)
+
+    @property
+    def name(self) -> str:
+        """Name of the model: that of its folder."""
+        return self._folder.name
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the model's weights, tokenizer and configuration."""
+        return base_model_hash(self._folder)
 
     @property
     def dimensions(self) -> int:

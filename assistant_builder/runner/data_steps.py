@@ -1,4 +1,4 @@
-"""The data steps: read, validate and split the file, then search for leaks by sentence embeddings."""
+"""The data steps: read, validate and split the file, then find leaks by embeddings and index the training pairs."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def prepare_data(study: Study) -> Iterable[Path]:
 
 
 def embed_data(study: Study) -> Iterable[Path]:
-    """Find held-out questions that leak into training by sentence embeddings, and record the provenance."""
+    """Find held-out questions that leak into training by sentence embeddings, and index the training pairs."""
     from assistant_builder.data import find_embedding_leaks
     from assistant_builder.models.embedding import Embedder
+    from assistant_builder.retrieval import write_index
 
     config = study.config.data
     data = study.folder / "data"
@@ -74,5 +75,12 @@ def embed_data(study: Study) -> Iterable[Path]:
     write_json(study.embedding_file, {"threshold": config.embedding_threshold, "removed": removed,
                                       "leaks": [replace(leak, removed=removed).to_record() for leak in leaks]})
     write_json(study.folder / "provenance.json", collect_provenance(study))
-    return [study.embedding_file]
+    # the questions above are embedded in one call whether or not there is an index, because vectors depend on batches
+    # in their last bits
+    known = dict(zip(questions[len(heldout):], vectors[len(heldout):], strict=True))
+    training = [pair for pair, split_name in outside if split_name == "train"]
+    validation = [pair for pair, split_name in outside if split_name == "validation"]
+    index = write_index(study.retrieval_folder, training, validation, embedder, known,
+                        lambda done, total: report(done, total, "Indexing the training questions"))
+    return [study.embedding_file, *index]
 

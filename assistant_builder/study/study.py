@@ -143,6 +143,11 @@ class Study:
         """``data/embedding.json``: held-out questions that leak into training by their embeddings."""
         return self.folder / "data" / "embedding.json"
 
+    @property
+    def retrieval_folder(self) -> Path:
+        """``retrieval/``: the index of the training pairs and its recall; missing in studies of 0.1."""
+        return self.folder / "retrieval"
+
     def arm_folder(self, run: str) -> Path:
         """``arms/<run>``: config.json status.json metrics.jsonl log.txt checkpoints/ adapter/."""
         return self.folder / "arms" / run
@@ -278,6 +283,8 @@ class Study:
         elif step == "report":
             for name in ("report.json", "report.html", "report.md"):
                 (self.folder / name).unlink(missing_ok=True)
+        elif step == "data-embed":
+            shutil.rmtree(self.retrieval_folder, ignore_errors=True)
         elif step == "data":
             for split in ("train", "validation", "heldout", "rejected"):  # never source.*, which may be JSONL too
                 self.split_file(split).unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from assistant_builder.data.card import (
 from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.load import read_table
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.retrieval import RECALL
 from assistant_builder.study import Study
 from assistant_builder.ui.data.new_study import NewStudyForm, TemplatePreview
 from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, template_preview
@@ -97,7 +98,7 @@ def study_data_panel(study: Study) -> Markup:
             split = read_json(study.folder / "data" / "split.json")
             by_meaning = read_json(study.embedding_file)["leaks"] if study.embedding_file.is_file() else []
             return study_data_view(read_json(study.folder / "data" / "findings.json"), split, heldout_power(split),
-                                   _rejected(study), [*split["leaks"], *by_meaning])
+                                   _rejected(study), [*split["leaks"], *by_meaning], _recall(study))
         return _source_view(study)
     except AssistantBuilderError as error:
         return error_callout(error.to_record())
@@ -106,6 +107,12 @@ def study_data_panel(study: Study) -> Markup:
 def is_prepared(study: Study) -> bool:
     """Whether the data step has written its files."""
     return all((study.folder / "data" / name).is_file() for name in ("split.json", "findings.json"))
+
+
+def _recall(study: Study) -> dict[str, Any] | None:
+    """The recall of the index; None before it is built, and in studies of versions without one."""
+    path = study.retrieval_folder / RECALL
+    return read_json(path) if path.is_file() else None
 
 
 def _rejected(study: Study) -> list[RejectedRow]:
@@ -198,4 +205,5 @@ class DataTab:
 
 
 def _data_mark(look: StudyView) -> str:
-    return look.stamp("study.yaml", "data/split.json", "data/findings.json", "data/embedding.json")
+    return look.stamp("study.yaml", "data/split.json", "data/findings.json", "data/embedding.json",
+                      f"retrieval/{RECALL}")

@@ -139,15 +139,43 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
     return card(f"{count(len(leaks))} {what}, {done}", note, body)
 
 
+def lookup_view(record: Mapping[str, Any] | None) -> Markup:
+    """How often the training pairs contain the answer to a validation question, from ``Recall.to_record()``."""
+    if record is None or not record["questions"]:
+        return Markup("")
+    covered, found, missed = record["covered"], record["hits"]["3"], record["missed"]
+    without = record["questions"] - covered
+    if not covered:
+        return card("Looking up: not measured", Markup(
+            "<p>Validation has {} questions with an answer, and no training pair has one of these answers, so finding "
+            "it cannot be measured. Other phrasings of the same facts in training would allow it.</p>"
+        ).format(count(without)))
+    others = f" Not counted: {count(without)} whose answer is in no training pair." if without else ""
+    note = ("Each validation question was looked up in the training pairs, by meaning and by words, before any "
+            f"training.{others}")
+    rows = [(cut(f"{miss['history']} … {miss['question']}" if miss["history"] else miss["question"], 160),
+             cut(miss["expected"], 160),
+             " · ".join(f"{place}. {cut(hit['answer'], 120)}" for place, hit in enumerate(miss["found"], start=1)))
+            for miss in record["misses"][:_MAX_LISTED]]
+    first = f", the first {count(len(rows))} of them" if len(rows) < missed else ""
+    listed = fold(f"The {count(missed)} not found{first}",
+                  table(("Question", "Right answer", "Found instead"), rows)) if missed else ""
+    return card(f"Looking up: the right answer is among the first 3 found for {count(found)} of {count(covered)} "
+                "validation questions", Markup("<p>{}</p>").format(note), listed)
+
+
 def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None,
                     power: Mapping[str, Any] | None, rejected: Sequence[RejectedRow],
-                    leaks: Sequence[Mapping[str, Any]] = ()) -> Markup:
-    """Everything that the Data tab shows about a study: findings.json, split.json, the rows left out and all leaks."""
+                    leaks: Sequence[Mapping[str, Any]] = (), recall: Mapping[str, Any] | None = None) -> Markup:
+    """Everything that the Data tab shows about a study.
+
+    These are findings.json, split.json, the rows left out, all leaks, and the recall.json of the index.
+    """
     columns = findings["columns"].items() if findings else ()
     roles = [(ROLE_TITLES.get(role, role), name) for role, name in columns if name]
     return join((card("Findings", findings_view(findings)) if findings else "",
                  card("Split", split_view(split, power)) if split else "",
-                 leaks_view(leaks, sum(leak["removed"] for leak in leaks)),
+                 leaks_view(leaks, sum(leak["removed"] for leak in leaks)), lookup_view(recall),
                  rejected_view(rejected, findings["rows"] if findings else len(rejected)),
                  card("Columns", table(("Role", "Column in the file"), roles)) if findings else ""))
 

@@ -1,0 +1,263 @@
+"""The index over the training pairs: exact search by sentence embeddings and BM25, kept in plain files.
+
+Every assistant turn of a pair is one fact, searched by its question: by embeddings and by BM25. The two rankings are
+fused by reciprocal rank (:mod:`assistant_builder.retrieval.ranking`). docs/retrieval.md has the measurements behind
+these choices. The module needs numpy and bm25s, and torch only in the embedder that :meth:`Index.build` is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_bytes, write_json, write_jsonl
+from assistant_builder.data import Pair
+from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.errors import DataError, StudyError
+from assistant_builder.retrieval.lexical import GRAM, K1, METHOD, B, Bm25, terms
+from assistant_builder.retrieval.ranking import BM25_WEIGHT, DEPTH, RRF_K, Fused, fuse
+
+MAX_FACTS = 100_000
+"""Facts up to which the exact search is fast enough."""
+FACTS, VECTORS, RECORD = "facts.jsonl", "vectors.safetensors", "index.json"
+FILES = (FACTS, VECTORS, RECORD)
+_VERSION = 1
+_TENSOR = "questions"
+_REPEATS = 3  # weight of a question relative to its history
+_BLOCK = 8_000_000  # cosines that are computed at a time
+
+
+class TextEncoder(Protocol):
+    """What the index needs of :class:`assistant_builder.models.embedding.Embedder`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the model's files."""
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Unit vectors of n texts, float32 [n, d]."""
+
+
+class Progress(Protocol):
+    """Called with the texts that are embedded and their total; an exception cancels the work."""
+
+    def __call__(self, done: int, total: int, /) -> None:
+        """Report progress."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question, with the earlier user turns of its conversation, joined by a line break."""
+
+    question: str
+    history: str = ""
+
+    @property
+    def text(self) -> str:
+        """The text that is embedded: the question, with history three times, then the history, the latest turn first.
+
+        Repetition weighs the question above the history, which matters when the subject has changed. The question comes
+        first, because an embedder truncates long texts at the end.
+        """
+        if not self.history:
+            return self.question
+        return "\n".join([*[self.question] * _REPEATS, *reversed(self.history.split("\n"))])
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One assistant turn of a training pair."""
+
+    row: int  # row of the pair in the data file
+    turn: int  # 0-based assistant turn
+    question: str  # the user's turn
+    answer: str
+    history: str  # earlier user turns, joined by a line break; "" for the first
+    group: str | None
+    cluster: str | None
+    answerable: bool
+
+    @property
+    def query(self) -> Query:
+        """The fact's question with its history."""
+        return Query(self.question, self.history)
+
+    @property
+    def answer_key(self) -> str:
+        """The normalized answer, by which answers are equal."""
+        return casefold_normalize(self.answer)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A fact that was found."""
+
+    fact: Fact
+    similarity: float  # cosine of the question embeddings
+    bm25: float
+    score: float  # reciprocal rank fusion
+
+
+def facts_of(pair: Pair) -> list[Fact]:
+    """The facts of a pair, one for each assistant turn, in order."""
+    facts: list[Fact] = []
+    asked: list[str] = []
+    for message in pair.messages:
+        if message.role == "user":
+            asked.append(message.content)
+        elif message.role == "assistant":
+            facts.append(Fact(row=pair.row, turn=len(facts), question=asked[-1] if asked else "",
+                              answer=message.content, history="\n".join(asked[:-1]), group=pair.group,
+                              cluster=pair.cluster, answerable=pair.answerable))
+    return facts
+
+
+class Index:
+    """The facts of a study, searched by meaning and by words.
+
+    ``vectors`` are the embeddings of the facts' questions, float32 [n, d], rounded to float16 as in the file, so that a
+    loaded index returns what the built one did. ``embedder`` has the name and the SHA-256 of the model.
+    """
+
+    def __init__(self, facts: Sequence[Fact], vectors: NDArray[np.float32], embedder: Mapping[str, str]) -> None:
+        self.facts = list(facts)
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float16).astype(np.float32)
+        self.embedder = dict(embedder)
+        numbers: dict[str, int] = {}
+        self._answers = np.array([numbers.setdefault(fact.answer_key, len(numbers)) for fact in self.facts], np.intp)
+        self._positions: dict[int, list[int]] = {}
+        for position, fact in enumerate(self.facts):
+            self._positions.setdefault(fact.row, []).append(position)
+        self._bm25 = Bm25([terms(fact.query.text) for fact in self.facts])
+
+    @classmethod
+    def build(cls, pairs: Sequence[Pair], embedder: TextEncoder, progress: Progress | None = None) -> Index:
+        """Index the pairs in file order.
+
+        Raises:
+            DataError: There is no pair, or there are more than :data:`MAX_FACTS` facts.
+        """
+        facts = [fact for pair in pairs for fact in facts_of(pair)]
+        if not facts:
+            raise DataError("there is no training pair to look answers up in")
+        if len(facts) > MAX_FACTS:
+            raise DataError(f"{len(facts):,} answers are too many to look up; the limit is {MAX_FACTS:,}",
+                            remedy="Lower data.max_train")
+        vectors = embedder.encode([fact.query.text for fact in facts], progress=progress)
+        return cls(facts, vectors, {"name": embedder.name, "sha256": embedder.sha256})
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the files of the index, which depend on nothing but its content; the record is written last."""
+        from safetensors.numpy import save
+
+        write_jsonl(folder / FACTS, map(asdict, self.facts))
+        write_bytes(folder / VECTORS, save({_TENSOR: self.vectors.astype(np.float16)}))
+        write_json(folder / RECORD, {
+            "version": _VERSION, "facts": len(self.facts), "dimensions": int(self.vectors.shape[1]),
+            "embedder": self.embedder, **_METHOD,
+            "sha256": {name: file_hash(folder / name) for name in (FACTS, VECTORS)},
+        })
+        return [folder / name for name in FILES]
+
+    @classmethod
+    def load(cls, folder: Path) -> Index:
+        """Read an index.
+
+        Raises:
+            StudyError: A file is missing or damaged, or was written by another version.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise _damaged(folder / name, "is missing")
+        record = read_json(folder / RECORD)
+        if not isinstance(record, dict) or {key: record.get(key) for key in ("version", *_METHOD)} != {
+                "version": _VERSION, **_METHOD}:
+            raise _damaged(folder / RECORD, "was written by another version or is damaged")
+        try:
+            for name, sha256 in ((name, record["sha256"][name]) for name in (FACTS, VECTORS)):
+                if file_hash(folder / name) != sha256:
+                    raise _damaged(folder / name, f"is not the file that {RECORD} names")
+            facts = [Fact(**line) for line in read_jsonl(folder / FACTS)]
+            vectors = load_file(folder / VECTORS)[_TENSOR]
+            index = cls(facts, vectors, record["embedder"])
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(folder, "is damaged") from error
+        if index.vectors.shape != (len(facts), record.get("dimensions")) or len(facts) != record.get("facts"):
+            raise _damaged(folder, f"has {len(facts)} facts and vectors of the shape {index.vectors.shape}")
+        return index
+
+    def search(self, queries: Sequence[Query], vectors: NDArray[np.float32], k: int, *,
+               exclude: Sequence[Collection[int]] | None = None, distinct: bool = True) -> list[list[Hit]]:
+        """Find the k best facts for each query, the best first.
+
+        Args:
+            queries: n questions.
+            vectors: Unit embeddings of their ``text``, [n, d].
+            k: Number of hits; fewer if there are too few facts.
+            exclude: For each query, rows of the data file whose facts are not returned and not ranked.
+            distinct: Return answers that differ, of equal ones the fact with the most similar question.
+
+        Returns:
+            The hits of each query; equal scores in the order of similarity, then in file order.
+        """
+        vectors = np.asarray(vectors, dtype=np.float32)
+        if vectors.shape != (len(queries), self.vectors.shape[1]) or (exclude and len(exclude) != len(queries)):
+            raise ValueError(f"{len(queries)} queries with vectors of the shape {vectors.shape}")
+        found: list[list[Hit]] = []
+        block = max(1, _BLOCK // len(self.facts))
+        for start in range(0, len(queries), block):
+            # rounded, so that equal questions tie although matrix products differ in the last bits
+            cosines = np.round(vectors[start : start + block] @ self.vectors.T, 6)
+            for offset, row in enumerate(cosines):
+                out = exclude[start + offset] if exclude else ()
+                found.append(self._search_one(queries[start + offset], row, k, out, distinct))
+        return found
+
+    def _search_one(self, query: Query, cosines: NDArray[np.float32], k: int, exclude: Collection[int],
+                    distinct: bool) -> list[Hit]:
+        bm25 = self._bm25.scores(terms(query.question))
+        if query.history:
+            bm25 += self._bm25.scores(terms(query.history)) * np.float32(1 / _REPEATS)
+        out = [position for row in exclude for position in self._positions.get(row, ())]
+        cosines[out], bm25[out] = -np.inf, 0.0
+        depth, size = max(DEPTH, k), len(self.facts)
+        while True:
+            fused = fuse(cosines, bm25, self._answers, depth)
+            chosen = self._choose(fused, k, distinct)
+            if len(chosen) == k or depth >= size:
+                return [Hit(self.facts[position], float(cosines[position]), float(bm25[position]), score)
+                        for position, score in chosen]
+            depth *= 8
+
+    def _choose(self, fused: Fused, k: int, distinct: bool) -> list[tuple[int, float]]:
+        """Positions and scores of the first k facts, with ``distinct`` of different answers."""
+        chosen: dict[int, tuple[int, float]] = {}
+        for position, score in zip(fused.positions.tolist(), fused.scores.tolist(), strict=True):
+            if len(chosen) == k:
+                break
+            chosen.setdefault(int(self._answers[position]) if distinct else position, (position, score))
+        return list(chosen.values())
+
+
+_METHOD: dict[str, Any] = {
+    "bm25": {"variant": METHOD, "k1": K1, "b": B, "characters": GRAM},
+    "question_weight": _REPEATS,
+    "fusion": {"method": "reciprocal rank", "k": RRF_K, "bm25_weight": BM25_WEIGHT},
+}
+
+
+def _damaged(path: Path, what: str) -> StudyError:
+    return StudyError(f"the index of the training pairs {what}", where=str(path),
+                      remedy="Restore it from a copy, or run the study again with --redo to recreate it")

@@ -1,0 +1,183 @@
+"""The index: what it contains, what a search returns, and that its files are checked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assistant_builder.errors import AssistantBuilderError, DataError, StudyError
+from assistant_builder.retrieval import Fact, Hit, Index, Query, facts_of, index
+from tests.retrieval.fake_embedder import FakeEmbedder, pair
+
+PAIRS = [
+    pair(1, "When does the first ferry leave?", "It leaves at six.", cluster="first"),
+    pair(2, "What time is the first boat?", "It leaves at six!", cluster="first"),
+    pair(3, "How much is a ticket?", "A ticket costs nine crowns.", cluster="fare"),
+    pair(4, "May I bring a dog?", "Dogs travel free."),
+    pair(5, "What does code E-44 mean?", "Close the bow door."),
+    pair(6, "Hello", "Good morning.", "Is the café open?", "The café opens at eight.", group="greeting"),
+    pair(7, "Who won the cup?", "I cannot say.", answerable=False),
+]
+
+
+def search(built: Index, *questions: str, k: int = 3, **options: object) -> list[list[Hit]]:
+    queries = [Query(question) for question in questions]
+    vectors = FakeEmbedder().encode([query.text for query in queries])
+    return built.search(queries, vectors, k, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def built() -> Index:
+    return Index.build(PAIRS, FakeEmbedder())
+
+
+def rows(hits: list[Hit]) -> list[int]:
+    return [hit.fact.row for hit in hits]
+
+
+def test_every_assistant_turn_is_a_fact_with_its_history(built: Index) -> None:
+    assert len(built.facts) == 8
+    first, second = facts_of(PAIRS[5])
+    assert first == Fact(6, 0, "Hello", "Good morning.", "", "greeting", None, True)
+    assert second == Fact(6, 1, "Is the café open?", "The café opens at eight.", "Hello", "greeting", None, True)
+    assert [fact.answerable for fact in built.facts].count(False) == 1
+
+
+def test_a_question_finds_its_own_fact_first(built: Index) -> None:
+    found = search(built, *(pair.question for pair in PAIRS if pair.turns == 1))
+    assert [hits[0].fact.row for hits in found] == [1, 2, 3, 4, 5, 7]
+    assert all(hits[0].similarity == pytest.approx(1, abs=1e-3) and hits[0].bm25 > 0 for hits in found)
+    assert all(hits[0].score > hits[1].score for hits in found)
+
+
+def test_distinct_keeps_the_best_of_equal_answers(built: Index) -> None:
+    hits = search(built, "What time is the first boat?", k=8)[0]
+    assert rows(hits)[0] == 2 and 1 not in rows(hits)
+    assert len({hit.fact.answer_key for hit in hits}) == len(hits) == 7
+    everything = search(built, "What time is the first boat?", k=8, distinct=False)[0]
+    assert sorted(rows(everything)) == [1, 2, 3, 4, 5, 6, 6, 7]
+
+
+def test_excluded_rows_are_neither_returned_nor_ranked(built: Index) -> None:
+    asked = "When does the first ferry leave?", "May I bring a dog?"
+    first, second = search(built, *asked, k=8, exclude=[{1, 2}, ()])
+    assert not {1, 2} & set(rows(first)) and rows(second)[0] == 4
+    without = Index.build([pair for pair in PAIRS if pair.row not in (1, 2)], FakeEmbedder())
+    alone = search(without, asked[0], k=8)[0]
+    assert rows(alone) == rows(first) and [hit.score for hit in alone] == [hit.score for hit in first]
+    assert search(built, asked[0], exclude=[{pair.row for pair in PAIRS}]) == [[]]
+
+
+def test_a_rare_code_is_found_by_its_words() -> None:
+    pairs = [pair(row, f"The panel is blinking and shows number {row} since yesterday", f"Do step {row} of the list.")
+             for row in range(100, 160)]
+    hits = search(Index.build(pairs, FakeEmbedder()), "number 137?")[0]
+    assert hits[0].fact.row == 137 and hits[0].bm25 > hits[1].bm25
+
+
+def test_searches_do_not_depend_on_the_batch_and_ties_are_in_file_order(
+        built: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [pair.question for pair in PAIRS] * 5
+    together = search(built, *asked, k=5)
+    assert together == search(built, *asked, k=5)
+    monkeypatch.setattr(index, "_BLOCK", 1)
+    assert together == search(built, *asked, k=5)
+    twins = Index.build([pair(row, "Same?", f"Answer number {row}") for row in range(9, 0, -1)], FakeEmbedder())
+    assert rows(search(twins, "Same?", k=9)[0]) == list(range(9, 0, -1))
+
+
+def test_many_facts_with_one_answer_do_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "DEPTH", 5)
+    many = [pair(row, f"Is it open on day {row}?", "Yes, it is open.") for row in range(50)]
+    built = Index.build([*many, pair(90, "Where?", "At the pier."), pair(91, "Who?", "The purser.")], FakeEmbedder())
+    assert sorted(rows(search(built, "Is it open on day 7?")[0])) == [7, 90, 91]
+
+
+def test_history_is_part_of_the_query() -> None:
+    pairs = [pair(1, "Do you sell the oak desk?", "Yes, we do.", "How heavy is it?", "It weighs forty kilos."),
+             pair(2, "Do you sell the pine shelf?", "Yes, we do.", "How heavy is it?", "It weighs ten kilos.")]
+    built = Index.build(pairs, FakeEmbedder())
+    query = Query("How heavy is it?", "Do you sell the pine shelf?")
+    assert Query("Why?", "One?\nTwo?").text == "Why?\nWhy?\nWhy?\nTwo?\nOne?" and Query("Alone?").text == "Alone?"
+    hits = built.search([query], FakeEmbedder().encode([query.text]), 1)[0]
+    assert hits[0].fact.answer == "It weighs ten kilos."
+
+
+def test_a_saved_index_is_loaded_as_it_was(built: Index, tmp_path: Path) -> None:
+    files = built.save(tmp_path / "retrieval")
+    assert [path.name for path in files] == ["facts.jsonl", "vectors.safetensors", "index.json"]
+    content = [path.read_bytes() for path in files]
+    loaded = Index.load(tmp_path / "retrieval")
+    assert loaded.facts == built.facts and np.array_equal(loaded.vectors, built.vectors)
+    assert loaded.embedder == {"name": "fake", "sha256": "0" * 64}
+    asked = [pair.question for pair in PAIRS]
+    assert search(loaded, *asked, k=7) == search(built, *asked, k=7)
+    assert content == [path.read_bytes() for path in Index.build(PAIRS, FakeEmbedder()).save(tmp_path / "again")]
+    assert content == [path.read_bytes() for path in loaded.save(tmp_path / "third")]
+
+
+def _drop_line(folder: Path) -> None:
+    lines = (folder / "facts.jsonl").read_text().splitlines(keepends=True)
+    (folder / "facts.jsonl").write_text("".join(lines[:-1]))
+
+
+def _change_record(folder: Path, **fields: object) -> None:
+    record = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**record, **fields}))
+
+
+@pytest.mark.parametrize("damage", [
+    _drop_line,
+    lambda folder: (folder / "facts.jsonl").unlink(),
+    lambda folder: (folder / "vectors.safetensors").write_bytes(b"\0" * 40),
+    lambda folder: (folder / "index.json").write_text("[]"),
+    lambda folder: (folder / "index.json").write_text("{"),
+    lambda folder: _change_record(folder, version=99),
+    lambda folder: _change_record(folder, fusion={"k": 1}),
+    lambda folder: _change_record(folder, sha256={}),
+    lambda folder: _change_record(folder, embedder=None),
+    lambda folder: _change_record(folder, dimensions=3),
+])
+def test_damaged_files_are_refused(built: Index, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    built.save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(StudyError) as caught:
+        Index.load(tmp_path)
+    assert caught.value.where and "--redo" in caught.value.remedy
+
+
+def test_limits_and_wrong_calls_are_errors(built: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="no training pair"):
+        Index.build([], FakeEmbedder())
+    with pytest.raises(ValueError, match="1 queries with vectors"):
+        built.search([Query("Why?")], np.zeros((2, 64)), 3)
+    with pytest.raises(ValueError, match="1 queries"):
+        built.search([Query("Why?")], np.zeros((1, 64)), 3, exclude=[(), ()])
+    assert built.search([], np.zeros((0, 64)), 3) == []
+    monkeypatch.setattr(index, "MAX_FACTS", 7)
+    with pytest.raises(AssistantBuilderError, match="8 answers are too many to look up; the limit is 7"):
+        Index.build(PAIRS, FakeEmbedder())
+
+
+def test_questions_without_known_words_and_facts_without_words_are_searched(built: Index) -> None:
+    hits = search(built, "¿¡!?", "", "zzz")
+    assert all(len(found) == 3 and all(hit.bm25 == 0 for hit in found) for found in hits)
+    signs = Index.build([pair(1, "?", "!"), pair(2, "…", "?!")], FakeEmbedder())
+    assert len(search(signs, "What?")[0]) == 2
+
+
+def test_loading_and_searching_needs_no_torch(built: Index, tmp_path: Path) -> None:
+    built.save(tmp_path)
+    code = (
+        "import sys, numpy\nfrom pathlib import Path\nfrom assistant_builder.retrieval import Index, Query\n"
+        "index = Index.load(Path(sys.argv[1]))\n"
+        "assert index.search([Query('How much is a ticket?')], index.vectors[2:3], 1)[0][0].fact.row == 3\n"
+        "assert not {'torch', 'sentence_transformers', 'transformers'} & sys.modules.keys()\n")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60,
+                          cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
