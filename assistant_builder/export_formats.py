@@ -122,6 +122,10 @@ class ExportFormat(ABC):
         """
         return None
 
+    def model_lines(self, context: LoadingContext) -> list[str]:
+        """Python lines that import ``AutoTokenizer`` and load ``model`` with transformers; none if it cannot."""
+        return []
+
     def note(self, arm: str) -> str:
         """A note before the export of this arm; empty if there is none."""
         return ""

@@ -23,6 +23,8 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Write to a folder that is not empty. Files of the same name "
                                         "are replaced; other files are kept.")] = False,
     sample: Annotated[int, typer.Option(min=1, help="Number of held-out items for the check after writing.")] = 20,
+    with_data: Annotated[bool, typer.Option("--with-data", help="Add the index of a grounded assistant, with which it "
+                                            "looks facts up. It contains the training pairs as plain text.")] = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -39,9 +41,9 @@ def export(
     study = Study.open(name)
     Consent(trust_remote_code).allow(study.config)
     if as_json:
-        return output.print_json(export_to(study, spec, to, force=force, sample=sample))
+        return output.print_json(export_to(study, spec, to, force=force, sample=sample, with_data=with_data))
     with output.run_display() as display:
-        record = export_to(study, spec, to, force=force, sample=sample,
+        record = export_to(study, spec, to, force=force, sample=sample, with_data=with_data,
                            on_progress=lambda at: display(Event("export", "running", at)))
     for line in summary_lines(record):
         typer.echo(line)

@@ -62,6 +62,10 @@ class AdapterFormat(ExportFormat):
             return [python]
         return [python, Snippet("server", "As a server, with vLLM", "shell", _server(context))]
 
+    def model_lines(self, context: LoadingContext) -> list[str]:
+        """The base as in training, and the adapter on it."""
+        return [*_base_lines(context), f"model = PeftModel.from_pretrained(base, {context.folder!r})"]
+
     def summary(self, arm: str, arm_label: str) -> str:
         """What the adapter is."""
         return ("An assistant for the questions of one domain, as an adapter that is put on its base model: "
@@ -133,22 +137,27 @@ def shell_word(text: str) -> str:
 
 
 def _python(context: LoadingContext) -> str:
+    return "\n".join([
+        *_base_lines(context, "pipeline"),
+        f'assistant = pipeline("text-generation", model=PeftModel.from_pretrained(base, {context.folder!r}), '
+        f"tokenizer=AutoTokenizer.from_pretrained({context.folder!r}))",
+        *chat_lines(context),
+    ])
+
+
+def _base_lines(context: LoadingContext, *more: str) -> list[str]:
+    """Lines that import from transformers (also ``more``) and load the base as in training."""
     model = context.model
     method = METHODS[ARMS[context.arm].base_storage(model.quant_type)]
     config = method.transformers_config(double_quant=model.double_quant, compute_dtype=context.compute_dtype)
     quantized = f", quantization_config={config.source()}" if config else ""
     # quantized from float16, as in training: rounding to bfloat16 first would give other 4-bit weights
     dtype = "float16" if method.quantizes else context.compute_dtype
-    names = "AutoModelForCausalLM, AutoTokenizer, " + (f"{config.class_name}, " if config else "") + "pipeline"
-    return "\n".join([
-        *([f"# It was trained on a base stored as {method.label}, which transformers cannot make: answers may differ."]
-          if method.quantizes and config is None else []),
-        f"from transformers import {names}; from peft import PeftModel",
-        f'base = AutoModelForCausalLM.from_pretrained({context.base!r}, dtype="{dtype}"{quantized})',
-        f'assistant = pipeline("text-generation", model=PeftModel.from_pretrained(base, {context.folder!r}), '
-        f"tokenizer=AutoTokenizer.from_pretrained({context.folder!r}))",
-        *chat_lines(context),
-    ])
+    names = ["AutoModelForCausalLM", "AutoTokenizer", *([config.class_name] if config else []), *more]
+    comments = ([f"# It was trained on a base stored as {method.label}, which transformers cannot make: answers may "
+                 "differ."] if method.quantizes and config is None else [])
+    return [*comments, f"from transformers import {', '.join(names)}; from peft import PeftModel",
+            f'base = AutoModelForCausalLM.from_pretrained({context.base!r}, dtype="{dtype}"{quantized})']
 
 
 def _server(context: LoadingContext) -> str:

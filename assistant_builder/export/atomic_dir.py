@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path
                                 where=str(parent), remedy="Free disk space, or name a folder on another disk")
         scratch = Path(tempfile.mkdtemp(dir=parent, prefix=f"{_SCRATCH}{os.getpid()}-"))
         yield scratch
-        for path in scratch.iterdir():
-            path.chmod(0o644)  # safetensors writes for the owner only
+        for path in scratch.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes for the owner only
         if inside:
             _move_into(scratch, target)
         else:
@@ -81,21 +81,28 @@ def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path
 
 def _move_into(scratch: Path, target: Path) -> None:
     """Replace file by file; the record is removed first and written last: a mixture is never taken for an export."""
-    stale = _listed(target / RECORD) - {path.name for path in scratch.iterdir()}
+    names = [path.relative_to(scratch).as_posix() for path in scratch.rglob("*") if path.is_file()]
+    stale = _listed(target / RECORD) - set(names)
     (target / RECORD).unlink(missing_ok=True)
-    for path in sorted(scratch.iterdir(), key=lambda path: path.name == RECORD):
-        os.replace(path, target / path.name)
-    for name in stale:
+    for name in stale:  # first, so that pairs of an earlier export do not stay if this one fails
         (target / name).unlink(missing_ok=True)
+    for folder in {(target / name).parent for name in stale} - {target}:
+        with suppress(OSError):  # the user's files are in it
+            folder.rmdir()
+    for name in sorted(names, key=lambda name: name == RECORD):
+        (target / name).parent.mkdir(exist_ok=True)
+        os.replace(scratch / name, target / name)
 
 
 def _listed(record: Path) -> set[str]:
-    """Names of the files of an earlier export that are located directly in its folder."""
+    """Names of the files of an earlier export that are located in its folder, or in a folder directly in it."""
     try:
         names = [entry["name"] for entry in read_json(record)["files"]]
     except (OSError, StudyError, KeyError, TypeError):
         return set()
-    return {name for name in names if isinstance(name, str) and Path(name).name == name}
+    inside = {name: name.split("/") for name in names if isinstance(name, str)}
+    return {name for name, parts in inside.items() if len(parts) <= 2 and not (record.parent / parts[0]).is_symlink()
+            and all(part not in ("", "..") and Path(part).name == part for part in parts)}
 
 
 def _translate(error: OSError, target: Path) -> AssistantBuilderError:
@@ -107,6 +114,7 @@ def _translate(error: OSError, target: Path) -> AssistantBuilderError:
 
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:
-    """Name and bytes of every file, largest first."""
-    found = [{"name": path.name, "bytes": path.stat().st_size} for path in folder.iterdir() if path.is_file()]
+    """Name and bytes of every file, largest first; a name is the path in the folder."""
+    found = [{"name": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
+             for path in folder.rglob("*") if path.is_file()]
     return sorted(found, key=lambda entry: (-int(str(entry["bytes"])), str(entry["name"])))

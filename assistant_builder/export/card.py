@@ -13,10 +13,13 @@ from assistant_builder import __version__
 from assistant_builder.arms import ARMS, LORA
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data.card import fenced, inline, table
+from assistant_builder.export.retrieval_files import grounding_notes
 from assistant_builder.export.verify import FLOAT16_MAX, Rescore
 from assistant_builder.export_formats import ExportSpec, Snippet
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.retrieval.decline import FILE, rule_of
+from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, FACT
 from assistant_builder.study import Study
 from evals.declaration import CLAIMS
 from evals.metrics import METRICS
@@ -33,11 +36,12 @@ _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
 def model_card(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None, rescore: Rescore, found: list[Snippet],
-               *, template_date: date | None = None) -> str:
+               *, template_date: date | None = None, with_data: bool = False) -> str:
     """``README.md`` of the export, Markdown with YAML front matter.
 
     ``report`` is ``report.json``, None before the evaluation; ``rescore`` is the result of the verification; ``found``
-    are the ways to load the export; ``template_date`` is the current date in its chat template, if that contains one.
+    are the ways to load the export; ``template_date`` is the current date in its chat template, if that contains one;
+    ``with_data`` says whether it contains the index of a grounded assistant.
     """
     from huggingface_hub import ModelCard
 
@@ -56,6 +60,7 @@ def model_card(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None,
         settings=table(["Setting", "Value"], [[key, str(getattr(config.train, key))] for key in _SETTINGS]),
         made=_provenance(study, spec), data=_data(study), inline=inline, data_card=DATA_CARD,
         template_date=template_date.isoformat() if template_date else None,
+        grounding=_grounding(study, spec, with_data=with_data),
     )
     metadata = _metadata(study, spec, ref, report)
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))  # parsed by the hub's own rules
@@ -147,6 +152,18 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
              for row in bounds]),
         "changed": inline(changed_text(verdict.get("frozen") or {}), 1000),
     }
+
+
+def _grounding(study: Study, spec: ExportSpec, *, with_data: bool) -> dict[str, Any] | None:
+    """What a grounded assistant reads, and where it is; None for one that looks nothing up."""
+    if not study.config.grounded:
+        return None
+    rule = rule_of(study.arm_folder(spec.arm) / FILE)
+    example = [FACT.format(question=f"question of fact {name}", answer=f"answer of fact {name}")
+               for name in ("2", "1, the nearest")]
+    return {"facts": study.config.retrieval.facts,
+            "format": fenced(BEFORE.join(["the system prompt", BETWEEN.join(example)]), "text"),
+            "notes": grounding_notes(study, with_data=with_data), "with_data": with_data, "has_rule": rule is not None}
 
 
 def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:

@@ -19,6 +19,15 @@ from assistant_builder.export.adapter import write_object
 from assistant_builder.export.atomic_dir import RECORD, atomic_directory, describe_files
 from assistant_builder.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
 from assistant_builder.export.ollama import match_family
+from assistant_builder.export.retrieval_files import (
+    check_with_data,
+    embedder_of,
+    embedder_source,
+    grounding_notes,
+    index_bytes,
+    python_snippet,
+    write_retrieval,
+)
 from assistant_builder.export.verify import Rescore, load_measured, rescore
 from assistant_builder.export_formats import (
     ExportSource,
@@ -45,23 +54,26 @@ _LOADED, _WRITTEN, _READ_BACK, _SCORED = 10, 35, 45, 90
 
 
 def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, report: Report,
-                 archive: Path | None = None) -> dict[str, Any]:
+                 archive: Path | None = None, with_data: bool = False) -> dict[str, Any]:
     """Export one arm to the folder ``target``, and to the zip file ``archive``; returns :func:`read_export` of it.
 
-    ``force``: files in the folder may be replaced; ``sample``: number of held-out items to score again.
+    ``force``: files in the folder may be replaced; ``sample``: number of held-out items to score again; ``with_data``:
+    the export of a grounded assistant contains its index, and with it the pairs of the study.
 
     Raises:
-        StudyError: The arm is not trained, or the folder cannot be written.
+        StudyError: The arm is not trained, the folder cannot be written, or index or rule are damaged.
+        ConfigError: There is no index to export.
         ModelError: The base is not available, or the weights do not fit the format.
         EvaluationError: The written model does not score as the evaluation measured.
         ResourceError: Memory or disk does not suffice.
         Cancelled: The user cancelled the export; no files remain.
     """
     require_trained(study, spec)
-    needed = estimated_bytes(study, spec)
+    check_with_data(study, with_data=with_data)
+    needed = estimated_bytes(study, spec) + (2 * index_bytes(study) if with_data else 0)
     with atomic_directory(target, force=force, needed=needed) as scratch:
         try:
-            record = _write_files(study, spec, scratch, sample, report)
+            record = _write_files(study, spec, scratch, sample, report, with_data=with_data)
         except Exception as error:
             if "No space left" in str(error):  # safetensors has an error of its own
                 raise ResourceError("the disk is full; nothing was written", where=str(target),
@@ -78,7 +90,8 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
     return read_export(target) or {}
 
 
-def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report) -> dict[str, Any]:
+def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report, *,
+                 with_data: bool) -> dict[str, Any]:
     model = study.config.model
     report(0, "Looking for the base model")
     ref = resolve(model.base, trust_remote_code=allows_code(model))
@@ -90,6 +103,9 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     source = ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system)
     notes = spec.export_format.write(source, folder)
     copy_tokenizer(base, folder, prompter, adds_bos=match.adds_bos if match else None)
+    if with_data:
+        write_retrieval(study, spec.arm, folder, prompter, context_length(base))
+    notes += grounding_notes(study, with_data=with_data)
     report(_WRITTEN, "Loading what was written")
 
     def tick(done: int, total: int) -> None:
@@ -99,16 +115,17 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     report(_SCORED, "Writing the model card")
     dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
     return _write_documents(
-        study, spec, folder, found, template=match.family.name if match else None, notes=notes, dated=dated)
+        study, spec, folder, found, template=match.family.name if match else None, notes=notes, dated=dated,
+        with_data=with_data)
 
 
 def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None,
-                     notes: list[str], dated: date | None) -> dict[str, Any]:
+                     notes: list[str], dated: date | None, with_data: bool) -> dict[str, Any]:
     """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
     path = study.folder / "report.json"
     summary = read_json(path) if path.is_file() else None
-    ways = loading_snippets(study, spec, folder=".", base=base_name(study)[0])
-    card = model_card(study, spec, summary, found, ways, template_date=dated)
+    ways = loading_snippets(study, spec, folder=".", base=base_name(study)[0], with_data=with_data)
+    card = model_card(study, spec, summary, found, ways, template_date=dated, with_data=with_data)
     (folder / "README.md").write_text(card, encoding="utf-8")
     hints = ["Run these in the folder of the export, or put its path for the dot."]
     if spec.export_format.needs_base:
@@ -123,11 +140,17 @@ def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescor
     return {"version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format, "cell": spec.cell,
             "assistant_builder": __version__, "base_model": base_name(study)[0],
             "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"],
+            **({"with_data": with_data} if study.config.grounded else {}),
             "chat_template": template, "rescore": asdict(found), "sentences": [*rescore_sentences(found), *notes]}
 
 
-def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str) -> list[Snippet]:
-    """The ways to load an export in ``folder`` on ``base``, the name or folder of the base model."""
+def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str, with_data: bool = False,
+                     embedder: str | None = None) -> list[Snippet]:
+    """The ways to load an export in ``folder`` on ``base``, the name or folder of the base model.
+
+    ``with_data``: the export contains the index; ``embedder``: name or folder of the index's embedder, if not the one
+    that all can download.
+    """
     config = study.config
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     local = base_name(study)[1]
@@ -138,10 +161,14 @@ def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str) 
     known = load_measured(study, spec)
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
         study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
-    return spec.export_format.snippets(LoadingContext(arm=spec.arm, folder=folder, base=base, name=study.name,
-                                                      system=default_system_prompt(study), model=config.model,
-                                                      compute_dtype=dtype, max_new_tokens=config.eval.max_new_tokens,
-                                                      rank=config.train.rank, context=context_tokens([config], limit)))
+    context = LoadingContext(arm=spec.arm, folder=folder, base=base, name=study.name,
+                             system=default_system_prompt(study), model=config.model, compute_dtype=dtype,
+                             max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
+                             context=context_tokens([config], limit))
+    model = spec.export_format.model_lines(context) if with_data else []
+    grounded = [python_snippet(folder, embedder or embedder_source(embedder_of(study)), model, context.system)
+                ] if model else []
+    return [*grounded, *spec.export_format.snippets(context)]
 
 
 def read_export(folder: Path) -> dict[str, Any] | None:
@@ -177,9 +204,9 @@ def _zip(folder: Path, archive: Path, name: str) -> None:
     temporary = archive.with_name(f".{archive.name}.part")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
-            for path in sorted(folder.iterdir()):
+            for path in sorted(folder.rglob("*")):
                 if path.is_file() and not path.name.startswith(".") and path.suffix != ".zip":
-                    file.write(path, f"{name}/{path.name}")
+                    file.write(path, f"{name}/{path.relative_to(folder).as_posix()}")
         shutil.move(temporary, archive)
     finally:
         temporary.unlink(missing_ok=True)

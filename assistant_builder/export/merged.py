@@ -62,6 +62,11 @@ class MergedFormat(ExportFormat):
                 Snippet("ollama", "On a laptop, with Ollama", "shell", _ollama(context)),
                 Snippet("server", "As a server, with vLLM or transformers", "shell", _server(context))]
 
+    def model_lines(self, context: LoadingContext) -> list[str]:
+        """The whole model."""
+        return ["from transformers import AutoModelForCausalLM, AutoTokenizer",
+                f'model = AutoModelForCausalLM.from_pretrained({context.folder!r}, dtype="{context.compute_dtype}")']
+
     def summary(self, arm: str, arm_label: str) -> str:
         """What was merged into what."""
         base = (f"the base it was trained on, that is the {ARMS[arm].base_label} weights widened to 16 bits, and not\n"

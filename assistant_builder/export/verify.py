@@ -169,9 +169,14 @@ def compare(cell: str, was: Sequence[tuple[str, float, int]], now: Sequence[tupl
 
 def _require_same_prompts(items: Sequence[Mapping[str, Any]], prompter: ChatTokenizer, folder: Path) -> None:
     from assistant_builder.data import Message
+    from assistant_builder.retrieval.grounding import with_facts
+    from assistant_builder.retrieval.index import Fact
 
     for item in items:
         messages = [Message(message["role"], message["content"]) for message in item["messages"]]
+        facts = [Fact(source["row"], 0, source["question"], source["answer"], "", None, None, True)
+                 for source in item.get("sources", ())]
+        messages = with_facts(messages, facts) if facts else messages
         if prompter.text(messages, prompt=True) != item["prompt"]:
             raise EvaluationError(
                 f"the written chat template renders held-out item {item['item']} differently from the evaluation's",

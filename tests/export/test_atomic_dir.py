@@ -15,6 +15,7 @@ from assistant_builder.export.atomic_dir import RECORD, atomic_directory
 def fill(target: Path, names: dict[str, str], *, force: bool = False) -> None:
     with atomic_directory(target, force=force, needed=0) as scratch:
         for name, text in names.items():
+            (scratch / name).parent.mkdir(exist_ok=True)
             (scratch / name).write_text(text)
         write_json(scratch / RECORD, {"files": [{"name": name} for name in names]})
 
@@ -57,6 +58,32 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         fill(tmp_path / "file", {"x": "1"}, force=True)
+
+
+def test_force_removes_a_folder_that_the_new_export_does_not_have(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    fill(target, {"x": "1", "facts/a": "private", "facts/b": "private"})
+    assert (target / "facts").stat().st_mode & 0o777 == 0o755
+    fill(target, {"x": "2", "facts/a": "private"}, force=True)
+    assert [path.name for path in (target / "facts").iterdir()] == ["a"]
+    (target / "facts" / "mine.txt").write_text("mine")
+    fill(target, {"x": "3"}, force=True)
+    assert [path.name for path in (target / "facts").iterdir()] == ["mine.txt"]
+    (target / "facts" / "mine.txt").unlink()
+    fill(target, {"x": "4", "facts/a": "again"}, force=True)
+    fill(target, {"x": "5"}, force=True)
+    assert content(target) == {"x": "5"}
+
+
+def test_a_record_names_no_file_outside_the_export(tmp_path: Path) -> None:
+    fill(tmp_path / "out", {"x": "1"})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("mine")
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "other")
+    wrong = ["../other/mine.txt", "link/mine.txt", "../x", "", "/x", "a/b/c", "..", ".", 7]
+    write_json(tmp_path / "out" / RECORD, {"files": [{"name": name} for name in wrong]})
+    fill(tmp_path / "out", {"x": "2"}, force=True)
+    assert (tmp_path / "other" / "mine.txt").read_text() == "mine"
 
 
 def test_force_replaces_an_earlier_export_and_keeps_all_else(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import load_split
@@ -47,13 +48,17 @@ def tiny_base(folder: Path) -> Path:
     return folder
 
 
-def tiny_study(base: Path, name: str = "tiny", *, seed: int = 0, system: str | None = None) -> Study:
-    """A study whose two adapters hold random values, other ones with each seed; nothing was trained."""
+def tiny_study(base: Path, name: str = "tiny", *, seed: int = 0, system: str | None = None, **changes: Any) -> Study:
+    """A study whose two adapters hold random values, other ones with each seed; nothing was trained.
+
+    ``changes`` are dotted keys with ``__`` for the dot.
+    """
     import torch
 
     from assistant_builder.models.loading import BaseSpec, add_adapter, count_parameters, load_base
 
-    study = with_data(new_study(name, train__rank=4, data__max_heldout=6, model__base=str(base), data__system=system))
+    study = with_data(new_study(name, train__rank=4, data__max_heldout=6, model__base=str(base), data__system=system,
+                                **changes))
     for own, arm in enumerate(("lora", "qlora"), start=seed):
         model = load_base(BaseSpec(base, "float16", True, "bfloat16"))
         adapted = add_adapter(model, study.config.train, own)
@@ -67,14 +72,15 @@ def tiny_study(base: Path, name: str = "tiny", *, seed: int = 0, system: str | N
         write_json(folder / "summary.json", {
             "adapter_bytes": 4 * trainable, "trainable_parameters": trainable,
             "total_parameters": count_parameters(model), "steps": 6, "epochs": 1.0, "best_step": 6,
-            "train_seconds": 12.0, "compute_dtype": "bfloat16", "base_storage": "float16" if arm == "lora" else "nf4",
+            "train_seconds": 12.0, "compute_dtype": changes.get("model__compute_dtype", "bfloat16"),
+            "base_storage": "float16" if arm == "lora" else "nf4",
             "adapter_sha256": file_hash(folder / "adapter" / "adapter_model.safetensors"),
         })
         done(study, f"train-{arm}", 12.0)
     return study
 
 
-def scored(study: Study, base: Path) -> Study:
+def scored(study: Study, base: Path, retriever: Any = None) -> Study:
     """Score the cells that exports stand for, as the evaluation does; no answers are generated."""
     from assistant_builder.arms import CELLS
     from evals.cells import Variant, load_cells
@@ -83,7 +89,7 @@ def scored(study: Study, base: Path) -> Study:
     from evals.tasks.held_out import build_items, write_tasks
 
     prompter = ChatTokenizer.load(base)
-    items = build_items(load_split(study.folder / "data", "heldout"), prompter)
+    items = build_items(load_split(study.folder / "data", "heldout"), prompter, retriever)
     tasks = write_tasks(study, items)
     for cell in load_cells(study, base, [Variant(CELLS[name]) for name in SCORED]):
         lm = StudyLM(cell.model, prompter, own_tasks=(), batch_size=16, max_new_tokens=8, tick=lambda *_: None)

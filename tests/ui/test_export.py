@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import psutil
+import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.export.atomic_dir import describe_files
@@ -16,7 +17,7 @@ from assistant_builder.export_formats import ExportSpec, export_specs
 from assistant_builder.study import Study
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.refresh import StudyView
-from tests.synthetic_study import finished_study, new_study
+from tests.synthetic_study import finished_study, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 SPEC = ExportSpec("lora", "merged")
@@ -89,6 +90,22 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     assert "interrupted" in drawn(tab, study)["export-lora-merged"][1]
     record_of(job, state="cancelled")
     assert "No files were written" in drawn(tab, study)["export-lora-merged"][1]
+
+
+def test_only_a_grounded_study_offers_its_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, bool]] = []
+    monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append((job.study.name, with_data)))
+    tab = inside_blocks(ExportTab)
+    panel = next(panel for panel in tab.panels if panel.spec == SPEC)
+    for name in ("memory", "grounded"):
+        study = trained(with_data(new_study(name, approaches=[name])))
+        shown = drawn(tab, study)
+        offered = shown["export-choice"][1 + tab.sections()[1].outputs.index(tab.with_data)]
+        assert (offered["visible"], offered["value"]) == (name == "grounded", False)
+        assert ("look nothing up" in shown["export-lora-merged"][1]) is (name == "grounded")
+        panel._start(study.name, True)
+        panel._start(study.name, False)
+    assert started == [("memory", False)] * 2 + [("grounded", True), ("grounded", False)]
 
 
 def test_a_finished_export_is_told_offered_and_explained() -> None:

@@ -23,6 +23,7 @@ from assistant_builder.export_formats import (
     estimated_bytes,
     export_specs,
 )
+from assistant_builder.models.bundled import EMBEDDER_BUNDLE
 from assistant_builder.study import Study
 from assistant_builder.ui.export.view import (
     advice_card,
@@ -87,7 +88,7 @@ class ExportPanel:
         export = None
         if record is None:
             advised = advice(study_report(study), study.config.arms)
-            shown: Markup = ready_panel(spec, estimated_bytes(study, spec), advised)
+            shown: Markup = ready_panel(spec, estimated_bytes(study, spec), advised, grounded=study.config.grounded)
         elif record.state == "running":
             shown = running_panel(spec, record)
         elif record.state == "succeeded":
@@ -122,18 +123,21 @@ class ExportPanel:
         if export is not None:
             with contextlib.suppress(AssistantBuilderError):  # the base model's folder is missing
                 shared, local = base_name(study)
-                found = loading_snippets(study, self.spec, folder=export["folder"], base=str(local or shared))
+                embedder = str(EMBEDDER_BUNDLE.folder) if EMBEDDER_BUNDLE.folder.is_dir() else None
+                found = loading_snippets(study, self.spec, folder=export["folder"], base=str(local or shared),
+                                         with_data=export.get("with_data", False), embedder=embedder)
         shown = [gr.update(value=way.text, label=way.title, language=way.language, visible=True)
                  for way in found[:MAX_SNIPPETS]]
         return shown + [gr.update(value="", visible=False)] * (MAX_SNIPPETS - len(shown))
 
-    def wire(self, picker: gr.Dropdown) -> None:
+    def wire(self, picker: gr.Dropdown, with_data: gr.Checkbox) -> None:
         """Connect the buttons; ``picker`` holds the name of the chosen study."""
-        self.start.click(user_facing_errors(self._start), picker, self.start, **QUIET)
+        self.start.click(user_facing_errors(self._start), [picker, with_data], self.start, **QUIET)
         self.cancel.click(user_facing_errors(self._cancel), picker, self.cancel, **QUIET)
 
-    def _start(self, name: str | None) -> dict[str, Any]:
-        ExportJob(Study.open(name or ""), self.spec).start()
+    def _start(self, name: str | None, with_data: bool) -> dict[str, Any]:
+        study = Study.open(name or "")
+        ExportJob(study, self.spec).start(with_data=with_data is True and study.config.grounded)
         return gr.update(interactive=False, value="Starting…")
 
     def _cancel(self, name: str | None) -> dict[str, Any]:
@@ -163,6 +167,10 @@ class ExportTab:
                             [(f"{form.label}: {form.explanation}", form.name) for form in EXPORT_FORMATS.values()],
                             value=DEFAULT_FORMAT, label="Format", elem_id="ab-export-format", elem_classes="ab-presets",
                         )
+                        self.with_data = gr.Checkbox(
+                            False, label="Include the facts", visible=False, elem_id="ab-export-data",
+                            info="The export can then look facts up. It contains all training pairs as plain text. On "
+                            "the command line: --with-data.")
                     self.advice = gr.HTML(elem_id="ab-export-advice")
                 with gr.Column(scale=7, min_width=300):
                     self.panels = [ExportPanel(spec) for spec in export_specs()]
@@ -170,7 +178,8 @@ class ExportTab:
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study or an export changes."""
-        choice = [self.arm, self.format, *(panel.column for panel in self.panels), self.advice, self.quality]
+        choice = [self.arm, self.format, *(panel.column for panel in self.panels), self.with_data, self.advice,
+                  self.quality]
         return [
             LiveRegion("export-body", [self.empty, self.body], lambda view: f"{view.name}:{view.trained}",
                        self._draw_body),
@@ -191,13 +200,13 @@ class ExportTab:
 
     def _draw_choice(self, view: StudyView) -> Sequence[Any]:
         if view.study is None or not view.trained:
-            return [gr.skip()] * (4 + len(self.panels))
+            return [gr.skip()] * (5 + len(self.panels))
         report, arms = study_report(view.study), shown_arms(view.study.config)
         advised = advice(report, view.study.config.arms)
         spec = _latest(view.study, arms) or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
         choices = [(label(arm), arm) for arm in arms]
         return [gr.update(choices=choices, value=spec.arm), spec.format, *_visible(spec.arm, spec.format),
-                advice_card(advised), quality_card(report)]
+                gr.update(value=False, visible=view.study.config.grounded), advice_card(advised), quality_card(report)]
 
     # events
 
@@ -206,7 +215,7 @@ class ExportTab:
         gr.on([self.arm.input, self.format.input], _visible, [self.arm, self.format],
               [panel.column for panel in self.panels], queue=False, **QUIET)
         for panel in self.panels:
-            panel.wire(picker)
+            panel.wire(picker, self.with_data)
 
 
 def _visible(arm: str, format: str) -> list[Any]:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, label
 from assistant_builder.export.job import JobRecord
+from assistant_builder.export.retrieval_files import SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
 from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import bar, callout, card, code, error_callout, fold, join, table
@@ -46,15 +47,16 @@ def spec_title(spec: ExportSpec) -> str:
     return f"{label(spec.arm)}, {title[:1].lower()}{title[1:]}"
 
 
-def ready_panel(spec: ExportSpec, planned: int, advice: Advice) -> Markup:
-    """Contents and size of an export that is not started."""
+def ready_panel(spec: ExportSpec, planned: int, advice: Advice, *, grounded: bool = False) -> Markup:
+    """Contents and size of an export that is not started; ``grounded``: the assistant reads facts in its prompt."""
     format = spec.export_format
     best = advice.arm(format)
     hint = "" if best == spec.arm else Markup('<p class="ab-note-line">For this format {} is recommended.</p>').format(
         label(best))
     note = f"{text} " if (text := format.note(spec.arm)) else ""
     return card(spec_title(spec), Markup("<p>{}</p><p>{}About <b>{}</b> on disk.</p>").format(
-        format.contents, note, size(planned)), hint)
+        format.contents, note, size(planned)), hint,
+        Markup('<p class="ab-note-line">{}</p>').format(SERVING) if grounded else "")
 
 
 def running_panel(spec: ExportSpec, record: JobRecord) -> Markup:

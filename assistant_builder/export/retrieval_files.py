@@ -1,0 +1,182 @@
+"""Index and rule of a grounded assistant within an export, in plain files, and what the card says about them."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from assistant_builder.atomic_io import read_json, write_json, write_text
+from assistant_builder.data import load_split
+from assistant_builder.errors import ConfigError
+from assistant_builder.export_formats import Snippet
+from assistant_builder.inference.session import Sampling
+from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, rule_of
+from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, DEPTH, FACT, Grounder
+from assistant_builder.retrieval.index import FILES, RECORD, Index
+from assistant_builder.retrieval.retriever import NEAREST
+from assistant_builder.study import Study
+from evals.metrics.refusal import WEIGHTS_FILE
+
+FOLDER, GROUNDING, LOOKUP = "retrieval", "grounding.json", "lookup.py"
+QUESTION = "What can you help me with?"
+SERVING = ("Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must write"
+           " the facts into the prompt, in the format that README.md describes under “Facts in the prompt”.")
+"""What everyone who serves an export of a grounded assistant must know."""
+_VERSION = 1
+
+
+def check_with_data(study: Study, *, with_data: bool) -> None:
+    """Refuse to add the index of a study that looks nothing up.
+
+    Raises:
+        ConfigError: The study has no grounded approach.
+    """
+    if with_data and not study.config.grounded:
+        raise ConfigError("its assistants look nothing up, so that there is no index to export",
+                          where=f"study {study.name}", remedy="Export it without --with-data")
+
+
+def index_bytes(study: Study) -> int:
+    """Bytes of the files of the index."""
+    return sum(path.stat().st_size for path in (study.retrieval_folder / name for name in FILES) if path.is_file())
+
+
+def write_retrieval(study: Study, arm: str, folder: Path, prompter: ChatTokenizer, context: int) -> None:
+    """Write index, ``grounding.json``, and ``lookup.py`` with its weights, to the folder ``retrieval/`` of an export.
+
+    Args:
+        study: A grounded study.
+        arm: The exported arm.
+        folder: Folder of the export.
+        prompter: The base's tokenizer.
+        context: Context length of the base in tokens.
+
+    Raises:
+        StudyError: The study has no index, or index or rule are damaged.
+    """
+    index = Index.load(study.retrieval_folder)  # checks the files
+    target = folder / FOLDER
+    target.mkdir()
+    for name in FILES:
+        shutil.copyfile(study.retrieval_folder / name, target / name)
+    write_json(target / GROUNDING, grounding_record(study, arm, index.embedder, prompter, context))
+    write_text(target / LOOKUP, lookup_source())
+    shutil.copyfile(WEIGHTS_FILE, target / WEIGHTS_FILE.name)
+
+
+def grounding_record(study: Study, arm: str, embedder: dict[str, str], prompter: ChatTokenizer,
+                     context: int) -> dict[str, Any]:
+    """Content of ``grounding.json``: all that is needed to answer as in the study, apart from index and weights."""
+    config, grounder = study.config, Grounder.of(study.config, prompter)
+    rule = rule_of(study.arm_folder(arm) / FILE)
+    taught = {pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable}
+    return {
+        "version": _VERSION,
+        "facts": config.retrieval.facts,  # most facts in a prompt
+        "token_limit": grounder.limit,  # of a prompt with facts, without earlier turns
+        "longest_prompt": context - grounder.answer,  # of a prompt with facts, earlier turns included
+        "format": {"fact": FACT, "between": BETWEEN, "before": BEFORE, "place": "at the end of the system prompt",
+                   "order": "the nearest fact last"},
+        "search": {"depth": DEPTH, "nearest": NEAREST},
+        "embedder": {**embedder, "source": embedder_source(embedder["name"])},
+        "rule": rule and rule.to_record(),
+        "first_tokens": FIRST_TOKENS,  # of an answer, by which the rule decides
+        "taught": sorted(taught),  # answers that decline
+        "generation": {"max_new_tokens": Sampling().max_new_tokens, "do_sample": False,
+                       "eos_token_id": prompter.stop_ids, "pad_token_id": prompter.pad_id},
+    }
+
+
+def embedder_of(study: Study) -> str:
+    """Name of the embedder of a study's index."""
+    return str(read_json(study.retrieval_folder / RECORD)["embedder"]["name"])
+
+
+def embedder_source(name: str) -> str:
+    """The name under which sentence-transformers finds an embedder."""
+    return EMBEDDER_HUB_ID if name == EMBEDDER else name
+
+
+def lookup_source() -> str:
+    """The module ``lookup.py``: its template, with the functions of the product by which the study was measured."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+                                     keep_trailing_newline=True, undefined=jinja2.StrictUndefined, autoescape=False)
+    return environment.get_template(f"{LOOKUP}.j2").render(code=_code)
+
+
+def _code(module: str, names: Sequence[str]) -> str:
+    """Source of top-level functions, classes and constants of a module, with their comments and docstrings."""
+    text = inspect.getsource(importlib.import_module(module))
+    lines = text.splitlines()
+    found: dict[str, str] = {}
+    body = ast.parse(text).body
+    for place, node in enumerate(body):
+        definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(
+            node, ast.AnnAssign) else []
+        kept = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else [
+            name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+        start = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+        after = body[place + 1] if place + 1 < len(body) else None
+        described = not definition and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        end = (after if described and after is not None else node).end_lineno
+        found |= dict.fromkeys(kept, ("\n\n" if definition else "") + "\n".join(lines[start - 1 : end]))
+    return "\n".join(dict.fromkeys(found[name] for name in names)).strip("\n")
+
+
+def grounding_notes(study: Study, *, with_data: bool) -> list[str]:
+    """What the user of an export of a grounded assistant must know, in sentences."""
+    if not study.config.grounded:
+        return []
+    facts = read_json(study.retrieval_folder / RECORD)["facts"] if with_data else 0
+    contained = (f"The folder {FOLDER}/ contains the {facts:,} question–answer pairs of the training data as plain "
+                 "text: whoever has the export can read them." if with_data else
+                 "The export contains neither the index nor any of the pairs of the study.")
+    return [contained, SERVING]
+
+
+def python_snippet(folder: str, embedder: str, model: Sequence[str], system: str) -> Snippet:
+    """Lines that answer a question from the export alone.
+
+    Args:
+        folder: Path of the export.
+        embedder: Name or folder of the embedder.
+        model: Lines that load ``model`` from the export.
+        system: System prompt of the study; empty without one.
+    """
+    prompt = f'{{"role": "system", "content": {system!r}}}, ' if system else ""
+    return Snippet("grounded", "Python, with facts looked up in the export", "python", "\n".join([
+        "import sys",
+        "",
+        "import torch",
+        "from sentence_transformers import SentenceTransformer",
+        *model,
+        f"sys.path.insert(0, {f'{folder}/{FOLDER}'!r})  # for lookup.py, which also needs numpy, safetensors and bm25s",
+        "from lookup import Lookup",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
+        f"lookup = Lookup({f'{folder}/{FOLDER}'!r}, SentenceTransformer({embedder!r}), tokenizer)",
+        "",
+        "",
+        "def ask(messages):",
+        "    found = lookup.find(messages)  # facts by meaning and by words, and the prompt with them",
+        "    prompt = torch.tensor([found[\"ids\"]], device=model.device)",
+        "    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), output_logits=True,",
+        "                         return_dict_in_generate=True, **lookup.generation)  # greedy, as measured",
+        "    tokens = out.sequences[0, prompt.shape[1]:].tolist()",
+        "    certainties = [float(logits[0].float().log_softmax(-1).max()) for logits in out.logits]",
+        "    return lookup.answer(found, tokens, certainties)  # applies the rule for declining",
+        "",
+        "",
+        f'answer = ask([{prompt}{{"role": "user", "content": "{QUESTION}"}}])',
+        'print(answer["text"], answer["declined"], answer["sources"])',
+    ]))

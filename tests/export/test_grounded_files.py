@@ -1,0 +1,199 @@
+"""Facts and rule in an export: plain files that find what the product finds, and nothing of the pairs without them."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.atomic_io import read_json
+from assistant_builder.data import Message, load_split
+from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.export.card import model_card
+from assistant_builder.export.export import _write_documents, loading_snippets
+from assistant_builder.export.job import ExportJob
+from assistant_builder.export.retrieval_files import FOLDER, grounding_notes, write_retrieval
+from assistant_builder.export.verify import Rescore, _require_same_prompts
+from assistant_builder.export_formats import ExportSpec, export_specs
+from assistant_builder.retrieval.decline import FILE, evidence_of, rule_of
+from assistant_builder.retrieval.grounding import Grounder, with_facts
+from assistant_builder.retrieval.index import Fact, Index
+from assistant_builder.retrieval.retriever import Retriever
+from assistant_builder.study import Study
+from tests.export.grounded import with_index
+from tests.retrieval.fake_embedder import FakeEmbedder
+from tests.synthetic_study import LARGE, new_study, trained, with_data
+
+SPEC = ExportSpec("lora", "adapter")
+UNMEASURED = Rescore("not measured")
+
+
+class Words:
+    """The tokenizer of an export and of the product, for which each word is a token."""
+
+    added_tokens_decoder: dict[int, Any] = {}
+    all_special_tokens = ("<|im_end|>",)
+    stop_ids, pad_id = [1], 0
+
+    def __init__(self) -> None:
+        self.known: list[str] = []
+
+    def apply_chat_template(self, turns: Sequence[dict[str, str]], **_: Any) -> str:
+        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        self.known += [word for word in text.split() if word not in self.known]
+        return {"input_ids": [self.known.index(word) for word in text.split()]}
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return " ".join(self.known[place] for place in ids)
+
+    def text(self, messages: Sequence[Message], *, prompt: bool) -> str:
+        text = self.apply_chat_template([message.to_record() for message in messages])
+        return text.replace("<|im_end|>", "<\u200b|im_end|>")
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return tuple(self(self.text(messages, prompt=True))["input_ids"])
+
+
+class Exported(FakeEmbedder):
+    """The embedder as an export calls it."""
+
+    def encode(self, texts: Sequence[str], **_: Any) -> Any:
+        return super().encode(texts)
+
+
+@pytest.fixture
+def study() -> Study:
+    return with_index(trained(with_data(new_study("ferries", LARGE, approaches=["grounded"]))), FakeEmbedder())
+
+
+def exported(study: Study, folder: Path, words: Words) -> Any:
+    """The class of ``lookup.py`` over the files in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    write_retrieval(study, "lora", folder, words, 2048)  # type: ignore[arg-type]
+    spec = importlib.util.spec_from_file_location("exported_lookup", folder / FOLDER / "lookup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "exported_lookup", module)  # its dataclass looks itself up
+        spec.loader.exec_module(module)
+    return module.Lookup(str(folder / FOLDER), Exported(), words)
+
+
+def test_an_export_finds_and_decides_what_the_product_does(study: Study, tmp_path: Path) -> None:
+    words = Words()
+    lookup = exported(study, tmp_path / "out", words)
+    prompter: Any = words
+    retriever = Retriever(study, Index.load(study.retrieval_folder), FakeEmbedder(),  # type: ignore[arg-type]
+                          Grounder.of(study.config, prompter))
+    rule = rule_of(study.arm_folder("lora") / FILE)
+    assert rule is not None
+    asked = [pair.messages[:-1] for split in ("validation", "heldout") for pair in load_split(
+        study.folder / "data", split)][:60]  # type: ignore[arg-type]
+    asked.append((Message("user", "Where is the <|im_end|> pier?"), Message("assistant", "There."),
+                  Message("user", "And when?")))
+    answers = ["It leaves at nine.", "I don't know that.", ""]
+    for place, (messages, found) in enumerate(zip(asked, retriever.find(asked), strict=True)):
+        ours = lookup.find([message.to_record() for message in messages])
+        assert ours["sources"] == found.source_records()
+        assert ours["evidence"] == pytest.approx(asdict(found.evidence), abs=1e-5)
+        assert tuple(ours["ids"]) == words.prompt_ids(found.messages)
+        text, certainties = answers[place % 3], [-0.1 * step for step in range(20)]
+        evidence = evidence_of(found.evidence, text, certainties, lookup.settings["taught"])
+        tokens = words(text)["input_ids"]
+        assert lookup.confidence(ours, tokens, certainties) == pytest.approx(rule.confidence(evidence), abs=1e-3)
+        shown = lookup.answer(ours, tokens, certainties)
+        assert shown["declined"] == rule.declines(evidence)
+        assert shown["text"] == (rule.sentence if shown["declined"] else text)
+    assert len(ours["sources"]) > 1
+
+
+def test_the_module_needs_nothing_of_the_product(study: Study, tmp_path: Path) -> None:
+    exported(study, tmp_path, Words())
+    nodes = list(ast.walk(ast.parse((tmp_path / FOLDER / "lookup.py").read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert not any(name.startswith(("assistant_builder", "evals")) for name in names)
+    assert {"numpy", "bm25s", "safetensors.numpy"} <= names
+
+
+def test_an_export_with_data_has_all_that_answering_needs(study: Study, tmp_path: Path) -> None:
+    exported(study, tmp_path, Words())
+    folder = tmp_path / FOLDER
+    assert {path.name for path in folder.iterdir()} == {"index.json", "facts.jsonl", "vectors.safetensors",
+                                                        "grounding.json", "lookup.py",
+                                                        "refusal_weights.json"}
+    record = read_json(folder / "grounding.json")
+    assert record["facts"] == 4 and record["token_limit"] == 512 - 64 and record["longest_prompt"] == 2048 - 64
+    assert record["format"]["fact"] == "Q: {question}\nA: {answer}"
+    assert record["embedder"] == {"name": "fake", "sha256": "0" * 64, "source": "fake"}
+    assert record["rule"]["threshold"] == 0.5 and record["rule"]["sentence"] == "I was not told that."
+    assert record["generation"] == {"max_new_tokens": 256, "do_sample": False, "eos_token_id": [1], "pad_token_id": 0}
+
+    (study.arm_folder("lora") / FILE).unlink()
+    (study.retrieval_folder / "facts.jsonl").write_text("")
+    with pytest.raises(StudyError, match="is not the file that index.json names"):
+        write_retrieval(study, "lora", tmp_path / "other", Words(), 2048)  # type: ignore[arg-type]
+
+
+def documents(study: Study, spec: ExportSpec, folder: Path, *, with_data: bool) -> str:
+    """The text files of an export."""
+    folder.mkdir()
+    _write_documents(study, spec, folder, UNMEASURED, template=None, dated=None, with_data=with_data,
+                     notes=grounding_notes(study, with_data=with_data))
+    return "\n".join(path.read_text(encoding="utf-8") for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("spec", export_specs(), ids=lambda spec: spec.name)
+def test_without_data_nothing_of_the_pairs_is_in_an_export(spec: ExportSpec, study: Study, tmp_path: Path) -> None:
+    text = documents(study, spec, tmp_path / "out", with_data=False)
+    pairs = [pair for split in ("train", "validation") for pair in load_split(
+        study.folder / "data", split)]  # type: ignore[arg-type]
+    texts = {message.content for pair in pairs for message in pair.messages if message.role != "system"}
+    assert not [content for content in texts if len(content) > 12 and content in text]
+    assert "neither the index nor any of the pairs" in text and "import lookup" not in text
+    assert "answers from memory, and\nit was not measured so" in text
+    assert "whoever serves these files with one must write the facts into the prompt" in text
+    assert "Q: question of fact 1, the nearest\nA: answer of fact 1, the nearest" in text
+
+
+@pytest.mark.parametrize("spec", export_specs(), ids=lambda spec: spec.name)
+def test_with_data_the_card_says_so_and_shows_how(spec: ExportSpec, study: Study, tmp_path: Path) -> None:
+    text = documents(study, spec, tmp_path / "out", with_data=True)
+    facts = len((study.retrieval_folder / "facts.jsonl").read_text().splitlines())
+    assert f"contains the {facts:,} question–answer pairs of the training data as plain text" in text
+    (shown,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+    assert "from lookup import Lookup" in shown and len(shown.splitlines()) <= 32
+    compile(shown, "card", "exec")
+    (study.arm_folder(spec.arm) / FILE).unlink()
+    card = model_card(study, spec, None, UNMEASURED, loading_snippets(study, spec, folder=".", base="B"),
+                      with_data=True)
+    assert "There is no rule" in card
+
+
+def test_a_memory_study_has_no_facts_to_export(tmp_path: Path) -> None:
+    study = trained(with_data(new_study()))
+    adapter = study.arm_folder("lora") / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="look nothing up.*--with-data"):
+        ExportJob(study, SPEC).start(tmp_path / "out", with_data=True)
+    assert "Facts in the prompt" not in documents(study, SPEC, tmp_path / "out", with_data=False)
+
+
+def test_the_check_after_writing_renders_prompts_with_their_facts() -> None:
+    asked = [Message("user", "When does it open?")]
+    source = {"row": 3, "question": "Opening time?", "answer": "At nine."}
+    facts = [Fact(3, 0, "Opening time?", "At nine.", "", None, None, True)]
+    words: Any = Words()
+    item = {"item": "1", "messages": [message.to_record() for message in asked], "sources": [source],
+            "prompt": words.text(with_facts(asked, facts), prompt=True)}
+    _require_same_prompts([item], words, Path("."))
