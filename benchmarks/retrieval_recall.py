@@ -1,0 +1,78 @@
+"""``python -m benchmarks.retrieval_recall``: recall of the index on validation questions, by kind of search.
+
+The right fact of a question is one with its answer. Datasets without a validation split leave out the row itself. With
+``--write`` the table of ``docs/retrieval.md`` is replaced. Held-out questions are not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from assistant_builder.data import Pair, load_pairs
+from assistant_builder.models.embedding import Embedder
+from assistant_builder.retrieval import ranking
+from assistant_builder.retrieval.index import Index, facts_of
+from benchmarks.doc_tables import markdown_table, write_section
+
+_ROOT = Path(__file__).resolve().parents[1]
+RETRIEVAL_PAGE = _ROOT / "docs" / "retrieval.md"
+SECTION = "recall"
+DATASETS = {
+    "Ostrel Sound Ferries": _ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl",
+    "Quernby Evening College": _ROOT / "benchmarks" / "datasets" / "quernby-evening-college" / "data.jsonl",
+    "Thimble Row Library": _ROOT / "datasets_cards" / "thimble-row-library" / "data.csv",
+}
+SEARCHES = {
+    "embeddings": (ranking.RRF_K, 0.0), "BM25": (ranking.RRF_K, 1e6), "both, equal weights, k = 60": (60, 1.0),
+    "as used": (ranking.RRF_K, ranking.BM25_WEIGHT),
+}
+"""Kind of search → constant of the fusion, and weight of BM25."""
+KS = (1, 3, 5)
+
+
+def recall(train: Sequence[Pair], asked: Sequence[Pair], embedder: Embedder) -> dict[str, tuple[float, ...]]:
+    """Kind of search → share of the answerable questions with the right answer among the first 1, 3 and 5."""
+    index = Index.build(train, embedder)
+    targets = [facts_of(pair)[-1] for pair in asked if pair.answerable]
+    known = {(fact.answer_key, fact.row) for fact in index.facts}
+    targets = [fact for fact in targets if any(key == fact.answer_key and row != fact.row for key, row in known)]
+    queries = [fact.query for fact in targets]
+    vectors = embedder.encode([query.text for query in queries])
+    found = {}
+    for name, (constant, weight) in SEARCHES.items():
+        with mock.patch.multiple(ranking, RRF_K=constant, BM25_WEIGHT=weight):
+            hits = index.search(queries, vectors, max(KS), exclude=[{fact.row} for fact in targets])
+        ranks = np.array([next((rank for rank, hit in enumerate(each) if hit.fact.answer_key == fact.answer_key),
+                               max(KS)) for fact, each in zip(targets, hits, strict=True)])
+        found[name] = tuple(float(np.mean(ranks < k)) for k in KS)
+    return found
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print or write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieval_recall", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="replace the table of docs/retrieval.md")
+    options = parser.parse_args(words)
+    embedder = Embedder.load()
+    rows = []
+    for title, path in DATASETS.items():
+        pairs = load_pairs(path).pairs
+        train = [pair for pair in pairs if pair.split in ("train", None)]
+        asked = [pair for pair in pairs if pair.split == "validation"] or train
+        rows += [(title, name, *(f"{share:.1%}" for share in shares))
+                 for name, shares in recall(train, asked, embedder).items()]
+    table = markdown_table(("dataset", "search", *(f"recall at {k}" for k in KS)), rows)
+    print(table)
+    if options.write:
+        write_section(SECTION, f"`python -m benchmarks.retrieval_recall --write`\n\n{table}", RETRIEVAL_PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
