@@ -50,7 +50,8 @@ def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds:
         for _ in range(rounds + 1):  # the first is for warming up
             began, tokens = time.perf_counter(), 0
             for prompt in ids[:_ONE_AT_A_TIME]:
-                reply = generate_with_transformers(cell.model, prompter, prompt, longest, Sampling(), threading.Event())
+                reply = generate_with_transformers(cell.model, prompter, prompt, longest, Sampling(),
+                                                   threading.Event(), [])
                 tokens += len(list(reply))
             alone = tokens / (time.perf_counter() - began)
             together: dict[int, list[int]] = {}

@@ -14,6 +14,7 @@ from assistant_builder.inference.batch_invariant import ContiguousLinear
 from assistant_builder.inference.batch_scorer import BatchScorer, PaddedBatchScorer, Scored
 from assistant_builder.inference.packed_batch import supports_packing
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.retrieval.decline import FIRST_TOKENS
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class StudyLM(HFLM):
             tasks) and the number of finished items; may raise Cancelled.
         fixed_blocks: Whether scores are independent of the batch; False computes as in serving.
         answering: Whether to generate the answers in the pass of the likelihoods, so that prompts are computed once.
+        certain: Whether ``beginnings`` gets the first tokens of each answer, as text and with their log-probabilities,
+            by which a grounded assistant decides to decline.
     """
 
     def __init__(self, model: Any, prompter: ChatTokenizer, *, own_tasks: Sequence[str], batch_size: int,
                  max_new_tokens: int, tick: Callable[[str, float], None], fixed_blocks: bool = True,
-                 answering: bool = False) -> None:
+                 answering: bool = False, certain: bool = False) -> None:
         super().__init__(pretrained=model, tokenizer=prompter.tokenizer, batch_size=batch_size)
         self._prompter = prompter
         self._own_tasks, self._answering, self._tick = set(own_tasks), answering, tick
@@ -58,6 +61,8 @@ class StudyLM(HFLM):
         self._reader = reader(model, prompter, batch_size, fixed=fixed_blocks)
         self.targets: dict[tuple[str, str], ReferenceScore] = {}
         self.answers: dict[str, str] = {}
+        self._certain = certain
+        self.beginnings: dict[str, tuple[str, list[float]]] = {}
         self.documents = self._share = 0.0
 
     @property
@@ -106,13 +111,19 @@ class StudyLM(HFLM):
                                                             greedy=list(likeliest) == list(target))
             self._tick("likelihood", len(scores))
 
+        first: dict[int, str] = {}
+
         def on_answers(found: dict[int, list[int]]) -> None:
             for index, answer in found.items():
                 self.answers[pairs[index][0]] = self._prompter.decode(answer)
+                first[index] = self._prompter.decode(answer[:FIRST_TOKENS])
             self._tick("answers", len(found))
 
         self._reader.run(ids, max_new_tokens=self._max_new_tokens if answers else 0, on_scores=on_scores,
                          on_answers=on_answers)
+        if answers and self._certain:
+            self.beginnings |= {pairs[index][0]: (first[index], certainties)
+                                for index, certainties in self._reader.certainties.items()}
 
     def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
         logits: torch.Tensor = super()._model_call(inps, attn_mask, labels)

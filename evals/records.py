@@ -26,7 +26,8 @@ def sample_record(item: Mapping[str, Any], *, answer: str, target: ReferenceScor
     context = Context(item["question"], item["answerable"], item["messages"])
     metrics |= {**score_answer(answer, item["reference"], context), **scores}
     return {**{key: item[key] for key in ("item", "row", "turn", "cluster", "answerable", "question")},
-            "prompt": item["messages"], "reference": item["reference"], "answer": answer,
+            "prompt": item["messages"], **{key: item[key] for key in ("sources",) if key in item},
+            "reference": item["reference"], "answer": answer,
             "nll": None if target is None else target.nll, "tokens": item["tokens"],
             "mean_probability": None if target is None else target.mean_probability, "metrics": metrics,
             "declined": is_refusal(answer, taught)}

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import load_split
 from assistant_builder.models.catalog import resolve
@@ -16,10 +17,12 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.retrieval.decline import DeclineRule, Retrieved, evidence_of
 from assistant_builder.study import Study
 from evals.baselines import Neighbour, nearest, retrieval_prompt, similar_questions
 from evals.cells import LoadedCell, Variant, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, freeze
+from evals.decline_rules import copy_rule, decline_sentence, fit_rules, found_alone
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
 from evals.tasks.extra import ExtraTasks
@@ -28,6 +31,7 @@ from evals.tasks.held_out import build_items, heldout_pairs, run_own_tasks, writ
 from evals.work_items import EvaluationPlan, ProgressTracker, WorkItem
 
 if TYPE_CHECKING:
+    from assistant_builder.retrieval.retriever import Retriever
     from evals.lm_eval_model import StudyLM
 
 _LONGEST_PROMPT = 2048
@@ -56,12 +60,19 @@ class _Scoring:
         ref = resolve(model.base, trust_remote_code=allows_code(model))
         self.base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
         self.prompter = ChatTokenizer.load(self.base, study.record_template_date())
-        self.items = build_items(heldout_pairs(study), self.prompter)
+        self.retriever: Retriever | None = None
+        if study.config.grounded:
+            from assistant_builder.retrieval.retriever import Retriever
+
+            self.retriever = Retriever.load(study, self.prompter)
+        self.items = build_items(heldout_pairs(study), self.prompter, self.retriever)
         self.tasks = write_tasks(study, self.items)
         training = load_split(study.folder / "data", "train")
-        self.taught = {pair.answer for pair in training if not pair.answerable} | {
+        self.given = {pair.answer for pair in training if not pair.answerable}
+        self.taught = self.given | {
             item["reference"] for item in self.items if not item["answerable"]
-        }
+        } | ({decline_sentence(training)} if self.retriever else set())
+        self.rules: dict[str, DeclineRule | None] = {}
         names = [*([TASK] if self.config.retention else []), *self.config.tasks]
         self.extra = ExtraTasks(list(dict.fromkeys(names)))
         self.plan = EvaluationPlan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part)
@@ -74,6 +85,13 @@ class _Scoring:
         freeze(self.study)
         for path in self.plan.obsolete_results():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self.retriever is not None:
+            served = [Variant(CELLS[ARMS[arm].cell], seed) for arm in self.study.config.arms
+                      for seed in range(1, self.study.config.seeds + 1)]
+            adapters = {variant.run for variant in self.plan.variants()}
+            self.rules = fit_rules(
+                self.study, self.base, self.prompter, self.retriever, [each for each in served if each.run in adapters],
+                lambda run: self.clock.set_message(f"{run}: deciding on validation questions when to decline"))
         for cell in load_cells(self.study, self.base, self.plan.variants()):
             for piece in self.plan.pieces:
                 if piece.variant == Variant(cell.spec, cell.seed):
@@ -138,6 +156,13 @@ class _Scoring:
             lm.read(pairs, answers=True)
             targets, texts = [lm.targets[pair] for pair in pairs], lm.answer(prompts)
         seconds |= lm.seconds
+        rule = self.rules.get(str(Variant(cell.spec, cell.seed).run)) if neighbours is None else None
+        generated, confidence = texts, [0.0] * len(texts)
+        if rule is not None:
+            confidence = [rule.confidence(evidence_of(Retrieved(**item["evidence"]), *lm.beginnings[item["prompt"]],
+                                                      sorted(self.given))) for item in self.items]
+            texts = [rule.sentence if sure < rule.threshold else text
+                     for sure, text in zip(confidence, texts, strict=True)]
         self.clock.set_message(f"{title}: similarity of answer and reference")
         began = time.monotonic()
         scores = self._model_scores(texts)
@@ -146,6 +171,9 @@ class _Scoring:
             sample_record(item, answer=text, target=target, scores=found, taught=self.taught)
             for item, text, target, found in zip(self.items, texts, targets, scores, strict=True)
         ]
+        if rule is not None:
+            for sample, text, sure in zip(samples, generated, confidence, strict=True):
+                sample |= {"generated": text, "confidence": sure}
         self._write(piece.folder, samples, neighbours, self.plan.inputs(piece), {
             "cell": cell.spec.name, "meaning": title if piece.kind != "cell" else cell.spec.about,
             "base": cell.spec.base, "adapter": cell.spec.adapter, "merged": cell.spec.merged, "seed": cell.seed,
@@ -155,6 +183,9 @@ class _Scoring:
 
     def _copy(self) -> None:
         self.clock.set_message("Copying the nearest training answers")
+        if self.retriever is not None:
+            self._copy_facts()
+            return
         texts = [near[0].answer for near in self._neighbours]
         samples = [
             sample_record(item, answer=text, target=None, scores=found, taught=self.taught)
@@ -163,6 +194,26 @@ class _Scoring:
         copied = [near[:1] for near in self._neighbours]
         self._write(self.plan.baseline("copy"), samples, copied, self.plan.copy_inputs, {
             "cell": "copy", "meaning": "the answer of the nearest training question", "base": None, "adapter": None,
+        })
+
+    def _copy_facts(self) -> None:
+        """The answer of the best fact of the same search, unless its own rule declines."""
+        assert self.retriever is not None
+        rule = copy_rule(self.study, self.retriever)
+        sure = [1.0 if rule is None else rule.confidence(found_alone(Retrieved(**item["evidence"])))
+                for item in self.items]
+        copied = [item["sources"][0]["answer"] if item["sources"] else "" for item in self.items]
+        texts = copied if rule is None else [
+            rule.sentence if confidence < rule.threshold else text
+            for confidence, text in zip(sure, copied, strict=True)]
+        samples = [
+            {**sample_record(item, answer=text, target=None, scores=found, taught=self.taught), "generated": first,
+             "confidence": confidence}
+            for item, text, found, first, confidence in zip(self.items, texts, self._model_scores(texts), copied, sure,
+                                                            strict=True)
+        ]
+        self._write(self.plan.baseline("copy"), samples, None, self.plan.copy_inputs, {
+            "cell": "copy", "meaning": "the answer of the best fact that was found", "base": None, "adapter": None,
         })
 
     def _write(self, folder: Path, samples: list[dict[str, Any]], neighbours: Sequence[Sequence[Neighbour]] | None,
@@ -177,7 +228,8 @@ class _Scoring:
 
         return StudyLM(cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation),
                        batch_size=batch_size, max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks,
-                       answering=True, tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items))
+                       answering=True, certain=bool(self.rules),
+                       tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items))
 
     @cached_property
     def embedder(self) -> Any:

@@ -129,7 +129,7 @@ class EvaluationPlan:
             if name in served:  # one adapter for each seed
                 found += [WorkItem("cell", Variant(spec, seed), self._study.cell_folder(name, seed=seed), size)
                           for seed in range(2, self._seeds + 1)]
-        if self._config.baselines:
+        if self._config.baselines and not self._study.config.grounded:  # else the untuned base reads the facts itself
             untuned = Variant(CELLS[untuned_base(self._arms)])
             found.append(WorkItem("retrieval", untuned, self.baseline("retrieval"), size))
         return found

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,10 @@ from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
+from assistant_builder.inference.session import ChatSession, Chunk, Sampling
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
+from tests.synthetic_study import new_study, with_data
 
 FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 SPLIT = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 20}}
@@ -65,3 +67,21 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
     assert seen.index("data runs") + 2 * bool(told) < seen.index("train-lora runs")
     if as_json:
         assert json.loads(done.stdout)["name"] == "told"
+
+
+@pytest.mark.parametrize("look_up", [True, False])
+def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = {"row": 3, "question": "Opening \x1b[2Jtime?", "answer": "At nine.", "similarity": 0.9}
+
+    def stream(self: ChatSession, speaker: str, messages: object, sampling: Sampling, stop: object) -> Iterator[Chunk]:
+        assert sampling.look_up is look_up
+        yield Chunk("At nine.", 3, 0.1, 0.2, "stop", (source,) if look_up else (), 40, declined=False)
+
+    monkeypatch.setattr(ChatSession, "stream", stream)
+    name = with_data(new_study(approaches=["grounded"], arms=["lora"])).name
+    words = ["ask", name, "When?", *([] if look_up else ["--no-look-up"])]
+    document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    answer = document["answers"]["lora"]
+    assert (answer["sources"], answer["declined"]) == ([source] if look_up else [], False)
+    shown = CliRunner().invoke(app, words).stdout
+    assert ("row 3: Opening" in shown) is look_up and "\x1b" not in shown

@@ -19,11 +19,11 @@ MIN_CONTEXT = 4096
 Llama-3.1-8B (32 layers, 8 heads of 128, keys and values in 16 bits); the full 131,072 tokens would take 16 GiB."""
 
 
-def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+def ask_arms(study: Study, question: str, arms: Sequence[str], *, look_up: bool = True) -> dict[str, dict[str, Any]]:
     """Answer a question greedily with each of the trained arms, with the study's system prompt.
 
     Returns:
-        Arm → ``text``, ``tokens``, ``seconds``, ``first_token_seconds``.
+        Arm → ``text``, ``tokens``, ``seconds``, ``first_token_seconds``, ``sources``, ``declined``.
 
     Raises:
         ModelError: An arm is not trained or cannot be loaded.
@@ -35,7 +35,7 @@ def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict
     answers: dict[str, dict[str, Any]] = {}
     for arm in arms:
         try:
-            chunks = list(session.stream(arm, messages, Sampling(), threading.Event()))
+            chunks = list(session.stream(arm, messages, Sampling(look_up=look_up), threading.Event()))
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
@@ -43,7 +43,8 @@ def ask_arms(study: Study, question: str, arms: Sequence[str]) -> dict[str, dict
             raise ResourceError("memory ran out", where=f"arm {arm}", remedy=f"{remedy} other programs") from error
         answers[arm] = {"text": "".join(chunk.text_delta for chunk in chunks).strip(), "tokens": chunks[-1].tokens,
                         "seconds": round(chunks[-1].seconds, 3),
-                        "first_token_seconds": round(chunks[-1].first_token_seconds or 0.0, 3)}
+                        "first_token_seconds": round(chunks[-1].first_token_seconds or 0.0, 3),
+                        "sources": list(chunks[-1].sources), "declined": chunks[-1].declined}
     return answers
 
 

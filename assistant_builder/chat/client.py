@@ -43,6 +43,9 @@ class Reply:
     phase: str = ""
     fraction: float = 0.0
     memory: Memory | None = None  # memory use of the model, once it is loaded
+    sources: tuple[dict[str, Any], ...] = ()  # facts in the prompt of a grounded answer
+    prompt_tokens: int | None = None  # tokens of that prompt
+    declined: bool = False  # whether the question was declined instead of answered
     ahead: int = 0  # number of questions, of all users, that are answered before this one
 
     @property
@@ -120,7 +123,9 @@ def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
     if event["event"] == "error":
         return replace(reply, state="failed", error=event["error"])
     return replace(reply, state=event["finish"] or "answering", text=reply.text + event["text"], tokens=event["tokens"],
-                   first_token_seconds=event["first_token_seconds"], seconds=event["seconds"])
+                   first_token_seconds=event["first_token_seconds"], seconds=event["seconds"],
+                   sources=tuple(event.get("sources", reply.sources)), declined=event.get("declined", False),
+                   prompt_tokens=event.get("prompt_tokens", reply.prompt_tokens))
 
 
 @dataclass

@@ -42,6 +42,9 @@ class Answer:
     tokens: int = 0
     seconds: float = 0.0
     first_token_seconds: float | None = None
+    # facts that a grounded assistant was given, the best first: ``{"row", "question", "answer", "similarity"}``
+    sources: tuple[dict[str, Any], ...] = ()
+    declined: bool = False  # whether it declined by its rule
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def conversation_from_record(record: Any) -> Conversation:
 
 
 def _turn(entry: Mapping[str, Any]) -> Turn:
-    answers = {speaker: Answer(**entry["answers"][speaker]) for speaker in (*ARMS, BASE) if speaker in entry["answers"]}
+    answers = {speaker: _answer(entry["answers"][speaker]) for speaker in (*ARMS, BASE) if speaker in entry["answers"]}
     for answer in answers.values():
         if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
             raise ValueError("an answer must be a text")
@@ -137,6 +140,12 @@ def _turn(entry: Mapping[str, Any]) -> Turn:
         raise ValueError(f"unknown vote {vote!r}")
     return Turn(entry["question"], answers, (sides[0], sides[1]), bool(entry["blind"]), vote, str(entry["system"]),
                 Sampling(**entry["sampling"]))
+
+
+def _answer(entry: Mapping[str, Any]) -> Answer:
+    sources = tuple({"row": int(source["row"]), "question": str(source["question"]), "answer": str(source["answer"]),
+                     "similarity": float(source["similarity"])} for source in entry.get("sources", ()))
+    return Answer(**{**entry, "sources": sources, "declined": entry.get("declined") is True})
 
 
 def as_json(study: str, conversation: Conversation) -> str:

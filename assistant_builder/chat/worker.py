@@ -16,7 +16,9 @@ Events::
     {"event": "memory", "id": "7", "base_bytes": 269000000, "adapter_bytes": 19500000, "shared": false}
     {"event": "loaded", "id": "8"}                    final event of "load"
     {"event": "chunk", "id": "7", "text": "…", "tokens": 3, "first_token_seconds": 0.2, "seconds": 0.4}
-    {"event": "end",   "id": "7", "text": "…", …as in chunk, "finish": "stop" | "length" | "cancelled"}
+    {"event": "end",   "id": "7", "text": "…", …as in chunk, "finish": "stop" | "length" | "cancelled",
+     "sources": [{"row", "question", "answer", "similarity"}, …], "declined": false}
+                                            the first chunk of a grounded answer has sources and prompt_tokens, too
     {"event": "error", "id": "7", "error": {"type", "what", "where", "remedy"}}
     {"event": "idle"}                       the process ends after an idle time, or because a run has started
 
@@ -145,7 +147,10 @@ class Server:
         for chunk in self._session.stream(arm, messages, sampling, self._stops[identity]):
             self._emit({"event": "end" if chunk.finish else "chunk", "id": identity, "text": chunk.text_delta,
                         "tokens": chunk.tokens, "first_token_seconds": chunk.first_token_seconds,
-                        "seconds": chunk.seconds, "finish": chunk.finish})
+                        "seconds": chunk.seconds, "finish": chunk.finish,
+                        **({"sources": chunk.sources, "declined": chunk.declined} if chunk.finish else {}),
+                        **({"sources": chunk.sources, "prompt_tokens": chunk.prompt_tokens}
+                           if chunk.prompt_tokens is not None else {})})
 
     def _run_request(self, identity: str, arm: str, work: Callable[[], None]) -> None:
         out_of_memory = False

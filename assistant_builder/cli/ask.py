@@ -19,6 +19,9 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
     arm: Annotated[str, typer.Option(help=f"Who answers: {', '.join(ARMS)}, or both (every arm that the study "
                                      "trains).")] = "both",
+    look_up: Annotated[bool, typer.Option(
+        "--look-up/--no-look-up", help="Whether a grounded assistant reads the facts that are found for the question. "
+        "Without them it answers from memory.")] = True,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -35,9 +38,12 @@ def ask(
                           where="--arm", remedy=f"Ask with --arm {trained[0]}, or train it with "
                           f"'assistant-builder run {name} --set arms={','.join(with_arm(trained, arm))}'")
     Consent(trust_remote_code).allow(study.config)
-    answers = ask_arms(study, question, [known for known in trained if arm in (known, "both")])
+    answers = ask_arms(study, question, [known for known in trained if arm in (known, "both")], look_up=look_up)
     if as_json:
         return output.print_json({"question": question, "answers": answers})
     for asked, answer in answers.items():
         text = escape_control_characters(answer["text"])
         typer.echo(f"{label(asked)} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {text}")
+        for source in answer["sources"]:
+            question_, found = (escape_control_characters(source[key]) for key in ("question", "answer"))
+            typer.echo(f"  row {source['row']}: {question_} {found}")

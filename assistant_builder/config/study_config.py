@@ -17,11 +17,14 @@ from assistant_builder.config.data import DataConfig
 from assistant_builder.config.eval import EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.config.model import ModelConfig
+from assistant_builder.config.retrieval import RetrievalConfig
 from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_yaml
 from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.store_kinds import store_kind
 
+Approach = Literal["grounded", "memory"]
+_DEFAULT_APPROACHES: tuple[Approach, ...] = ("memory",)
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -57,8 +60,15 @@ class StudyConfig(ConfigModel):
     seeds: int = Field(1, ge=1, le=20, title="Seeds", description="Number of trainings per arm, with the seeds "
                        "train.seed, train.seed + 1, …; several seeds show how much of a difference is chance.",
                        json_schema_extra=BASIC)
+    approaches: list[Approach] = Field(
+        default_factory=lambda: list(_DEFAULT_APPROACHES), min_length=1, max_length=1, title="Approach",
+        description="grounded: the assistant reads the training pairs that are found for a question. memory: it "
+        "answers from what it has learned, without looking anything up.", json_schema_extra=BASIC,
+    )
     data: DataConfig = Field(default_factory=DataConfig, title="Data", description="Data file and split.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Model", description="Base model.")
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, title="Looking up",
+                                       description="Facts in the prompts of the grounded approach.")
     train: TrainConfig = Field(default_factory=TrainConfig, title="Training", description="LoRA and optimization.")
     eval: EvalConfig = Field(default_factory=EvalConfig, title="Evaluation", description="Scoring and verdict.")
     executor: ExecutorConfig = Field(default_factory=ExecutorConfig, title="Executor", description="Where steps run.")
@@ -89,6 +99,11 @@ class StudyConfig(ConfigModel):
     def compares(self) -> bool:
         """Whether the study compares 4-bit with 16-bit storage: it trains QLoRA and its 16-bit twin."""
         return compares(self.arms)
+
+    @property
+    def grounded(self) -> bool:
+        """Whether the assistants read the facts that are found for a question."""
+        return "grounded" in self.approaches
 
     @property
     def cells(self) -> list[str]:

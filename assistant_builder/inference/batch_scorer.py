@@ -56,6 +56,7 @@ class _ActiveSequence:
     slot: int
     next_position: int = 0
     answer: list[int] = field(default_factory=list)
+    certainty: list[float] = field(default_factory=list)  # log-probabilities of the tokens of the answer
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,15 @@ class BatchScorer:
         self._prefix: tuple[int, ...] = ()
         self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.seconds = {"nll": 0.0, "generate": 0.0}
+        self.certainties: dict[int, list[float]] = {}
 
     def run(self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores,
             on_answers: OnAnswers) -> None:
-        """Score every target and generate the greedy answer to every prompt; ``max_new_tokens=0`` generates none."""
+        """Score every target and generate the greedy answer to every prompt; ``max_new_tokens=0`` generates none.
+
+        ``certainties`` then has the log-probabilities of each answer's tokens, by sequence index.
+        """
+        self.certainties = {}
         self.read_prefix(sequences)
         for group, slots in self.groups(sequences, max_new_tokens):
             waiting, free = deque(group), deque(range(slots.count))
@@ -107,6 +113,7 @@ class BatchScorer:
                 for row in ended:
                     del active[row.slot]
                     free.append(row.slot)
+                    self.certainties[row.index] = row.certainty
                 on_answers({row.index: row.answer for row in ended})
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
@@ -189,17 +196,20 @@ class BatchScorer:
     def _read(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence],
               sequences: Sequence[Tokens]) -> dict[int, Scored]:
         began = time.monotonic()
-        found: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {row.index: [] for row in rows}
+        found: dict[int, list[tuple[torch.Tensor, ...]]] = {row.index: [] for row in rows}
         for read in self._scored_chunks(slots, rows, sequences):
-            chosen = torch.log_softmax(read.logits, dim=-1).gather(1, read.targets.unsqueeze(1)).squeeze(1)
-            parts = zip(chosen.split(read.counts), read.logits.argmax(dim=-1).split(read.counts), strict=True)
+            likely = torch.log_softmax(read.logits, dim=-1)
+            chosen = likely.gather(1, read.targets.unsqueeze(1)).squeeze(1)
+            parts = zip(chosen.split(read.counts), read.logits.argmax(dim=-1).split(read.counts),
+                        likely.amax(dim=-1).split(read.counts), strict=True)
             for index, part in zip(read.sequences, parts, strict=True):
                 found[index].append(part)
-        scored = {index: (torch.cat([chosen for chosen, _ in parts]), torch.cat([top for _, top in parts]).tolist())
-                  for index, parts in found.items()}
+        joined = {index: [torch.cat(part) for part in zip(*parts, strict=True)] for index, parts in found.items()}
+        scored = {index: (chosen, top.tolist()) for index, (chosen, top, _) in joined.items()}
         for row in rows:
             row.next_position = len(sequences[row.index][0])
             row.answer.append(scored[row.index][1][0])
+            row.certainty.append(float(joined[row.index][2][0]))
         self.seconds["nll"] += time.monotonic() - began
         return {index: pair for index, pair in scored.items() if sequences[index][1]}
 
@@ -209,9 +219,11 @@ class BatchScorer:
         chunks = [SequenceChunk(row.slot, row.next_position, row.answer[-1:]) for row in rows]
         step = self._packed.prepare_decode(slots, chunks, rows=DECODE_ROWS)
         logits = self._packed.logits(slots, step, range(DECODE_ROWS))
-        for row, token in zip(rows, logits.argmax(dim=-1).tolist(), strict=False):
+        certainty = torch.log_softmax(logits[: len(rows)].float(), dim=-1).amax(dim=-1).tolist()
+        for row, token, sure in zip(rows, logits.argmax(dim=-1).tolist(), certainty, strict=False):
             row.next_position += 1
             row.answer.append(token)
+            row.certainty.append(sure)
         self.seconds["generate"] += time.monotonic() - began
 
 
@@ -241,6 +253,18 @@ class PaddedBatchScorer:
         self._model, self._stop, self._size, self._fixed = model, list(stop_ids), size, fixed
         self._padding = LeftPadding(pad_id, LENGTH if fixed else 1)
         self.seconds = {"nll": 0.0, "generate": 0.0}
+        self._answered: dict[int, Tokens] = {}
+
+    @property
+    def certainties(self) -> dict[int, list[float]]:
+        """The log-probabilities of each answer's tokens, by sequence index, in a pass of their own."""
+        places, answered = list(self._answered), list(self._answered.values())
+        found: dict[int, list[float]] = {}
+        for read in self.passes(answered):
+            chosen = torch.log_softmax(read.logits, dim=-1).gather(1, read.targets.unsqueeze(1)).squeeze(1)
+            found |= {places[index]: part.tolist()
+                      for index, part in zip(read.sequences, chosen.split(read.counts), strict=True)}
+        return found
 
     def run(self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores,
             on_answers: OnAnswers) -> None:
@@ -254,8 +278,14 @@ class PaddedBatchScorer:
             self.seconds["nll"] += time.monotonic() - began
             on_scores({targeted[index]: found for index, found in scored.items()})
             began = time.monotonic()
+        self._answered = {}
         if max_new_tokens:
-            self._answer([list(prompt) for prompt, _ in sequences], max_new_tokens, on_answers)
+
+            def finished(answers: dict[int, list[int]]) -> None:
+                self._answered |= {index: (sequences[index][0], answer) for index, answer in answers.items()}
+                on_answers(answers)
+
+            self._answer([list(prompt) for prompt, _ in sequences], max_new_tokens, finished)
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """See :meth:`BatchScorer.passes`."""

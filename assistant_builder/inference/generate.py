@@ -79,20 +79,25 @@ class KVCacheState:
 
 
 def generate_tokens(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
-                    stop_event: threading.Event, conversation: KVCacheState | None = None) -> Iterator[int]:
+                    stop_event: threading.Event, conversation: KVCacheState | None = None,
+                    certainties: list[float] | None = None) -> Iterator[int]:
     """Generate at most ``limit`` token ids with the same computation as the evaluation, until ``stop_event`` is set.
 
-    ``prompter`` is the chat tokenizer, ``ids`` is the prompt; the cache of the conversation is changed.
+    ``prompter`` is the chat tokenizer, ``ids`` is the prompt; the cache of the conversation is changed. The
+    log-probability of the likeliest token at each position is appended to ``certainties`` before its token is yielded.
     """
     from assistant_builder.inference.packed_batch import supports_packing
 
+    found = [] if certainties is None else certainties
     if supports_packing(model):
-        return _generate_packed(model, prompter, ids, limit, sampling, stop_event, conversation or KVCacheState())
-    return generate_with_transformers(model, prompter, ids, limit, sampling, stop_event)
+        cache = conversation or KVCacheState()
+        return _generate_packed(model, prompter, ids, limit, sampling, stop_event, cache, found)
+    return generate_with_transformers(model, prompter, ids, limit, sampling, stop_event, found)
 
 
 def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
-                     stop_event: threading.Event, conversation: KVCacheState) -> Iterator[int]:
+                     stop_event: threading.Event, conversation: KVCacheState,
+                     certainties: list[float]) -> Iterator[int]:
     import torch
 
     from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk
@@ -109,6 +114,7 @@ def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, 
             return
     for count in range(1, limit + 1):
         scores = logits.float()
+        certainties.append(float(torch.log_softmax(scores, dim=-1).amax()))
         for processor in processors:
             scores = processor(torch.tensor([conversation.ids]), scores)
         token = int(scores.argmax())
@@ -121,10 +127,16 @@ def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, 
 
 
 def generate_with_transformers(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
-                               stop_event: threading.Event) -> Iterator[int]:
+                               stop_event: threading.Event, certainties: list[float] | None = None) -> Iterator[int]:
     """Generate tokens with transformers' ``generate``, for models that do not support packing."""
     import torch
-    from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+    from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+    class Certainty(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            if certainties is not None:
+                certainties.append(float(torch.log_softmax(scores[0].float(), dim=-1).amax()))
+            return scores
 
     class StopRequested(StoppingCriteria):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -134,7 +146,7 @@ def generate_with_transformers(model: Any, prompter: Any, ids: Sequence[int], li
     abandoned = threading.Event()
     streamer = TokenQueueStreamer()
     prompt = torch.tensor([list(ids)], device=model.device)
-    processors = sampling_processors(sampling)
+    processors = [Certainty(), *sampling_processors(sampling)]
 
     def generate() -> None:
         try:

@@ -9,9 +9,9 @@ import abc
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
@@ -19,6 +19,10 @@ from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.inference.generate import KVCacheState, generate_tokens
 from assistant_builder.quantization import method_of
 from assistant_builder.study import Study
+
+if TYPE_CHECKING:
+    from assistant_builder.retrieval.decline import DeclineRule
+    from assistant_builder.retrieval.retriever import Found, Retriever
 
 Finish = Literal["stop", "length", "cancelled"]
 BASE = "base"
@@ -36,6 +40,7 @@ class Sampling:
     # sample from the smallest set of tokens with this total probability (nucleus sampling, Holtzman 2020)
     top_p: float = 1.0
     seed: int | None = None  # random seed, which reproduces an answer; None for a random seed
+    look_up: bool = True  # whether a grounded assistant reads the facts that are found for the question
 
     def __post_init__(self) -> None:
         """Raise a ConfigError that lists all values out of bounds."""
@@ -61,6 +66,11 @@ class Chunk:
     seconds: float
     # ``stop`` (complete), ``length`` (truncated) or ``cancelled``; None before the last chunk
     finish: Finish | None = None
+    # of a grounded answer, in the first chunk and in the last one: the facts in the prompt, the nearest first, and its
+    # tokens with them
+    sources: tuple[dict[str, Any], ...] = ()
+    prompt_tokens: int | None = None
+    declined: bool = False  # whether the question was declined; in the last chunk
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,50 @@ ProgressCallback = Callable[[str, float], None]
 """Progress callback of loading: current phase, and fraction that is done."""
 
 
+@dataclass(frozen=True)
+class Grounded:
+    """How a grounded assistant looks facts up and declines; a base without an adapter has no rule."""
+
+    retriever: Retriever
+    rule: DeclineRule | None
+    taught: tuple[str, ...] = ()  # answers of the data that decline
+
+    def decide(self, found: Found, prompt_tokens: int, chunks: Iterator[Chunk],
+               certainties: Sequence[float]) -> Iterator[Chunk]:
+        """The chunks of an answer with its sources, or a decline instead.
+
+        The first tokens are held back until the rule has seen them.
+
+        Args:
+            found: What was found for the question.
+            prompt_tokens: Tokens of the prompt with the facts.
+            chunks: The answer.
+            certainties: Log-probabilities of its tokens, which grow while it is generated.
+        """
+        from assistant_builder.retrieval.decline import FIRST_TOKENS, evidence_of
+
+        sources = tuple(found.source_records())
+        held: list[Chunk] | None = []
+        for chunk in chunks:
+            if chunk.finish or held == []:
+                chunk = replace(chunk, sources=sources, prompt_tokens=prompt_tokens)
+            if held is None:
+                yield chunk
+                continue
+            held.append(chunk)
+            if chunk.finish is None and chunk.tokens < FIRST_TOKENS:
+                continue
+            text = "".join(each.text_delta for each in held)
+            evidence = evidence_of(found.evidence, text, certainties, self.taught)
+            if self.rule is not None and chunk.finish != "cancelled" and self.rule.declines(evidence):
+                chunks.close()  # type: ignore[attr-defined]
+                yield replace(chunk, text_delta=self.rule.sentence, finish="stop", sources=sources,
+                              prompt_tokens=prompt_tokens, declined=True)
+                return
+            yield from held
+            held = None
+
+
 class Session(abc.ABC):
     """Loads models, named ``speakers``, on demand and streams their answers; subclasses define how one is loaded."""
 
@@ -85,7 +139,8 @@ class Session(abc.ABC):
         self._loaded: dict[str, tuple[Any, Any]] = {}
         self._memory: dict[str, Memory] = {}
         self._conversations: dict[str, KVCacheState] = {}
-        self._loading = threading.Lock()
+        self._grounded: dict[str, Grounded] = {}  # assistants that look facts up
+        self._loading, self._searching = threading.Lock(), threading.Lock()
 
     def ready(self, speaker: str) -> bool:
         """Whether the model is loaded."""
@@ -122,8 +177,12 @@ class Session(abc.ABC):
         if stop_event.is_set():  # set during loading
             yield Chunk("", 0, None, 0.0, "cancelled")
             return
+        found, context = None, int(getattr(model.config, "max_position_embeddings", None) or 2048)
+        if speaker in self._grounded and sampling.look_up:
+            with self._searching:  # assistants share the embedder
+                found = self._grounded[speaker].retriever.find([messages], context=context)[0]
+            messages = found.messages
         ids = prompter.prompt_ids(list(messages))
-        context = int(getattr(model.config, "max_position_embeddings", None) or 2048)
         if len(ids) >= context:
             raise ModelError(
                 f"the conversation has {len(ids)} tokens, but the context length of the model is {context}",
@@ -131,9 +190,26 @@ class Session(abc.ABC):
         limit = min(sampling.max_new_tokens, context - len(ids))
         # removed during use, so that a failed or a concurrent answer does not reuse an inconsistent cache
         conversation = self._conversations.pop(speaker, KVCacheState())
-        tokens = generate_tokens(model, prompter, ids, limit, sampling, stop_event, conversation)
-        yield from _chunks(tokens, prompter, stop_event)
+        certainties: list[float] = []
+        tokens = generate_tokens(model, prompter, ids, limit, sampling, stop_event, conversation, certainties)
+        chunks = _chunks(tokens, prompter, stop_event)
+        yield from chunks if found is None else self._grounded[speaker].decide(found, len(ids), chunks, certainties)
         self._conversations[speaker] = conversation
+
+    def _look_up(self, study: Study, prompter: Any, runs: Mapping[str, str | None]) -> None:
+        """Give models (model → its training run, or ``None``) of a study access to its index, if they are grounded."""
+        if not study.config.grounded:
+            return
+        from assistant_builder.data import load_split
+        from assistant_builder.retrieval.decline import FILE, rule_of
+        from assistant_builder.retrieval.retriever import Retriever
+
+        known = next((each.retriever for each in self._grounded.values() if each.retriever.study == study), None)
+        retriever = known or Retriever.load(study, prompter)
+        taught = {pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable}
+        for name, run in runs.items():
+            rule = rule_of(study.arm_folder(run) / FILE) if run is not None else None
+            self._grounded[name] = Grounded(retriever, rule, tuple(sorted(taught)))
 
     @abc.abstractmethod
     def _load(self, speaker: str, report: ProgressCallback) -> bool:
@@ -161,11 +237,13 @@ class ChatSession(Session):
             report(f"Reading the {ARMS[speaker].base_label} base", 0.4)
             model, prompter = load_arm(self._study, speaker, hold=True)
             prepare_for_inference(model)
-            self._loaded[speaker] = model, prompter  # set last: memory may run out in the two lines before
+            self._look_up(self._study, prompter, {speaker: speaker})
+            self._loaded[speaker] = model, prompter  # set last: memory may run out in the lines before
             return False
         arm = base_owner(self._speakers)
         self._load(arm, report)
         model, prompter = self._loaded[arm]
+        self._look_up(self._study, prompter, {BASE: None})
         self._loaded[BASE] = (clone_sharing_weights(model.get_base_model()), prompter)
         return True
 

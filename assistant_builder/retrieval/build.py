@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.data import Pair
-from assistant_builder.retrieval.index import MAX_FACTS, Index, Progress, TextEncoder
+from assistant_builder.retrieval.grounding import write_contexts
+from assistant_builder.retrieval.index import MAX_FACTS, Index, Progress, TextEncoder, facts_of
 from assistant_builder.retrieval.recall import last_facts, recall_at_k
 
 RECALL = "recall.json"
@@ -60,4 +61,8 @@ def write_index(folder: Path, training: Sequence[Pair], validation: Sequence[Pai
     recall = recall_at_k(index, validation, vectors)
     files = index.save(folder)
     write_json(folder / RECALL, recall.to_record())
-    return [*files, folder / RECALL]
+    asked = {split: [fact.query.text for pair in pairs for fact in facts_of(pair)]
+             for split, pairs in (("train", training), ("validation", validation))}
+    contexts = write_contexts(folder, index, [("train", training, encoder.encode(asked["train"])),
+                                              ("validation", validation, encoder.encode(asked["validation"]))])
+    return [*files, folder / RECALL, contexts]

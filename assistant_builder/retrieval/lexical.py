@@ -27,10 +27,10 @@ _NO_SPACES = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao
 
 def terms(text: str) -> list[str]:
     """What BM25 counts: words of up to four characters, and the character 4-grams of longer ones."""
-    return [word[start : start + GRAM] for word in words(text) for start in range(max(1, len(word) - GRAM + 1))]
+    return [word[start : start + GRAM] for word in bare_words(text) for start in range(max(1, len(word) - GRAM + 1))]
 
 
-def words(text: str) -> list[str]:
+def bare_words(text: str) -> list[str]:
     """The words of a text without case, accents and signs; in scripts without spaces each character is a word."""
     folded = casefold_normalize(text)
     if not folded.isascii():

@@ -206,17 +206,27 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
         return {**common, "train data": split["train"], "validation data": split["validation"],
                 "base model": base_model_identity(config.model), **_flat("model", config.model),
-                **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
+                **_flat("train", config.train, leave_out=_NO_ADAPTER | plain), **_grounding(study, config),
                 "train.seed": config.train.seed + seed - 1, **stops}
     adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
                 for run in arm_runs(config.seeds, config.arms)}
     if step == "evaluate":
         return {**common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
+                **_grounding(study, config),
                 **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
                 **_flat("eval", config.eval, leave_out=_REPORT_ONLY)}
     return {**common, **adapters, **_flat("eval", config.eval),
             **{f"{path.parent.relative_to(study.folder / 'evals')} scores": file_hash(path)
                for path in sorted((study.folder / "evals").rglob("scores.json"))}}
+
+
+def _grounding(study: Study, config: StudyConfig) -> dict[str, Any]:
+    """The inputs of a step that writes facts into prompts; empty without the grounded approach."""
+    if not config.grounded:
+        return {}
+    return {"approaches": config.approaches, **_flat("retrieval", config.retrieval),
+            **{f"{path.name} of the index": file_hash(path) for path in sorted(study.retrieval_folder.glob("*"))
+               if path.is_file()}}
 
 
 def base_model_identity(model: ModelConfig) -> str:

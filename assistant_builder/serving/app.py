@@ -101,7 +101,12 @@ async def _complete(prepared: GenerationRequest, chunks: AsyncGenerator[StreamCh
             text += last.text
     assert last is not None and last.finish is not None
     return CompletionMetadata(prepared.assistant.id).completion(
-        text, last.finish, usage(prepared.prompt_tokens, last.tokens))
+        text, last.finish, _usage(prepared, last), last.grounding)
+
+
+def _usage(prepared: GenerationRequest, last: StreamChunk) -> dict[str, int]:
+    """Token counts of an answer; the prompt's with the facts that were found for it."""
+    return usage(prepared.prompt_tokens if last.prompt_tokens is None else last.prompt_tokens, last.tokens)
 
 
 async def _events(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None],
@@ -113,9 +118,9 @@ async def _events(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChun
             if chunk.text:
                 yield server_sent_event(metadata.chunk({"content": chunk.text}))
             if chunk.finish:
-                yield server_sent_event(metadata.chunk({}, chunk.finish))
+                yield server_sent_event(metadata.chunk({}, chunk.finish, chunk.grounding))
                 if with_usage:
-                    yield server_sent_event(metadata.usage_chunk(usage(prepared.prompt_tokens, chunk.tokens)))
+                    yield server_sent_event(metadata.usage_chunk(_usage(prepared, chunk)))
     except ApiError as error:  # the status was sent with the first chunk
         yield server_sent_event(error.to_record())
     yield DONE

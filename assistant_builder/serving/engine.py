@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import anyio.to_thread
 
@@ -38,7 +38,7 @@ class GenerationRequest:
     messages: Sequence[Message]  # the conversation, with the system prompt
     sampling: Sampling
     stops: Sequence[str]
-    prompt_tokens: int
+    prompt_tokens: int  # without facts
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class StreamChunk:
     text: str
     tokens: int  # tokens generated so far
     finish: Literal["stop", "length"] | None = None  # reason of the end; None before the end
+    grounding: dict[str, Any] | None = None  # at the end of a grounded answer: ``declined``, and ``sources`` if allowed
+    prompt_tokens: int | None = None  # at the end of a grounded answer: tokens of the prompt with the facts
 
 
 class StopSequenceFilter:
@@ -184,7 +186,8 @@ class Engine:
                 text = stop_filter.feed(reply.text, last=reply.finished)
                 if stop_filter.cut or reply.finished:
                     cut = reply.state == "length" and not stop_filter.cut
-                    yield StreamChunk(text, reply.tokens, "length" if cut else "stop")
+                    yield StreamChunk(text, reply.tokens, "length" if cut else "stop",
+                                      _grounding(reply, request.assistant), reply.prompt_tokens)
                     return
                 if text:
                     yield StreamChunk(text, reply.tokens)
@@ -192,6 +195,13 @@ class Engine:
             self._open[name] -= 1
             for exchange in exchanges:
                 exchange.stop()
+
+
+def _grounding(reply: Reply, assistant: ServedModel) -> dict[str, Any] | None:
+    """What a completion says about looking up; ``None`` for an assistant that does not."""
+    if not assistant.grounded:
+        return None
+    return {"declined": reply.declined, "sources": list(reply.sources) if assistant.shows_sources else []}
 
 
 async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:

@@ -29,6 +29,8 @@ class ServedModel:
     folder: Path
     arm: str
     created: int  # Unix time at which its training began
+    grounded: bool = False  # whether it looks facts up
+    shows_sources: bool = False  # whether completions may contain the facts that were found
 
     @property
     def study(self) -> Study:
@@ -88,7 +90,9 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) ->
         study = Study.open(name)
         for arm in chosen:
             step = study.step(f"train-{arm}")
-            found = ServedModel(f"{name}-{arm}", study.folder.resolve(), arm, int(step.started or 0))
+            config = study.config
+            found = ServedModel(f"{name}-{arm}", study.folder.resolve(), arm, int(step.started or 0), config.grounded,
+                                config.retrieval.sources_in_endpoint)
             if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
                 raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {name}",
                                  remedy=f"Train it with 'assistant-builder run {name}'")

@@ -232,6 +232,10 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
+def _extension(grounding: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {} if grounding is None else {"assistant_builder": dict(grounding)}
+
+
 @dataclass(frozen=True)
 class CompletionMetadata:
     """Fields that all chunks of one completion share."""
@@ -240,16 +244,18 @@ class CompletionMetadata:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
     created: int = field(default_factory=lambda: int(time()))  # Unix time of the request
 
-    def completion(self, text: str, finish: str, used: Mapping[str, int]) -> dict[str, Any]:
-        """A complete response."""
+    def completion(self, text: str, finish: str, used: Mapping[str, int],
+                   grounding: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A complete response; ``grounding`` is what a grounded assistant found, see :class:`StreamChunk`."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": dict(used)}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": dict(used), **_extension(grounding)}
 
-    def chunk(self, delta: Mapping[str, str], finish: str | None = None) -> dict[str, Any]:
+    def chunk(self, delta: Mapping[str, str], finish: str | None = None,
+              grounding: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One chunk of a stream."""
         choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+        return {**self._head("chat.completion.chunk"), "choices": [choice], **_extension(grounding)}
 
     def usage_chunk(self, used: Mapping[str, int]) -> dict[str, Any]:
         """The last chunk of a stream with ``include_usage``."""

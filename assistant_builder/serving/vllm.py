@@ -43,9 +43,14 @@ def vllm_command(models: ModelRegistry, config: ServingConfig) -> list[str]:
     """The command line of ``vllm serve`` for assistants over one base in one storage.
 
     Raises:
-        ConfigError: They need several bases, a storage that vLLM does not support, or more context than the base has.
+        ConfigError: They need several bases, a storage that vLLM does not support, or more context than the base has,
+            or look facts up.
         ModelError: The base is not available.
     """
+    for assistant in models.assistants:
+        if assistant.grounded:
+            raise ConfigError(f"vLLM does not look facts up, and {assistant.id} was trained to read them",
+                              where=f"study {assistant.study.name}", remedy="Serve it with --backend local")
     needs = {_need(assistant) for assistant in models.assistants}
     if len(needs) > 1:
         raise ConfigError("vLLM serves one base in one storage, and these assistants need several", where="serve",

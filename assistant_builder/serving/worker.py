@@ -55,6 +55,9 @@ class SharedSession(Session):
                 prompter_of[name] = prompters[day]
         del base
         prepare_for_inference(*models.values())
+        for name in models:
+            study, arm = self._assistants[name]
+            self._look_up(study, prompter_of[name], {name: arm})
         self._loaded |= {name: (model, prompter_of[name]) for name, model in models.items()}
         return False
 

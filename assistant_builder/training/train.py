@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from assistant_builder.planning.memory import (
 )
 from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
 from assistant_builder.planning.plan import MethodPlan, Plan
+from assistant_builder.retrieval.grounding import Grounder, grounded_examples, grounded_pairs, read_contexts
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, run_of, split_run
 from assistant_builder.training import checkpoints
@@ -40,7 +41,7 @@ from assistant_builder.training.schedule import best_step, early_stop_decision, 
 from assistant_builder.training.sft_config import ArmConfig, twin
 
 if TYPE_CHECKING:
-    from assistant_builder.data import SplitName
+    from assistant_builder.data import Pair, SplitName
     from assistant_builder.training.trainer import TwinTrainer
 
 
@@ -52,6 +53,7 @@ class _TrainingInputs:
     base: Path
     base_name: str  # name of the base model in ``adapter_config.json``
     prompter: ChatTokenizer
+    pairs: dict[str, list[Pair]]  # with facts in their prompts if the approach is grounded
     examples: dict[str, list[Example]]
     planned: Plan
     spread: ParallelStrategy
@@ -106,7 +108,8 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = ChatTokenizer.load(base, study.record_template_date())
-    examples = {split: _examples(study, split, prompter) for split in ("train", "validation")}
+    pairs = {split: _pairs(study, split, prompter) for split in ("train", "validation")}
+    examples = {split: _examples(study, split, found, prompter) for split, found in pairs.items()}
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)
         machine = machine.with_devices(devices)
@@ -118,7 +121,7 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_parallelism(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
-    return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, examples, planned, spread)
+    return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, pairs, examples, planned, spread)
 
 
 def _require_planned_device(machine: Machine) -> None:
@@ -183,10 +186,22 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     return _publish_best(folder, trainer, summary) if trainer.is_main_process else []
 
 
-def _examples(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[Example]:
+def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[Pair]:
+    """The pairs of a split; with the grounded approach, with the facts that were found for them."""
+    pairs, config = load_split(study.folder / "data", split), study.config
+    if not config.grounded:
+        return pairs
+    contexts = read_contexts(study.retrieval_folder, split)
+    seed = config.train.seed if split == "train" else None
+    return list(grounded_pairs(pairs, contexts, Grounder.of(config, prompter), seed))
+
+
+def _examples(study: Study, split: SplitName, pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[Example]:
     length = study.config.train.max_length
-    pairs = load_split(study.folder / "data", split)
-    examples = [example for pair in pairs for example in prompter.examples(pair, length)]
+    if study.config.grounded:
+        examples = grounded_examples(pairs, prompter, length)
+    else:
+        examples = [example for pair in pairs for example in prompter.examples(pair, length)]
     if not examples:
         raise DataError(f"no {split} pair fits into train.max_length={length} tokens with its answer",
                         where=f"study {study.name}", remedy="Raise train.max_length")
@@ -215,7 +230,7 @@ def _trainer(study: Study, run: str, settings: ArmConfig, model: Any, prepared: 
         dequantize=method.dequantized, spread=prepared.spread, on_leader=on_leader,
         cancelled=lambda: study.cancel_requested, next_move=next_move, on_step=on_step,
         samples=choose_samples(
-            load_split(study.folder / "data", "validation"), prepared.prompter, train.sample_answers, train.max_length),
+            prepared.pairs["validation"], prepared.prompter, train.sample_answers, train.max_length),
     )
     return TwinTrainer(model, plan, prepared.prompter)
 

@@ -14,6 +14,7 @@ from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
 from evals.report import contrasts as comparing
+from evals.report.approaches import approaches
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
 from evals.report.items import declining, flips, item_rows
@@ -85,7 +86,9 @@ def build_report(study: Study) -> dict[str, Any]:
                    "peak_memory_bytes": record.peak_memory_bytes} for record in steps if record.state == "succeeded"],
         "provenance": read_record(study.folder / "provenance.json"),
         # the twins are what every report was about before there was a choice
-        "config": config.model_dump(mode="json", exclude={"arms"} if config.arms == list(TWINS) else None),
+        "config": config.model_dump(mode="json", exclude={
+            *(["arms"] if config.arms == list(TWINS) else []),
+            *([] if config.grounded else ["approaches", "retrieval"])}),
         "context": list(CONTEXT),
     }
     if config.compares:
@@ -98,6 +101,8 @@ def build_report(study: Study) -> dict[str, Any]:
                    and (scored := [item for item in unlike if cell.value(item, metric) is not None])}
             for name, cell in cells.items()
         }}
+    if config.grounded:
+        report["approaches"] = approaches(report, grounded=True)
     report["attribution"] = attribution(rows, report["cells"], primary)
     report["exports"] = exports(compared, report["cells"], report["resources"], primary, margin)
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})

@@ -6,7 +6,7 @@ The task folder can be passed to ``lm-eval run --include_path``. An item is one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
     from assistant_builder.models.chat_template import ChatTokenizer
+    from assistant_builder.retrieval.retriever import Retriever
     from evals.lm_eval_model import ReferenceScore, StudyLM
 
 _FUNCTIONS = '''"""How lm-eval reads and scores this study's held-out items; needs assistant-builder installed."""
@@ -57,19 +58,29 @@ def heldout_pairs(study: Study) -> list[Pair]:
     return pairs
 
 
-def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[dict[str, Any]]:
-    """One item for each assistant turn.
+def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer,
+                retriever: Retriever | None = None) -> list[dict[str, Any]]:
+    """One item for each assistant turn; with a retriever, its prompt holds the facts that are found for it.
 
     Returns:
         ``item`` (its name), ``row``, ``turn``, ``cluster``, ``answerable``, ``question``, ``messages`` (the prompt),
         ``reference``, ``prompt`` and ``target`` (rendered with the template), ``context`` and ``lead`` (the prompt and
-        the white space at its end), ``tokens`` (of the target).
+        the white space at its end), ``tokens`` (of the target), and with a retriever
+        ``sources`` and ``evidence``.
     """
     conversations = any(pair.turns > 1 for pair in pairs)
-    items = []
+    items: list[dict[str, Any]] = []
+    ends = {pair.row: [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
+            for pair in pairs}
+    found = iter(retriever.find([pair.messages[:end] for pair in pairs for end in ends[pair.row]]) if retriever else ())
     for pair in pairs:
-        ends = [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
-        for turn, (end, tokens) in enumerate(zip(ends, prompter.turns(pair), strict=True)):
+        turns = prompter.turns(pair)
+        for turn, end in enumerate(ends[pair.row]):
+            tokens, sources = turns[turn], {}
+            if retriever:
+                near = next(found)
+                tokens = prompter.turns(replace(pair, messages=(*near.messages, pair.messages[end])))[-1]
+                sources = {"sources": near.source_records(), "evidence": asdict(near.evidence)}
             items.append({"item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row), "row": pair.row,
                           "turn": turn, "cluster": pair.cluster or (str(pair.row) if conversations else None),
                           "answerable": pair.answerable, "question": pair.messages[end - 1].content,
@@ -77,7 +88,7 @@ def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[dict[str
                           "reference": tokens.reference, "prompt": tokens.prompt_text,
                           "context": tokens.prompt_text.rstrip(),
                           "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):], "target": tokens.answer_text,
-                          "tokens": len(tokens.answer_ids)})
+                          "tokens": len(tokens.answer_ids), **sources})
     return items
 
 

@@ -52,7 +52,8 @@ def test_a_vote_is_recorded_completely_in_one_line(study: Study) -> None:
     assert record == {
         "question": "متى يفتح؟", "conversation": [{"role": "user", "content": "متى يفتح؟"}],
         "answers": {"qlora": "four", "lora": "sixteen"}, "sides": {"a": "lora", "b": "qlora"}, "vote": "a",
-        "sampling": {"max_new_tokens": 256, "temperature": 0.5, "top_p": 1.0, "seed": 9}, "model": model_of(study),
+        "sampling": {"max_new_tokens": 256, "temperature": 0.5, "top_p": 1.0, "seed": 9, "look_up": True},
+        "model": model_of(study),
     }
     assert read_votes(study)[0].winner == "lora"
 

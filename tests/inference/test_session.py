@@ -16,9 +16,20 @@ from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
 from assistant_builder.inference import session as session_module
 from assistant_builder.inference.generate import sampling_processors
-from assistant_builder.inference.session import BASE, ChatSession, Chunk, Memory, Sampling, clone_sharing_weights
+from assistant_builder.inference.session import (
+    BASE,
+    ChatSession,
+    Chunk,
+    Grounded,
+    Memory,
+    Sampling,
+    clone_sharing_weights,
+)
 from assistant_builder.quantization import METHODS
+from assistant_builder.retrieval.decline import NAMES, DeclineRule
+from assistant_builder.retrieval.index import Index
 from assistant_builder.study import Study
+from tests.retrieval.fake_embedder import FakeEmbedder, pair
 from tests.synthetic_study import new_study, trained, with_data
 
 torch = pytest.importorskip("torch")
@@ -254,7 +265,7 @@ def test_the_base_model_shares_the_loaded_base_and_reports_progress(
         return adapted, BytePrompter()
 
     monkeypatch.setattr("assistant_builder.models.loading.load_arm", load_arm)
-    session, told = ChatSession(Study(Path("nowhere"))), []
+    session, told = ChatSession(new_study("untuned")), []
     memory = session.load(BASE, lambda phase, fraction: told.append((fraction, phase)))
     lora = session.load("lora")
     assert loaded == ["lora"] and session.ready("lora") and session.ready(BASE)
@@ -298,7 +309,7 @@ def test_the_untuned_base_is_that_of_the_only_arm(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("assistant_builder.inference.session.prepare_for_inference", lambda *models: None)
     for arms, expected in ((("qlora", BASE), "qlora"), (("lora", "qlora", BASE), "lora")):
         loaded.clear()
-        session = ChatSession(Study(Path("nowhere")), arms)
+        session = ChatSession(new_study(expected), arms)
         session._load(BASE, lambda phase, fraction: None)
         assert loaded == [expected] and session.ready(BASE)
 
@@ -307,3 +318,61 @@ def test_a_cloned_4bit_base_shares_its_quantization_state() -> None:
     layer = METHODS["nf4"].marked(torch.nn.Linear(2, 2))
     layer.quant_state = object()
     assert clone_sharing_weights(torch.nn.Sequential(layer))[0].quant_state is layer.quant_state
+
+
+# grounded assistants
+
+HALL = [pair(1, "When does the hall open?", "At nine."), pair(2, "Who keeps the hall?", "Ada Flint.")]
+ASK_HALL = [Message("user", "When does the hall open?")]
+
+
+def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -> ChatSession:
+    """An assistant that says ``text`` and declines where the nearest question has a cosine below ``threshold``."""
+    from assistant_builder.retrieval.grounding import Grounder
+    from assistant_builder.retrieval.retriever import Retriever
+
+    model, prompter = Scripted(tokens_of(text)), BytePrompter()
+    model.config.max_position_embeddings = context
+    session = session_with(model, prompter)
+    embedder: Any = FakeEmbedder()
+    grounder = Grounder(prompter, 2, 300, answer=20)  # type: ignore[arg-type]
+    retriever = Retriever(Study(Path("nowhere")), Index.build(HALL, embedder), embedder, grounder)
+    weights = tuple(100.0 * (name == "similarity") for name in NAMES)
+    zeros, ones = (0.0,) * len(NAMES), (1.0,) * len(NAMES)
+    rule = DeclineRule(zeros, ones, weights, -100 * threshold, 0.5, 0.04, True, 9, 0, 9, 9, "I was not told.")
+    session._grounded["lora"] = Grounded(retriever, rule)
+    return session
+
+
+def test_an_answer_has_its_sources_and_the_tokens_of_its_prompt() -> None:
+    chunks = answer(grounded_session("It opens at nine o'clock."), ASK_HALL)
+    assert "".join(chunk.text_delta for chunk in chunks) == "It opens at nine o'clock."
+    first, *middle, last = chunks
+    assert [source["row"] for source in last.sources] == [1, 2] and not last.declined
+    assert first.sources == last.sources and first.prompt_tokens == last.prompt_tokens
+    facts = "Q: Who keeps the hall?\nA: Ada Flint.\nQ: When does the hall open?\nA: At nine."
+    assert last.prompt_tokens == len(facts) + len(ASK_HALL[0].content)
+    assert not any(chunk.sources or chunk.prompt_tokens for chunk in middle)
+
+
+def test_a_declined_question_is_answered_by_the_sentence_alone() -> None:
+    session = grounded_session("Ada Flint painted it, as all know.", threshold=0.9)
+    (only,) = answer(session, [Message("user", "Who painted the ceiling?")])
+    assert (only.text_delta, only.finish, only.declined) == ("I was not told.", "stop", True)
+    assert only.sources and only.prompt_tokens
+    assert not answer(session, ASK_HALL)[-1].declined
+
+
+def test_without_looking_up_nothing_is_found_or_declined() -> None:
+    last = answer(grounded_session("From memory.", threshold=2.0), ASK_HALL, look_up=False)[-1]
+    assert (last.sources, last.prompt_tokens, last.declined) == ((), None, False)
+
+
+@pytest.mark.parametrize(("context", "facts"), [(400, 2), (160, 2), (116, 1), (60, 0)])
+def test_facts_beyond_the_context_are_left_out(context: int, facts: int) -> None:
+    """The two facts, the question and 20 tokens for the answer need 120 tokens, one fact less 85."""
+    last = answer(grounded_session("At nine.", context=context), ASK_HALL)[-1]
+    assert last.finish == "stop" and len(last.sources) == facts
+    talk = [Message("user", "x" * 200), Message("assistant", "y" * 100), *ASK_HALL]
+    assert len(answer(grounded_session("At nine.", context=419), talk)[-1].sources) == 1
+    assert answer(grounded_session("At nine.", context=340), talk)[-1].sources == ()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from assistant_builder.retrieval import ranking
-from assistant_builder.retrieval.lexical import Bm25, terms, words
+from assistant_builder.retrieval.lexical import Bm25, bare_words, terms
 from assistant_builder.retrieval.ranking import fuse, highest
 
 
@@ -21,7 +21,7 @@ from assistant_builder.retrieval.ranking import fuse, highest
     ("?!", []),
 ])
 def test_words_have_no_case_accents_and_signs(text: str, expected: list[str]) -> None:
-    assert words(text) == expected
+    assert bare_words(text) == expected
 
 
 def test_bm25_prefers_rare_terms_and_short_texts() -> None:

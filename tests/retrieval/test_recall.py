@@ -97,7 +97,8 @@ def _run(study: Study) -> StepRecord:
 
 
 def test_the_step_returns_the_index_and_its_recall(study: Study) -> None:
-    names = [f"retrieval/{name}" for name in ("facts.jsonl", "vectors.safetensors", "index.json", "recall.json")]
+    names = [f"retrieval/{name}" for name in ("facts.jsonl", "vectors.safetensors", "index.json", "recall.json",
+                                              "contexts.jsonl")]
     assert list(study.step("data-embed").outputs) == ["data/embedding.json", *names]
     train = load_split(study.folder / "data", "train")
     index = Index.load(study.retrieval_folder)
@@ -110,7 +111,8 @@ def test_nothing_of_held_out_and_validation_reaches_the_index(study: Study) -> N
     """Other held-out and validation answers give the same index, byte for byte."""
     names = ("facts.jsonl", "vectors.safetensors", "index.json")
     before = [(study.retrieval_folder / name).read_bytes() for name in names]
-    recall = (study.retrieval_folder / "recall.json").read_bytes()
+    of_validation = ("recall.json", "contexts.jsonl")
+    measured = [(study.retrieval_folder / name).read_bytes() for name in of_validation]
     split = read_json(study.folder / "data" / "split.json")
     for name in ("heldout", "validation"):
         path = study.split_file(name)  # type: ignore[arg-type]
@@ -121,7 +123,8 @@ def test_nothing_of_held_out_and_validation_reaches_the_index(study: Study) -> N
         (study.folder / "data" / "split.json").write_text(json.dumps(split))
         _run(study)
         assert before == [(study.retrieval_folder / file).read_bytes() for file in names]
-        assert name == "validation" or recall == (study.retrieval_folder / "recall.json").read_bytes()
+        assert name == "validation" or measured == [(study.retrieval_folder / file).read_bytes()
+                                                    for file in of_validation]
     assert not any(b"poison" in content for content in before)
 
 
@@ -158,7 +161,7 @@ def test_rename_delete_and_restore_keep_the_index(study: Study) -> None:
 
 def test_too_many_answers_leave_a_study_without_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "retrieval"
-    assert len(write_index(folder, TRAINING, TRAINING[:1], FakeEmbedder(), {})) == 4
+    assert len(write_index(folder, TRAINING, TRAINING[:1], FakeEmbedder(), {})) == 5
     monkeypatch.setattr(build, "MAX_FACTS", 4)
     assert write_index(folder, TRAINING, TRAINING[:1], FakeEmbedder(), {}) == [] and not folder.exists()
 

@@ -15,6 +15,7 @@ from assistant_builder.inference.session import Sampling
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
 from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
+from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.refresh import browser_state
 from tests.synthetic_study import LARGE, new_study, with_data
 from tests.ui.blocks import inside_blocks
@@ -44,14 +45,15 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> Non
     settings = inside_blocks(placed_settings)
     name, other = (with_data(new_study(wish, LARGE)).name for wish in ("one", "two"))
     own = "You answer questions about Ostrel Sound Ferries."
-    assert settings.restored(name, None) == [own, 0.0, 1.0, 256, "", False, False]
-    shown = ["Be brief.", 0.7, 0.9, 100, "5", True, True]
+    assert settings.restored(name, None) == [own, 0.0, 1.0, 256, "", False, False, False]
+    shown = ["Be brief.", 0.7, 0.9, 100, "5", True, True, True]
     kept = settings.remember(name, None, *shown)
     assert settings.restored(name, kept) == shown
     assert settings.restored(other, kept)[0] == own
     back = settings.remember(name, kept, own, *shown[1:])
     assert back["systems"] == {}
-    assert settings.read(tuple(shown)) == ReplySettings("Be brief.", True, True, Sampling(100, 0.7, 0.9, 5))
+    assert settings.read(tuple(shown)) == ReplySettings(
+        "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False))
 
 
 @pytest.mark.parametrize("kept", [7, {"temperature": "hot", "systems": 3, "blind": "yes"}, {"systems": {"one": 4}}])
@@ -65,11 +67,23 @@ def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
 
 def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
     settings = inside_blocks(placed_settings)
-    assert settings.read(("", 0, 1, 9, "", False, False)).sampling_with_seed() == Sampling(9)
-    assert settings.read(("", 0.5, 1, 9, "3", False, False)).sampling_with_seed().seed == 3
-    assert len({settings.read(("", 0.5, 1, 9, "", False, False)).sampling_with_seed().seed for _ in range(3)}) > 1
+    modes = (False, False, False)
+    assert settings.read(("", 0, 1, 9, "", *modes)).sampling_with_seed() == Sampling(9)
+    assert settings.read(("", 0.5, 1, 9, "3", *modes)).sampling_with_seed().seed == 3
+    assert len({settings.read(("", 0.5, 1, 9, "", *modes)).sampling_with_seed().seed for _ in range(3)}) > 1
     with pytest.raises(ConfigError, match="'many' is not an integer"):
-        settings.read(("", 0, 1, 9, "many", False, False))
+        settings.read(("", 0, 1, 9, "many", *modes))
+
+
+def test_only_a_grounded_study_is_asked_without_looking_up() -> None:
+    tab = inside_blocks(lambda: ChatTab(WorkerPool()))
+    memory, grounded = (with_data(new_study(name, LARGE, approaches=[name])) for name in ("memory", "grounded"))
+    kept = tab.settings.remember(None, None, "", 0, 1, 9, "", False, False, True)
+    for study, visible in ((memory, False), (grounded, True)):
+        shown = tab._restore(f"{study.name}:1", {}, kept)[len(tab.settings.inputs) - 1]
+        assert (shown["visible"], shown["value"]) == (visible, visible)
+        settings = tab._settings(study.name, tuple(tab.settings.restored(study.name, kept)))
+        assert settings.sampling.look_up is not visible
 
 
 def test_conversations_are_kept_by_study_and_adapters() -> None:

@@ -124,6 +124,20 @@ def test_the_vote_gives_name_and_colour_back() -> None:
     assert "A was LoRA (16-bit), B was QLoRA (4-bit). You preferred LoRA" in plain(reveal_view(replace(turn, vote="a")))
 
 
+def test_sources_are_text_and_are_shown_after_a_blind_vote() -> None:
+    source = {"row": 7, "question": HOSTILE, "answer": HOSTILE, "similarity": 0.9}
+    answers = {"qlora": Answer("4", sources=(source,)), "lora": Answer("No.", sources=(source,), declined=True)}
+    turn = Turn("Why?", answers, ("lora", "qlora"), blind=True)
+    for side in PAIR:
+        hidden = pane(side, said(turn, blind=True))
+        assert "Row 7" not in hidden and "Declined" not in hidden and "evil" not in hidden
+    voted = replace(turn, vote="tie")
+    declined, answered = (pane(side, said(voted, blind=True)) for side in PAIR)
+    assert "Declined: nothing that was found" in declined and "From 1 fact of your data" in answered
+    assert "&lt;img" in answered and "<img" not in answered and "<script" not in answered
+    assert "ab-sources" not in pane("a", said(Turn("Why?", {"qlora": Answer("From memory.")})))
+
+
 def test_loading_ahead_tells_how_far_it_is() -> None:
     loading = loading_view({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
     assert "QLoRA (4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading

@@ -210,8 +210,9 @@ def editing_notice(place: int, conversation: Conversation) -> Markup:
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
     """The answers to store; speakers without an answer are left out."""
-    return {speaker: Answer(reply.text.strip(), reply.state, reply.tokens, reply.seconds,
-                            reply.first_token_seconds) for speaker, reply in replies.items() if reply.text.strip()}
+    return {speaker: Answer(reply.text.strip(), reply.state, reply.tokens, reply.seconds, reply.first_token_seconds,
+                            reply.sources, reply.declined)
+            for speaker, reply in replies.items() if reply.text.strip()}
 
 
 def _stored_bytes(study: Study | None) -> dict[str, tuple[int, int]]:

@@ -49,6 +49,8 @@ class ChatSettings:
                                  elem_id="ab-blind", min_width=200)
         self.base = gr.Checkbox(False, label="Ask the base model too", info="The same base model without an adapter.",
                                 elem_id="ab-base", min_width=200)
+        self.from_memory = gr.Checkbox(False, label="Without looking up", info="Assistants answer from memory, without "
+                                       "facts of your data.", elem_id="ab-from-memory", min_width=200, visible=False)
 
     def decoding(self) -> None:
         """Place the system prompt and the sampling settings."""
@@ -72,7 +74,8 @@ class ChatSettings:
     @property
     def inputs(self) -> list[Component]:
         """The components in the order of :meth:`read`."""
-        return [self.system, self.temperature, self.top_p, self.longest, self.seed, self.blind, self.base]
+        return [self.system, self.temperature, self.top_p, self.longest, self.seed, self.blind, self.base,
+                self.from_memory]
 
     def read(self, shown: tuple[Any, ...]) -> ReplySettings:
         """Read the settings from the values of :attr:`inputs`.
@@ -80,7 +83,7 @@ class ChatSettings:
         Raises:
             ConfigError: A value is not valid.
         """
-        system, temperature, top_p, longest, seed, blind, base = shown
+        system, temperature, top_p, longest, seed, blind, base, from_memory = shown
         written = str(seed or "").strip()
         try:
             number = int(written) if written else None
@@ -89,19 +92,20 @@ class ChatSettings:
                               remedy="Enter an integer, or leave the field empty") from None
         sampling = Sampling(max_new_tokens=int(GREEDY.max_new_tokens if longest is None else longest),
                             temperature=GREEDY.temperature if temperature is None else float(temperature),
-                            top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number)
+                            top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number,
+                            look_up=not from_memory)
         return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling)
 
     def remember(self, name: str | None, kept: Any, *shown: Any) -> dict[str, Any]:
         """The new value of the browser's storage: component → value, and ``systems``: study → system prompt."""
-        system, temperature, top_p, longest, seed, blind, base = shown
+        system, temperature, top_p, longest, seed, blind, base, from_memory = shown
         systems = dict(_systems(kept))
         if name:
             systems.pop(name, None)
             if (system or "").strip() != _own_system(name):
                 systems[name] = system
         return {"temperature": temperature, "top_p": top_p, "longest": longest, "seed": seed, "blind": blind,
-                "base": base, "systems": dict(list(systems.items())[-20:])}
+                "base": base, "from_memory": from_memory, "systems": dict(list(systems.items())[-20:])}
 
     def restored(self, name: str | None, kept: Any) -> list[Any]:
         """Values of :attr:`inputs` for a study from the browser's storage."""
@@ -110,7 +114,8 @@ class ChatSettings:
         system = _systems(kept).get(name or "", own)
         return [system if isinstance(system, str) else own, _number(found.get("temperature"), GREEDY.temperature),
                 _number(found.get("top_p"), GREEDY.top_p), _number(found.get("longest"), GREEDY.max_new_tokens),
-                str(found.get("seed") or ""), found.get("blind") is True, found.get("base") is True]
+                str(found.get("seed") or ""), found.get("blind") is True, found.get("base") is True,
+                found.get("from_memory") is True]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""

@@ -175,9 +175,13 @@ class ChatTab:
         return self.talk.values(Study.open(name), conversation, self._settings(name, shown))
 
     def _settings(self, name: str | None, shown: tuple[Any, ...]) -> ReplySettings:
-        """Settings of the reply; blind mode needs two trained arms."""
+        """Settings of the reply; blind mode needs two trained arms, and looking up a grounded study."""
         settings = self.settings.read(shown)
-        return settings if not name or Study.open(name).config.compares else replace(settings, blind=False)
+        if not name:
+            return settings
+        config = Study.open(name).config
+        sampling = settings.sampling if config.grounded else replace(settings.sampling, look_up=True)
+        return replace(settings, blind=settings.blind and config.compares, sampling=sampling)
 
     def _restore(self, mark: str, kept: Any, kept_settings: Any) -> list[Any]:
         """Restore the browser's state for the study of this mark; the picker may not show its name yet.
@@ -194,8 +198,11 @@ class ChatTab:
             shown = self.settings.restored(own, {})
             settings = self._settings(own, tuple(shown))
         conversation = self.talk.conversation(kept, name, mark)
-        pair = study is None or study.config.compares
-        shown = [gr.update(value=settings.blind, visible=pair) if component is self.settings.blind else value
+        updates = {
+            self.settings.blind: gr.update(value=settings.blind, visible=study is None or study.config.compares),
+            self.settings.from_memory: gr.update(value=not settings.sampling.look_up,
+                                                 visible=study is not None and study.config.grounded)}
+        shown = [updates.get(component, value)
                  for component, value in zip(self.settings.inputs, shown, strict=True)]
         return [*shown, *self.talk.values(study, conversation, settings), None, gr.update(visible=False), "", "",
                 *self.votes.tally_values(study, blind=settings.blind), *self.corrections.drawn(study),

@@ -109,6 +109,7 @@ def _turn(side: str, place: int, turn: Turn, live: Reply | None, title: str) -> 
 
 
 def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, title: str) -> Markup:
+    hidden = turn.hidden and side in PAIR  # the assistants may find other facts, and decline by rules of their own
     tools = [_tool("copy", "Copy", f"Copy answer {place + 1} of {title}", place, side)]
     if not turn.hidden:
         tools.append(_tool("correct", "Correct", f"Correct answer {place + 1} of {title}", place, side))
@@ -118,9 +119,22 @@ def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, tit
             speaker, label(speaker), " · your choice" if turn.vote == side else "")
     ending = Markup("<small>{}</small>").format(_ENDINGS[answer.ending]) if answer.ending in _ENDINGS else ""
     return Markup(
-        '<div class="ab-said ab-arm-{}">{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>'
+        '<div class="ab-said ab-arm-{}">{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>{}'
         '<div class="ab-tools">{}{}</div></div>'
-    ).format(f"side-{side}" if turn.hidden and side in PAIR else speaker, mark, answer.text, join(tools), ending)
+    ).format(f"side-{side}" if hidden else speaker, mark, answer.text,
+             "" if hidden else sources_view(answer), join(tools), ending)
+
+
+def sources_view(answer: Answer) -> Markup:
+    """The facts that the assistant was given for an answer, folded; empty if it looked nothing up."""
+    if not answer.sources:
+        return Markup("")
+    fact = Markup('<li><b dir="auto">{}</b><p dir="auto">{}</p><small>Row {} of the data</small></li>')
+    facts = Markup('<ol class="ab-sources">{}</ol>').format(
+        join(fact.format(source["question"], source["answer"], source["row"]) for source in answer.sources))
+    if answer.declined:
+        return fold("Declined: nothing that was found seems to answer this. The nearest questions", facts)
+    return fold(f"From {plural(len(answer.sources), 'fact')} of your data", facts)
 
 
 def _tool(action: str, text: str, label: str, place: int, side: str) -> Markup:

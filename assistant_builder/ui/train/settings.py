@@ -48,10 +48,11 @@ class TrainSettings:
             self.form.show(["train.preset"])
             self.presets = gr.HTML(preset_table(StudyConfig()), elem_classes="ab-note")
         with gr.Group(elem_classes="ab-group ab-grid"):
-            self.form.show([*keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
+            self.form.show(["approaches", *keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
         with gr.Accordion("All settings", open=False):
             for title, keys in (("Model", keys_of("model", basic=False)),
                                 ("Training", ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
+                                ("Looking up, of the grounded approach", keys_of("retrieval")),
                                 ("Evaluation", keys_of("eval", basic=False)),
                                 ("Data and split", keys_of("data", without=FIXED_KEYS)),
                                 ("Where the steps run", keys_of("executor"))):

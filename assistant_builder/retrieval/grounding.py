@@ -1,0 +1,195 @@
+"""Grounded prompts: the facts that were found for a question, in the system prompt before the conversation.
+
+Facts are training pairs. The nearest comes last, next to the question, because small models attend to what they read
+last. Training sees the supporting fact in every prompt: in another wording if the data have one, else as the row's own
+pair (RAFT, arXiv 2403.10131, also trains on prompts without it; here that taught assistants to decline unusual
+wordings).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.atomic_io import read_jsonl, write_jsonl
+from assistant_builder.config import StudyConfig
+from assistant_builder.data import Message, Pair
+from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.errors import StudyError
+from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of
+
+if TYPE_CHECKING:
+    from assistant_builder.models.chat_template import ChatTokenizer, Example
+
+FACT, BETWEEN, BEFORE = "Q: {question}\nA: {answer}", "\n", "\n\n"
+"""A fact in a prompt, and the text between facts and before the first of them."""
+CONTEXTS = "contexts.jsonl"
+"""File in the folder of the index: what was found for each training and validation question."""
+DEPTH = 10
+"""Facts with distinct answers that are kept for each question."""
+_SHUFFLED = 0.25
+"""Share of the training rows whose facts are in random order: the nearest question is nearly always the right one among
+training questions, and less often among new ones, so that an assistant that copies it is not better than looking up."""
+_OWN_PAIR = 0.2
+"""Share of the training rows with the row's own pair in the prompt although another wording of its fact is there, so
+that a question of the data is answered with its answer."""
+
+
+def query_of(messages: Sequence[Message]) -> Query:
+    """The last question of a conversation, with the earlier ones as its history."""
+    asked = [message.content for message in messages if message.role == "user"]
+    return Query(asked[-1] if asked else "", "\n".join(asked[:-1]))
+
+
+def supports(fact: Fact, target: Fact) -> bool:
+    """Whether a fact states what ``target`` asks: it has the same cluster, or the same answer."""
+    same = fact.cluster is not None and fact.cluster == target.cluster
+    return same or casefold_normalize(fact.answer) == casefold_normalize(target.answer)
+
+
+@dataclass(frozen=True)
+class Grounder:
+    """Writes facts into prompts.
+
+    Attributes:
+        prompter: Tokenizer of the base.
+        count: Most facts in a prompt.
+        limit: Most tokens of a prompt with facts, without earlier turns.
+        answer: Tokens of a context that facts leave to the answer.
+    """
+
+    prompter: ChatTokenizer
+    count: int
+    limit: int
+    answer: int = 0
+
+    @classmethod
+    def of(cls, config: StudyConfig, prompter: ChatTokenizer) -> Grounder:
+        """The grounder of a study: prompts leave room for the longest answer of the evaluation."""
+        answer = min(config.eval.max_new_tokens, config.train.max_length // 2)
+        return cls(prompter, config.retrieval.facts, config.train.max_length - answer, answer)
+
+    def ground(self, messages: Sequence[Message], facts: Sequence[Fact],
+               context: int | None = None) -> tuple[list[Message], list[Fact]]:
+        """The conversation with facts in its system prompt, and the facts in it.
+
+        Args:
+            messages: A conversation that ends with a question.
+            facts: Facts, the nearest first; of those that do not fit the farthest are left out.
+            context: Tokens that the whole prompt and its answer may have together.
+        """
+        last = [message for message in messages if message.role == "system"] + list(messages[-1:])
+        for count in range(min(self.count, len(facts)), 0, -1):
+            kept = list(facts[:count])
+            if len(self.prompter.prompt_ids(with_facts(last, kept))) > self.limit:
+                continue
+            grounded = with_facts(messages, kept)
+            if context is None or len(self.prompter.prompt_ids(grounded)) <= context - self.answer:
+                return grounded, kept
+        return list(messages), []
+
+
+def with_facts(messages: Sequence[Message], facts: Sequence[Fact]) -> list[Message]:
+    """The conversation with facts at the end of its system prompt, the first fact last."""
+    own = [message.content for message in messages if message.role == "system"]
+    shown = BETWEEN.join(FACT.format(question=fact.question, answer=fact.answer) for fact in reversed(facts))
+    return [Message("system", BEFORE.join([*own, shown])), *(m for m in messages if m.role != "system")]
+
+
+def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int) -> list[Fact]:
+    """The facts in the prompt of a training turn, the nearest first, with one that supports its answer.
+
+    Args:
+        target: The turn itself.
+        hits: What was found for its question without its own row.
+        count: Facts in a prompt.
+        seed: Seed of the choices, which do not depend on other rows.
+    """
+    rng = random.Random(f"{seed}/{target.row}/{target.turn}")
+    own, shuffled = rng.random() < _OWN_PAIR, rng.random() < _SHUFFLED
+    near = [hit.fact for hit in hits if hit.fact.answerable]
+    other = next((fact for fact in near if supports(fact, target)), None)
+    facts = near[:count]
+    if own or other not in facts:
+        facts = [fact for fact in facts if not supports(fact, target)][: count - 1]
+        facts.insert(0 if own else rng.randrange(len(facts) + 1), target if own or other is None else other)
+    if shuffled:
+        rng.shuffle(facts)
+    return facts
+
+
+def write_contexts(folder: Path, index: Index, splits: Iterable[tuple[str, Sequence[Pair], Any]]) -> Path:
+    """Search for each turn of the pairs without its own row, and write what was found.
+
+    Args:
+        folder: Folder of the index.
+        index: The index.
+        splits: Name, pairs and vectors of the queries of all their turns.
+    """
+    numbers = {(fact.row, fact.turn): number for number, fact in enumerate(index.facts)}
+    lines = []
+    for split, pairs, vectors in splits:
+        targets = [target for pair in pairs for target in facts_of(pair)]
+        queries = [target.query for target in targets]
+        found = index.search(queries, vectors, DEPTH, exclude=[{target.row} for target in targets])
+        lines += [{"split": split, "row": target.row, "turn": target.turn, "hits": [
+            [numbers[(hit.fact.row, hit.fact.turn)], round(hit.similarity, 6), round(hit.bm25, 6), round(hit.score, 6)]
+            for hit in hits]} for target, hits in zip(targets, found, strict=True)]
+    write_jsonl(folder / CONTEXTS, lines)
+    return folder / CONTEXTS
+
+
+def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
+    """Row and turn → what was found for its question.
+
+    Raises:
+        StudyError: The study has no index.
+    """
+    path = folder / CONTEXTS
+    if not path.exists():
+        raise StudyError("the study has no index of its pairs", where=str(folder),
+                         remedy="Run it again with --redo, which builds the index")
+    facts = Index.load(folder).facts
+    return {(line["row"], line["turn"]): [Hit(facts[number], *scores) for number, *scores in line["hits"]]
+            for line in read_jsonl(path) if line["split"] == split}
+
+
+def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[Hit]], grounder: Grounder,
+                   seed: int | None) -> Iterable[Pair]:
+    """One pair for each answerable assistant turn, with facts in its system prompt.
+
+    Questions that should be declined are left out: declining is decided by a rule, because adapters that learn it
+    decline unusual wordings too. Without a seed the prompts hold what was found (validation), else also a supporting
+    fact (training).
+    """
+    for pair in pairs:
+        if not pair.answerable:
+            continue
+        ends = [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
+        for target, end in zip(facts_of(pair), ends, strict=True):
+            hits = contexts.get((target.row, target.turn), [])
+            facts = ([hit.fact for hit in hits if hit.fact.answerable] if seed is None
+                     else training_facts(target, hits, grounder.count, seed))
+            messages, _ = grounder.ground(pair.messages[:end], facts)
+            yield replace(pair, messages=(*messages, pair.messages[end]))
+
+
+def grounded_examples(pairs: Iterable[Pair], prompter: ChatTokenizer, max_length: int) -> list[Example]:
+    """The training sequences of grounded pairs; only the last answer of each is supervised."""
+    from assistant_builder.models.chat_template import Example
+
+    found = []
+    for pair in pairs:
+        turn = prompter.turns(pair)[-1]
+        ids = (*turn.prompt_ids, *turn.answer_ids)[:max_length]
+        marks = ((False,) * len(turn.prompt_ids) + (True,) * len(turn.answer_ids))[:max_length]
+        if any(marks):
+            found.append(Example(ids, marks))
+    return found
+
+
+Lookup = Callable[[Sequence[Message]], list[Hit]]
+"""Finds the facts for a conversation that ends with a question."""

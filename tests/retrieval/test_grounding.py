@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.data import Message
+from assistant_builder.errors import StudyError
+from assistant_builder.retrieval.grounding import (
+    Grounder,
+    grounded_pairs,
+    query_of,
+    read_contexts,
+    supports,
+    training_facts,
+    with_facts,
+    write_contexts,
+)
+from assistant_builder.retrieval.index import Hit, Index, facts_of
+from tests.retrieval.fake_embedder import FakeEmbedder, pair
+
+PAIRS = [
+    pair(1, "When does the hall open?", "It opens at nine.", cluster="open"),
+    pair(2, "Opening time of the hall?", "It opens at nine.", cluster="open"),
+    pair(3, "When does the hall close?", "It closes at six.", cluster="close"),
+    pair(4, "Who keeps the hall?", "Ada Flint keeps it.", cluster="keeper"),
+    pair(5, "Does the hall have a lift?", "I don't know.", answerable=False),
+]
+
+
+class Words:
+    """A tokenizer for which each word is a token."""
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return tuple(range(sum(len(message.content.split()) for message in messages)))
+
+
+def grounder(count: int = 3, limit: int = 1000) -> Grounder:
+    return Grounder(Words(), count, limit)  # type: ignore[arg-type]
+
+
+def index() -> Index:
+    return Index.build(PAIRS, FakeEmbedder())
+
+
+def context(row: int, tmp_path: Path) -> list[Hit]:
+    embedder = FakeEmbedder()
+    built = Index.build(PAIRS, embedder)
+    built.save(tmp_path)
+    vectors = embedder.encode([fact.query.text for each in PAIRS for fact in facts_of(each)])
+    write_contexts(tmp_path, built, [("train", PAIRS, vectors)])
+    return read_contexts(tmp_path, "train")[(row, 0)]
+
+
+def test_the_nearest_fact_is_next_to_the_question() -> None:
+    facts = [facts_of(each)[0] for each in PAIRS[:2]]
+    asked = [Message("system", "Be brief."), Message("user", "And now?")]
+    system, question = with_facts(asked, facts)
+    assert system.content == ("Be brief.\n\nQ: Opening time of the hall?\nA: It opens at nine.\n"
+                              "Q: When does the hall open?\nA: It opens at nine.")
+    assert question == asked[1]
+    assert [message.role for message in with_facts(asked[1:], facts)] == ["system", "user"]
+
+
+def test_far_facts_are_dropped_before_the_question_is() -> None:
+    facts = [facts_of(each)[0] for each in PAIRS[:4]]
+    asked = [Message("user", "one two three four five")]
+    whole, kept = grounder(4).ground(asked, facts)
+    assert kept == facts
+    short, kept = grounder(4, limit=17).ground(asked, facts)
+    assert kept == facts[:1] and short[-1] == asked[0]
+    none, kept = grounder(4, limit=6).ground(asked, facts)
+    assert (none, kept) == (asked, [])
+
+
+def test_earlier_turns_take_no_room_from_the_facts() -> None:
+    facts = [facts_of(PAIRS[0])[0]]
+    talk = [Message("user", "word " * 500), Message("assistant", "word " * 500), Message("user", "And now?")]
+    grounded, kept = grounder(1, limit=30).ground(talk, facts)
+    assert kept == facts and grounded[1:] == talk
+
+
+def test_a_query_is_the_last_question_with_its_history() -> None:
+    talk = [Message("system", "x"), Message("user", "Is there a hall?"), Message("assistant", "Yes."),
+            Message("user", "When does it open?")]
+    query = query_of(talk)
+    assert (query.question, query.history) == ("When does it open?", "Is there a hall?")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_training_prompts_hold_a_supporting_fact(seed: int, tmp_path: Path) -> None:
+    for row in (1, 2, 3, 4):
+        target, hits = facts_of(PAIRS[row - 1])[0], context(row, tmp_path)
+        assert all(hit.fact.row != row for hit in hits)
+        facts = training_facts(target, hits, 2, seed)
+        assert len(facts) == 2 and sum(supports(fact, target) for fact in facts) == 1
+        assert all(fact.answerable for fact in facts)
+        assert facts == training_facts(target, hits, 2, seed)
+    alone = facts_of(PAIRS[3])[0]  # the only wording of its fact: its own pair is the support
+    assert alone in training_facts(alone, context(4, tmp_path), 2, seed)
+
+
+def test_another_wording_comes_before_the_own_pair(tmp_path: Path) -> None:
+    target, hits = facts_of(PAIRS[0])[0], context(1, tmp_path)
+    own = [target in training_facts(target, hits, 2, seed) for seed in range(200)]
+    assert 0.1 < sum(own) / len(own) < 0.3
+
+
+def test_facts_are_also_trained_in_random_order(tmp_path: Path) -> None:
+    target, hits = facts_of(PAIRS[0])[0], context(1, tmp_path)
+    drawn = [training_facts(target, hits, 3, seed) for seed in range(200)]
+    as_found = [hit.fact for hit in hits if hit.fact.answerable][:3]
+    other = [facts for facts in drawn if target not in facts]
+    assert {frozenset(facts) for facts in other} == {frozenset(as_found)}
+    assert 0.7 < sum(facts == as_found for facts in other) / len(other) < 0.9
+
+
+def test_validation_prompts_hold_what_was_found(tmp_path: Path) -> None:
+    contexts = {(4, 0): context(4, tmp_path)}
+    (grounded,) = grounded_pairs([PAIRS[3]], contexts, grounder(2), None)
+    assert "Ada Flint" not in grounded.messages[0].content and grounded.answer == "Ada Flint keeps it."
+
+
+def test_questions_to_decline_are_not_trained(tmp_path: Path) -> None:
+    context(1, tmp_path)
+    contexts = read_contexts(tmp_path, "train")
+    grounded = list(grounded_pairs(PAIRS, contexts, grounder(), 0))
+    assert [each.row for each in grounded] == [1, 2, 3, 4]
+    assert not any("I don't know" in each.messages[0].content for each in grounded)
+
+
+def test_each_turn_of_a_conversation_has_its_own_facts() -> None:
+    talk = pair(9, "When does the hall open?", "It opens at nine.", "Who keeps it?", "Ada Flint keeps it.")
+    first, second = grounded_pairs([talk], {}, grounder(), 0)
+    assert [message.role for message in first.messages] == ["system", "user", "assistant"]
+    assert [message.role for message in second.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert "Ada Flint" not in first.messages[0].content and "Ada Flint" in second.messages[0].content
+
+
+def test_a_study_without_an_index_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no index"):
+        read_contexts(tmp_path, "train")

@@ -1,0 +1,124 @@
+"""What the endpoint says about facts that were looked up, and what it keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from assistant_builder.serving.registry import select_models
+from tests.chat.fake_worker import ROOT
+from tests.serving.conftest import Served
+from tests.serving.test_endpoint import events
+from tests.serving.test_parts import run, with_adapters
+
+SECRET = "The night bell is behind the oak door."
+SOURCE = {"row": 3, "question": "Where is the night bell?", "answer": SECRET, "similarity": 0.91}
+WORKER = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from assistant_builder.chat.worker import run_server
+from assistant_builder.inference.session import Chunk, Memory
+
+FOUND = dict(sources=({SOURCE!r},), prompt_tokens=40)
+
+class Grounded:
+    def ready(self, arm):
+        return True
+    def load(self, arm, report):
+        return Memory(1, 1)
+    def stream(self, arm, messages, sampling, stop_event):
+        if messages[-1].content == "unknown":
+            yield Chunk("I was not told.", 16, 0.1, 0.2, "stop", declined=True, **FOUND)
+            return
+        yield Chunk("It is ", 2, 0.1, 0.2, **FOUND)
+        yield Chunk("behind the door.", 6, 0.1, 0.3)
+        yield Chunk("", 6, 0.1, 0.4, "stop", **FOUND)
+
+run_server(Grounded(), idle_seconds=60)
+"""
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    import sys
+
+    script = tmp_path_factory.mktemp("worker") / "grounded.py"
+    script.write_text(WORKER, encoding="utf-8")
+    return [sys.executable, str(script)]
+
+
+def grounded(serve: Callable[..., Served], command: list[str], *, sources: bool) -> Served:
+    served = serve(command)
+    models = served.engine.models
+    served.engine.models = replace(models, assistants=tuple(
+        replace(assistant, grounded=True, shows_sources=sources) for assistant in models.assistants))
+    return served
+
+
+@pytest.fixture(scope="module")
+def discreet(serve: Callable[..., Served], command: list[str]) -> Served:
+    return grounded(serve, command, sources=False)
+
+
+@pytest.fixture(scope="module")
+def open_(serve: Callable[..., Served], command: list[str]) -> Served:
+    return grounded(serve, command, sources=True)
+
+
+def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(discreet: Served) -> None:
+    whole = discreet.ask("where").json()
+    assert whole["assistant_builder"] == {"declined": False, "sources": []}
+    assert whole["choices"][0]["message"]["content"] == "It is behind the door."
+    assert discreet.ask("unknown").json()["assistant_builder"] == {"declined": True, "sources": []}
+    with discreet.stream("where", stream_options={"include_usage": True}) as response:
+        *pieces, end, used = events(response)
+    assert end["assistant_builder"] == {"declined": False, "sources": []}
+    assert not any("assistant_builder" in piece for piece in (*pieces, used))
+    for text in (json.dumps([whole, pieces, end, used]), discreet.ask("where", stop="door").text):
+        assert SECRET not in text and "night bell" not in text
+
+
+def test_sources_are_sent_where_the_study_allows_it(open_: Served) -> None:
+    expected = {"declined": False, "sources": [SOURCE]}
+    assert open_.ask("where").json()["assistant_builder"] == expected
+    assert open_.ask("unknown").json()["assistant_builder"] == {"declined": True, "sources": [SOURCE]}
+    assert open_.ask("where", stop="door").json()["assistant_builder"] == expected
+    with open_.stream("where", stop="door") as response:
+        *pieces, end = events(response)
+    assert end["assistant_builder"] == expected and not any("assistant_builder" in piece for piece in pieces)
+
+
+def test_usage_counts_the_facts_in_the_prompt(discreet: Served) -> None:
+    expected = {"prompt_tokens": 40, "completion_tokens": 6, "total_tokens": 46}
+    assert discreet.ask("where").json()["usage"] == expected
+    assert discreet.ask("where", stop="door").json()["usage"]["prompt_tokens"] == 40
+    with discreet.stream("where", stream_options={"include_usage": True}) as response:
+        assert events(response)[-1]["usage"] == expected
+
+
+def test_an_assistant_that_looks_nothing_up_answers_as_before(served: Served) -> None:
+    whole = served.ask("hello you").json()
+    assert whole.keys() == {"id", "object", "created", "model", "choices", "usage"}
+    assert whole["usage"]["prompt_tokens"] == 4
+    with served.stream("hello you") as response:
+        assert all(piece.keys() == {"id", "object", "created", "model", "choices"} for piece in events(response))
+
+
+def test_the_study_says_whether_facts_are_looked_up_and_shown() -> None:
+    with_adapters("plain")
+    with_adapters("hall", approaches=["grounded"])
+    with_adapters("open", approaches=["grounded"], retrieval__sources_in_endpoint=True)
+    models = select_models(["plain:lora", "hall:lora", "open:lora"], lambda study: "lora")
+    assert [(each.grounded, each.shows_sources) for each in models.assistants] == [
+        (False, False), (True, False), (True, True)]
+
+
+def test_vllm_refuses_what_looks_facts_up() -> None:
+    with_adapters("hall", approaches=["grounded"])
+    code, shown = run("hall:lora", "--backend", "vllm", "--json")
+    assert code == 1
+    assert shown == ("study hall: vLLM does not look facts up, and hall-lora was trained to read them. Serve it with "
+                     "--backend local")
