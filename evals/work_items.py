@@ -152,7 +152,7 @@ class EvaluationPlan:
     def copy_inputs(self) -> dict[str, Any]:
         """The inputs of the baseline of copied answers."""
         return {"code": __version__, "items": self._common["items"], "training": self._training,
-                "similarity": self._config.similarity}
+                "similarity": self._config.similarity, **self._rule}
 
     @property
     def fidelity_inputs(self) -> dict[str, Any]:
@@ -163,7 +163,14 @@ class EvaluationPlan:
     def _common(self) -> dict[str, Any]:
         return {"code": __version__, "base model": base_model_hash(self._base), "items": file_hash(self._items),
                 "model": self._study.config.model.model_dump(mode="json"), "compute_dtype": self._config.compute_dtype,
-                "similarity": self._config.similarity, "max_new_tokens": self._config.max_new_tokens}
+                "similarity": self._config.similarity, "max_new_tokens": self._config.max_new_tokens, **self._rule}
+
+    @property
+    def _rule(self) -> dict[str, Any]:
+        """What the rule for declining depends on apart from index and adapter; empty without the grounded approach."""
+        config = self._study.config
+        return {"false_declines": config.retrieval.false_declines,
+                "validation": file_hash(self._study.split_file("validation"))} if config.grounded else {}
 
     @cached_property
     def _training(self) -> str:

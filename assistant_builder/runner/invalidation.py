@@ -206,7 +206,8 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
         return {**common, "train data": split["train"], "validation data": split["validation"],
                 "base model": base_model_identity(config.model), **_flat("model", config.model),
-                **_flat("train", config.train, leave_out=_NO_ADAPTER | plain), **_grounding(study, config),
+                **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
+                **_grounding(study, config, {"false_declines"}),
                 "train.seed": config.train.seed + seed - 1, **stops}
     adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
                 for run in arm_runs(config.seeds, config.arms)}
@@ -220,11 +221,12 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
                for path in sorted((study.folder / "evals").rglob("scores.json"))}}
 
 
-def _grounding(study: Study, config: StudyConfig) -> dict[str, Any]:
-    """The inputs of a step that writes facts into prompts; empty without the grounded approach."""
+def _grounding(study: Study, config: StudyConfig, leave_out: set[str] | None = None) -> dict[str, Any]:
+    """The inputs of a step that writes facts into prompts, which serving does not change; empty without facts."""
     if not config.grounded:
         return {}
-    return {"approaches": config.approaches, **_flat("retrieval", config.retrieval),
+    unread = {"sources_in_endpoint", *(leave_out or ())}
+    return {"approaches": config.approaches, **_flat("retrieval", config.retrieval, unread),
             **{f"{path.name} of the index": file_hash(path) for path in sorted(study.retrieval_folder.glob("*"))
                if path.is_file()}}
 

@@ -190,3 +190,13 @@ def test_a_cell_belongs_to_its_adapters_arm_and_to_that_of_the_16_bit_base_where
             needed.add("lora")
         for arms in ({"lora"}, {"qlora"}, {"lora", "qlora"}):
             assert spec.scorable(arms) == (needed <= arms), (name, arms)
+
+
+def test_another_share_of_false_declines_scores_grounded_assistants_again(study: Study, base: Path) -> None:
+    change(study, approaches=["grounded"])
+    finish(plan(study, base))
+    assert not plan(study, base).pieces
+    change(study, retrieval__sources_in_endpoint=True)
+    assert not plan(study, base).pieces
+    change(study, retrieval__false_declines=0.1)
+    assert {"L16", "Q4"} <= set(names(plan(study, base))) and plan(study, base).copy

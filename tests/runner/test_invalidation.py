@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -109,3 +110,17 @@ def test_a_single_arm_stops_early_on_its_own() -> None:
     assert early_stop_decision(stale, [{1: 1.0}], 3, 10, patience=2) == "wait"
     assert early_stop_decision(stale, [stale, {1: 1.0, 2: 0.9, 3: 0.8}], 3, 10, patience=2) == "train"
     assert early_stop_decision(stale, [stale, {1: 1.0}], 3, 10, patience=2) == "wait"
+
+
+def test_only_what_a_step_reads_of_looking_up_makes_it_stale() -> None:
+    study = finished()
+
+    def inputs(step: str, **changes: Any) -> dict[str, Any]:
+        settings = {"approaches": ["grounded"], **{f"retrieval.{key}": value for key, value in changes.items()}}
+        return step_inputs(study, step, config=study.config.with_changes(settings))
+
+    for step in ("train-lora", "evaluate"):
+        assert inputs(step) == inputs(step, sources_in_endpoint=True) != inputs(step, facts=2)
+        assert not any("retrieval" in key or "approaches" in key for key in step_inputs(study, step))
+    assert inputs("train-lora") == inputs("train-lora", false_declines=0.1)
+    assert inputs("evaluate") != inputs("evaluate", false_declines=0.1)

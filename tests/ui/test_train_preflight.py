@@ -251,3 +251,11 @@ def test_the_time_left_of_a_trained_study_is_that_of_scoring() -> None:
     running(study, "evaluate", Progress(1, 2, "cells", "Scoring", 33.0))
     assert time_left(take_snapshot(study), None, 20) == TimeRemaining(33.0, complete=True)
     assert train_tab._time_remaining(take_snapshot(study)) == TimeRemaining(33.0, complete=True)
+
+
+def test_facts_in_prompts_take_memory_and_time() -> None:
+    study = new_study("ferries", LARGE)
+    plain, grounded = (run_preflight(study, study.config.with_changes({"approaches": approaches})).plan
+                       for approaches in (["memory"], ["grounded"]))
+    assert plain is not None and grounded is not None
+    assert grounded.lora.total_bytes > plain.lora.total_bytes and grounded.lora.seconds > plain.lora.seconds  # type: ignore[operator]

@@ -179,9 +179,11 @@ def make_plan(ref: ModelRef, config: StudyConfig, data: DataEstimate | None) -> 
 
 
 def lengths_of(data: DataEstimate, config: StudyConfig) -> Lengths:
-    """Lengths of the training pairs, truncated at ``train.max_length``."""
-    longest = min(math.ceil(data.longest), config.train.max_length)
-    return replace(Lengths.about(math.ceil(data.tokens), longest), assumed=False)
+    """Lengths of the training pairs with the facts in their prompts, truncated at ``train.max_length``."""
+    facts = config.retrieval.facts if config.grounded else 0
+    typical, longest = (min(math.ceil(tokens), config.train.max_length)
+                        for tokens in (data.tokens * (1 + facts), data.longest + data.tokens * facts))
+    return replace(Lengths.about(typical, longest), assumed=False)
 
 
 def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightIssue:
