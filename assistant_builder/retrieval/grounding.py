@@ -151,7 +151,8 @@ def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
     path = folder / CONTEXTS
     if not path.exists():
         raise StudyError("the study has no index of its pairs", where=str(folder),
-                         remedy="Run it again with --redo, which builds the index")
+                         remedy="Run it again with --redo, which builds the index; for more than 100,000 answers, "
+                         "which have none, lower data.max_train")
     facts = Index.load(folder).facts
     return {(line["row"], line["turn"]): [Hit(facts[number], *scores) for number, *scores in line["hits"]]
             for line in read_jsonl(path) if line["split"] == split}
