@@ -21,6 +21,7 @@ import numpy as np
 import simpy
 from scipy import stats
 
+from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.study.steps import needed_before, steps_of
 from assistant_builder.ui.home.view import CACHED_SUMMARIES
@@ -66,7 +67,7 @@ Stages = tuple[tuple[Step, ...], ...]
 
 def measured_stages() -> Stages:
     """The steps of the measured study; those of one stage run at the same time."""
-    steps = steps_of(1)
+    steps = steps_of(StudyConfig())
     stages = itertools.groupby(steps, key=lambda step: len(needed_before(step, steps)))
     return tuple(tuple(Step(name, **MEASURED["steps"][name]) for name in stage) for _, stage in stages)
 

@@ -30,7 +30,7 @@ def main() -> int:
 
     def report() -> list[Path]:
         path = write_report(study)
-        return [path, path.with_suffix(".json"), path.with_suffix(".md")]
+        return [found for ending in (".html", ".json", ".md") for found in sorted(path.parent.glob(f"report*{ending}"))]
 
     return run_as_step(study, "report", report)
 

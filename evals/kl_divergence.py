@@ -44,7 +44,7 @@ def compare_bases(study: Study, folder: Path, prompter: ChatTokenizer, items: Se
     ``clock`` counts items of the kind ``fidelity``; ``inputs`` are those of the record.
     """
     began = time.monotonic()
-    evals = study.folder / "evals"
+    evals = study.evals_folder
     pairs = [pair for pair in PAIRS if set(pair) <= set(study.config.eval.cells)]
     specs = {base: base_of(study, folder, base) for base in (UNQUANTIZED, FOUR_BIT)}
     ids = [prompter.split_ids(item["prompt"], item["target"]) for item in items]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -48,11 +49,16 @@ def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterabl
         EvaluationError: No held-out item is left, or a task of the settings cannot be run.
         Cancelled: The user cancelled; finished work items are kept.
     """
-    return _Scoring(study, part).run()
+    scorings = [_Scoring(view, part) for view in study.views]
+    step = "evaluate" if part is None else f"score-{part[0]}"
+    clock = ProgressTracker(study, sum((Counter(each.planned) for each in scorings), Counter()), step)
+    return [path for each in scorings for path in each.run(clock)]
 
 
 class _Scoring:
-    """One run of the evaluation step."""
+    """The evaluation of one approach."""
+
+    clock: ProgressTracker
 
     def __init__(self, study: Study, part: tuple[int, int] | None) -> None:
         self.study, self.config = study, study.config.eval
@@ -76,12 +82,12 @@ class _Scoring:
         names = [*([TASK] if self.config.retention else []), *self.config.tasks]
         self.extra = ExtraTasks(list(dict.fromkeys(names)))
         self.plan = EvaluationPlan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part)
-        step = "evaluate" if part is None else f"score-{part[0]}"
-        self.clock = ProgressTracker(study, self.plan.planned(len(self.items), self.extra.documents), step)
+        self.planned = self.plan.planned(len(self.items), self.extra.documents)
         self._embeddings: dict[tuple[str, ...], Any] = {}
 
-    def run(self) -> list[Path]:
+    def run(self, clock: ProgressTracker) -> list[Path]:
         """Run the plan, cells of one base together."""
+        self.clock = clock
         freeze(self.study)
         for path in self.plan.obsolete_results():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -140,7 +146,7 @@ class _Scoring:
             "cell": cell.spec.name, "noise": f"{cell.spec.name} with another batch size",
             "retrieval": "Untuned base with retrieved pairs",
         }[piece.kind] + (f", seed {cell.seed}" if cell.seed > 1 else "")
-        kind = "long " if piece.kind == "retrieval" else ""
+        kind = "long " if self.plan.long(piece) else ""
         lm = self._lm(cell, piece.batch_size, kind, fixed_blocks=piece.kind != "noise")
         seconds = {"load": cell.load_seconds}
         neighbours = None

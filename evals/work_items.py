@@ -68,7 +68,7 @@ class EvaluationPlan:
     @property
     def evals(self) -> Path:
         """Folder of all scores."""
-        return self._study.folder / "evals"
+        return self._study.evals_folder
 
     def baseline(self, name: str) -> Path:
         """Folder of an untuned baseline: ``copy`` or ``retrieval``."""
@@ -110,13 +110,17 @@ class EvaluationPlan:
 
     def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:
         """The amount of each kind of work."""
-        long = sum(piece.kind == "retrieval" for piece in self.pieces)
+        long = sum(self.long(piece) for piece in self.pieces)
         plain = len(self.pieces) - long
         embedded = (len(self.pieces) + self.copy) * self._config.similarity
         return {"likelihood": items * plain, "answers": items * plain, "similarity": items * embedded,
                 "long likelihood": items * long, "long answers": items * long,
                 "documents": sum(documents[task] for _, task in self.tasks), "fidelity": items * self.fidelity,
                 "judgements": min(items, self._config.judge_items) if self.judges else 0}
+
+    def long(self, piece: WorkItem) -> bool:
+        """Whether its prompts contain facts."""
+        return piece.kind == "retrieval" or self._study.config.grounded
 
     def _all_pieces(self) -> list[WorkItem]:
         size, found = self._config.batch_size, []

@@ -139,7 +139,8 @@ class _PendingRequest:
 
 def worker_command(study: Study) -> list[str]:
     """The command line of a study's chat worker."""
-    return python_command("-m", "assistant_builder.chat.worker", "--study", str(study.folder))
+    return python_command("-m", "assistant_builder.chat.worker", "--study", str(study.folder),
+                          "--approach", study.config.approaches[0])
 
 
 class ChatWorker:
@@ -306,7 +307,8 @@ class WorkerPool:
     def worker(self, study: Study) -> ChatWorker:
         """The worker of a study; the previous worker is closed if the adapters or the study have changed."""
         stamps = (study.step(f"train-{arm}").outputs for arm in ARMS)
-        key = (str(study.folder), *(json.dumps(outputs, sort_keys=True) for outputs in stamps))
+        approach = study.config.approaches[0]
+        key = (str(study.folder), approach, *(json.dumps(outputs, sort_keys=True) for outputs in stamps))
         with self._lock:
             if self._worker is None or key != self._key:
                 if self._worker is not None:

@@ -229,10 +229,11 @@ def main() -> None:
     """Start the worker of a study."""
     parser = argparse.ArgumentParser(description="Answer questions with the trained assistants of a study.")
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
+    parser.add_argument("--approach", help="the approach of the assistants; default: the main one")
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="idle time until the process ends")
     options = parser.parse_args()
     configure_libraries()
-    study = Study(options.study)
+    study = Study(options.study, options.approach)
     run_server(ChatSession(study, (*study.config.arms, BASE)), options.idle_seconds)
 
 

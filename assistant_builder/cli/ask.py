@@ -8,7 +8,7 @@ import typer
 
 from assistant_builder.arms import ARMS, label, with_arm
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Consent, Json, Name, TrustRemoteCode
+from assistant_builder.cli.options import ApproachName, Consent, Json, Name, TrustRemoteCode
 from assistant_builder.errors import ConfigError
 from assistant_builder.redaction import escape_control_characters
 from assistant_builder.study import Study
@@ -22,6 +22,7 @@ def ask(
     look_up: Annotated[bool, typer.Option(
         "--look-up/--no-look-up", help="Whether a grounded assistant reads the facts that are found for the question. "
         "Without them it answers from memory.")] = True,
+    approach: ApproachName = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -31,7 +32,7 @@ def ask(
         raise ConfigError("the question is empty", remedy="Write a question in quotes")
     from assistant_builder.chat.ask import ask_arms
 
-    study = Study.open(name)
+    study = Study.open(name).of_choice(output.check_approach(approach))
     trained = study.config.arms
     if arm not in (*trained, "both"):
         raise ConfigError(f"study {name} trains only {' and '.join(trained)} and has no {arm} assistant",

@@ -9,7 +9,7 @@ import typer
 
 from assistant_builder.arms import ARMS
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Consent, Json, Name, TrustRemoteCode
+from assistant_builder.cli.options import ApproachName, Consent, Json, Name, TrustRemoteCode
 from assistant_builder.export_formats import DEFAULT_FORMAT, parse_export
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
@@ -25,6 +25,7 @@ def export(
     sample: Annotated[int, typer.Option(min=1, help="Number of held-out items for the check after writing.")] = 20,
     with_data: Annotated[bool, typer.Option("--with-data", help="Add the index of a grounded assistant, with which it "
                                             "looks facts up. It contains the training pairs as plain text.")] = False,
+    approach: ApproachName = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -38,7 +39,7 @@ def export(
         spec = parse_export(arm, format)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    study = Study.open(name)
+    study = Study.open(name).of_choice(output.check_approach(approach))
     Consent(trust_remote_code).allow(study.config)
     if as_json:
         return output.print_json(export_to(study, spec, to, force=force, sample=sample, with_data=with_data))

@@ -13,6 +13,9 @@ from assistant_builder.config import StudyConfig, printable, read_value
 from assistant_builder.models.remote_code import allow_code
 from assistant_builder.registry import Listed
 
+ApproachName = Annotated[str | None, typer.Option(
+    "--approach", help="Which assistant of a study with both approaches: grounded or memory. Default: the one that the "
+    "report recommends.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output and nothing else.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
 Settings = Annotated[

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast, get_args
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from assistant_builder.config import Approach
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.redaction import escape_control_characters
 from assistant_builder.runner.backend import Event
@@ -49,6 +50,13 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     """Raise BadParameter if the value of an option is not one of the choices."""
     if value not in choices:
         raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}", param_hint=option)
+
+
+def check_approach(value: str | None) -> Approach | None:
+    """The value of ``--approach``; raises BadParameter if there is no such approach."""
+    if value is not None:
+        check_choice("--approach", value, get_args(Approach))
+    return cast("Approach | None", value)
 
 
 def note(line: str) -> None:

@@ -15,7 +15,6 @@ from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRe
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
-from assistant_builder.study.steps import arm_runs
 
 
 def run(
@@ -48,12 +47,15 @@ def run(
         if as_json:
             output.print_json(study.status())
     if not as_json:
-        typer.echo(read_json(study.folder / "report.json")["sentence"])
+        report = read_json(study.folder / "report.json")
+        for sentence in (report.get("approach_sentence"), report["sentence"]):
+            if sentence:
+                typer.echo(sentence)
         typer.echo(f"Report: {study.folder / 'report.html'}")
 
 
 def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Display events; after the data step also print how the verdict is reached, the power, and a note on memory."""
+    """Display events; after the data steps also print the verdict's rules, its power, memory, and the approach."""
 
     def show(event: Event) -> None:
         display(event)
@@ -68,6 +70,11 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
             for line in (declared, power_sentence(power.to_record()) if power else "", memory_note(study)):
                 if line:
                     typer.echo(line)
+
+        if event.step == "data-embed" and event.state == "succeeded" and not event.reused:
+            from assistant_builder.retrieval import recommended_approach
+
+            typer.echo(recommended_approach(study))
 
     return show
 
@@ -156,8 +163,8 @@ def step(step: Annotated[str, typer.Argument(help="data, data-embed, or a traini
     work: dict[str, Work] = {
         "data": lambda: prepare_data(subject),
         "data-embed": lambda: embed_data(subject),
-        **{f"train-{run}": partial(train_arm, subject, run)
-           for run in arm_runs(subject.config.seeds, subject.config.arms)},
+        **{step: partial(train_arm, subject.of_run(run), run) for step in subject.steps
+           if (run := step.removeprefix("train-")) != step},
     }
     output.check_choice("STEP", step, list(work))
     raise SystemExit(run_as_step(subject, step, work[step]))

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from assistant_builder.arms import ARMS, plain_order
 from assistant_builder.atomic_io import read_json
-from assistant_builder.cli.options import Consent, Json, TrustRemoteCode
+from assistant_builder.cli import output
+from assistant_builder.cli.options import ApproachName, Consent, Json, TrustRemoteCode
 from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
@@ -40,6 +41,7 @@ def serve(
     ongoing: Annotated[float, _option("ongoing")] = _DEFAULTS.ongoing,
     cpus: Annotated[float, _option("cpus")] = _DEFAULTS.cpus,
     gpus: Annotated[float, _option("gpus")] = _DEFAULTS.gpus,
+    approach: ApproachName = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +60,7 @@ def serve(
                                cpus=cpus, gpus=gpus)
     except ValidationError as error:
         raise _invalid_options(error) from error
-    models = select_models(names, _recommended)
+    models = select_models(names, _recommended, output.check_approach(approach))
     consent = Consent(trust_remote_code)
     for assistant in models.assistants:
         consent.allow(assistant.study.config)
@@ -75,6 +77,6 @@ def _recommended(study: Study) -> str:
     """The arm that the report recommends; without a report, QLoRA or the only arm."""
     from assistant_builder.export_formats import advice
 
-    report = study.folder / "report.json"
+    report = study.report_file
     arms = study.config.arms
     return advice(read_json(report), arms).adapter if report.is_file() else plain_order(arms)[0]

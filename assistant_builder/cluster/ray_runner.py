@@ -181,10 +181,11 @@ class _Run:
 
 
 def _same_seed(step: str, other: str) -> bool:
-    """Whether two steps train different arms with the same seed, which wait for each other with early stopping."""
+    """Whether two steps train arms of one approach with the same seed, which wait for each other to stop early."""
     if step == other or not (step.startswith("train-") and other.startswith("train-")):
         return False
-    return split_run(step.removeprefix("train-"))[1] == split_run(other.removeprefix("train-"))[1]
+    runs = [name.removeprefix("train-") for name in (step, other)]
+    return len({(split_run(run)[1], run.partition("+")[2]) for run in runs}) == 1
 
 
 def _raise_for_task_result(study: Study, step: str, result: TaskResult) -> None:

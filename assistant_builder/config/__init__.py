@@ -11,6 +11,7 @@ from assistant_builder.config.model import ModelConfig
 from assistant_builder.config.study_config import (
     PRESET_LABELS,
     PRESETS,
+    Approach,
     StudyConfig,
     check_name,
     load_config,
@@ -21,6 +22,6 @@ from assistant_builder.config.study_config import (
 )
 from assistant_builder.config.train import TrainConfig
 
-__all__ = ["PRESETS", "PRESET_LABELS", "DataConfig", "EvalConfig", "ExecutorConfig", "ModelConfig", "RegistryName",
-           "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields", "parse_config", "printable",
-           "read_value"]
+__all__ = ["PRESETS", "PRESET_LABELS", "Approach", "DataConfig", "EvalConfig", "ExecutorConfig", "ModelConfig",
+           "RegistryName", "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields", "parse_config",
+           "printable", "read_value"]

@@ -61,9 +61,10 @@ class StudyConfig(ConfigModel):
                        "train.seed, train.seed + 1, …; several seeds show how much of a difference is chance.",
                        json_schema_extra=BASIC)
     approaches: list[Approach] = Field(
-        default_factory=lambda: list(_DEFAULT_APPROACHES), min_length=1, max_length=1, title="Approach",
+        default_factory=lambda: list(_DEFAULT_APPROACHES), min_length=1, title="Approach",
         description="grounded: the assistant reads the training pairs that are found for a question. memory: it "
-        "answers from what it has learned, without looking anything up.", json_schema_extra=BASIC,
+        "answers from what it has learned, without looking anything up. With both, the arms are trained in each, and "
+        "the report compares them.", json_schema_extra=BASIC,
     )
     data: DataConfig = Field(default_factory=DataConfig, title="Data", description="Data file and split.")
     model: ModelConfig = Field(default_factory=ModelConfig, title="Model", description="Base model.")
@@ -85,6 +86,12 @@ class StudyConfig(ConfigModel):
         """Each arm once, in the order of ``ARMS``, so that the order in the file does not matter."""
         return [arm for arm in ARMS if arm in value]
 
+    @field_validator("approaches")
+    @classmethod
+    def _keep_first(cls, value: list[Approach]) -> list[Approach]:
+        """Each approach once; the first one is the study's main approach."""
+        return list(dict.fromkeys(value))
+
     @model_validator(mode="after")
     def _check_devices(self) -> StudyConfig:
         devices, batch = self.executor.devices, self.train.batch_size
@@ -102,8 +109,12 @@ class StudyConfig(ConfigModel):
 
     @property
     def grounded(self) -> bool:
-        """Whether the assistants read the facts that are found for a question."""
-        return "grounded" in self.approaches
+        """Whether the assistants of the main approach read the facts that are found for a question."""
+        return self.approaches[0] == "grounded"
+
+    def of_approach(self, approach: Approach) -> StudyConfig:
+        """The settings with one of the approaches alone."""
+        return self.model_copy(update={"approaches": [approach]})
 
     @property
     def cells(self) -> list[str]:

@@ -27,6 +27,7 @@ def main() -> int:
     """Export; exit code 0 done, 1 failed, 3 cancelled."""
     parser = argparse.ArgumentParser(prog="python -m assistant_builder.export", description=__doc__)
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
+    parser.add_argument("--approach", help="the approach of the assistant; default: the main one")
     parser.add_argument("--arm", choices=list(ARMS), required=True)
     parser.add_argument("--format", choices=list(EXPORT_FORMATS), required=True)
     parser.add_argument("--to", type=Path, required=True, help="the folder to make")
@@ -38,7 +39,7 @@ def main() -> int:
     configure_libraries()
     record = JobRecord("running", str(arguments.to), time.time(), pid=os.getpid(),
                        process_started=process_identity(os.getpid()), message="Starting")
-    job = ExportJob(Study(arguments.study), ExportSpec(arguments.arm, arguments.format))
+    job = ExportJob(Study(arguments.study, arguments.approach), ExportSpec(arguments.arm, arguments.format))
 
     def report(percent: int, message: str) -> None:
         nonlocal record

@@ -122,7 +122,7 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
 def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None,
                      notes: list[str], dated: date | None, with_data: bool) -> dict[str, Any]:
     """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
-    path = study.folder / "report.json"
+    path = study.report_file
     summary = read_json(path) if path.is_file() else None
     ways = loading_snippets(study, spec, folder=".", base=base_name(study)[0], with_data=with_data)
     card = model_card(study, spec, summary, found, ways, template_date=dated, with_data=with_data)

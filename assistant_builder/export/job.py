@@ -52,7 +52,7 @@ class ExportJob:
 
     def __init__(self, study: Study, spec: ExportSpec) -> None:
         self.study, self.spec = study, spec
-        self.folder = study.folder / "exports" / spec.name
+        self.folder = study.export_folder(spec.name)
         self.status_file = self.folder / "status.json"
         self.log_file = self.folder / "log.txt"
         self.files = self.folder / "files"
@@ -98,6 +98,7 @@ class ExportJob:
             raise StudyError(f"the {self.spec.arm} assistant is being exported already ({self.spec.format})",
                              where=f"study {self.study.name}", remedy="Wait until that is done")
         words = python_command("-m", "assistant_builder.export", "--study", str(self.study.folder),
+                               "--approach", self.study.config.approaches[0],
                                "--arm", self.spec.arm, "--format", self.spec.format, "--sample", str(sample),
                                *(["--with-data"] if with_data else []))
         if target is not None:

@@ -66,7 +66,7 @@ class Measured:
 
 def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
     """The scores of the export's own cell, else of the arm's cell; None if neither is of this adapter."""
-    path = study.folder / "evals" / "tasks" / "items.jsonl"
+    path = study.evals_folder / "tasks" / "items.jsonl"
     if not path.is_file():
         return None
     adapter = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]

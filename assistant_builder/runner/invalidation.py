@@ -24,7 +24,16 @@ from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
-from assistant_builder.study.steps import StepRecord, arm_runs, changed_inputs, needed_before, split_run, steps_of
+from assistant_builder.study.steps import (
+    StepRecord,
+    approach_of_run,
+    arm_runs,
+    changed_inputs,
+    needed_before,
+    split_run,
+    steps_of,
+    suffix_of,
+)
 
 _MEMORY_SIGNALS = (-signal.SIGABRT, -9)
 """A library that cannot allocate memory aborts the process; the operating system kills it with signal 9."""
@@ -46,7 +55,7 @@ def first_stale_step(study: Study, *, redo: bool, config: StudyConfig | None = N
     """
     pending: set[str] = set()
     wanted = config or study.config
-    steps = steps_of(wanted.seeds, wanted.arms)
+    steps = steps_of(wanted)
     for step in steps:
         if pending.intersection(needed_before(step, steps)):
             return None
@@ -200,7 +209,9 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         return {**common, **hashes, "data.embedding_threshold": config.data.embedding_threshold,
                 "data.remove_leaks": config.data.remove_leaks}
     if step.startswith("train-"):
-        _, seed = split_run(step.removeprefix("train-"))
+        run = step.removeprefix("train-")
+        _, seed = split_run(run)
+        config = config.of_approach(approach_of_run(run, config.approaches))
         plain = {"kernels"} if config.train.kernels == "plain" else set()  # not recorded by earlier versions
         # with early stopping all arms stop at the same step, so that each arm depends on the others
         stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
@@ -209,21 +220,22 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
                 **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
                 **_grounding(study, config, {"false_declines"}),
                 "train.seed": config.train.seed + seed - 1, **stops}
-    adapters = {f"{run} adapter": _read(study, f"arms/{run}/summary.json")["adapter_sha256"]
-                for run in arm_runs(config.seeds, config.arms)}
+    suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]
+    adapters = {f"{run}{suffix} adapter": _read(study, f"arms/{run}{suffix}/summary.json")["adapter_sha256"]
+                for suffix in suffixes for run in arm_runs(config.seeds, config.arms)}
     if step == "evaluate":
         return {**common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
                 **_grounding(study, config),
                 **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
                 **_flat("eval", config.eval, leave_out=_REPORT_ONLY)}
     return {**common, **adapters, **_flat("eval", config.eval),
-            **{f"{path.parent.relative_to(study.folder / 'evals')} scores": file_hash(path)
-               for path in sorted((study.folder / "evals").rglob("scores.json"))}}
+            **{f"{path.parent.relative_to(folder)}{suffix} scores": file_hash(path) for suffix in suffixes
+               for folder in (study.folder / f"evals{suffix}",) for path in sorted(folder.rglob("scores.json"))}}
 
 
 def _grounding(study: Study, config: StudyConfig, leave_out: set[str] | None = None) -> dict[str, Any]:
     """The inputs of a step that writes facts into prompts, which serving does not change; empty without facts."""
-    if not config.grounded:
+    if "grounded" not in config.approaches:
         return {}
     unread = {"sources_in_endpoint", *(leave_out or ())}
     return {"approaches": config.approaches, **_flat("retrieval", config.retrieval, unread),

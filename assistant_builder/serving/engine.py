@@ -224,5 +224,5 @@ async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
 
 def start_worker(models: ModelRegistry) -> ChatWorker:
     """The process with the models of these assistants."""
-    assistants = [[assistant.id, str(assistant.folder), assistant.arm] for assistant in models.assistants]
+    assistants = [[each.id, str(each.folder), each.arm, each.approach] for each in models.assistants]
     return ChatWorker(python_command("-m", "assistant_builder.serving.worker", json.dumps(assistants)))

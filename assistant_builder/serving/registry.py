@@ -8,6 +8,7 @@ from pathlib import Path
 
 from assistant_builder.arms import ARMS, QLORA, plain_order, with_arm
 from assistant_builder.chat.ask import context_tokens, default_system_prompt
+from assistant_builder.config import Approach
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.models.catalog import resolve
@@ -31,11 +32,12 @@ class ServedModel:
     created: int  # Unix time at which its training began
     grounded: bool = False  # whether it looks facts up
     shows_sources: bool = False  # whether completions may contain the facts that were found
+    approach: Approach | None = None  # of the assistant; None for the main one
 
     @property
     def study(self) -> Study:
         """The study."""
-        return Study(self.folder)
+        return Study(self.folder, self.approach)
 
     @property
     def adapter(self) -> Path:
@@ -61,15 +63,16 @@ class ModelRegistry:
         return next((assistant for assistant in self.assistants if assistant.id == wanted), None)
 
 
-def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) -> ModelRegistry:
+def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
+                  approach: Approach | None = None) -> ModelRegistry:
     """The assistants of ``NAME`` (all arms that its study trains) and ``NAME:ARM``.
 
-    ``recommended`` returns the default arm of a study.
+    ``recommended`` returns the default arm of a study; ``approach`` is None for the recommended one.
 
     Raises:
         StudyError: There is no study of that name.
         ModelError: An arm is not trained, or the study does not train it at all.
-        ConfigError: There is no arm of that name, or two assistants would have one name.
+        ConfigError: There is no arm or approach of that name, or two assistants would have one name.
     """
     arms: dict[str, list[str]] = {}
     for text in wanted:  # NAME alone: all arms that its study trains
@@ -87,12 +90,12 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str]) ->
     assistants: list[ServedModel] = []
     aliases: dict[str, str] = {}
     for name, chosen in arms.items():
-        study = Study.open(name)
+        study = Study.open(name).of_choice(approach)
         for arm in chosen:
             step = study.step(f"train-{arm}")
             config = study.config
             found = ServedModel(f"{name}-{arm}", study.folder.resolve(), arm, int(step.started or 0), config.grounded,
-                                config.retrieval.sources_in_endpoint)
+                                config.retrieval.sources_in_endpoint, study.approach)
             if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
                 raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {name}",
                                  remedy=f"Train it with 'assistant-builder run {name}'")

@@ -65,10 +65,11 @@ class SharedSession(Session):
 def main() -> None:
     """Start the worker."""
     parser = argparse.ArgumentParser(description="Answer questions with trained assistants of several studies.")
-    parser.add_argument("assistants", help="JSON: [[id, folder of the study, arm], …]")
+    parser.add_argument("assistants", help="JSON: [[id, folder of the study, arm, approach or null], …]")
     options = parser.parse_args()
     configure_libraries()
-    session = SharedSession({name: (Study(Path(folder)), arm) for name, folder, arm in json.loads(options.assistants)})
+    session = SharedSession({name: (Study(Path(folder), approach), arm)
+                             for name, folder, arm, approach in json.loads(options.assistants)})
     run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False)  # ends with the server
 
 

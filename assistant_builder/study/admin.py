@@ -39,7 +39,7 @@ def rename_study(study: Study, name: str) -> Study:
     target = _free_folder(config.name)
     with _locked_and_idle(study, "renamed"):
         old = study.name
-        for path in sorted((study.folder / "evals" / "tasks").glob("*.yaml")):
+        for path in sorted((study.evals_folder / "tasks").glob("*.yaml")):
             text = path.read_text(encoding="utf-8").replace(f"task: {old}_", f"task: {config.name}_", 1)
             write_text(path.with_name(config.name + path.name.removeprefix(old)), text)
             path.unlink()

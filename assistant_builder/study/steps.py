@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from assistant_builder.arms import TWINS
+from assistant_builder.config import Approach, StudyConfig
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 
@@ -22,14 +23,30 @@ def run_of(arm: str, seed: int = 1) -> str:
 
 
 def split_run(run: str) -> tuple[str, int]:
-    """Arm and 1-based seed number of a training run: ``lora-2`` is ``("lora", 2)``."""
-    arm, _, seed = run.partition("-")
+    """Arm and 1-based seed number of a training run: ``lora-2`` and ``lora-2+facts`` are ``("lora", 2)``."""
+    arm, _, seed = run.partition("+")[0].partition("-")
     return arm, int(seed or 1)
 
 
-def steps_of(seeds: int, arms: Sequence[str] = TWINS) -> tuple[str, ...]:
-    """The steps of a study that trains each arm ``seeds`` times, in execution order."""
-    return "data", "data-embed", *(f"train-{run}" for run in arm_runs(seeds, arms)), "evaluate", "report"
+SUFFIXES: Mapping[Approach, str] = {"grounded": "+facts", "memory": "+memory"}
+"""Approach → what the names of its training runs end with, unless it is the main approach of the study."""
+
+
+def suffix_of(approach: Approach, approaches: Sequence[Approach]) -> str:
+    """What the names of runs and files of one of the study's approaches end with."""
+    return "" if approach == approaches[0] else SUFFIXES[approach]
+
+
+def approach_of_run(run: str, approaches: Sequence[Approach]) -> Approach:
+    """The approach of a training run of a study."""
+    return next(approach for approach in reversed(approaches) if run.endswith(suffix_of(approach, approaches)))
+
+
+def steps_of(config: StudyConfig) -> tuple[str, ...]:
+    """The steps of a study in execution order: each arm is trained with each seed in each approach."""
+    runs = [run + suffix_of(approach, config.approaches)
+            for approach in config.approaches for run in arm_runs(config.seeds, config.arms)]
+    return "data", "data-embed", *(f"train-{run}" for run in runs), "evaluate", "report"
 
 
 def insert_shards(steps: Sequence[str], shards: Sequence[str]) -> tuple[str, ...]:
@@ -49,8 +66,8 @@ def evaluates(step: str) -> bool:
     return step == "evaluate" or step.startswith("score-")
 
 
-STEPS = steps_of(1)
-"""The steps of a study with the twin arms and one seed."""
+STEPS = steps_of(StudyConfig())
+"""The steps of a study with default settings."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,19 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from assistant_builder.atomic_io import read_json, write_bytes, write_json, write_text
-from assistant_builder.config import StudyConfig, check_name, load_config
-from assistant_builder.errors import AssistantBuilderError, Cancelled, StudyError
+from assistant_builder.config import Approach, StudyConfig, check_name, load_config
+from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
-from assistant_builder.study.steps import Progress, State, StepRecord, insert_shards, steps_of
+from assistant_builder.study.steps import (
+    SUFFIXES,
+    Progress,
+    State,
+    StepRecord,
+    approach_of_run,
+    insert_shards,
+    steps_of,
+    suffix_of,
+)
 
 _STATUS_FILES: dict[str, str] = {
     "data": "data/status.json",
@@ -53,10 +62,54 @@ def studies_folder() -> Path:
 
 
 class Study:
-    """A study folder; :meth:`create` creates one and :meth:`open` finds one by name."""
+    """A study folder; :meth:`create` creates one and :meth:`open` finds one by name.
 
-    def __init__(self, folder: Path) -> None:
+    A study with two approaches is seen through one of them: :meth:`of_approach` has the adapters, scores and report of
+    that approach, and its settings name it alone. Without a choice it is the main approach, the first of the settings.
+    """
+
+    def __init__(self, folder: Path, approach: Approach | None = None) -> None:
         self.folder = folder
+        self.approach: Approach | None = approach
+        self._suffix = "" if approach is None else suffix_of(approach, load_config(folder / "study.yaml").approaches)
+
+    def of_approach(self, approach: Approach) -> Study:
+        """The study as seen through one of its approaches.
+
+        Raises:
+            ConfigError: The study does not have it.
+        """
+        known = self._settings.approaches
+        if approach not in known:
+            raise ConfigError(
+                f"the study has only the {known[0]} approach and not {approach}", where=f"study {self.name}",
+                remedy=f"Train it with 'assistant-builder run {self.name} --set "
+                f"approaches={','.join([*known, approach])}'")
+        return Study(self.folder, approach)
+
+    def of_choice(self, approach: Approach | None) -> Study:
+        """The study as seen through an approach, or through the recommended one if none is chosen.
+
+        Raises:
+            ConfigError: The study does not have it.
+        """
+        return self.recommended if approach is None else self.of_approach(approach)
+
+    def of_run(self, run: str) -> Study:
+        """The study as seen through the approach of a training run."""
+        return Study(self.folder, approach_of_run(run, self._settings.approaches))
+
+    @property
+    def views(self) -> list[Study]:
+        """The study as seen through each of its approaches, the main one first."""
+        return [Study(self.folder, approach) for approach in self._settings.approaches]
+
+    @property
+    def recommended(self) -> Study:
+        """The study as seen through the approach that its report recommends; before there is one, the main approach."""
+        known, path = self._settings.approaches, self.folder / "report.json"
+        found = read_json(path).get("recommended_approach") if len(known) > 1 and path.is_file() else None
+        return Study(self.folder, found if found in known else known[0])
 
     def _require_folder(self) -> None:
         """Raise StudyError if the folder is missing, because a write would create an incomplete one."""
@@ -123,6 +176,10 @@ class Study:
     @property
     def config(self) -> StudyConfig:
         """The validated config, read from ``study.yaml`` at every access."""
+        return self._settings if self.approach is None else self._settings.of_approach(self.approach)
+
+    @property
+    def _settings(self) -> StudyConfig:
         return load_config(self.folder / "study.yaml")
 
     def write_config(self, config: StudyConfig) -> None:
@@ -150,18 +207,37 @@ class Study:
 
     def arm_folder(self, run: str) -> Path:
         """``arms/<run>``: config.json status.json metrics.jsonl log.txt checkpoints/ adapter/."""
-        return self.folder / "arms" / run
+        return self.folder / "arms" / self._own(run)
+
+    def _own(self, name: str) -> str:
+        """The name of a training run, or of its step, in this approach."""
+        return name if name.endswith(tuple(SUFFIXES.values())) else name + self._suffix
+
+    @property
+    def evals_folder(self) -> Path:
+        """``evals/``: all scores; ``evals+memory/`` if that is not the main approach."""
+        return self.folder / f"evals{self._suffix}"
+
+    def export_folder(self, name: str) -> Path:
+        """``exports/<name>``: an export that the page made."""
+        return self.folder / "exports" / f"{name}{self._suffix}"
+
+    @property
+    def report_file(self) -> Path:
+        """``report.json``: the report of this approach, which is the main file for the recommended one."""
+        if self.approach is None or self.recommended.approach == self.approach:
+            return self.folder / "report.json"
+        return self.folder / f"report{SUFFIXES[self.approach]}.json"
 
     def cell_folder(self, cell: str, *, seed: int = 1) -> Path:
         """``evals/<cell>``, for later seeds ``evals/seeds/<seed>/<cell>``: samples.jsonl scores.json."""
-        folder = self.folder / "evals"
+        folder = self.evals_folder
         return folder / cell if seed == 1 else folder / "seeds" / str(seed) / cell
 
     @property
     def steps(self) -> tuple[str, ...]:
         """The steps of this study in execution order."""
-        config = self.config
-        return steps_of(config.seeds, config.arms)
+        return steps_of(self._settings)
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -252,6 +328,8 @@ class Study:
             raise
 
     def _recorded(self, step: str) -> StepRecord:
+        if step.startswith("train-"):
+            step = self._own(step)
         path = self.status_file(step)
         if not path.exists():
             return StepRecord(step)
@@ -274,15 +352,19 @@ class Study:
     def delete_step_outputs(self, step: str, *, scores: bool = True) -> None:
         """Delete the status file and the outputs of a step; without ``scores``, scores are kept for reuse."""
         self.status_file(step).unlink(missing_ok=True)
-        (self.step_folder(step) / f"{step}.progress.json").unlink(missing_ok=True)
+        self._progress_file(step).unlink(missing_ok=True)
         if step == "evaluate":
             for path in self.step_folder(step).glob("score-*.json"):
                 path.unlink(missing_ok=True)
-        if step.startswith("train-") or (step == "evaluate" and scores):
+        if step.startswith("train-"):
             shutil.rmtree(self.step_folder(step), ignore_errors=True)
+        elif step == "evaluate" and scores:
+            for suffix in ("", *SUFFIXES.values()):
+                shutil.rmtree(self.folder / f"evals{suffix}", ignore_errors=True)
         elif step == "report":
-            for name in ("report.json", "report.html", "report.md"):
-                (self.folder / name).unlink(missing_ok=True)
+            for suffix in ("", *SUFFIXES.values()):
+                for ending in ("json", "html", "md"):
+                    (self.folder / f"report{suffix}.{ending}").unlink(missing_ok=True)
         elif step == "data-embed":
             shutil.rmtree(self.retrieval_folder, ignore_errors=True)
         elif step == "data":
@@ -291,7 +373,7 @@ class Study:
 
     def progress(self, step: str) -> Progress | None:
         """The last reported progress of a step; None without a readable one."""
-        path = self.step_folder(step) / f"{step}.progress.json"
+        path = self._progress_file(step)
         try:
             return Progress(**read_json(path))
         except (OSError, StudyError, TypeError):
@@ -300,7 +382,11 @@ class Study:
     def write_progress(self, step: str, progress: Progress) -> None:
         """Report the progress of a step."""
         self._require_folder()
-        write_json(self.step_folder(step) / f"{step}.progress.json", asdict(progress))
+        write_json(self._progress_file(step), asdict(progress))
+
+    def _progress_file(self, step: str) -> Path:
+        name = self._own(step) if step.startswith("train-") else step
+        return self.step_folder(step) / f"{name}.progress.json"
 
     # the run
 

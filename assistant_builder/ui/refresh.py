@@ -50,6 +50,11 @@ class StudyView:
             self.error = error.to_record()
 
     @functools.cached_property
+    def served(self) -> Study | None:
+        """The study as seen through the approach that it recommends."""
+        return self.study and self.study.recommended
+
+    @functools.cached_property
     def mark(self) -> str:
         """A text that changes with every change of the study."""
         return study_stamp(self.study) if self.study else f"none:{self.name}"

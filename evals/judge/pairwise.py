@@ -177,7 +177,7 @@ def judge_study(study: Study, *, on_progress: Callable[[int, int], None] | None 
     assert config.judge_url is not None  # checked by the caller
     endpoint = ChatEndpoint(config.judge_url, config.judge_model, key=os.environ.get(KEY_VARIABLE), patience=patience)
     questions = _questions(study, endpoint)
-    path = study.folder / "evals" / "judge.jsonl"
+    path = study.evals_folder / "judge.jsonl"
     path.with_suffix(".json").unlink(missing_ok=True)  # from an earlier run
     known = {question.item: question.asked for question in questions}
     lines = {line["item"]: line for line in read_jsonl(path)

@@ -3,25 +3,172 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
-from evals.declaration import FALSE_DECLINES, RIGHT_DECLINES
+from assistant_builder.arms import ARMS, LORA, TWINS, headline_arms
+from assistant_builder.config import Approach
+from assistant_builder.study import Study
+from evals.compare import Comparison
+from evals.declaration import FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
+from evals.report import contrasts
+from evals.report.format import difference, in_sentence, interval, number, percent, shown
+from evals.report.load import Cell, read_baselines, read_cells
+from evals.report.rules import Rules
+from evals.stats.significance import holm
 
+FACTS = "+facts"
 NAMES = {"copy": "Copying the best fact", "base+facts": "Untuned base with facts",
          **{arm: f"{ARMS[arm].short} from memory" for arm in TWINS},
-         **{f"{arm}+facts": f"{ARMS[arm].short} with facts" for arm in TWINS}}
+         **{f"{arm}{FACTS}": f"{ARMS[arm].short} with facts" for arm in TWINS}}
 """Name in ``report.json`` → label."""
+NO_WORSE = 0.02
+"""Largest loss against copying, on a metric between 0 and 1, that counts as no worse."""
+_SIGNIFICANT = 0.05
 
 
-def approaches(report: Mapping[str, Any], *, grounded: bool) -> list[dict[str, Any]]:
-    """Figures of each approach that was scored, over the items of the headline; ``verdict`` is about 4-bit storage."""
-    cells, baselines = report["cells"], report["baselines"]
-    untuned = cells.get(LORA.untuned_cell) if grounded else baselines.get("retrieval")
-    found = {"copy": baselines.get("copy"), "base+facts": untuned,
-             **{f"{arm.name}{'+facts' if grounded else ''}": cells.get(arm.cell) for arm in (LORA, QLORA)}}
-    return [{"name": name, "label": NAMES[name], "items": record["items"], "metrics": record["metrics"],
-             "declined_rightly": record["metrics"].get(RIGHT_DECLINES),
-             "declined_falsely": record["metrics"].get(FALSE_DECLINES),
-             "verdict": report["verdict"]["outcome"] if name.startswith(QLORA.name) else None}
-            for name, record in found.items() if record is not None]
+@dataclass(frozen=True)
+class _Assistant:
+    """One way of building the assistant, with its scores."""
+
+    cell: Cell
+    record: Mapping[str, Any]  # its figures, as in ``cells`` of the report
+    verdict: str | None = None  # of 4-bit storage in this approach
+
+
+def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> Approach:
+    """Add the table of approaches and their comparisons to the report of each approach of a study with grounding.
+
+    Args:
+        study: The study.
+        reports: Approach → its report, the main approach first.
+
+    Returns:
+        The recommended approach: the main one, unless another one is better after Holm's adjustment.
+    """
+    main = next(iter(reports))
+    if "grounded" not in reports:
+        return main
+    found = _assistants(study, reports)
+    metric = comparing_metric(reports[main]["primary_metric"])
+    compared = _comparisons(study, found, metric)
+    recommended = main
+    for row in compared:
+        if row["name"] == f"{row['lead']}{FACTS}-{row['lead']}" and row["outcome"] in ("better", "worse"):
+            recommended = "grounded" if row["outcome"] == "better" else "memory"
+    added = {
+        "approach_metric": metric,
+        "approaches": [{"name": name, "label": NAMES[name], "items": each.record["items"],
+                        "metrics": each.record["metrics"],
+                        "declined_rightly": each.record["metrics"].get(RIGHT_DECLINES),
+                        "declined_falsely": each.record["metrics"].get(FALSE_DECLINES), "verdict": each.verdict}
+                       for name, each in found.items()],
+        "approach_comparisons": compared, "recommended_approach": recommended,
+        "approach_sentence": _sentence(recommended, found, compared, metric),
+    }
+    for approach, report in reports.items():
+        report |= {**added, "approach": approach}
+    return recommended
+
+
+def comparing_metric(primary: str) -> str:
+    """The metric of the comparisons: the primary one, or token F1 where that is the loss, which copying has not."""
+    return OVERLAP if primary == LOSS else primary
+
+
+def _assistants(study: Study, reports: Mapping[Approach, Mapping[str, Any]]) -> dict[str, _Assistant]:
+    found: dict[str, _Assistant] = {}
+    for view in study.views:
+        approach = view.config.approaches[0]
+        report, cells = reports[approach], read_cells(view)
+        suffix = FACTS if approach == "grounded" else ""
+        if suffix:
+            baselines = read_baselines(view, next(iter(cells.values())))
+            for name, cell, record in (("copy", baselines.get("copy"), report["baselines"].get("copy")),
+                                       ("base+facts", cells.get(LORA.untuned_cell),
+                                        report["cells"].get(LORA.untuned_cell))):
+                if cell is not None and record is not None:
+                    found[name] = _Assistant(cell, record)
+        verdict = report["verdict"]["outcome"] if view.config.compares else None
+        for arm in TWINS:
+            if ARMS[arm].cell in cells:
+                found[f"{arm}{suffix}"] = _Assistant(cells[ARMS[arm].cell], report["cells"][ARMS[arm].cell],
+                                                     verdict if arm != LORA.name else None)
+    return {name: found[name] for name in NAMES if name in found}
+
+
+def _comparisons(study: Study, found: Mapping[str, _Assistant], metric: str) -> list[dict[str, Any]]:
+    """The comparisons of interest on the primary metric, Holm-adjusted as one family."""
+    rules = Rules.of(study)
+    pairs = []
+    for lead in (arm for arm in headline_arms(study.config.arms) if arm in TWINS):
+        grounded = f"{lead}{FACTS}"
+        pairs += [(lead, grounded, "copy"), (lead, grounded, "base+facts"), (lead, grounded, lead),
+                  (lead, lead, "copy")]
+    results: list[tuple[str, str, str, Comparison]] = []
+    for lead, candidate, baseline in pairs:
+        if candidate in found and baseline in found:
+            one, other = found[baseline].cell, found[candidate].cell
+            items = [item for item in rules.items(other, metric)
+                     if item in one.by_item and None not in (one.value(item, metric), other.value(item, metric))]
+            if len(items) > 1:
+                results.append((lead, candidate, baseline, rules.compare(one, other, metric, items)))
+    adjusted = holm([result.p_value for *_, result in results])
+    return [{"name": f"{candidate}-{baseline}", "lead": lead, "candidate": candidate, "baseline": baseline,
+             "metric": metric, **contrasts.figures_of(result), "p_value_holm": float(p),
+             "outcome": _outcome(result, float(p))}
+            for (lead, candidate, baseline, result), p in zip(results, adjusted, strict=True)]
+
+
+def _outcome(result: Comparison, adjusted: float) -> str:
+    """``better`` or ``worse`` after Holm's adjustment, else ``no worse`` within :data:`NO_WORSE`, else ``not told``."""
+    _, low, high = result.harm
+    if adjusted <= _SIGNIFICANT and high < 0:
+        return "better"
+    if adjusted <= _SIGNIFICANT and low > 0:
+        return "worse"
+    return "no worse" if high < NO_WORSE else "not told apart"
+
+
+OUTCOMES = {"better": "better", "worse": "worse", "no worse": f"no worse (within {percent(NO_WORSE, 0)})",
+            "not told apart": "not told apart"}
+
+
+def _sentence(recommended: Approach, found: Mapping[str, _Assistant], compared: list[dict[str, Any]],
+              metric: str) -> str:
+    """Which approach to use, with its figure, and how it compares with copying the best fact."""
+    suffix = FACTS if recommended == "grounded" else ""
+    lead = next((name for name in (f"qlora{suffix}", f"lora{suffix}") if name in found), None)
+    if lead is None:
+        return ""
+    way = "with facts looked up" if suffix else "from memory"
+    text = (f"Use the assistant that answers {way}: {shown(metric).phrase} "
+            f"{number(found[lead].record['metrics'][metric], metric)}")
+    rival = next((row for row in compared if row["name"] == f"{lead}-copy"), None)
+    if rival is None:
+        return f"{text}."
+    against = (f"{number(found['copy'].record['metrics'][metric], metric)} for copying the best fact "
+               f"({difference(rival['delta'], metric, rival)}, 95% interval {interval(rival, metric)})")
+    if rival["outcome"] == "worse":
+        return (f"{text}, against {against}. Copying is better: use the pairs themselves, or train longer.")
+    return f"{text}, against {against}: {OUTCOMES[rival['outcome']]}."
+
+
+def approach_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The table of approaches as text; empty without grounding."""
+    metric = report.get("approach_metric", "")
+    return [{"name": row["label"], "figure": number(row["metrics"].get(metric), metric),
+             "rightly": _share(row["declined_rightly"]), "falsely": _share(row["declined_falsely"]),
+             "verdict": row["verdict"] or "–"} for row in report.get("approaches", ())]
+
+
+def comparison_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The comparisons between approaches as text."""
+    return [{"name": f"{NAMES[row['candidate']]} against {in_sentence(NAMES[row['baseline']])}",
+             "difference": difference(row["delta"], row["metric"], row), "interval": interval(row, row["metric"]),
+             "p": f"{row['p_value_holm']:.2g}", "outcome": OUTCOMES[row["outcome"]]}
+            for row in report.get("approach_comparisons", ())]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)

@@ -11,10 +11,11 @@ from assistant_builder.arms import CELLS, LORA, TWINS
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
+from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
 from evals.report import contrasts as comparing
-from evals.report.approaches import approaches
+from evals.report.approaches import add_approaches
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
 from evals.report.items import declining, flips, item_rows
@@ -31,6 +32,7 @@ from evals.report.load import (
 )
 from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
 from evals.report.render import render_html, render_markdown
+from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
 from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, worst_items
 from evals.report.study_facts import arm_records, curves, data_summary, exports, read_record, resources, twins
@@ -91,6 +93,9 @@ def build_report(study: Study) -> dict[str, Any]:
             *([] if config.grounded else ["approaches", "retrieval"])}),
         "context": list(CONTEXT),
     }
+    curve = risk_coverage(cells, served_cells(config.arms))
+    if curve is not None:
+        report["risk_coverage"] = curve
     if config.compares:
         report["other_claim"] = other_claim(by_seed, usable[primary], rules)
     else:
@@ -101,8 +106,6 @@ def build_report(study: Study) -> dict[str, Any]:
                    and (scored := [item for item in unlike if cell.value(item, metric) is not None])}
             for name, cell in cells.items()
         }}
-    if config.grounded:
-        report["approaches"] = approaches(report, grounded=True)
     report["attribution"] = attribution(rows, report["cells"], primary)
     report["exports"] = exports(compared, report["cells"], report["resources"], primary, margin)
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
@@ -119,14 +122,21 @@ def build_report(study: Study) -> dict[str, Any]:
 def write_report(study: Study) -> Path:
     """Write ``report.json``, then ``report.html``, whose path is returned, and ``report.md`` from that file.
 
+    With two approaches they are about the recommended one; the files of the other one, ``report+memory.json`` or
+    ``report+facts.json`` and so on, are written first.
+
     Raises:
         EvaluationError: As in :func:`build_report`; nothing is written then.
     """
-    write_json(study.folder / "report.json", build_report(study))
-    report = read_json(study.folder / "report.json")
-    write_text(study.folder / "report.md", render_markdown(report))
-    path = study.folder / "report.html"
-    write_text(path, render_html(report))
+    reports = {view.config.approaches[0]: build_report(view) for view in study.views}
+    recommended = add_approaches(study, reports)
+    for approach in sorted(reports, key=lambda approach: approach == recommended):
+        name = "report" if approach == recommended else f"report{SUFFIXES[approach]}"
+        write_json(study.folder / f"{name}.json", reports[approach])
+        report = read_json(study.folder / f"{name}.json")
+        write_text(study.folder / f"{name}.md", render_markdown(report))
+        path = study.folder / f"{name}.html"
+        write_text(path, render_html(report))
     return path
 
 
@@ -156,7 +166,7 @@ def _usable(study: Study, cells: dict[str, Cell], baselines: dict[str, Cell], ru
         where = " and ".join(reversed(tuned))
         raise EvaluationError(
             f"the primary metric {primary} was not scored on {f'both {where}' if len(tuned) > 1 else where}",
-            where=str(study.folder / "evals"),
+            where=str(study.evals_folder),
             remedy=f"Set eval.primary_metric to a scored metric ({', '.join(usable) or 'none'}), or score again with "
             f"'assistant-builder run {study.name} --redo'",
         )

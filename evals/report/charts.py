@@ -218,6 +218,22 @@ def reliability_chart(reliability: Mapping[str, Any] | None) -> dict[str, Any] |
             "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in marks]}
 
 
+def risk_chart(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Share of wrong answers over the share of questions that are answered, with the chosen point of each assistant."""
+    if not record:
+        return None
+    highest = max(point["risk"] for cell in record["cells"].values() for point in (*cell["points"], cell["chosen"]))
+    across, up = Scale(0, 1), Scale(0, max(0.1, math.ceil(highest * 10) / 10), mirrored=True)
+    lines = [{"arm": CELLS[name].adapter, "name": name,
+              "points": " ".join(f"{across(point['coverage'])},{up(point['risk'])}" for point in cell["points"]),
+              "x": across(cell["chosen"]["coverage"]), "y": up(cell["chosen"]["risk"]),
+              "text": f"{percent(cell['chosen']['coverage'])} answered, {percent(cell['chosen']['risk'])} of them wrong"}
+             for name, cell in record["cells"].items()]
+    marks = (0, 0.25, 0.5, 0.75, 1)
+    return {"lines": lines, "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
+            "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in ticks(0, up.high, 4)]}
+
+
 def seed_dots(seeds: Mapping[str, Any]) -> dict[str, Any] | None:
     """Each training run of each arm as a dot on one axis, with the arm's mean; ``None`` for a single run."""
     if not seeds["spread"]:

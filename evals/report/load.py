@@ -100,7 +100,7 @@ def read_cells(study: Study) -> dict[str, Cell]:
         raise EvaluationError(
             f"the report {'compares cells' if len(served) > 1 else 'is about cell'} {needed}, but "
             f"{' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} not been scored",
-            where=str(study.folder / "evals"),
+            where=str(study.evals_folder),
             remedy=f"Keep {needed} in eval.cells and run 'assistant-builder run {study.name}'",
         )
     _refuse_contradictions(study, cells[tuned[0]], cells)
@@ -160,7 +160,7 @@ def _refuse_contradictions(study: Study, like: Cell, cells: Mapping[str, Cell]) 
     """Raise unless every cell has the items of ``like`` and a summary that agrees with its samples."""
     problems = [problem for name, cell in cells.items() if (problem := _contradiction(name, cell, like))]
     if problems:
-        raise EvaluationError("the cells cannot be compared: " + "; ".join(problems), where=str(study.folder / "evals"),
+        raise EvaluationError("the cells cannot be compared: " + "; ".join(problems), where=str(study.evals_folder),
                               remedy=f"Score them again with 'assistant-builder run {study.name} --redo'")
 
 

@@ -149,8 +149,8 @@ FROM = ("from", "Where does the difference come from?")
 BEHIND = ("behind", "Details behind the numbers")
 
 CONTENTS: tuple[tuple[tuple[str, str], tuple[tuple[str, str], ...]], ...] = (
-    (DID, (("bounds", "Verdict"), ("uncovered", "Facts not taught"), ("quality", "Quality"),
-           ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"),
+    (DID, (("approaches", "Approaches"), ("bounds", "Verdict"), ("uncovered", "Facts not taught"),
+           ("quality", "Quality"), ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"),
            ("worst", "Worst items"), ("retention", "Forgetting"), ("tasks", "Other tasks"), ("declining", "Declining"),
            ("reliability", "Reliability"), ("judge", "Judge"), ("votes", "Votes"))),
     (SEEN, (("power", "Power"), ("noise", "Noise floor"), ("seeds", "Seeds"), ("caveats", "Caveats"))),
@@ -175,6 +175,8 @@ def contents(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     left_out = {*(() if others else ("tasks",)), *(_OF_COMPARISONS if alone else ("alone",))}
     if not report.get("uncovered"):
         left_out.add("uncovered")
+    if not report.get("approaches"):
+        left_out.add("approaches")
     if alone and export_table(report) is None:
         left_out.add("exports")
     if alone and not report["contrasts"]:

@@ -226,7 +226,7 @@ def _wilson(share: float, n: int) -> list[float]:
 
 def judged(study: Study, cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     """``evals/judge.json`` with the preference for QLoRA, its interval and its test; ``None`` without a judge."""
-    path, config = study.folder / "evals" / "judge.json", study.config.eval
+    path, config = study.evals_folder / "judge.json", study.config.eval
     if not study.config.compares or not config.judge_url or not path.exists():
         return None
     items = cells[BASELINE].by_item

@@ -13,12 +13,13 @@ from markupsafe import Markup
 from assistant_builder.arms import ARMS, CELLS, QLORA, TWINS, css_rules, css_variables, label
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
-from evals.report import charts, rows_headline, rows_other
-from evals.report.format import plural
+from evals.report import approaches, charts, rows_headline, rows_other
+from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
 from evals.report.items import answer_groups
 from evals.report.load import arms_of, is_compared, lead_pair
 from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
+from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.study_facts import flatten
 from evals.report.verdict import changed_text, harm_text, leave_one_out_text, meaning
 from evals.report.warnings import by_weight
@@ -110,6 +111,10 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "in_short": rows_headline.in_short(report), "power": rows_other.power_sentences(report),
         "power_rows": rows_other.power_rows(report), "planned": rows_other.planned_sentence(report),
         "scored_at": rows_headline.scored_at(report),
+        "risk": charts.risk_chart(report.get("risk_coverage")),
+        "risk_lines": risk_sentences(report.get("risk_coverage")),
+        "approach_rows": approaches.approach_rows(report), "approach_comparisons": approaches.comparison_rows(report),
+        "approach_metric": shown(report["approach_metric"]).label if "approach_metric" in report else "",
         # further measurements
         "fidelity": rows_other.fidelity_rows(report), "fidelity_note": fidelity["sentence"] if fidelity else "",
         "worst": rows_other.worst_items(report), "flips": rows_other.flip_rows(report),

@@ -63,7 +63,7 @@ class Rules:
             return cls(declare(study.config, empty, ()), empty, study.config.eval)
         heldout = HeldOut.read(study)
         declared = declare(study.config, heldout, load_split(folder, "train"))
-        path = study.folder / "evals" / SIMILAR_QUESTIONS
+        path = study.evals_folder / SIMILAR_QUESTIONS
         similar = read_json(path)["groups"] if path.exists() else {}
         return cls(declared, heldout, study.config.eval, frozen(study, heldout), similar)
 

@@ -35,7 +35,7 @@ def fidelity(study: Study) -> dict[str, Any] | None:
 
     If the comparison was skipped, ``skipped`` has the reason and there are no pairs.
     """
-    path = study.folder / "evals" / "fidelity.json"
+    path = study.evals_folder / "fidelity.json"
     if not study.config.compares or not study.config.eval.fidelity or not path.exists():
         return None
     record = {key: value for key, value in read_json(path).items() if key != "inputs"}
@@ -62,7 +62,7 @@ def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]
     """The items with the largest increase of loss from the twin to QLoRA, in summed nats; none without the twin."""
     if not study.config.compares:
         return []
-    known = read_jsonl(study.folder / "evals" / "fidelity.jsonl") if study.config.eval.fidelity else []
+    known = read_jsonl(study.evals_folder / "fidelity.jsonl") if study.config.eval.fidelity else []
     lines = {str(line["item"]): line["pairs"] for line in known}
     before, after = cells[BASELINE].by_item, cells[CANDIDATE].by_item
     increase = {item: after[item]["nll"] - before[item]["nll"] for item in before}

@@ -108,7 +108,7 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     likelihood task therefore requests two likelihoods, of line break and answer and of the line break alone, whose
     difference is that of the answer. This works with any model of lm-eval.
     """
-    folder = study.folder / "evals" / "tasks"
+    folder = study.evals_folder / "tasks"
     nll, generation = f"{study.name}_nll", f"{study.name}_gen"
     write_jsonl(folder / "items.jsonl", items)
     write_text(folder / "scoring.py", _FUNCTIONS)

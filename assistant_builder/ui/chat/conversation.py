@@ -146,7 +146,7 @@ class ConversationPanel:
         Yields:
             Values for ``[kept, *outputs]``.
         """
-        study = Study.open(name)
+        study = Study.open(name).recommended
         arms = study.config.arms
         pair = random.sample(DEFAULT_SIDES, 2) if settings.blind else default_sides(arms)
         turn = Turn(question, {}, (pair[0], pair[1]), settings.blind, None, settings.system,
@@ -183,7 +183,7 @@ class ConversationPanel:
 
     def vote(self, choice: Choice, name: str, mark: str, kept: Any, settings: ReplySettings) -> list[Any]:
         """Record a vote and reveal the assistants; returns values for ``[kept, *outputs]``."""
-        study = Study.open(name)
+        study = Study.open(name).recommended
         conversation = self.conversation(kept, name, mark)
         if not conversation.turns:
             raise ConfigError("there is nothing to vote on", where="chat", remedy="Ask in blind mode first")

@@ -141,14 +141,14 @@ class ChatTab:
             yield from self._ask(turns[-1].question, len(turns) - 1, name, mark, kept, request, *shown)
 
     def _clear(self, name: str | None, mark: str, kept: Any, *shown: Any) -> list[Any]:
-        drawn = self.talk.values(Study.open(name or ""), Conversation(), self._settings(name, shown))
+        drawn = self.talk.values(Study.open(name or "").recommended, Conversation(), self._settings(name, shown))
         return [self.talk.stored_with(kept, name or "", mark, Conversation()), *drawn, "", None,
                 gr.update(visible=False), "", None]
 
     def _vote(self, choice: Choice, name: str | None, mark: str, kept: Any, *shown: Any) -> list[Any]:
         settings = self._settings(name, shown)
         values = self.talk.vote(choice, name or "", mark, kept, settings)
-        return [*values, *self.votes.tally_values(Study.open(name or ""), blind=settings.blind)]
+        return [*values, *self.votes.tally_values(Study.open(name or "").recommended, blind=settings.blind)]
 
     def _pane_clicked(self, question: str, editing: int | None, name: str | None, mark: str, kept: Any,
                       event: gr.EventData, *shown: Any) -> list[Any]:
@@ -165,21 +165,21 @@ class ChatTab:
         speaker = speaker_at(side, turn)
         if event.action != "correct" or turn.hidden or speaker not in turn.answers:
             return nothing
-        study = Study.open(name or "")
+        study = Study.open(name or "").recommended
         return [*nothing[:4], *self.corrections.open(study, turn.question, turn.answers[speaker].text, speaker)]
 
     def _redraw(self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any) -> list[Any]:
         if not name or self.talk.busy(request.session_hash or ""):
             return [gr.skip()] * len(self.talk.outputs)
         conversation = self.talk.conversation(kept, name, mark)
-        return self.talk.values(Study.open(name), conversation, self._settings(name, shown))
+        return self.talk.values(Study.open(name).recommended, conversation, self._settings(name, shown))
 
     def _settings(self, name: str | None, shown: tuple[Any, ...]) -> ReplySettings:
         """Settings of the reply; blind mode needs two trained arms, and looking up a grounded study."""
         settings = self.settings.read(shown)
         if not name:
             return settings
-        config = Study.open(name).config
+        config = Study.open(name).recommended.config
         sampling = settings.sampling if config.grounded else replace(settings.sampling, look_up=True)
         return replace(settings, blind=settings.blind and config.compares, sampling=sampling)
 
@@ -189,7 +189,7 @@ class ChatTab:
         The tab becomes visible here and not earlier, because input before this would be overwritten.
         """
         name, _, trained = mark.partition(":")
-        study = None if trained == _UNTRAINED else Study.open(name)
+        study = None if trained == _UNTRAINED else Study.open(name).recommended
         own = study.name if study else None
         shown = self.settings.restored(own, kept_settings)
         try:
@@ -211,7 +211,7 @@ class ChatTab:
     def _load_models(self, name: str | None, base: bool) -> Iterator[Any]:
         """Load the models before the first question if no run needs the machine."""
         try:
-            study = Study.open(name) if name else None
+            study = Study.open(name).recommended if name else None
             if study is None or study.state == "running" or self.talk.pool.busy:
                 return
             arms = shown_arms(study.config)
@@ -227,7 +227,7 @@ class ChatTab:
     def _suggest(self, name: str | None, question: str | None) -> list[Any]:
         if not question:
             return [gr.skip(), ""]
-        references = dict(_suggestions(Study.open(name or "")))
+        references = dict(_suggestions(Study.open(name or "").recommended))
         return [question, reference_note(references.get(question, ""))]
 
 

@@ -21,7 +21,7 @@ from assistant_builder.data.card import (
 from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.load import read_table
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.retrieval import RECALL
+from assistant_builder.retrieval import RECALL, recommended_approach
 from assistant_builder.study import Study
 from assistant_builder.ui.data.new_study import NewStudyForm, TemplatePreview
 from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, template_preview
@@ -98,7 +98,8 @@ def study_data_panel(study: Study) -> Markup:
             split = read_json(study.folder / "data" / "split.json")
             by_meaning = read_json(study.embedding_file)["leaks"] if study.embedding_file.is_file() else []
             return study_data_view(read_json(study.folder / "data" / "findings.json"), split, heldout_power(split),
-                                   _rejected(study), [*split["leaks"], *by_meaning], _recall(study))
+                                   _rejected(study), [*split["leaks"], *by_meaning], _recall(study),
+                                   recommended_approach(study) if study.embedding_file.is_file() else "")
         return _source_view(study)
     except AssistantBuilderError as error:
         return error_callout(error.to_record())

@@ -166,16 +166,19 @@ def lookup_view(record: Mapping[str, Any] | None) -> Markup:
 
 def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None,
                     power: Mapping[str, Any] | None, rejected: Sequence[RejectedRow],
-                    leaks: Sequence[Mapping[str, Any]] = (), recall: Mapping[str, Any] | None = None) -> Markup:
+                    leaks: Sequence[Mapping[str, Any]] = (), recall: Mapping[str, Any] | None = None,
+                    approach: str = "") -> Markup:
     """Everything that the Data tab shows about a study.
 
-    These are findings.json, split.json, the rows left out, all leaks, and the recall.json of the index.
+    These are findings.json, split.json, the rows left out, all leaks, the recall.json of the index, and the sentence
+    about the approach that suits the data.
     """
     columns = findings["columns"].items() if findings else ()
     roles = [(ROLE_TITLES.get(role, role), name) for role, name in columns if name]
     return join((card("Findings", findings_view(findings)) if findings else "",
                  card("Split", split_view(split, power)) if split else "",
                  leaks_view(leaks, sum(leak["removed"] for leak in leaks)), lookup_view(recall),
+                 Markup('<p class="ab-note-line">{}</p>').format(approach) if approach else "",
                  rejected_view(rejected, findings["rows"] if findings else len(rejected)),
                  card("Columns", table(("Role", "Column in the file"), roles)) if findings else ""))
 

@@ -61,6 +61,7 @@ def study_items(study: Study) -> ItemSet | None:
     Raises:
         AssistantBuilderError: The scores are damaged or contradict each other.
     """
+    study = study.recommended
     files = [study.folder / "report.json", *(study.cell_folder(cell) / "scores.json" for cell in CELLS)]
     return _study_items(study.folder, stamp(files))
 
@@ -68,7 +69,7 @@ def study_items(study: Study) -> ItemSet | None:
 @functools.lru_cache(maxsize=4)
 def _study_items(folder: Path, version: str) -> ItemSet | None:
     """Read the items; ``version`` is the stamp of the files, so that unchanged files are read once."""
-    study = Study(folder)
+    study = Study(folder).recommended
     report, arms = study_report(study), study.config.arms
     tuned = tuned_cells(arms)
     if report is not None:

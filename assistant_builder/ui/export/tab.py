@@ -66,7 +66,7 @@ class ExportPanel:
         """The region that is redrawn when the files of this export change."""
 
         def available(view: StudyView) -> Study | None:
-            return view.study if view.study and view.trained and self.spec.arm in view.study.config.arms else None
+            return view.served if view.served and view.trained and self.spec.arm in view.served.config.arms else None
 
         def mark(view: StudyView) -> str:
             study = available(view)
@@ -136,12 +136,12 @@ class ExportPanel:
         self.cancel.click(user_facing_errors(self._cancel), picker, self.cancel, **QUIET)
 
     def _start(self, name: str | None, with_data: bool) -> dict[str, Any]:
-        study = Study.open(name or "")
+        study = Study.open(name or "").recommended
         ExportJob(study, self.spec).start(with_data=with_data is True and study.config.grounded)
         return gr.update(interactive=False, value="Starting…")
 
     def _cancel(self, name: str | None) -> dict[str, Any]:
-        job = ExportJob(Study.open(name or ""), self.spec)
+        job = ExportJob(Study.open(name or "").recommended, self.spec)
         if not job.running:
             raise StudyError("no export is running", remedy="Wait until the page shows the result")
         job.request_cancel()
@@ -199,14 +199,15 @@ class ExportTab:
         return [gr.update(value=shown, visible=not view.trained), gr.update(visible=view.trained)]
 
     def _draw_choice(self, view: StudyView) -> Sequence[Any]:
-        if view.study is None or not view.trained:
+        study = view.served
+        if study is None or not view.trained:
             return [gr.skip()] * (5 + len(self.panels))
-        report, arms = study_report(view.study), shown_arms(view.study.config)
-        advised = advice(report, view.study.config.arms)
-        spec = _latest(view.study, arms) or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
+        report, arms = study_report(study), shown_arms(study.config)
+        advised = advice(report, study.config.arms)
+        spec = _latest(study, arms) or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
         choices = [(label(arm), arm) for arm in arms]
         return [gr.update(choices=choices, value=spec.arm), spec.format, *_visible(spec.arm, spec.format),
-                gr.update(value=False, visible=view.study.config.grounded), advice_card(advised), quality_card(report)]
+                gr.update(value=False, visible=study.config.grounded), advice_card(advised), quality_card(report)]
 
     # events
 

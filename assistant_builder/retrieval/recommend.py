@@ -1,0 +1,57 @@
+"""Which approach suits the data, from the recall of the index on validation questions, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from assistant_builder.atomic_io import read_json
+from assistant_builder.config import Approach
+from assistant_builder.retrieval.build import RECALL
+from assistant_builder.study import Study
+
+FOUND = 0.5
+"""Share of the covered validation questions whose fact must be found for the grounded approach."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The approach that suits the data, and why, in one sentence."""
+
+    approach: Approach
+    why: str
+
+
+def recommend(recall: Mapping[str, Any] | None, facts: int) -> Recommendation:
+    """Recommend an approach.
+
+    Args:
+        recall: ``recall.json`` of the index; None if the study has no index.
+        facts: Facts in a prompt.
+    """
+    if recall is None:
+        return Recommendation("memory", "The training pairs are too many to look up.")
+    covered = recall["covered"]
+    if not covered:
+        return Recommendation(
+            "grounded", "No validation question asks for an answer that training has, so that finding answers cannot be "
+            "measured. Looking up serves questions about answers that occur once.")
+    at = max((int(k) for k in recall["hits"] if int(k) <= facts), default=min(map(int, recall["hits"])))
+    found, first = recall["hits"][str(at)], recall["hits"]["1"]
+    most = f"the first {at} facts" if at > 1 else "the first fact"
+    counts = (f"{most} that are found contain the right answer for {found:,} of {covered:,} validation questions, and "
+              f"copying the first one answers {first:,} of them")
+    if found >= FOUND * covered:
+        return Recommendation("grounded", f"{counts[0].upper()}{counts[1:]}.")
+    return Recommendation("memory", f"{counts[0].upper()}{counts[1:]}, which is too few for looking up.")
+
+
+def recommended_approach(study: Study) -> str:
+    """The approach that suits a study whose data steps are done, why, and whether the study has it."""
+    path, config = study.retrieval_folder / RECALL, study.config
+    found = recommend(read_json(path) if path.is_file() else None, config.retrieval.facts)
+    chosen = "" if found.approach in config.approaches else (
+        f" This study has the {config.approaches[0]} approach; 'assistant-builder run {study.name} --set "
+        f"approaches={found.approach},{config.approaches[0]}' compares both.")
+    return f"Approach: {found.approach} suits these data. {found.why}{chosen}"
