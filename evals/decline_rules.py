@@ -101,7 +101,7 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
     folder = study.retrieval_folder
     return {"adapter": read_json(study.arm_folder(run) / "summary.json")["adapter_sha256"],
             "validation": file_hash(study.split_file("validation")),
-            "retrieval": study.config.retrieval.model_dump(mode="json", exclude={"sources_in_endpoint"}),
+            "retrieval": study.config.retrieval.model_dump(mode="json", exclude={"sources_in_endpoint", "final_index"}),
             "max_new_tokens": study.config.eval.max_new_tokens,
             "index": {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}}
 

@@ -70,7 +70,7 @@ class _Scoring:
         if study.config.grounded:
             from assistant_builder.retrieval.retriever import Retriever
 
-            self.retriever = Retriever.load(study, self.prompter)
+            self.retriever = Retriever.load(study, self.prompter, served=False)
         self.items = build_items(heldout_pairs(study), self.prompter, self.retriever)
         self.tasks = write_tasks(study, self.items)
         training = load_split(study.folder / "data", "train")
@@ -131,7 +131,16 @@ class _Scoring:
                 judged = done
 
             judge_study(self.study, on_progress=on_progress)
-        return self.plan.score_files()
+        return [*self.plan.score_files(), *self._final_index()]
+
+    def _final_index(self) -> list[Path]:
+        """The index that the assistant is served with, which nothing that is scored reads."""
+        if self.retriever is None or not self.plan.whole:
+            return []
+        from assistant_builder.retrieval.final import write_final_index
+
+        pairs = [*load_split(self.study.folder / "data", "validation"), *heldout_pairs(self.study)]
+        return write_final_index(self.study, pairs, self.embedder)
 
     def _group_questions(self) -> None:
         """Groups of similar questions, by which the report checks whether the differences are correlated."""

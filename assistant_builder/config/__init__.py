@@ -9,6 +9,7 @@ from assistant_builder.config.eval import EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.config.model import ModelConfig
 from assistant_builder.config.study_config import (
+    BEFORE_APPROACHES,
     PRESET_LABELS,
     PRESETS,
     Approach,
@@ -22,6 +23,6 @@ from assistant_builder.config.study_config import (
 )
 from assistant_builder.config.train import TrainConfig
 
-__all__ = ["PRESETS", "PRESET_LABELS", "Approach", "DataConfig", "EvalConfig", "ExecutorConfig", "ModelConfig",
-           "RegistryName", "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields", "parse_config",
-           "printable", "read_value"]
+__all__ = ["BEFORE_APPROACHES", "PRESETS", "PRESET_LABELS", "Approach", "DataConfig", "EvalConfig", "ExecutorConfig",
+           "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields",
+           "parse_config", "printable", "read_value"]

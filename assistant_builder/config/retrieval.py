@@ -15,6 +15,9 @@ class RetrievalConfig(ConfigModel):
     false_declines: float = Field(
         0.04, gt=0, lt=0.5, title="False declines", description="Largest share of answerable questions that the rule "
         "for declining may decline, as measured on validation questions.")
+    final_index: bool = Field(
+        True, title="Final index", description="Whether answers that only validation and held-out questions have are "
+        "added to the index after the evaluation, so that the assistant can answer them too.")
     sources_in_endpoint: bool = Field(
         False, title="Sources in the endpoint", description="Whether 'serve' sends the facts that were found with each "
         "answer. They are rows of the data file.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -24,7 +25,9 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.store_kinds import store_kind
 
 Approach = Literal["grounded", "memory"]
-_DEFAULT_APPROACHES: tuple[Approach, ...] = ("memory",)
+_DEFAULT_APPROACHES: tuple[Approach, ...] = ("grounded",)
+BEFORE_APPROACHES: dict[str, Any] = {"approaches": ["memory"]}
+"""Settings of studies from before there was a choice."""
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -260,8 +263,11 @@ def _require_version(version: Any, where: str) -> None:
     )
 
 
-def load_config(path: Path) -> StudyConfig:
-    """Read and validate a ``study.yaml``; a relative ``data.source`` is relative to the folder of the file."""
+def load_config(path: Path, *, absent: Mapping[str, Any] | None = None) -> StudyConfig:
+    """Read and validate a ``study.yaml``; a relative ``data.source`` is relative to the folder of the file.
+
+    ``absent`` are values of settings that the file lacks, instead of their defaults.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:
             tree = read_yaml(file.read(MAX_CHARACTERS + 1))
@@ -269,7 +275,7 @@ def load_config(path: Path) -> StudyConfig:
         raise ConfigError(f"not readable as YAML: {error}", where=str(path), remedy="Correct the syntax") from error
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path") from error
-    config = parse_config(tree, where=str(path))
+    config = parse_config({**(absent or {}), **tree} if isinstance(tree, dict) else tree, where=str(path))
     source = config.data.source
     if source and not Path(source).is_absolute() and (path.parent / source).exists():
         config = config.with_changes({"data.source": str((path.parent / source).resolve())})

@@ -20,6 +20,7 @@ from assistant_builder.inference.session import Sampling
 from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, rule_of
+from assistant_builder.retrieval.final import served_index_folder
 from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, DEPTH, FACT, Grounder
 from assistant_builder.retrieval.index import FILES, RECORD, Index
 from assistant_builder.retrieval.retriever import NEAREST
@@ -47,7 +48,7 @@ def check_with_data(study: Study, *, with_data: bool) -> None:
 
 def index_bytes(study: Study) -> int:
     """Bytes of the files of the index."""
-    return sum(path.stat().st_size for path in (study.retrieval_folder / name for name in FILES) if path.is_file())
+    return sum(path.stat().st_size for path in (served_index_folder(study) / name for name in FILES) if path.is_file())
 
 
 def write_retrieval(study: Study, arm: str, folder: Path, prompter: ChatTokenizer, context: int) -> None:
@@ -63,11 +64,11 @@ def write_retrieval(study: Study, arm: str, folder: Path, prompter: ChatTokenize
     Raises:
         StudyError: The study has no index, or index or rule are damaged.
     """
-    index = Index.load(study.retrieval_folder)  # checks the files
+    index = Index.load(served_index_folder(study))  # checks the files
     target = folder / FOLDER
     target.mkdir()
     for name in FILES:
-        shutil.copyfile(study.retrieval_folder / name, target / name)
+        shutil.copyfile(served_index_folder(study) / name, target / name)
     write_json(target / GROUNDING, grounding_record(study, arm, index.embedder, prompter, context))
     write_text(target / LOOKUP, lookup_source())
     shutil.copyfile(WEIGHTS_FILE, target / WEIGHTS_FILE.name)
@@ -137,7 +138,7 @@ def grounding_notes(study: Study, *, with_data: bool) -> list[str]:
     """What the user of an export of a grounded assistant must know, in sentences."""
     if not study.config.grounded:
         return []
-    facts = read_json(study.retrieval_folder / RECORD)["facts"] if with_data else 0
+    facts = read_json(served_index_folder(study) / RECORD)["facts"] if with_data else 0
     contained = (f"The folder {FOLDER}/ contains the {facts:,} question–answer pairs of the training data as plain "
                  "text: whoever has the export can read them." if with_data else
                  "The export contains neither the index nor any of the pairs of the study.")

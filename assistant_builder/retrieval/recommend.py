@@ -35,13 +35,13 @@ def recommend(recall: Mapping[str, Any] | None, facts: int) -> Recommendation:
     covered = recall["covered"]
     if not covered:
         return Recommendation(
-            "grounded", "No validation question asks for an answer that training has, so that finding answers cannot be "
+            "grounded", "No validation question asks for an answer that training has, so finding answers cannot be "
             "measured. Looking up serves questions about answers that occur once.")
     at = max((int(k) for k in recall["hits"] if int(k) <= facts), default=min(map(int, recall["hits"])))
     found, first = recall["hits"][str(at)], recall["hits"]["1"]
     most = f"the first {at} facts" if at > 1 else "the first fact"
-    counts = (f"{most} that are found contain the right answer for {found:,} of {covered:,} validation questions, and "
-              f"copying the first one answers {first:,} of them")
+    counts = (f"{most} that are found contain the right answer for {found:,} of {covered:,} validation questions, "
+              f"and copying the first one answers {first:,} of them")
     if found >= FOUND * covered:
         return Recommendation("grounded", f"{counts[0].upper()}{counts[1:]}.")
     return Recommendation("memory", f"{counts[0].upper()}{counts[1:]}, which is too few for looking up.")
@@ -53,5 +53,5 @@ def recommended_approach(study: Study) -> str:
     found = recommend(read_json(path) if path.is_file() else None, config.retrieval.facts)
     chosen = "" if found.approach in config.approaches else (
         f" This study has the {config.approaches[0]} approach; 'assistant-builder run {study.name} --set "
-        f"approaches={found.approach},{config.approaches[0]}' compares both.")
+        f"approaches={config.approaches[0]},{found.approach}' compares both.")
     return f"Approach: {found.approach} suits these data. {found.why}{chosen}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.data import Message
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.decline import Retrieved
+from assistant_builder.retrieval.final import served_index_folder
 from assistant_builder.retrieval.grounding import DEPTH, Grounder, query_of
 from assistant_builder.retrieval.index import Hit, Index, Query
 from assistant_builder.retrieval.lexical import terms
@@ -58,15 +59,18 @@ class Retriever:
         self._documents = documents
 
     @classmethod
-    def load(cls, study: Study, prompter: ChatTokenizer) -> Retriever:
+    def load(cls, study: Study, prompter: ChatTokenizer, *, served: bool = True) -> Retriever:
         """The retriever of a study; loads the sentence embedder, so that only worker processes call it.
+
+        Without ``served`` it has the index that is measured, else the final one if there is one.
 
         Raises:
             StudyError: The study has no index.
         """
         from assistant_builder.models.embedding import Embedder
 
-        return cls(study, Index.load(study.retrieval_folder), Embedder.load(), Grounder.of(study.config, prompter))
+        folder = served_index_folder(study) if served else study.retrieval_folder
+        return cls(study, Index.load(folder), Embedder.load(), Grounder.of(study.config, prompter))
 
     def find(self, conversations: Sequence[Sequence[Message]], *,
              exclude: Sequence[Collection[int]] | None = None, context: int | None = None) -> list[Found]:

@@ -218,7 +218,7 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         return {**common, "train data": split["train"], "validation data": split["validation"],
                 "base model": base_model_identity(config.model), **_flat("model", config.model),
                 **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
-                **_grounding(study, config, {"false_declines"}),
+                **_grounding(study, config, {"false_declines", "final_index"}),
                 "train.seed": config.train.seed + seed - 1, **stops}
     suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]
     adapters = {f"{run}{suffix} adapter": _read(study, f"arms/{run}{suffix}/summary.json")["adapter_sha256"]

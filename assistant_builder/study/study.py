@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from assistant_builder.atomic_io import read_json, write_bytes, write_json, write_text
-from assistant_builder.config import Approach, StudyConfig, check_name, load_config
+from assistant_builder.config import BEFORE_APPROACHES, Approach, StudyConfig, check_name, load_config
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
 from assistant_builder.study.steps import (
@@ -68,10 +68,13 @@ class Study:
     that approach, and its settings name it alone. Without a choice it is the main approach, the first of the settings.
     """
 
+    FINAL_INDEX = "final"
+    """Folder within that of the index: the index with answers that were added after the evaluation."""
+
     def __init__(self, folder: Path, approach: Approach | None = None) -> None:
         self.folder = folder
         self.approach: Approach | None = approach
-        self._suffix = "" if approach is None else suffix_of(approach, load_config(folder / "study.yaml").approaches)
+        self._suffix = "" if approach is None else suffix_of(approach, self._settings.approaches)
 
     def of_approach(self, approach: Approach) -> Study:
         """The study as seen through one of its approaches.
@@ -180,10 +183,12 @@ class Study:
 
     @property
     def _settings(self) -> StudyConfig:
-        return load_config(self.folder / "study.yaml")
+        return load_config(self.folder / "study.yaml", absent=BEFORE_APPROACHES)
 
     def write_config(self, config: StudyConfig) -> None:
-        """Replace ``study.yaml``."""
+        """Replace ``study.yaml``; seen through one approach, the study keeps the other one."""
+        if self.approach is not None:
+            config = config.model_copy(update={"approaches": self._settings.approaches})
         write_text(self.folder / "study.yaml", config.to_yaml())
 
     @property
@@ -347,7 +352,8 @@ class Study:
     def write_step(self, record: StepRecord) -> None:
         """Write the status file of a step; ``succeeded`` is written after all outputs."""
         self._require_folder()
-        write_json(self.status_file(record.step), asdict(record))
+        step = self._own(record.step) if record.step.startswith("train-") else record.step
+        write_json(self.status_file(step), asdict(replace(record, step=step)))
 
     def delete_step_outputs(self, step: str, *, scores: bool = True) -> None:
         """Delete the status file and the outputs of a step; without ``scores``, scores are kept for reuse."""
@@ -361,6 +367,7 @@ class Study:
         elif step == "evaluate" and scores:
             for suffix in ("", *SUFFIXES.values()):
                 shutil.rmtree(self.folder / f"evals{suffix}", ignore_errors=True)
+            shutil.rmtree(self.retrieval_folder / self.FINAL_INDEX, ignore_errors=True)
         elif step == "report":
             for suffix in ("", *SUFFIXES.values()):
                 for ending in ("json", "html", "md"):

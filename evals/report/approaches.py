@@ -12,7 +12,7 @@ from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.declaration import FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import contrasts
-from evals.report.format import difference, in_sentence, interval, number, percent, shown
+from evals.report.format import difference, in_sentence, interval, number, percent, plural, shown
 from evals.report.load import Cell, read_baselines, read_cells
 from evals.report.rules import Rules
 from evals.stats.significance import holm
@@ -68,6 +68,10 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
     }
     for approach, report in reports.items():
         report |= {**added, "approach": approach}
+        if "added_answers" in report:
+            report["approach_sentence"] += (
+                f" These figures were measured before {plural(report['added_answers'], 'answer')} that training lacked "
+                f"{'was' if report['added_answers'] == 1 else 'were'} added to what is looked up.")
     return recommended
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from assistant_builder.arms import CELLS, LORA, TWINS
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import EvaluationError
+from assistant_builder.retrieval.final import answers_added
 from assistant_builder.study import Study
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
@@ -93,6 +94,8 @@ def build_report(study: Study) -> dict[str, Any]:
             *([] if config.grounded else ["approaches", "retrieval"])}),
         "context": list(CONTEXT),
     }
+    if config.grounded and (added := answers_added(study)):
+        report["added_answers"] = added
     curve = risk_coverage(cells, served_cells(config.arms))
     if curve is not None:
         report["risk_coverage"] = curve

@@ -227,7 +227,7 @@ def risk_chart(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     lines = [{"arm": CELLS[name].adapter, "name": name,
               "points": " ".join(f"{across(point['coverage'])},{up(point['risk'])}" for point in cell["points"]),
               "x": across(cell["chosen"]["coverage"]), "y": up(cell["chosen"]["risk"]),
-              "text": f"{percent(cell['chosen']['coverage'])} answered, {percent(cell['chosen']['risk'])} of them wrong"}
+              "text": f"{percent(cell['chosen']['coverage'])} answered, {percent(cell['chosen']['risk'])} wrong"}
              for name, cell in record["cells"].items()]
     marks = (0, 0.25, 0.5, 0.75, 1)
     return {"lines": lines, "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],

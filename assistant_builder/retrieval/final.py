@@ -1,0 +1,66 @@
+"""The final index, which an assistant is served with: the index that was measured, and the answers that it lacked.
+
+A file whose answers occur once has validation and held-out answers that training has not. They are added after the
+held-out questions were scored, so that the assistant can answer them; its figures were measured before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.data import Pair
+from assistant_builder.retrieval.index import FILES, Index, facts_of
+from assistant_builder.study import Study
+
+if TYPE_CHECKING:
+    from assistant_builder.retrieval.index import TextEncoder
+
+ADDED = "added.json"
+"""File of a final index: ``{"added": answers, "rows": [rows of the data file]}``."""
+
+
+def write_final_index(study: Study, pairs: Sequence[Pair], embedder: TextEncoder) -> list[Path]:
+    """Write the final index next to the measured one, if it lacks answers.
+
+    Args:
+        study: A study with an index, which does not change.
+        pairs: Validation and held-out pairs.
+        embedder: The model of the index.
+
+    Returns:
+        Its files; none if no answer is missing.
+    """
+    folder = study.retrieval_folder / Study.FINAL_INDEX
+    shutil.rmtree(folder, ignore_errors=True)
+    if not study.config.retrieval.final_index:
+        return []
+    index = Index.load(study.retrieval_folder)
+    answers = {fact.answer_key for fact in index.facts}
+    clusters = {fact.cluster for fact in index.facts if fact.cluster is not None}
+    new = [fact for pair in pairs if pair.answerable for fact in facts_of(pair)
+           if fact.answer_key not in answers and fact.cluster not in clusters]
+    if not new:
+        return []
+    vectors = np.concatenate([index.vectors, embedder.encode([fact.query.text for fact in new])])
+    files = Index([*index.facts, *new], vectors, index.embedder).save(folder)
+    rows = sorted({fact.row for fact in new})
+    write_json(folder / ADDED, {"added": len({fact.answer_key for fact in new}), "rows": rows})
+    return [*files, folder / ADDED]
+
+
+def served_index_folder(study: Study) -> Path:
+    """Folder of the index that a study is served with: the final one, if there is one."""
+    final = study.retrieval_folder / Study.FINAL_INDEX
+    return final if all((final / name).is_file() for name in FILES) else study.retrieval_folder
+
+
+def answers_added(study: Study) -> int:
+    """Answers that were added to the index after the evaluation."""
+    path = study.retrieval_folder / Study.FINAL_INDEX / ADDED
+    return int(read_json(path)["added"]) if path.is_file() else 0

@@ -1,0 +1,147 @@
+"""Studies with two approaches: their files, their comparison, and the recommended approach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from assistant_builder.arms import LORA, QLORA
+from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.errors import ConfigError
+from assistant_builder.study import Study
+from evals.report.approaches import add_approaches
+from evals.report.build import build_report, write_report
+from evals.report.render import render_html, render_markdown
+from tests.synthetic_study import LARGE, evaluated, finished_study, new_study, trained, with_data
+
+CELLS = [LORA.untuned_cell, LORA.cell, QLORA.cell]
+
+
+def both(right: dict[str, int], *, main: str = "grounded", **changes: Any) -> Study:
+    """A scored study with both approaches; ``right``: of ten answers of each way of building it, the right ones."""
+    other = "memory" if main == "grounded" else "grounded"
+    study = with_data(new_study("both", LARGE, approaches=[main, other], eval__primary_metric="exact_match",
+                                eval__margin=0.05, eval__cells=CELLS, eval__fidelity=False, eval__noise_floor=False,
+                                **changes))
+    for view in study.views:
+        evaluated(trained(view))
+        grounded = view.config.grounded
+        for name, way in (("baselines/copy", "copy"), (LORA.untuned_cell, "base+facts"),
+                          (LORA.cell, "lora+facts" if grounded else "lora"),
+                          (QLORA.cell, "qlora+facts" if grounded else "qlora")):
+            if way in right:
+                answer(view, name, right[way])
+    return study
+
+
+def answer(view: Study, name: str, right: int) -> None:
+    """Replace the answers of a cell: of ten in a row the first ``right`` ones are right."""
+    folder = view.cell_folder(name)
+    like = view.cell_folder(LORA.cell)
+    samples = read_jsonl((folder if folder.exists() else like) / "samples.jsonl")
+    for place, sample in enumerate(samples):
+        good = place % 10 < right
+        sample["answer"] = sample["reference"] if good else "no"
+        sample["metrics"] |= {"exact_match": float(good)}
+        if "baselines" in name:
+            sample["nll"] = None
+    write_jsonl(folder / "samples.jsonl", samples)
+    write_json(folder / "scores.json", {"cell": name, "items": len(samples)})
+
+
+def test_each_approach_has_its_own_files() -> None:
+    study = new_study(approaches=["grounded", "memory"])
+    grounded, memory = study.views
+    assert (grounded.config.approaches, memory.config.approaches) == (["grounded"], ["memory"])
+    assert study.config.approaches == ["grounded", "memory"]
+    assert study.arm_folder("lora") == grounded.arm_folder("lora") != memory.arm_folder("lora")
+    assert memory.arm_folder("lora-2") == study.arm_folder("lora-2+memory") == memory.arm_folder("lora-2+memory")
+    assert memory.cell_folder("L16") == study.folder / "evals+memory" / "L16"
+    assert [step for step in study.steps if step.startswith("train-")] == [
+        "train-lora", "train-qlora", "train-lora+memory", "train-qlora+memory"]
+    assert study.of_run("qlora+memory").config.approaches == ["memory"]
+    assert study.of_run("qlora").config.approaches == ["grounded"]
+    assert new_study("other", approaches=["memory", "grounded"]).steps[2:6] == (
+        "train-lora", "train-qlora", "train-lora+facts", "train-qlora+facts")
+
+
+def test_a_step_seen_through_its_approach_is_the_same_step() -> None:
+    study = trained(new_study(approaches=["grounded", "memory"]).of_approach("memory"))
+    assert study.step("train-lora").step == "train-lora+memory"
+    plain = Study.open(study.name)
+    assert plain.step("train-lora+memory").state == "succeeded"
+    assert plain.step("train-lora").state == "queued"
+
+
+def test_an_approach_that_is_not_trained_is_an_error_with_the_command_that_adds_it() -> None:
+    with pytest.raises(ConfigError, match="approaches=memory,grounded"):
+        new_study(approaches=["memory"]).of_approach("grounded")
+
+
+@pytest.mark.parametrize("main", ["grounded", "memory"])
+def test_the_better_approach_is_recommended(main: str) -> None:
+    study = both({"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9}, main=main)
+    write_report(study)
+    report = read_json(study.folder / "report.json")
+    assert report["recommended_approach"] == report["approach"] == "grounded"
+    assert [row["name"] for row in report["approaches"]] == [
+        "copy", "base+facts", "lora", "qlora", "lora+facts", "qlora+facts"]
+    outcomes = {row["name"]: row["outcome"] for row in report["approach_comparisons"]}
+    assert outcomes["qlora+facts-copy"] == outcomes["qlora+facts-qlora"] == "better"
+    assert outcomes["qlora-copy"] == "worse"
+    assert study.recommended.approach == "grounded"
+    assert "with facts" in report["approach_sentence"]
+    other = read_json(study.folder / "report+memory.json")
+    assert other["approach"] == "memory"
+    assert other["cells"]["Q4"]["metrics"]["exact_match"] == pytest.approx(0.6, abs=0.02)
+    assert study.of_approach("memory").report_file == study.folder / "report+memory.json"
+
+
+def test_memory_is_recommended_where_it_is_better() -> None:
+    study = both({"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4})
+    write_report(study)
+    assert study.recommended.config.approaches == ["memory"]
+    assert read_json(study.folder / "report.json")["cells"]["Q4"]["metrics"]["exact_match"] > 0.8
+    assert (study.folder / "report+facts.html").is_file()
+
+
+def test_the_main_approach_is_recommended_where_nothing_is_told_apart() -> None:
+    same = dict.fromkeys(("copy", "base+facts", "lora", "qlora", "lora+facts", "qlora+facts"), 7)
+    study = both(same, main="memory")
+    reports = {view.config.approaches[0]: build_report(view) for view in study.views}
+    assert add_approaches(study, reports) == "memory"  # type: ignore[arg-type]
+
+
+def test_p_values_are_adjusted_over_the_family() -> None:
+    study = both({"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9})
+    write_report(study)
+    rows = read_json(study.folder / "report.json")["approach_comparisons"]
+    assert len(rows) == 8
+    assert all(row["p_value_holm"] >= row["p_value"] for row in rows)
+    smallest = min(rows, key=lambda row: row["p_value"])
+    assert smallest["p_value_holm"] == pytest.approx(min(1.0, 8 * smallest["p_value"]))
+
+
+def test_the_report_shows_the_table_of_approaches() -> None:
+    study = both({"copy": 8, "base+facts": 2, "lora": 6, "qlora": 6, "lora+facts": 9, "qlora+facts": 9})
+    write_report(study)
+    report = read_json(study.folder / "report.json")
+    for text in (render_html(report), render_markdown(report)):
+        assert "Ways of building the assistant" in text
+        assert "QLoRA with facts" in text
+        assert "Copying the best fact" in text
+
+
+def test_a_report_from_memory_alone_does_not_mention_approaches() -> None:
+    report = read_json(finished_study().folder / "report.json")
+    assert not [key for key in report if "approach" in key]
+    assert "Ways of building" not in render_html(report)
+
+
+def test_settings_from_before_the_choice_mean_memory() -> None:
+    study = new_study()
+    text = (study.folder / "study.yaml").read_text(encoding="utf-8")
+    assert "approaches:\n- memory\n" in text
+    (study.folder / "study.yaml").write_text(text.replace("approaches:\n- memory\n", ""), encoding="utf-8")
+    assert study.config.approaches == ["memory"]
