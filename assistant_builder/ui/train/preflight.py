@@ -27,6 +27,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.planning.memory_check import refusal
 from assistant_builder.planning.plan import Lengths, Plan, plan_study
+from assistant_builder.retrieval.augment import repetitions
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.training.schedule import total_steps
@@ -175,7 +176,10 @@ def make_plan(ref: ModelRef, config: StudyConfig, data: DataEstimate | None) -> 
     """Plan the arms on this machine; None if the model's architecture is unknown without a request to the hub."""
     if ref.kind == "hub" and ref.entry is None:
         return None
-    return plan_study(config) if data is None else plan_study(config, data.train, lengths_of(data, config))
+    if data is None:
+        return plan_study(config)
+    rows = data.train * (repetitions(data.train) if config.grounded else 1)
+    return plan_study(config, rows, lengths_of(data, config))
 
 
 def lengths_of(data: DataEstimate, config: StudyConfig) -> Lengths:
