@@ -3,18 +3,23 @@
 The questions of the training pairs are asked word for word, and once more as people type: without capitals and final
 punctuation, and with one or two typing errors. Answers are generated as when serving: with the facts that are looked up
 and the rule for declining. Printed is the share of exactly right answers (``--json`` prints one JSON document).
+
+``--asked FILE`` asks the questions of a CSV file with the columns ``question``, ``answer`` and ``answerable`` instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS
+from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.data import Message, Pair, load_split
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -22,6 +27,7 @@ from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
 from evals.cells import Variant, load_cells
+from evals.decline_rules import SENTENCE
 
 SEED = 0
 _NEIGHBOURS = {"a": "sq", "e": "wr", "i": "uo", "o": "ip", "u": "yi", "s": "ad", "t": "ry", "n": "bm", "r": "et"}
@@ -82,23 +88,48 @@ def answers(study: Study, arm: str, conversations: Sequence[Sequence[Message]]) 
 
 
 def measure(study: Study, arm: str) -> dict[str, Any]:
-    """The shares of exactly right answers."""
-    from evals.metrics import Context, score_answer
-
+    """The shares of exactly right answers to the training questions."""
     pairs: list[Pair] = [pair for pair in load_split(study.folder / "data", "train") if pair.answerable]
     rng = random.Random(SEED)
     asked = {"word for word": [pair.messages[:-1] for pair in pairs],
              "as typed": [(*pair.messages[:-2], Message("user", as_typed(pair.messages[-2].content, rng)))
                           for pair in pairs]}
-    texts = answers(study, arm, [messages for each in asked.values() for messages in each])
-    result: dict[str, Any] = {"study": study.name, "arm": arm, "questions": len(pairs), "right": {}, "wrong": {}}
-    for number, (name, conversations) in enumerate(asked.items()):
-        own = texts[number * len(pairs): (number + 1) * len(pairs)]
+    return _scored(study, arm, {name: (pairs, conversations) for name, conversations in asked.items()})
+
+
+def measure_file(study: Study, arm: str, path: Path) -> dict[str, Any]:
+    """The shares of exactly right answers, and of declined questions, for the questions of a file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    system = default_system_prompt(study)
+    first = [Message("system", system)] if system else []
+    groups: dict[str, tuple[list[Pair], list[Sequence[Message]]]] = {"answerable": ([], []), "to decline": ([], [])}
+    for number, row in enumerate(rows):
+        known = row["answerable"].lower() == "true"
+        pairs, conversations = groups["answerable" if known else "to decline"]
+        messages = (*first, Message("user", row["question"]))
+        pairs.append(Pair(number, (*messages, Message("assistant", row["answer"])), answerable=known))
+        conversations.append(messages)
+    return _scored(study, arm, {name: group for name, group in groups.items() if group[0]})
+
+
+def _scored(study: Study, arm: str,
+            asked: Mapping[str, tuple[Sequence[Pair], Sequence[Sequence[Message]]]]) -> dict[str, Any]:
+    from evals.metrics import Context, score_answer
+    from evals.metrics.refusal import is_refusal
+
+    texts = iter(answers(study, arm, [messages for _, each in asked.values() for messages in each]))
+    taught = {pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable} | {SENTENCE}
+    result: dict[str, Any] = {"study": study.name, "arm": arm, "questions": {}, "right": {}, "declined": {}, "wrong": {}}
+    for name, (pairs, conversations) in asked.items():
+        own = [next(texts) for _ in pairs]
         contexts = [Context(messages[-1].content, True, [each.to_record() for each in messages])
                     for messages in conversations]
-        right = [score_answer(text, pair.answer, context)["exact_match"] == 1
+        right = [pair.answerable and score_answer(text, pair.answer, context)["exact_match"] == 1
                  for text, pair, context in zip(own, pairs, contexts, strict=True)]
+        result["questions"][name] = len(pairs)
         result["right"][name] = sum(right) / len(pairs)
+        result["declined"][name] = sum(is_refusal(text, taught) for text in own) / len(pairs)
         result["wrong"][name] = [{"question": messages[-1].content, "answer": text, "reference": pair.answer}
                                  for good, text, pair, messages in zip(right, own, pairs, conversations, strict=True)
                                  if not good]
@@ -111,14 +142,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("study", help="name of a trained study")
     parser.add_argument("--arm", choices=list(ARMS), default="qlora")
     parser.add_argument("--approach", choices=["grounded", "memory"], help="default: the recommended one")
+    parser.add_argument("--asked", type=Path, metavar="FILE", help="ask these questions instead")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(words)
-    found = measure(Study.open(options.study).of_choice(options.approach), options.arm)
+    study = Study.open(options.study).of_choice(options.approach)
+    found = measure(study, options.arm) if options.asked is None else measure_file(study, options.arm, options.asked)
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return 0
     for name, share in found["right"].items():
-        print(f"{name}: {share:.1%} of {found['questions']} questions right")
+        print(f"{name}: of {found['questions'][name]} questions {share:.1%} right, {found['declined'][name]:.1%} "
+              "declined")
         for case in found["wrong"][name][:10]:
             print(f"  {case['question']} -> {case['answer']!r}, not {case['reference']!r}")
     return 0
