@@ -120,7 +120,8 @@ def _scored(study: Study, arm: str,
 
     texts = iter(answers(study, arm, [messages for _, each in asked.values() for messages in each]))
     taught = {pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable} | {SENTENCE}
-    result: dict[str, Any] = {"study": study.name, "arm": arm, "questions": {}, "right": {}, "declined": {}, "wrong": {}}
+    result: dict[str, Any] = {"study": study.name, "arm": arm,
+                              "questions": {}, "right": {}, "declined": {}, "wrong": {}}
     for name, (pairs, conversations) in asked.items():
         own = [next(texts) for _ in pairs]
         contexts = [Context(messages[-1].content, True, [each.to_record() for each in messages])
