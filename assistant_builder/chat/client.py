@@ -140,7 +140,7 @@ class _PendingRequest:
 def worker_command(study: Study) -> list[str]:
     """The command line of a study's chat worker."""
     return python_command("-m", "assistant_builder.chat.worker", "--study", str(study.folder),
-                          "--approach", study.config.approaches[0])
+                          *(["--approach", study.approach] if study.approach else []))
 
 
 class ChatWorker:
@@ -307,8 +307,7 @@ class WorkerPool:
     def worker(self, study: Study) -> ChatWorker:
         """The worker of a study; the previous worker is closed if the adapters or the study have changed."""
         stamps = (study.step(f"train-{arm}").outputs for arm in ARMS)
-        approach = study.config.approaches[0]
-        key = (str(study.folder), approach, *(json.dumps(outputs, sort_keys=True) for outputs in stamps))
+        key = (str(study.folder), study.approach or "", *(json.dumps(outputs, sort_keys=True) for outputs in stamps))
         with self._lock:
             if self._worker is None or key != self._key:
                 if self._worker is not None:

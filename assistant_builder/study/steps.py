@@ -46,6 +46,10 @@ def steps_of(config: StudyConfig) -> tuple[str, ...]:
     """The steps of a study in execution order: each arm is trained with each seed in each approach."""
     runs = [run + suffix_of(approach, config.approaches)
             for approach in config.approaches for run in arm_runs(config.seeds, config.arms)]
+    return _around(runs)
+
+
+def _around(runs: Sequence[str]) -> tuple[str, ...]:
     return "data", "data-embed", *(f"train-{run}" for run in runs), "evaluate", "report"
 
 
@@ -66,7 +70,7 @@ def evaluates(step: str) -> bool:
     return step == "evaluate" or step.startswith("score-")
 
 
-STEPS = steps_of(StudyConfig())
+STEPS = _around(arm_runs(1))
 """The steps of a study with default settings."""
 
 

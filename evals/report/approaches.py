@@ -143,7 +143,7 @@ def _sentence(recommended: Approach, found: Mapping[str, _Assistant], compared: 
     """Which approach to use, with its figure, and how it compares with copying the best fact."""
     suffix = FACTS if recommended == "grounded" else ""
     lead = next((name for name in (f"qlora{suffix}", f"lora{suffix}") if name in found), None)
-    if lead is None:
+    if lead is None or metric not in found[lead].record["metrics"]:
         return ""
     way = "with facts looked up" if suffix else "from memory"
     text = (f"Use the assistant that answers {way}: {shown(metric).phrase} "
