@@ -140,7 +140,8 @@ class _Scoring:
         from assistant_builder.retrieval.final import write_final_index
 
         pairs = [*load_split(self.study.folder / "data", "validation"), *heldout_pairs(self.study)]
-        return write_final_index(self.study, pairs, self.embedder)
+        other = self.study.config.retrieval.embedder
+        return write_final_index(self.study, pairs, type(self.embedder).of(other) if other else self.embedder)
 
     def _group_questions(self) -> None:
         """Groups of similar questions, by which the report checks whether the differences are correlated."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from assistant_builder.config.base import ConfigModel
 
@@ -10,6 +12,10 @@ from assistant_builder.config.base import ConfigModel
 class RetrievalConfig(ConfigModel):
     """Looking up training pairs for a question."""
 
+    embedder: Annotated[str, AfterValidator(str.strip)] = Field(
+        "", title="Sentence embedder", description="Folder or hub id of a sentence-transformers model for the index. "
+        "Empty: the bundled all-MiniLM-L6-v2, which knows English. For other languages for example "
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2.")
     facts: int = Field(4, ge=1, le=10, title="Facts in a prompt", description="Most training pairs in the prompt of a "
                        "question. More find the right one more often, and take longer.")
     false_declines: float = Field(

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_REMEDY = ("Give the folder of a sentence-transformers model or its hub id, or leave retrieval.embedder empty for the "
+           "bundled one")
+
 
 class Embedder:
     """Encodes texts as unit vectors. The constructor imports torch, so only worker processes call it.
@@ -28,17 +31,17 @@ class Embedder:
         ModelError: The folder cannot be loaded.
     """
 
-    def __init__(self, folder: Path, *, device: str | None = None) -> None:
+    def __init__(self, folder: Path, *, name: str = "", device: str | None = None) -> None:
         from sentence_transformers import SentenceTransformer
 
         from assistant_builder.devices import torch_device
 
-        self._folder = folder
+        self._folder, self._name = folder, name or folder.name
         try:
             self._model = SentenceTransformer(str(folder), device=device or torch_device(), local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"the embedder cannot be loaded: {error}", where=str(folder),
-                             remedy="Delete that folder; it is created again") from error
+                             remedy=_REMEDY if name else "Delete that folder; it is created again") from error
 
     @classmethod
     def load(cls, report: Report = no_progress, *, device: str | None = None) -> Embedder:
@@ -50,10 +53,35 @@ class Embedder:
         """
         return cls(ensure_embedder(report), device=device)
 
+    @classmethod
+    def of(cls, model: str, report: Report = no_progress) -> Embedder:
+        """Load a sentence-transformers model from its folder or the hub, without running code of it.
+
+        Args:
+            model: Folder or hub id; empty for the bundled embedder.
+            report: Called with the progress of the bundled embedder's folder.
+
+        Raises:
+            ModelError: The model is not available.
+        """
+        if not model:
+            return cls.load(report)
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+            from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+            try:
+                folder = Path(snapshot_download(model))
+            except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+                raise ModelError(f"there is no sentence embedder {model!r}: {type(error).__name__}",
+                                 where="retrieval.embedder", remedy=_REMEDY) from error
+        return cls(folder, name=model)
+
     @property
     def name(self) -> str:
-        """Name of the model: that of its folder."""
-        return self._folder.name
+        """Name of the model: its hub id or folder as given, else the name of its folder."""
+        return self._name
 
     @property
     def sha256(self) -> str:

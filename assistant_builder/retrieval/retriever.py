@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message
+from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.decline import Retrieved
 from assistant_builder.retrieval.final import served_index_folder
@@ -65,12 +66,16 @@ class Retriever:
         Without ``served`` it has the index that is measured, else the final one if there is one.
 
         Raises:
-            StudyError: The study has no index.
+            StudyError: The study has no index, or one of another embedder.
         """
         from assistant_builder.models.embedding import Embedder
 
         folder = served_index_folder(study) if served else study.retrieval_folder
-        return cls(study, Index.load(folder), Embedder.load(), Grounder.of(study.config, prompter))
+        index, embedder = Index.load(folder), Embedder.of(study.config.retrieval.embedder)
+        if embedder.sha256 != index.embedder["sha256"]:
+            raise StudyError(f"the index was made with {index.embedder['name']}, not with {embedder.name} as it is now",
+                             where=str(folder), remedy=f"Run 'assistant-builder run {study.name} --redo'")
+        return cls(study, index, embedder, Grounder.of(study.config, prompter))
 
     def find(self, conversations: Sequence[Sequence[Message]], *,
              exclude: Sequence[Collection[int]] | None = None, context: int | None = None) -> list[Found]:

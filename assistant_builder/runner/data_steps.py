@@ -80,6 +80,9 @@ def embed_data(study: Study) -> Iterable[Path]:
     known = dict(zip(questions[len(heldout):], vectors[len(heldout):], strict=True))
     training = [pair for pair, split_name in outside if split_name == "train"]
     validation = [pair for pair, split_name in outside if split_name == "validation"]
+    other = study.config.retrieval.embedder
+    if other:
+        embedder, known = Embedder.of(other), {}
     index = write_index(study.retrieval_folder, training, validation, embedder, known,
                         lambda done, total: report(done, total, "Indexing the training questions"))
     return [study.embedding_file, *index]

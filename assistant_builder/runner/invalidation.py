@@ -206,8 +206,9 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
     split = _read(study, "data/split.json")["hashes"]
     if step == "data-embed":
         hashes = {f"{name} data": digest for name, digest in split.items()}
+        other = config.retrieval.embedder
         return {**common, **hashes, "data.embedding_threshold": config.data.embedding_threshold,
-                "data.remove_leaks": config.data.remove_leaks}
+                "data.remove_leaks": config.data.remove_leaks, **({"retrieval.embedder": other} if other else {})}
     if step.startswith("train-"):
         run = step.removeprefix("train-")
         _, seed = split_run(run)

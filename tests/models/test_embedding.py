@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from assistant_builder.errors import ModelError
+from assistant_builder.models.bundled import ensure_embedder
 from assistant_builder.models.embedding import Embedder
 
 pytestmark = pytest.mark.train
@@ -32,3 +33,18 @@ def test_damaged_folder_is_told(tmp_path: Path):
     (tmp_path / "modules.json").write_text("[]")
     with pytest.raises(ModelError, match="embedder cannot be loaded"):
         Embedder(tmp_path)
+
+
+def test_another_embedder_is_a_folder_of_sentence_transformers(bundled_models: Path):
+    bundled = Embedder.load()
+    other = Embedder.of(str(ensure_embedder()))
+    assert other.sha256 == bundled.sha256
+    assert (other.encode(["When?"]) == bundled.encode(["When?"])).all()
+    assert Embedder.of("").name == bundled.name
+
+
+def test_an_unknown_embedder_is_told_with_the_setting(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("nobody/no-such-embedder-here", "../no folder"):
+        with pytest.raises(ModelError, match=r"retrieval\.embedder"):
+            Embedder.of(name)
