@@ -216,7 +216,8 @@ def step_title(step: str) -> str:
     if step.startswith("score-"):
         return f"Score cells · part {step.removeprefix('score-')}"
     arm, seed = split_run(step.removeprefix("train-"))
-    return f"Train {label(arm)}" + (f" · seed {seed}" if seed > 1 else "")
+    way = {"+facts": " with facts", "+memory": " from memory"}.get(f"+{step.partition('+')[2]}", "")
+    return f"Train {label(arm)}{way}" + (f" · seed {seed}" if seed > 1 else "")
 
 
 def picker_label(name: str, state: str) -> str:

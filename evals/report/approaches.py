@@ -146,16 +146,18 @@ def _sentence(recommended: Approach, found: Mapping[str, _Assistant], compared: 
     if lead is None or metric not in found[lead].record["metrics"]:
         return ""
     way = "with facts looked up" if suffix else "from memory"
-    text = (f"Use the assistant that answers {way}: {shown(metric).phrase} "
-            f"{number(found[lead].record['metrics'][metric], metric)}")
+    figure = number(found[lead].record["metrics"][metric], metric)
     rival = next((row for row in compared if row["name"] == f"{lead}-copy"), None)
+    phrase = shown(metric).phrase
     if rival is None:
-        return f"{text}."
-    against = (f"{number(found['copy'].record['metrics'][metric], metric)} for copying the best fact "
-               f"({difference(rival['delta'], metric, rival)}, 95% interval {interval(rival, metric)})")
+        return f"Use the assistant that answers {way}: {phrase} {figure}."
+    copied = number(found["copy"].record["metrics"][metric], metric)
+    measured = f"{difference(rival['delta'], metric, rival)}, 95% interval {interval(rival, metric)}"
     if rival["outcome"] == "worse":
-        return (f"{text}, against {against}. Copying is better: use the pairs themselves, or train longer.")
-    return f"{text}, against {against}: {OUTCOMES[rival['outcome']]}."
+        return (f"Copying the best fact is better than either assistant: {phrase} {copied}, against {figure} for the "
+                f"assistant that answers {way} ({measured}). Train longer, or show customers the pairs themselves.")
+    return (f"Use the assistant that answers {way}: {phrase} {figure}, against {copied} for copying the best fact "
+            f"({measured}): {OUTCOMES[rival['outcome']]}.")
 
 
 def approach_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -61,9 +61,9 @@ def sentences(record: Mapping[str, Any] | None) -> list[str]:
     lines = []
     for name, cell in (record["cells"].items() if record else ()):
         falsely, rightly = cell["false_declines"], cell["right_declines"]
+        declined = f" and {count(rightly[0])} of {count(rightly[1])} that should be declined" if rightly[1] else ""
         lines.append(
             f"{CELLS[name].label}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} that "
-            f"should be answered and {count(rightly[0])} of {count(rightly[1])} that should be declined. It answers "
-            f"{percent(cell['chosen']['coverage'])} of all questions, and {percent(cell['chosen']['risk'])} of these "
-            "answers are wrong.")
+            f"should be answered{declined}. It answers {percent(cell['chosen']['coverage'])} of all questions, and "
+            f"{percent(cell['chosen']['risk'])} of these answers are wrong.")
     return lines
