@@ -31,12 +31,10 @@ FILE = "decline.json"
 """File in the folder of a trained arm."""
 FIRST_TOKENS = 16
 """Tokens of an answer on which the decision rests, so that a longer answer need not be complete before it is shown."""
-RIDGE = 1.0
+RIDGE = 3.0
 """Penalty of the squared weights of standardized evidence, in units of one question."""
 FOLDS = 10
 """Parts of the facts; each is judged by weights of the others."""
-ANSWERABLE = "answerable"
-"""Kind of the questions whose fact is in the index."""
 _ITERATIONS = 50
 
 
@@ -165,14 +163,13 @@ def found_alone(found: Retrieved) -> Evidence:
     return Evidence(found.similarity, found.certainty, found.nearby, probability=0.0, grounded=1.0)
 
 
-def fit(evidence: Sequence[Evidence], kinds: Sequence[str], facts: Sequence[str], *, target: float,
+def fit(evidence: Sequence[Evidence], answerable: Sequence[bool], facts: Sequence[str], *, target: float,
         sentence: str) -> DeclineRule | None:
     """Fit weights and threshold.
 
     Args:
         evidence: Evidence of n questions.
-        kinds: The kind of each question. :data:`ANSWERABLE` ones have their fact in the index; all other kinds should
-            be declined and count equally, however many questions they have.
+        answerable: Whether the fact of each question is in the index; else it should be declined.
         facts: What each question asks for; questions of a fact are in one fold.
         target: Largest share of answerable questions to be declined (α).
         sentence: What is said instead of an answer.
@@ -181,34 +178,29 @@ def fit(evidence: Sequence[Evidence], kinds: Sequence[str], facts: Sequence[str]
         The rule; ``None`` if answerable questions or questions to decline are of fewer than two folds.
     """
     table = np.array([astuple(each) for each in evidence]).reshape(-1, len(NAMES))
-    kind, fold = np.array(kinds), np.array([crc32(fact.encode()) % FOLDS for fact in facts])
-    good = kind == ANSWERABLE
+    good, fold = np.array(answerable, dtype=bool), np.array([crc32(fact.encode()) % FOLDS for fact in facts])
     if min(len(set(fold[good])), len(set(fold[~good]))) < 2:
         return None
     confidence = np.zeros(len(table))
     for number in set(fold.tolist()):
         inside = fold == number
-        confidence[inside] = _fit_weights(table[~inside], kind[~inside], target, sentence)._confidence(table[inside])
+        confidence[inside] = _fit_weights(table[~inside], good[~inside], target, sentence)._confidence(table[inside])
     sure, unsure = np.sort(confidence[good]), confidence[~good]
     n = len(sure)
     guaranteed = 1 / (n + 1) <= target
     allowed = int(np.floor(target * (n + 1) - 1 + 1e-9)) if guaranteed else 0
     threshold = float(sure[min(allowed, n - 1)])  # confidences below it are declined: ``allowed`` of them
-    return replace(_fit_weights(table, kind, target, sentence), threshold=threshold, guaranteed=guaranteed,
+    return replace(_fit_weights(table, good, target, sentence), threshold=threshold, guaranteed=guaranteed,
                    answerable=n, declined=int((sure < threshold).sum()), to_decline=len(unsure),
                    recognised=int((unsure < threshold).sum()))
 
 
-def _fit_weights(table: NDArray[np.float64], kind: NDArray[np.str_], target: float, sentence: str) -> DeclineRule:
+def _fit_weights(table: NDArray[np.float64], good: NDArray[np.bool_], target: float, sentence: str) -> DeclineRule:
     """The rule without a threshold; answerable questions and the others count equally."""
     center, scale = table.mean(axis=0), table.std(axis=0)
     scale[scale < 1e-9] = 1.0
-    others = sorted(set(kind.tolist()) - {ANSWERABLE})
-    shares = np.zeros(len(kind))
-    for name in (ANSWERABLE, *others):
-        of_kind = kind == name
-        shares[of_kind] = len(kind) / 2 / of_kind.sum() / (1 if name == ANSWERABLE else len(others))
-    weights, bias = _logistic((table - center) / scale, (kind == ANSWERABLE).astype(float), shares)
+    shares = np.where(good, len(good) / 2 / good.sum(), len(good) / 2 / (~good).sum())
+    weights, bias = _logistic((table - center) / scale, good.astype(float), shares)
     return DeclineRule(tuple(center), tuple(scale), tuple(weights), bias, 0.0, target, False, 0, 0, 0, 0, sentence)
 
 

@@ -9,7 +9,6 @@ import pytest
 from assistant_builder.atomic_io import write_json
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.decline import (
-    ANSWERABLE,
     FIRST_TOKENS,
     DeclineRule,
     Evidence,
@@ -31,7 +30,7 @@ def evidence(rng: np.random.Generator, mean: float, count: int) -> list[Evidence
 def fitted(seed: int = 0, count: int = 200, target: float = 0.05, gap: float = 0.4) -> DeclineRule:
     rng = np.random.default_rng(seed)
     rule = fit([*evidence(rng, 0.4 + gap, count), *evidence(rng, 0.4, count)],
-               [ANSWERABLE] * count + ["withheld"] * count, [str(place) for place in range(count)] * 2, target=target,
+               [True] * count + [False] * count, [str(place) for place in range(count)] * 2, target=target,
                sentence="I don't know.")
     assert rule is not None
     return rule
@@ -62,23 +61,10 @@ def test_a_small_validation_set_has_no_guarantee_and_declines_none_of_it() -> No
 def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule() -> None:
     rng = np.random.default_rng(0)
     assert fit([], [], [], target=0.04, sentence="") is None
-    assert fit(evidence(rng, 0.8, 4), [ANSWERABLE] * 4, list("abcd"), target=0.04, sentence="") is None
-    kinds = [ANSWERABLE, ANSWERABLE, "withheld", "withheld"]
+    assert fit(evidence(rng, 0.8, 4), [True] * 4, list("abcd"), target=0.04, sentence="") is None
+    kinds = [True, True, False, False]
     assert fit(evidence(rng, 0.8, 4), kinds, list("aaab"), target=0.04, sentence="") is None
     assert fit(evidence(rng, 0.8, 4), kinds, list("abab"), target=0.04, sentence="") is not None
-
-
-def test_kinds_of_questions_to_decline_count_equally() -> None:
-    """Ten questions that are declined for their similarity count as much as 300 that their probability tells."""
-    rng = np.random.default_rng(0)
-    good = evidence(rng, 0.8, 300)
-    far = evidence(rng, 0.2, 10)
-    unsure = [replace(each, probability=each.probability - 1) for each in evidence(rng, 0.8, 300)]
-    rule = fit([*good, *far, *unsure], [ANSWERABLE] * 300 + ["far"] * 10 + ["unsure"] * 300,
-               [str(place) for place in [*range(300), *range(10), *range(300)]], target=0.05, sentence="")
-    assert rule is not None
-    assert rule.weights[0] > 1 and rule.weights[3] > 1
-    assert all(rule.declines(each) for each in far)
 
 
 def test_an_answer_is_grounded_if_it_begins_as_a_fact() -> None:
