@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Pair, load_split
 from assistant_builder.retrieval.decline import (
+    ANSWERABLE,
     FILE,
     FIRST_TOKENS,
+    TO_DECLINE,
+    WITHHELD,
     DeclineRule,
     Evidence,
     evidence_of,
@@ -36,8 +39,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_QUESTIONS = 300
 """Questions of a kind that are used at most; of more, every n-th."""
-ANSWERABLE, TO_DECLINE, WITHHELD = "answerable", "to decline", "withheld"
-"""Kinds of questions: those with a fact in the index, and those to decline, as the data say or with a fact withheld."""
 SENTENCE = "I can't answer that from what I was given."
 """What is said instead of an answer where the data have no answer of that kind."""
 
@@ -131,7 +132,7 @@ class ValidationQuestions:
     def fit(self, evidence: Sequence[Evidence], target: float) -> DeclineRule | None:
         """The rule, from the evidence of each question in the order of ``found``."""
         facts = [pair.cluster or (pair.answer if pair.answerable else pair.messages[-2].content) for pair in self.pairs]
-        return fit(evidence, [kind == ANSWERABLE for kind in self.kinds], facts, target=target, sentence=self.sentence)
+        return fit(evidence, self.kinds, facts, target=target, sentence=self.sentence)
 
 
 def _some(questions: Sequence[T]) -> Sequence[T]:

@@ -35,6 +35,11 @@ RIDGE = 3.0
 """Penalty of the squared weights of standardized evidence, in units of one question."""
 FOLDS = 10
 """Parts of the facts; each is judged by weights of the others."""
+ANSWERABLE, TO_DECLINE, WITHHELD = "answerable", "to decline", "withheld"
+"""Kinds of questions: those with a fact in the index, and those to decline, as the data say or with a fact withheld."""
+MOST_WEIGHT = 5.0
+"""Withheld questions that count as much as one that the data say to decline, at most: together the two kinds count
+equally, unless there are few of the second."""
 _ITERATIONS = 50
 
 
@@ -163,13 +168,13 @@ def found_alone(found: Retrieved) -> Evidence:
     return Evidence(found.similarity, found.certainty, found.nearby, probability=0.0, grounded=1.0)
 
 
-def fit(evidence: Sequence[Evidence], answerable: Sequence[bool], facts: Sequence[str], *, target: float,
+def fit(evidence: Sequence[Evidence], kinds: Sequence[str], facts: Sequence[str], *, target: float,
         sentence: str) -> DeclineRule | None:
     """Fit weights and threshold.
 
     Args:
         evidence: Evidence of n questions.
-        answerable: Whether the fact of each question is in the index; else it should be declined.
+        kinds: The kind of each question.
         facts: What each question asks for; questions of a fact are in one fold.
         target: Largest share of answerable questions to be declined (α).
         sentence: What is said instead of an answer.
@@ -178,28 +183,35 @@ def fit(evidence: Sequence[Evidence], answerable: Sequence[bool], facts: Sequenc
         The rule; ``None`` if answerable questions or questions to decline are of fewer than two folds.
     """
     table = np.array([astuple(each) for each in evidence]).reshape(-1, len(NAMES))
-    good, fold = np.array(answerable, dtype=bool), np.array([crc32(fact.encode()) % FOLDS for fact in facts])
+    kind, fold = np.array(kinds), np.array([crc32(fact.encode()) % FOLDS for fact in facts])
+    good = kind == ANSWERABLE
     if min(len(set(fold[good])), len(set(fold[~good]))) < 2:
         return None
     confidence = np.zeros(len(table))
     for number in set(fold.tolist()):
         inside = fold == number
-        confidence[inside] = _fit_weights(table[~inside], good[~inside], target, sentence)._confidence(table[inside])
+        confidence[inside] = _fit_weights(table[~inside], kind[~inside], target, sentence)._confidence(table[inside])
     sure, unsure = np.sort(confidence[good]), confidence[~good]
     n = len(sure)
     guaranteed = 1 / (n + 1) <= target
     allowed = int(np.floor(target * (n + 1) - 1 + 1e-9)) if guaranteed else 0
     threshold = float(sure[min(allowed, n - 1)])  # confidences below it are declined: ``allowed`` of them
-    return replace(_fit_weights(table, good, target, sentence), threshold=threshold, guaranteed=guaranteed,
+    return replace(_fit_weights(table, kind, target, sentence), threshold=threshold, guaranteed=guaranteed,
                    answerable=n, declined=int((sure < threshold).sum()), to_decline=len(unsure),
                    recognised=int((unsure < threshold).sum()))
 
 
-def _fit_weights(table: NDArray[np.float64], good: NDArray[np.bool_], target: float, sentence: str) -> DeclineRule:
-    """The rule without a threshold; answerable questions and the others count equally."""
+def _fit_weights(table: NDArray[np.float64], kind: NDArray[np.str_], target: float, sentence: str) -> DeclineRule:
+    """The rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`."""
     center, scale = table.mean(axis=0), table.std(axis=0)
     scale[scale < 1e-9] = 1.0
-    shares = np.where(good, len(good) / 2 / good.sum(), len(good) / 2 / (~good).sum())
+    good = kind == ANSWERABLE
+    real = kind == TO_DECLINE
+    shares = np.ones(len(kind))
+    if real.any():
+        shares[real] = min(max((kind == WITHHELD).sum() / real.sum(), 1.0), MOST_WEIGHT)
+    for part in (good, ~good):
+        shares[part] *= len(kind) / 2 / shares[part].sum()
     weights, bias = _logistic((table - center) / scale, good.astype(float), shares)
     return DeclineRule(tuple(center), tuple(scale), tuple(weights), bias, 0.0, target, False, 0, 0, 0, 0, sentence)
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from assistant_builder.data import load_split
-from assistant_builder.retrieval.decline import found_alone
+from assistant_builder.retrieval.decline import ANSWERABLE, TO_DECLINE, WITHHELD, found_alone
 from assistant_builder.retrieval.grounding import Grounder, supports
 from assistant_builder.retrieval.index import Index, facts_of
 from assistant_builder.retrieval.retriever import Retriever
 from assistant_builder.study import Study
-from evals.decline_rules import ANSWERABLE, SENTENCE, TO_DECLINE, WITHHELD, ValidationQuestions, decline_sentence
+from evals.decline_rules import SENTENCE, ValidationQuestions, decline_sentence
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 from tests.retrieval.test_grounding import Words
 from tests.synthetic_study import LARGE, new_study, with_data

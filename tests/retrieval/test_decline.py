@@ -9,7 +9,10 @@ import pytest
 from assistant_builder.atomic_io import write_json
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.decline import (
+    ANSWERABLE,
     FIRST_TOKENS,
+    TO_DECLINE,
+    WITHHELD,
     DeclineRule,
     Evidence,
     Retrieved,
@@ -30,7 +33,7 @@ def evidence(rng: np.random.Generator, mean: float, count: int) -> list[Evidence
 def fitted(seed: int = 0, count: int = 200, target: float = 0.05, gap: float = 0.4) -> DeclineRule:
     rng = np.random.default_rng(seed)
     rule = fit([*evidence(rng, 0.4 + gap, count), *evidence(rng, 0.4, count)],
-               [True] * count + [False] * count, [str(place) for place in range(count)] * 2, target=target,
+               [ANSWERABLE] * count + [WITHHELD] * count, [str(place) for place in range(count)] * 2, target=target,
                sentence="I don't know.")
     assert rule is not None
     return rule
@@ -61,10 +64,23 @@ def test_a_small_validation_set_has_no_guarantee_and_declines_none_of_it() -> No
 def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule() -> None:
     rng = np.random.default_rng(0)
     assert fit([], [], [], target=0.04, sentence="") is None
-    assert fit(evidence(rng, 0.8, 4), [True] * 4, list("abcd"), target=0.04, sentence="") is None
-    kinds = [True, True, False, False]
+    assert fit(evidence(rng, 0.8, 4), [ANSWERABLE] * 4, list("abcd"), target=0.04, sentence="") is None
+    kinds = [ANSWERABLE, ANSWERABLE, WITHHELD, TO_DECLINE]
     assert fit(evidence(rng, 0.8, 4), kinds, list("aaab"), target=0.04, sentence="") is None
     assert fit(evidence(rng, 0.8, 4), kinds, list("abab"), target=0.04, sentence="") is not None
+
+
+@pytest.mark.parametrize(("count", "share"), [(100, 0.5), (60, 0.5), (30, 1 / 3), (10, 1 / 7)])
+def test_withheld_and_real_questions_count_equally_unless_there_are_few(count: int, share: float) -> None:
+    """Evidence that is constant within each kind, so that the weights of the kinds decide the bias of the rest."""
+    def at(similarity: float, number: int) -> list[Evidence]:
+        return [Evidence(similarity, 0.0, 0.0, 0.0, 0.0)] * number
+
+    both = [*at(1.0, 300), *at(0.0, 300), *at(1.0, count)]  # real ones look like answerable ones
+    rule = fit(both, [ANSWERABLE] * 300 + [WITHHELD] * 300 + [TO_DECLINE] * count,
+               [str(place) for place in range(len(both))], target=0.05, sentence="")
+    assert rule is not None
+    assert rule.confidence(at(1.0, 1)[0]) == pytest.approx(1 / (1 + share), abs=0.03)
 
 
 def test_an_answer_is_grounded_if_it_begins_as_a_fact() -> None:
