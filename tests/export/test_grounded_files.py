@@ -134,7 +134,7 @@ def test_an_export_with_data_has_all_that_answering_needs(study: Study, tmp_path
                                                         "grounding.json", "lookup.py",
                                                         "refusal_weights.json"}
     record = read_json(folder / "grounding.json")
-    assert record["facts"] == 4 and record["token_limit"] == 512 - 64 and record["longest_prompt"] == 2048 - 64
+    assert record["facts"] == 3 and record["token_limit"] == 512 - 64 and record["longest_prompt"] == 2048 - 64
     assert record["format"]["fact"] == "Q: {question}\nA: {answer}"
     assert record["embedder"] == {"name": "fake", "sha256": "0" * 64, "source": "fake"}
     assert record["rule"]["threshold"] == 0.5 and record["rule"]["sentence"] == "I was not told that."
