@@ -29,10 +29,10 @@ DATASETS = {
     "Thimble Row Library": _ROOT / "datasets_cards" / "thimble-row-library" / "data.csv",
 }
 SEARCHES = {
-    "embeddings": (ranking.RRF_K, 0.0), "BM25": (ranking.RRF_K, 1e6), "both, equal weights, k = 60": (60, 1.0),
-    "as used": (ranking.RRF_K, ranking.BM25_WEIGHT),
+    "embeddings, nearest wording": (1, 0.0), "BM25, best wording": (1, 1e6),
+    "embeddings, all wordings": (ranking.WORDINGS, 0.0), "as used": (ranking.WORDINGS, ranking.WORD_WEIGHT),
 }
-"""Kind of search → constant of the fusion, and weight of BM25."""
+"""Kind of search → wordings that are averaged, and weight of BM25."""
 KS = (1, 3, 5)
 
 
@@ -45,8 +45,8 @@ def recall(train: Sequence[Pair], asked: Sequence[Pair], embedder: Embedder) -> 
     queries = [fact.query for fact in targets]
     vectors = embedder.encode([query.text for query in queries])
     found = {}
-    for name, (constant, weight) in SEARCHES.items():
-        with mock.patch.multiple(ranking, RRF_K=constant, BM25_WEIGHT=weight):
+    for name, (wordings, weight) in SEARCHES.items():
+        with mock.patch.multiple(ranking, WORDINGS=wordings, WORD_WEIGHT=weight):
             hits = index.search(queries, vectors, max(KS), exclude=[{fact.row} for fact in targets])
         ranks = np.array([next((rank for rank, hit in enumerate(each) if hit.fact.answer_key == fact.answer_key),
                                max(KS)) for fact, each in zip(targets, hits, strict=True)])

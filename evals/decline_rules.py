@@ -1,31 +1,33 @@
 """Fit the rule by which a grounded assistant declines, on validation questions, before anything is scored.
 
 Every answerable validation question is asked twice: as it is, and with its fact withheld from the index, when it should
-be declined. Held-out questions are not used.
+be declined. The training questions that should be declined are asked as well, each looked up without its own row; no
+adapter was trained on them. Held-out questions are not used.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from zlib import crc32
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Pair, load_split
 from assistant_builder.retrieval.decline import (
+    ANSWERABLE,
     FILE,
     FIRST_TOKENS,
+    TO_DECLINE,
+    WITHHELD,
     DeclineRule,
     Evidence,
-    Retrieved,
     evidence_of,
     fit,
+    found_alone,
     rule_of,
 )
-from assistant_builder.retrieval.grounding import supports
+from assistant_builder.retrieval.grounding import supporting
 from assistant_builder.retrieval.index import facts_of
 from assistant_builder.study import Study
 from evals.cells import Variant, load_cells
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
     from assistant_builder.models.chat_template import ChatTokenizer
     from assistant_builder.retrieval.retriever import Retriever
 
+T = TypeVar("T")
 MOST_QUESTIONS = 300
-"""Answerable validation questions that are used at most; of more, every n-th."""
+"""Questions of a kind that are used at most; of more, every n-th."""
 SENTENCE = "I can't answer that from what I was given."
 """What is said instead of an answer where the data have no answer of that kind."""
 
@@ -92,11 +95,6 @@ def copy_rule(study: Study, retriever: Retriever) -> DeclineRule | None:
     return asked.fit([found_alone(found.evidence) for found in asked.found], study.config.retrieval.false_declines)
 
 
-def found_alone(found: Retrieved) -> Evidence:
-    """The evidence where no model answers."""
-    return Evidence(**asdict(found), probability=0.0, lowest=0.0, refusal=0.0)
-
-
 def _inputs(study: Study, run: str) -> dict[str, Any]:
     folder = study.retrieval_folder
     return {"adapter": read_json(study.arm_folder(run) / "summary.json")["adapter_sha256"],
@@ -107,31 +105,36 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
 
 
 class ValidationQuestions:
-    """The validation questions of a study, as they are, then the answerable ones with their facts withheld.
+    """The questions of a study by which rules are fitted.
 
     Attributes:
         pairs: The pair of each question.
+        kinds: Its kind. A question is answerable if a fact in the index states its answer; one whose answer is not in
+            the data should be declined.
         found: What was found for it.
-        halves: 0 or 1: weights are fitted on one half of the facts, the threshold on the other.
     """
 
     def __init__(self, study: Study, retriever: Retriever) -> None:
         training, pairs = (load_split(study.folder / "data", split) for split in ("train", "validation"))
         self.sentence = decline_sentence(training)
         self.taught = sorted({pair.answer for pair in training if not pair.answerable})
-        known = [pair for pair in pairs if pair.answerable]
-        known = known[:: -(-len(known) // MOST_QUESTIONS) or 1]
-        unknown = [pair for pair in pairs if not pair.answerable]
-        withheld = [{fact.row for fact in retriever.index.facts if supports(fact, facts_of(pair)[-1])}
-                    for pair in known]
-        self.pairs = (*known, *unknown, *known)
-        self.found = retriever.find([pair.messages[:-1] for pair in self.pairs],
-                                    exclude=[*([()] * (len(known) + len(unknown))), *withheld])
-        self.halves = [crc32((pair.cluster or pair.answer).encode()) % 2 for pair in self.pairs]
-        self._answerable = len(known)
+        rows = supporting(retriever.index, [facts_of(pair)[-1] for pair in pairs])
+        known = _some([(pair, support) for pair, support in zip(pairs, rows, strict=True)
+                       if pair.answerable and support])
+        asked: list[tuple[str, Pair, Collection[int]]] = [(ANSWERABLE, pair, ()) for pair, _ in known]
+        asked += [(TO_DECLINE, pair, ()) for pair in _some([
+            pair for pair, support in zip(pairs, rows, strict=True) if not (pair.answerable and support)])]
+        asked += [(TO_DECLINE, pair, {pair.row}) for pair in _some([pair for pair in training if not pair.answerable])]
+        asked += [(WITHHELD, pair, support) for pair, support in known]
+        self.kinds, self.pairs = [kind for kind, _, _ in asked], [pair for _, pair, _ in asked]
+        self.found = retriever.find([pair.messages[:-1] for pair in self.pairs], exclude=[rows for *_, rows in asked])
 
     def fit(self, evidence: Sequence[Evidence], target: float) -> DeclineRule | None:
         """The rule, from the evidence of each question in the order of ``found``."""
-        count = self._answerable
-        return fit(evidence[:count], evidence[count:], (self.halves[:count], self.halves[count:]), target=target,
-                   sentence=self.sentence)
+        facts = [pair.cluster or (pair.answer if pair.answerable else pair.messages[-2].content) for pair in self.pairs]
+        return fit(evidence, self.kinds, facts, target=target, sentence=self.sentence)
+
+
+def _some(questions: Sequence[T]) -> Sequence[T]:
+    """At most :data:`MOST_QUESTIONS`, evenly spaced."""
+    return questions[:: -(-len(questions) // MOST_QUESTIONS) or 1]

@@ -16,11 +16,11 @@ class RetrievalConfig(ConfigModel):
         "", title="Sentence embedder", description="Folder or hub id of a sentence-transformers model for the index. "
         "Empty: the bundled all-MiniLM-L6-v2, which knows English. For other languages for example "
         "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2.")
-    facts: int = Field(4, ge=1, le=10, title="Facts in a prompt", description="Most training pairs in the prompt of a "
-                       "question. More find the right one more often, and take longer.")
+    facts: int = Field(3, ge=1, le=10, title="Facts in a prompt", description="Most training pairs in the prompt of a "
+                       "question. Where the search is sure it has fewer.")
     false_declines: float = Field(
-        0.04, gt=0, lt=0.5, title="False declines", description="Largest share of answerable questions that the rule "
-        "for declining may decline, as measured on validation questions.")
+        0.03, gt=0, lt=0.5, title="False declines", description="Largest share of answerable questions that the rule "
+        "for declining may decline, as measured on validation questions. New wordings are often harder.")
     final_index: bool = Field(
         True, title="Final index", description="Whether answers that only validation and held-out questions have are "
         "added to the index after the evaluation, so that the assistant can answer them too.")

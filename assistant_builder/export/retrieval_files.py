@@ -23,7 +23,6 @@ from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, rule_of
 from assistant_builder.retrieval.final import served_index_folder
 from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, DEPTH, FACT, Grounder
 from assistant_builder.retrieval.index import FILES, RECORD, Index
-from assistant_builder.retrieval.retriever import NEAREST
 from assistant_builder.study import Study
 from evals.metrics.refusal import WEIGHTS_FILE
 
@@ -87,7 +86,7 @@ def grounding_record(study: Study, arm: str, embedder: dict[str, str], prompter:
         "longest_prompt": context - grounder.answer,  # of a prompt with facts, earlier turns included
         "format": {"fact": FACT, "between": BETWEEN, "before": BEFORE, "place": "at the end of the system prompt",
                    "order": "the nearest fact last"},
-        "search": {"depth": DEPTH, "nearest": NEAREST},
+        "search": {"depth": DEPTH},
         "embedder": {**embedder, "source": embedder_source(embedder["name"])},
         "rule": rule and rule.to_record(),
         "first_tokens": FIRST_TOKENS,  # of an answer, by which the rule decides

@@ -1,23 +1,29 @@
 """When a grounded assistant declines: a rule on what was found and on the answer, fitted on validation questions.
 
 The rule is a logistic regression that tells questions whose fact is in the index from questions whose fact was withheld
-or should be declined, and a threshold. Weights are fitted on one half of the validation facts, the threshold on the
-other half, by conformal risk control (Angelopoulos et al. 2022, arXiv 2208.02814): with k of the n questions of that
-half declined, the largest threshold with (k + 1) / (n + 1) ≤ α keeps the expected share of false declines at α or
-below for further questions of the same kind.
+or should be declined, and a threshold on its probability. The threshold is that of conformal risk control (Angelopoulos
+et al. 2022, arXiv 2208.02814): the largest with (k + 1) / (n + 1) ≤ α, where k of the n answerable validation questions
+are declined. So that few questions suffice, weights and threshold come from the same questions by cross-fitting, as in
+cross-conformal prediction (Vovk 2015, Annals of Mathematics and Artificial Intelligence 74): the facts are divided into
+folds, each question is judged by weights that were fitted without its fold, and the weights that are kept are fitted on
+all of them. Other than with a separate calibration set this does not prove that the expected share of false declines is
+at most α; it is near α as far as the weights hardly depend on any one fold, and tests/retrieval/test_decline.py
+simulates it. In both cases the share holds for questions like those of validation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assistant_builder.atomic_io import read_json
+from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from evals.metrics.refusal import is_refusal
 
@@ -25,8 +31,15 @@ FILE = "decline.json"
 """File in the folder of a trained arm."""
 FIRST_TOKENS = 16
 """Tokens of an answer on which the decision rests, so that a longer answer need not be complete before it is shown."""
-RIDGE = 1.0
+RIDGE = 3.0
 """Penalty of the squared weights of standardized evidence, in units of one question."""
+FOLDS = 10
+"""Parts of the facts; each is judged by weights of the others."""
+ANSWERABLE, TO_DECLINE, WITHHELD = "answerable", "to decline", "withheld"
+"""Kinds of questions: those with a fact in the index, and those to decline, as the data say or with a fact withheld."""
+MOST_WEIGHT = 5.0
+"""Withheld questions that count as much as one that the data say to decline, at most: together the two kinds count
+equally, unless there are few of the second."""
 _ITERATIONS = 50
 
 
@@ -35,33 +48,33 @@ class Retrieved:
     """What the search says about whether a question can be answered.
 
     Attributes:
-        similarity: Cosine of the nearest answerable fact.
-        margin: That cosine minus the one of the next fact with another answer.
-        words: Share of the question's terms, weighted by rarity, that occur in one of the facts of the prompt.
-        nearby: That cosine minus the one of the nearest known question to decline.
-        agreement: Share of the five best facts, of any answer, that have the answer of the best.
+        similarity: Score of the best answer (:mod:`assistant_builder.retrieval.ranking`).
+        certainty: Logarithm of its share among all answers.
+        nearby: Its score minus that of the nearest known question to decline.
+        answers: The answers of the facts in the prompt, the best first.
     """
 
     similarity: float
-    margin: float
-    words: float
+    certainty: float
     nearby: float
-    agreement: float
+    answers: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Evidence(Retrieved):
-    """That, and what the answer says.
+class Evidence:
+    """What the search and the answer say about whether a question can be answered.
 
     Attributes:
+        similarity, certainty, nearby: Of :class:`Retrieved`.
         probability: Mean log-probability of the first tokens of the answer.
-        lowest: Smallest log-probability of one of its tokens.
-        refusal: 1 if the answer itself declines, else 0.
+        grounded: 1 if the answer begins as one of the facts in the prompt, else 0.
     """
 
+    similarity: float
+    certainty: float
+    nearby: float
     probability: float
-    lowest: float
-    refusal: float
+    grounded: float
 
 
 NAMES = tuple(field.name for field in fields(Evidence))
@@ -78,10 +91,10 @@ class DeclineRule:
         bias: Log-odds of an answerable question at the mean.
         threshold: Confidence, between 0 and 1, below which a question is declined.
         target: Share of answerable questions that may be declined (α).
-        guaranteed: Whether conformal risk control bounds the expected share; else the target is only aimed at.
-        answerable: Validation questions behind the threshold.
+        guaranteed: Whether there are enough questions for a threshold with that share; else none of them is declined.
+        answerable: Answerable validation questions, each judged by weights that were fitted without it.
         declined: Of those, the declined ones.
-        to_decline: Questions to decline behind the threshold.
+        to_decline: Questions to decline, judged in the same way.
         recognised: Of those, the declined ones.
         sentence: What the assistant says instead of an answer.
     """
@@ -142,47 +155,65 @@ def evidence_of(found: Retrieved, text: str, certainties: Sequence[float], taugh
         found: What the search says.
         text: The beginning of the answer.
         certainties: Log-probabilities of its tokens; :data:`FIRST_TOKENS` of them are used.
-        taught: Answers of the data that decline.
+        taught: Answers of the data that decline; an answer that declines is grounded in nothing.
     """
-    first = list(certainties[:FIRST_TOKENS]) or [0.0]
-    return Evidence(**asdict(found), probability=sum(first) / len(first), lowest=min(first),
-                    refusal=float(is_refusal(text, taught)))
+    first, begun = list(certainties[:FIRST_TOKENS]) or [0.0], casefold_normalize(text)
+    grounded = bool(begun) and any(casefold_normalize(answer).startswith(begun) for answer in found.answers)
+    return Evidence(found.similarity, found.certainty, found.nearby, probability=sum(first) / len(first),
+                    grounded=float(grounded and not is_refusal(text, taught)))
 
 
-def fit(answerable: Sequence[Evidence], to_decline: Sequence[Evidence], halves: tuple[Sequence[int], Sequence[int]],
-        *, target: float, sentence: str) -> DeclineRule | None:
-    """Fit weights on one half and the threshold on the other.
+def found_alone(found: Retrieved) -> Evidence:
+    """The evidence where no model answers and the best fact is copied."""
+    return Evidence(found.similarity, found.certainty, found.nearby, probability=0.0, grounded=1.0)
+
+
+def fit(evidence: Sequence[Evidence], kinds: Sequence[str], facts: Sequence[str], *, target: float,
+        sentence: str) -> DeclineRule | None:
+    """Fit weights and threshold.
 
     Args:
-        answerable: Evidence of validation questions whose facts are in the index.
-        to_decline: Evidence of questions to decline, and of answerable ones whose facts were withheld.
-        halves: For each question of both lists, 0 or 1: the half that it belongs to; facts are not divided.
+        evidence: Evidence of n questions.
+        kinds: The kind of each question.
+        facts: What each question asks for; questions of a fact are in one fold.
         target: Largest share of answerable questions to be declined (α).
         sentence: What is said instead of an answer.
 
     Returns:
-        The rule; ``None`` if a half lacks one of the kinds.
+        The rule; ``None`` if answerable questions or questions to decline are of fewer than two folds.
     """
-    good, bad = (np.array([astuple(each) for each in rows]).reshape(-1, len(NAMES))
-                 for rows in (answerable, to_decline))
-    first, second = (np.asarray(half) for half in halves)
-    parts = [good[first == 0], bad[second == 0], good[first == 1], bad[second == 1]]
-    if any(not len(part) for part in parts):
+    table = np.array([astuple(each) for each in evidence]).reshape(-1, len(NAMES))
+    kind, fold = np.array(kinds), np.array([crc32(fact.encode()) % FOLDS for fact in facts])
+    good = kind == ANSWERABLE
+    if min(len(set(fold[good])), len(set(fold[~good]))) < 2:
         return None
-    table = np.concatenate(parts[:2])
-    center, scale = table.mean(axis=0), table.std(axis=0)
-    scale[scale < 1e-9] = 1.0
-    labels = np.repeat([1.0, 0.0], [len(parts[0]), len(parts[1])])
-    shares = np.where(labels == 1, len(labels) / (2 * len(parts[0])), len(labels) / (2 * len(parts[1])))
-    weights, bias = _logistic((table - center) / scale, labels, shares)
-    rule = DeclineRule(tuple(center), tuple(scale), tuple(weights), bias, 0.0, target, False, 0, 0, 0, 0, sentence)
-    sure, unsure = np.sort(rule._confidence(parts[2])), rule._confidence(parts[3])
+    confidence = np.zeros(len(table))
+    for number in set(fold.tolist()):
+        inside = fold == number
+        confidence[inside] = _fit_weights(table[~inside], kind[~inside], target, sentence)._confidence(table[inside])
+    sure, unsure = np.sort(confidence[good]), confidence[~good]
     n = len(sure)
     guaranteed = 1 / (n + 1) <= target
     allowed = int(np.floor(target * (n + 1) - 1 + 1e-9)) if guaranteed else 0
     threshold = float(sure[min(allowed, n - 1)])  # confidences below it are declined: ``allowed`` of them
-    return DeclineRule(rule.center, rule.scale, rule.weights, rule.bias, threshold, target, guaranteed, n,
-                       int((sure < threshold).sum()), len(unsure), int((unsure < threshold).sum()), sentence)
+    return replace(_fit_weights(table, kind, target, sentence), threshold=threshold, guaranteed=guaranteed,
+                   answerable=n, declined=int((sure < threshold).sum()), to_decline=len(unsure),
+                   recognised=int((unsure < threshold).sum()))
+
+
+def _fit_weights(table: NDArray[np.float64], kind: NDArray[np.str_], target: float, sentence: str) -> DeclineRule:
+    """The rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`."""
+    center, scale = table.mean(axis=0), table.std(axis=0)
+    scale[scale < 1e-9] = 1.0
+    good = kind == ANSWERABLE
+    real = kind == TO_DECLINE
+    shares = np.ones(len(kind))
+    if real.any():
+        shares[real] = min(max((kind == WITHHELD).sum() / real.sum(), 1.0), MOST_WEIGHT)
+    for part in (good, ~good):
+        shares[part] *= len(kind) / 2 / shares[part].sum()
+    weights, bias = _logistic((table - center) / scale, good.astype(float), shares)
+    return DeclineRule(tuple(center), tuple(scale), tuple(weights), bias, 0.0, target, False, 0, 0, 0, 0, sentence)
 
 
 def _logistic(table: NDArray[np.float64], labels: NDArray[np.float64],

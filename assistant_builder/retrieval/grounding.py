@@ -9,7 +9,8 @@ wordings).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from assistant_builder.data import Message, Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of
+from assistant_builder.retrieval.ranking import WITHIN
 
 if TYPE_CHECKING:
     from assistant_builder.models.chat_template import ChatTokenizer, Example
@@ -30,9 +32,10 @@ CONTEXTS = "contexts.jsonl"
 """File in the folder of the index: what was found for each training and validation question."""
 DEPTH = 10
 """Facts with distinct answers that are kept for each question."""
-_SHUFFLED = 0.25
-"""Share of the training rows whose facts are in random order: the nearest question is nearly always the right one among
-training questions, and less often among new ones, so that an assistant that copies it is not better than looking up."""
+_HARDER = 0.5
+"""Share of the training rows whose search leaves out the nearest wordings of their fact: among training questions the
+nearest is nearly always the right one, and less often among new ones, so that an assistant that copies it is not better
+than looking up."""
 _OWN_PAIR = 0.2
 """Share of the training rows with the row's own pair in the prompt although another wording of its fact is there, so
 that a question of the data is answered with its answer."""
@@ -48,6 +51,20 @@ def supports(fact: Fact, target: Fact) -> bool:
     """Whether a fact states what ``target`` asks: it has the same cluster, or the same answer."""
     same = fact.cluster is not None and fact.cluster == target.cluster
     return same or casefold_normalize(fact.answer) == casefold_normalize(target.answer)
+
+
+def supporting(index: Index, targets: Sequence[Fact]) -> list[set[int]]:
+    """For each of n targets, the rows of the facts that support it, see :func:`supports`."""
+    rows: dict[str, set[int]] = {}
+    for fact in index.facts:
+        for key in _fact_keys(fact):
+            rows.setdefault(key, set()).add(fact.row)
+    return [set().union(*(rows.get(key, ()) for key in _fact_keys(target))) for target in targets]
+
+
+def _fact_keys(fact: Fact) -> set[str]:
+    """What facts that support each other share."""
+    return {f"answer {fact.answer_key}"} | ({f"cluster {fact.cluster}"} if fact.cluster is not None else set())
 
 
 @dataclass(frozen=True)
@@ -99,6 +116,12 @@ def with_facts(messages: Sequence[Message], facts: Sequence[Fact]) -> list[Messa
     return [Message("system", BEFORE.join([*own, shown])), *(m for m in messages if m.role != "system")]
 
 
+def shown_facts(hits: Sequence[Hit]) -> list[Fact]:
+    """The facts of the hits that may be written into a prompt: answerable ones, nearly as good as the best of them."""
+    usable = [hit for hit in hits if hit.fact.answerable]
+    return [hit.fact for hit in usable if hit.score >= usable[0].score - WITHIN]
+
+
 def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int) -> list[Fact]:
     """The facts in the prompt of a training turn, the nearest first, with one that supports its answer.
 
@@ -109,20 +132,19 @@ def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int) -> 
         seed: Seed of the choices, which do not depend on other rows.
     """
     rng = random.Random(f"{seed}/{target.row}/{target.turn}")
-    own, shuffled = rng.random() < _OWN_PAIR, rng.random() < _SHUFFLED
-    near = [hit.fact for hit in hits if hit.fact.answerable]
-    other = next((fact for fact in near if supports(fact, target)), None)
-    facts = near[:count]
+    own = rng.random() < _OWN_PAIR
+    other = next((hit.fact for hit in hits if hit.fact.answerable and supports(hit.fact, target)), None)
+    facts = shown_facts(hits)[:count]
     if own or other not in facts:
         facts = [fact for fact in facts if not supports(fact, target)][: count - 1]
         facts.insert(0 if own else rng.randrange(len(facts) + 1), target if own or other is None else other)
-    if shuffled:
-        rng.shuffle(facts)
     return facts
 
 
 def write_contexts(folder: Path, index: Index, splits: Iterable[tuple[str, Sequence[Pair], Any]]) -> Path:
     """Search for each turn of the pairs without its own row, and write what was found.
+
+    In half of the training turns the search also leaves out the nearest wordings of the turn's fact, see ``_HARDER``.
 
     Args:
         folder: Folder of the index.
@@ -131,15 +153,38 @@ def write_contexts(folder: Path, index: Index, splits: Iterable[tuple[str, Seque
     """
     numbers = {(fact.row, fact.turn): number for number, fact in enumerate(index.facts)}
     lines = []
+    of_row: dict[int, list[int]] = {}
+    for number, fact in enumerate(index.facts):
+        of_row.setdefault(fact.row, []).append(number)
     for split, pairs, vectors in splits:
         targets = [target for pair in pairs for target in facts_of(pair)]
         queries = [target.query for target in targets]
-        found = index.search(queries, vectors, DEPTH, exclude=[{target.row} for target in targets])
+        left_out = [{target.row} for target in targets]
+        if split == "train":
+            left_out = [_left_out(target, vector, index, of_row, rows) for target, vector, rows
+                        in zip(targets, vectors, supporting(index, targets), strict=True)]
+        found = index.search(queries, vectors, DEPTH, exclude=left_out)
         lines += [{"split": split, "row": target.row, "turn": target.turn, "hits": [
-            [numbers[(hit.fact.row, hit.fact.turn)], round(hit.similarity, 6), round(hit.bm25, 6), round(hit.score, 6)]
+            [numbers[(hit.fact.row, hit.fact.turn)], round(hit.similarity, 6), round(hit.bm25, 6), round(hit.score, 6),
+             round(hit.log_share, 6)]
             for hit in hits]} for target, hits in zip(targets, found, strict=True)]
     write_jsonl(folder / CONTEXTS, lines)
     return folder / CONTEXTS
+
+
+def _left_out(target: Fact, vector: Any, index: Index, numbers: Mapping[int, Sequence[int]],
+              rows: AbstractSet[int]) -> set[int]:
+    """Rows that the search for a training turn leaves out: its own, and some of ``rows``, those of its fact.
+
+    In half of the turns these are a random number of the nearest, but not all.
+    """
+    rng = random.Random(f"wordings/{target.row}/{target.turn}")
+    others = sorted(rows - {target.row})
+    if len(others) < 2 or rng.random() >= _HARDER:
+        return {target.row}
+    near = {row: max(round(float(index.vectors[number] @ vector), 6) for number in numbers[row]) for row in others}
+    others.sort(key=lambda row: (-near[row], row))
+    return {target.row, *others[: rng.randrange(1, len(others))]}
 
 
 def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
@@ -172,8 +217,7 @@ def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[H
         ends = [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
         for target, end in zip(facts_of(pair), ends, strict=True):
             hits = contexts.get((target.row, target.turn), [])
-            facts = ([hit.fact for hit in hits if hit.fact.answerable] if seed is None
-                     else training_facts(target, hits, grounder.count, seed))
+            facts = shown_facts(hits) if seed is None else training_facts(target, hits, grounder.count, seed)
             messages, _ = grounder.ground(pair.messages[:end], facts)
             yield replace(pair, messages=(*messages, pair.messages[end]))
 

@@ -1,8 +1,8 @@
 """The index over the training pairs: exact search by sentence embeddings and BM25, kept in plain files.
 
-Every assistant turn of a pair is one fact, searched by its question: by embeddings and by BM25. The two rankings are
-fused by reciprocal rank (:mod:`assistant_builder.retrieval.ranking`). docs/retrieval.md has the measurements behind
-these choices. The module needs numpy and bm25s, and torch only in the embedder that :meth:`Index.build` is given.
+Every assistant turn of a pair is one fact, searched by its question: by embeddings and by BM25
+(:mod:`assistant_builder.retrieval.ranking`). docs/retrieval.md has the measurements behind these choices. The
+module needs numpy and bm25s, and torch only in the embedder that :meth:`Index.build` is given.
 """
 
 from __future__ import annotations
@@ -20,13 +20,22 @@ from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.retrieval.lexical import GRAM, K1, METHOD, B, Bm25, terms
-from assistant_builder.retrieval.ranking import BM25_WEIGHT, DEPTH, RRF_K, Fused, fuse
+from assistant_builder.retrieval.ranking import (
+    DEPTH,
+    SHARPNESS,
+    WORD_WEIGHT,
+    WORDINGS,
+    Ranked,
+    fact_scores,
+    log_total,
+    rank,
+)
 
 MAX_FACTS = 100_000
 """Facts up to which the exact search is fast enough."""
 FACTS, VECTORS, RECORD = "facts.jsonl", "vectors.safetensors", "index.json"
 FILES = (FACTS, VECTORS, RECORD)
-_VERSION = 1
+_VERSION = 2
 _TENSOR = "questions"
 _REPEATS = 3  # weight of a question relative to its history
 _BLOCK = 8_000_000  # cosines that are computed at a time
@@ -104,7 +113,8 @@ class Hit:
     fact: Fact
     similarity: float  # cosine of the question embeddings
     bm25: float
-    score: float  # reciprocal rank fusion
+    score: float  # of its answer: cosine and BM25 of its best wordings
+    log_share: float = 0.0  # logarithm of the answer's share among all answers that are none to decline
 
 
 def facts_of(pair: Pair) -> list[Fact]:
@@ -134,6 +144,7 @@ class Index:
         self.embedder = dict(embedder)
         numbers: dict[str, int] = {}
         self._answers = np.array([numbers.setdefault(fact.answer_key, len(numbers)) for fact in self.facts], np.intp)
+        self._answerable = np.array([fact.answerable for fact in self.facts], dtype=bool)
         self._positions: dict[int, list[int]] = {}
         for position, fact in enumerate(self.facts):
             self._positions.setdefault(fact.row, []).append(position)
@@ -225,26 +236,48 @@ class Index:
                 found.append(self._search_one(queries[start + offset], row, k, out, distinct))
         return found
 
+    def nearest_to_decline(self, queries: Sequence[Query], vectors: NDArray[np.float32],
+                           exclude: Sequence[Collection[int]] | None = None) -> list[float]:
+        """The score of the nearest question that should be declined, for each query; 0 without such a question.
+
+        The arguments are those of :meth:`search`.
+        """
+        places = np.flatnonzero(~self._answerable)
+        found = []
+        for number, query in enumerate(queries if len(places) else ()):
+            scores = fact_scores(np.round(self.vectors[places] @ vectors[number], 6), self._words(query)[places],
+                                 len(self.facts))
+            out = exclude[number] if exclude else ()
+            found.append(max((score for score, place in zip(scores.tolist(), places.tolist(), strict=True)
+                              if self.facts[place].row not in out), default=0.0))
+        return found or [0.0] * len(queries)
+
+    def _words(self, query: Query) -> NDArray[np.float32]:
+        """BM25 scores of all facts, float32 [n]."""
+        scores = self._bm25.scores(terms(query.question))
+        if query.history:
+            scores += self._bm25.scores(terms(query.history)) * np.float32(1 / _REPEATS)
+        return scores
+
     def _search_one(self, query: Query, cosines: NDArray[np.float32], k: int, exclude: Collection[int],
                     distinct: bool) -> list[Hit]:
-        bm25 = self._bm25.scores(terms(query.question))
-        if query.history:
-            bm25 += self._bm25.scores(terms(query.history)) * np.float32(1 / _REPEATS)
+        bm25 = self._words(query)
         out = [position for row in exclude for position in self._positions.get(row, ())]
         cosines[out], bm25[out] = -np.inf, 0.0
         depth, size = max(DEPTH, k), len(self.facts)
         while True:
-            fused = fuse(cosines, bm25, self._answers, depth)
-            chosen = self._choose(fused, k, distinct)
+            ranked = rank(cosines, bm25, self._answers, depth)
+            chosen = self._choose(ranked, k, distinct)
             if len(chosen) == k or depth >= size:
-                return [Hit(self.facts[position], float(cosines[position]), float(bm25[position]), score)
-                        for position, score in chosen]
+                total = log_total(ranked, self._answers, self._answerable)
+                return [Hit(self.facts[position], float(cosines[position]), float(bm25[position]), score,
+                            SHARPNESS * score - total if total > -np.inf else 0.0) for position, score in chosen]
             depth *= 8
 
-    def _choose(self, fused: Fused, k: int, distinct: bool) -> list[tuple[int, float]]:
+    def _choose(self, ranked: Ranked, k: int, distinct: bool) -> list[tuple[int, float]]:
         """Positions and scores of the first k facts, with ``distinct`` of different answers."""
         chosen: dict[int, tuple[int, float]] = {}
-        for position, score in zip(fused.positions.tolist(), fused.scores.tolist(), strict=True):
+        for position, score in zip(ranked.positions.tolist(), ranked.scores.tolist(), strict=True):
             if len(chosen) == k:
                 break
             chosen.setdefault(int(self._answers[position]) if distinct else position, (position, score))
@@ -254,7 +287,7 @@ class Index:
 _METHOD: dict[str, Any] = {
     "bm25": {"variant": METHOD, "k1": K1, "b": B, "characters": GRAM},
     "question_weight": _REPEATS,
-    "fusion": {"method": "reciprocal rank", "k": RRF_K, "bm25_weight": BM25_WEIGHT},
+    "ranking": {"word_weight": WORD_WEIGHT, "wordings": WORDINGS, "sharpness": SHARPNESS},
 }
 
 

@@ -1,8 +1,9 @@
-"""Ranks of scored facts, and their fusion by reciprocal rank.
+"""The order of the answers that were found for a question, and the share of each.
 
-Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009, SIGIR) adds ``1 / (k + rank)`` over rankings, so that scores
-of different scales, such as cosines and BM25, need no calibration. BM25 has a lower weight than the cosine,
-because with equal weights the fusion found fewer right answers than the cosine alone (docs/retrieval.md).
+The score of a fact is the cosine of its question and a little of its BM25 score: a convex combination, which needs no
+ranks and keeps how far facts are apart (Bruch, Gai and Ingber 2023, arXiv 2210.11934). The score of an answer is the
+mean of that of its best wording and that of its best five wordings together: one wording that happens to be near counts
+less than an answer whose wordings all are. An answer that was asked once has the score of its one fact.
 """
 
 from __future__ import annotations
@@ -12,18 +13,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-RRF_K, BM25_WEIGHT = 20, 0.1
-"""Constant of the fusion (60 in the paper), and the weight of BM25 relative to that of the cosine."""
+WORD_WEIGHT = 0.1
+"""What a term of the question that no other fact has adds to the cosine, at most."""
+WORDINGS = 5
+"""Wordings of an answer that are averaged."""
+SHARPNESS = 12.0
+"""Factor of the scores in the shares: an answer whose score is 0.1 higher has 3.3 times the share."""
+WITHIN = 0.1
+"""Facts whose score is lower than the best by more than this are not written into a prompt: where the search is sure, a
+small model chooses worse than the search, and a shorter prompt costs less."""
 DEPTH = 1_000
-"""Facts of each ranking that are fused, as in the runs of the paper; more if they have too few distinct answers."""
+"""Facts that are ranked; more if they have too few distinct answers."""
 
 
 @dataclass(frozen=True)
-class Fused:
-    """Facts in the order of their fused score, the best first."""
+class Ranked:
+    """Facts in the order of the scores of their answers, the best first."""
 
     positions: NDArray[np.intp]  # [m], of all n facts
-    scores: NDArray[np.float64]  # [m]
+    scores: NDArray[np.float64]  # [m], of the answer
 
 
 def highest(scores: NDArray[np.float32], depth: int, *, above: float = -np.inf) -> NDArray[np.intp]:
@@ -39,30 +47,52 @@ def highest(scores: NDArray[np.float32], depth: int, *, above: float = -np.inf) 
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
-def fuse(cosines: NDArray[np.float32], bm25: NDArray[np.float32], answers: NDArray[np.intp],
-         depth: int = DEPTH) -> Fused:
-    """Fuse the rankings of n facts by cosine and by BM25.
+def fact_scores(cosines: NDArray[np.float32], bm25: NDArray[np.float32], facts: int) -> NDArray[np.float32]:
+    """Scores of m of ``facts`` facts from their cosines and BM25 scores, float32 [m] each."""
+    rarest = np.log(2 + 2 * facts)  # what BM25 gives for a term that no fact has, at most
+    return np.round(cosines + WORD_WEIGHT / rarest * bm25, 6).astype(np.float32)
 
-    Facts with the same answer share a score, that of the best rank of any of them in each ranking.
+
+def rank(cosines: NDArray[np.float32], bm25: NDArray[np.float32], answers: NDArray[np.intp],
+         depth: int = DEPTH) -> Ranked:
+    """Rank n facts; facts with the same answer have the same score.
 
     Args:
         cosines: Cosine similarities, float32 [n]; -inf leaves a fact out.
-        bm25: BM25 scores, float32 [n]; facts with 0 or less are not ranked.
+        bm25: BM25 scores, float32 [n].
         answers: Number of each fact's answer, equal for equal answers, [n].
-        depth: Facts of each ranking that are fused.
+        depth: Facts that are ranked, by their own scores.
 
     Returns:
-        The facts of both rankings; equal scores in the order of cosine, then of position.
+        The facts; those of equal scores in the order of cosine, then of position.
     """
-    by_cosine, by_bm25 = highest(cosines, depth), highest(bm25, depth, above=0.0)
+    scores = fact_scores(cosines, bm25, len(cosines))
+    positions = np.sort(highest(scores, depth))
+    wordings: dict[int, list[float]] = {}
+    for answer, score in zip(answers[positions].tolist(), scores[positions].tolist(), strict=True):
+        wordings.setdefault(answer, []).append(score)
     total: dict[int, float] = {}
-    for weight, ranking in ((1.0, by_cosine), (BM25_WEIGHT, by_bm25)):
-        best: dict[int, int] = {}
-        for rank, answer in enumerate(answers[ranking].tolist(), start=1):
-            best.setdefault(answer, rank)
-        for answer, rank in best.items():
-            total[answer] = total.get(answer, 0.0) + weight / (RRF_K + rank)
-    positions = np.union1d(by_cosine, by_bm25)
-    scores = np.array([total[answer] for answer in answers[positions].tolist()], dtype=np.float64)
-    order = np.lexsort((-cosines[positions], -scores))
-    return Fused(positions[order], scores[order])
+    for answer, found in wordings.items():
+        best = sorted(found, reverse=True)[:WORDINGS]
+        total[answer] = best[0] / 2 + sum(best) / len(best) / 2
+    joint = np.array([total[answer] for answer in answers[positions].tolist()], dtype=np.float64)
+    order = np.lexsort((-cosines[positions], -joint))
+    return Ranked(positions[order], joint[order])
+
+
+def log_total(ranked: Ranked, answers: NDArray[np.intp], counted: NDArray[np.bool_]) -> float:
+    """Logarithm of the sum of ``exp(SHARPNESS × score)`` over answers; -inf without any.
+
+    ``SHARPNESS × score`` less this is the logarithm of the answer's share (a softmax over answers).
+
+    Args:
+        ranked: The ranked facts.
+        answers: Number of each fact's answer, [n].
+        counted: Facts whose answers count, [n].
+    """
+    kept = counted[ranked.positions]
+    _, first = np.unique(answers[ranked.positions[kept]], return_index=True)
+    if not len(first):
+        return float("-inf")
+    powers = SHARPNESS * ranked.scores[kept][first]
+    return float(powers.max() + np.log(np.exp(powers - powers.max()).sum()))

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from assistant_builder.data import load_split
-from assistant_builder.retrieval.decline import Evidence
+from assistant_builder.retrieval.decline import ANSWERABLE, TO_DECLINE, WITHHELD, found_alone
 from assistant_builder.retrieval.grounding import Grounder, supports
 from assistant_builder.retrieval.index import Index, facts_of
 from assistant_builder.retrieval.retriever import Retriever
@@ -20,35 +19,46 @@ def study() -> Study:
     return with_data(new_study("ferries", LARGE, approaches=["grounded"]))
 
 
-def retriever(study: Study) -> Retriever:
-    index = Index.build(load_split(study.folder / "data", "train"), FakeEmbedder())
+def retriever(study: Study, without: str = "") -> Retriever:
+    """The retriever of a study, whose index leaves out the facts with an answer."""
+    index = Index.build([pair for pair in load_split(study.folder / "data", "train") if pair.answer != without],
+                        FakeEmbedder())
     return Retriever(study, index, FakeEmbedder(), Grounder(Words(), 3, 1000))  # type: ignore[arg-type]
 
 
 def test_a_fact_is_withheld_in_all_its_wordings(study: Study) -> None:
     asked = ValidationQuestions(study, retriever(study))
     known = [pair for pair in load_split(study.folder / "data", "validation") if pair.answerable]
-    withheld = asked.found[-len(known):]
-    assert len(asked.found) == len(load_split(study.folder / "data", "validation")) + len(known)
-    for each, found in zip(known, withheld, strict=True):
+    withheld = [(pair, found) for pair, kind, found in zip(asked.pairs, asked.kinds, asked.found, strict=True)
+                if kind == WITHHELD]
+    assert [pair for pair, _ in withheld] == known
+    assert [pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == ANSWERABLE] == known
+    for each, found in withheld:
         assert found.sources and not any(supports(hit.fact, facts_of(each)[-1]) for hit in found.sources)
 
 
-def test_the_threshold_is_set_on_other_facts_than_the_weights(study: Study) -> None:
+def test_questions_to_decline_are_those_of_validation_and_training(study: Study) -> None:
     asked = ValidationQuestions(study, retriever(study))
-    halves: dict[str, set[int]] = {}
-    for each, half in zip(asked.pairs, asked.halves, strict=True):
-        halves.setdefault(each.cluster or "", set()).add(half)
-    assert all(len(half) == 1 for half in halves.values())
-    assert 0.3 < np.mean(asked.halves) < 0.7
+    expected = [pair for split in ("validation", "train") for pair in load_split(
+        study.folder / "data", split) if not pair.answerable]  # type: ignore[arg-type]
+    found = [pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == TO_DECLINE]
+    assert found == expected
+    trained = {each.row for each in load_split(study.folder / "data", "train")}
+    assert all(near.evidence.nearby > near.evidence.similarity - 1  # none is looked up with its own row
+               for each, near in zip(asked.pairs, asked.found, strict=True) if each.row in trained)
+
+
+def test_a_question_without_a_fact_in_the_index_should_be_declined(study: Study) -> None:
+    lost = next(pair for pair in load_split(study.folder / "data", "validation") if pair.answerable)
+    asked = ValidationQuestions(study, retriever(study, lost.answer))
+    kinds = {kind for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if pair.row == lost.row}
+    assert kinds == {TO_DECLINE}
 
 
 def test_held_out_questions_change_no_rule(study: Study) -> None:
     def fitted() -> object:
         asked = ValidationQuestions(study, retriever(study))
-        evidence = [Evidence(**vars(found.evidence), probability=-0.1, lowest=-0.2, refusal=0.0)
-                    for found in asked.found]
-        return asked.fit(evidence, 0.04)
+        return asked.fit([found_alone(found.evidence) for found in asked.found], 0.04)
 
     before = fitted()
     path = study.split_file("heldout")

@@ -326,6 +326,12 @@ HALL = [pair(1, "When does the hall open?", "At nine."), pair(2, "Who keeps the 
 ASK_HALL = [Message("user", "When does the hall open?")]
 
 
+@pytest.fixture
+def both_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts have both facts of the hall, however far the second is."""
+    monkeypatch.setattr("assistant_builder.retrieval.grounding.WITHIN", 2.0)
+
+
 def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -> ChatSession:
     """An assistant that says ``text`` and declines where the nearest question has a cosine below ``threshold``."""
     from assistant_builder.retrieval.grounding import Grounder
@@ -344,6 +350,7 @@ def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -
     return session
 
 
+@pytest.mark.usefixtures("both_facts")
 def test_an_answer_has_its_sources_and_the_tokens_of_its_prompt() -> None:
     chunks = answer(grounded_session("It opens at nine o'clock."), ASK_HALL)
     assert "".join(chunk.text_delta for chunk in chunks) == "It opens at nine o'clock."
@@ -368,6 +375,7 @@ def test_without_looking_up_nothing_is_found_or_declined() -> None:
     assert (last.sources, last.prompt_tokens, last.declined) == ((), None, False)
 
 
+@pytest.mark.usefixtures("both_facts")
 @pytest.mark.parametrize(("context", "facts"), [(400, 2), (160, 2), (116, 1), (60, 0)])
 def test_facts_beyond_the_context_are_left_out(context: int, facts: int) -> None:
     """The two facts, the question and 20 tokens for the answer need 120 tokens, one fact less 85."""

@@ -12,12 +12,14 @@ from assistant_builder.retrieval.grounding import (
     grounded_pairs,
     query_of,
     read_contexts,
+    shown_facts,
     supports,
     training_facts,
     with_facts,
     write_contexts,
 )
 from assistant_builder.retrieval.index import Hit, Index, facts_of
+from assistant_builder.retrieval.ranking import WITHIN
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 
 PAIRS = [
@@ -107,13 +109,22 @@ def test_another_wording_comes_before_the_own_pair(tmp_path: Path) -> None:
     assert 0.1 < sum(own) / len(own) < 0.3
 
 
-def test_facts_are_also_trained_in_random_order(tmp_path: Path) -> None:
-    target, hits = facts_of(PAIRS[0])[0], context(1, tmp_path)
-    drawn = [training_facts(target, hits, 3, seed) for seed in range(200)]
-    as_found = [hit.fact for hit in hits if hit.fact.answerable][:3]
-    other = [facts for facts in drawn if target not in facts]
-    assert {frozenset(facts) for facts in other} == {frozenset(as_found)}
-    assert 0.7 < sum(facts == as_found for facts in other) / len(other) < 0.9
+def test_the_nearest_wordings_are_left_out_in_half_of_the_training_turns(tmp_path: Path) -> None:
+    wordings = [pair(row, "When does the hall open?" + " please" * row, "It opens at nine.", cluster="open")
+                for row in range(1, 41)]
+    embedder = FakeEmbedder()
+    built = Index.build(wordings, embedder)
+    built.save(tmp_path)
+    vectors = embedder.encode([fact.query.text for each in wordings for fact in facts_of(each)])
+    write_contexts(tmp_path, built, [("train", wordings, vectors), ("validation", wordings, vectors)])
+    nearest = {}
+    for split in ("train", "validation"):
+        contexts = read_contexts(tmp_path, split)
+        assert all(row != hit.fact.row for (row, _), hits in contexts.items() for hit in hits)
+        assert all(len(hits) == 1 for hits in contexts.values()), "one answer"
+        nearest[split] = {row: hits[0].fact.row for (row, _), hits in contexts.items()}
+    changed = sum(nearest["train"][row] != nearest["validation"][row] for row in nearest["train"])
+    assert 0.25 < changed / len(wordings) < 0.75
 
 
 def test_validation_prompts_hold_what_was_found(tmp_path: Path) -> None:
@@ -141,3 +152,13 @@ def test_each_turn_of_a_conversation_has_its_own_facts() -> None:
 def test_a_study_without_an_index_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no index"):
         read_contexts(tmp_path, "train")
+
+
+def test_a_prompt_has_only_facts_that_are_nearly_as_good_as_the_best(tmp_path: Path) -> None:
+    facts = [facts_of(each)[0] for each in PAIRS]
+    hits = [Hit(facts[4], 0.9, 0.0, 0.95), Hit(facts[0], 0.8, 0.0, 0.8), Hit(facts[2], 0.8, 0.0, 0.8 - 0.9 * WITHIN),
+            Hit(facts[3], 0.8, 0.0, 0.8 - 1.1 * WITHIN)]
+    assert shown_facts(hits) == [facts[0], facts[2]], "a question to decline is neither shown nor the best"
+    assert shown_facts(hits[:1]) == shown_facts([]) == []
+    far = training_facts(facts[3], hits[1:], 3, 0)
+    assert facts[3] in far and far.count(facts[3]) == 1, "training sees the fact even if the search put it far behind"

@@ -1,13 +1,12 @@
-"""Terms, BM25, and fusion by reciprocal rank."""
+"""Terms, BM25, and the order of answers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from assistant_builder.retrieval import ranking
 from assistant_builder.retrieval.lexical import Bm25, bare_words, terms
-from assistant_builder.retrieval.ranking import fuse, highest
+from assistant_builder.retrieval.ranking import SHARPNESS, WORD_WEIGHT, highest, log_total, rank
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -44,26 +43,38 @@ def test_terms_are_short_words_and_character_4_grams() -> None:
     assert terms("The ferries, E-44") == ["the", "ferr", "erri", "rrie", "ries", "e", "44"]
 
 
-def fused(cosines: list[float], bm25: list[float], answers: list[int],
-          depth: int = 1000) -> tuple[list[int], list[float]]:
-    found = fuse(np.array(cosines, np.float32), np.array(bm25, np.float32), np.array(answers), depth)
+def ranked(cosines: list[float], bm25: list[float], answers: list[int],
+           depth: int = 1000) -> tuple[list[int], list[float]]:
+    found = rank(np.array(cosines, np.float32), np.array(bm25, np.float32), np.array(answers), depth)
     return found.positions.tolist(), found.scores.tolist()
 
 
-def test_fusion_adds_reciprocal_ranks_and_bm25_weighs_less() -> None:
-    k, weight = ranking.RRF_K, ranking.BM25_WEIGHT
-    order, scores = fused([0.9, 0.8, 0.1], [0.0, 0.0, 5.0], [0, 1, 2])
-    assert order == [2, 0, 1]
-    assert scores == pytest.approx([1 / (k + 3) + weight / (k + 1), 1 / (k + 1), 1 / (k + 2)][:3], abs=1e-12)
-    cosines = [1 - place / 10 for place in range(8)]
-    assert fused(cosines, [0.0] * 7 + [9.0], list(range(8)))[0][0] == 0, "the last of many by meaning stays behind"
+def test_words_decide_between_facts_of_nearly_the_same_similarity() -> None:
+    rarest = float(np.log(2 + 2 * 3))
+    order, scores = ranked([0.9, 0.6, 0.55], [0.0, 0.0, rarest], [0, 1, 2])
+    assert order == [0, 2, 1]
+    assert scores == pytest.approx([0.9, 0.55 + WORD_WEIGHT, 0.6], abs=1e-6)
 
 
-def test_facts_of_one_answer_share_the_best_ranks() -> None:
-    order, scores = fused([0.9, 0.5, 0.8], [0.0, 7.0, 0.0], [0, 0, 1])
-    assert order == [0, 1, 2] and scores[0] == scores[1] > scores[2]
+def test_an_answer_has_the_mean_of_its_best_wording_and_of_its_best_five() -> None:
+    none = [0.0] * 8
+    order, scores = ranked([0.8, 0.6, 0.75], none[:3], [0, 0, 1])
+    assert order == [0, 1, 2] or order == [2, 0, 1]
+    assert scores == pytest.approx([0.75, 0.75, 0.75], abs=1e-6)
+    order, scores = ranked([0.8, 0.2, 0.75], none[:3], [0, 0, 1])
+    assert order == [2, 0, 1] and scores[1] == scores[2] == pytest.approx(0.65, abs=1e-6)
+    _, scores = ranked([0.8, 0.8, 0.8, 0.8, 0.8, 0.1, 0.1, 0.1], none, [0] * 8)
+    assert scores == pytest.approx([0.8] * 8, abs=1e-6), "what else has the answer does not count"
 
 
 def test_facts_left_out_are_not_ranked_and_ties_are_in_order() -> None:
-    assert fused([-np.inf, 0.5, 0.5], [0.0, 1.0, 1.0], [0, 1, 2])[0] == [1, 2]
-    assert fused([0.5] * 4, [0.0] * 4, [0, 1, 2, 3], depth=2)[0] == [0, 1]
+    assert ranked([-np.inf, 0.5, 0.5], [0.0, 1.0, 1.0], [0, 1, 2])[0] == [1, 2]
+    assert ranked([0.5] * 4, [0.0] * 4, [0, 1, 2, 3], depth=2)[0] == [0, 1]
+
+
+def test_shares_are_over_the_answers_that_count() -> None:
+    answers, counted = np.array([0, 0, 1, 2]), np.array([True, True, True, False])
+    found = rank(np.array([0.5, 0.5, 0.5, 0.9], np.float32), np.zeros(4, np.float32), answers)
+    total = log_total(found, answers, counted)
+    assert SHARPNESS * 0.5 - total == pytest.approx(np.log(0.5), abs=1e-6)
+    assert log_total(found, answers, np.zeros(4, dtype=bool)) == -np.inf

@@ -192,7 +192,8 @@ def test_the_page_says_how_often_the_answer_is_found(study: Study) -> None:
 
 
 def test_texts_of_misses_are_escaped() -> None:
-    record = measured(pair(16, HOSTILE, "A", f"mail boat pier kiosk dogs ferry {HOSTILE}", HOSTILE, cluster="fare"))
+    record = measured(pair(16, HOSTILE, "A", f"Which pier does the mail boat use? Is there a kiosk? May dogs travel? "
+                            f"When does the first ferry leave? {HOSTILE}", HOSTILE, cluster="fare"))
     shown = lookup_view(record.to_record())
     assert "0 of 1" in shown and "The 1 not found" in shown and "Found instead" in shown
     assert "<img" not in shown and "&lt;img" in shown
