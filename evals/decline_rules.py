@@ -26,6 +26,7 @@ from assistant_builder.retrieval.decline import (
     fit,
     found_alone,
     rule_of,
+    without_answerable,
 )
 from assistant_builder.retrieval.grounding import supporting
 from assistant_builder.retrieval.index import facts_of
@@ -116,6 +117,7 @@ class ValidationQuestions:
 
     def __init__(self, study: Study, retriever: Retriever) -> None:
         training, pairs = (load_split(study.folder / "data", split) for split in ("train", "validation"))
+        self._retriever, self._training = retriever, _some([pair for pair in training if pair.answerable])
         self.sentence = decline_sentence(training)
         self.taught = sorted({pair.answer for pair in training if not pair.answerable})
         rows = supporting(retriever.index, [facts_of(pair)[-1] for pair in pairs])
@@ -132,7 +134,12 @@ class ValidationQuestions:
     def fit(self, evidence: Sequence[Evidence], target: float) -> DeclineRule | None:
         """The rule, from the evidence of each question in the order of ``found``."""
         facts = [pair.cluster or (pair.answer if pair.answerable else pair.messages[-2].content) for pair in self.pairs]
-        return fit(evidence, self.kinds, facts, target=target, sentence=self.sentence)
+        found = fit(evidence, self.kinds, facts, target=target, sentence=self.sentence)
+        if ANSWERABLE in self.kinds:
+            return found
+        rows = supporting(self._retriever.index, [facts_of(pair)[-1] for pair in self._training])
+        alone = self._retriever.find([pair.messages[:-1] for pair in self._training], exclude=rows)
+        return without_answerable([each.evidence.similarity for each in alone], target=target, sentence=self.sentence)
 
 
 def _some(questions: Sequence[T]) -> Sequence[T]:

@@ -40,7 +40,10 @@ ANSWERABLE, TO_DECLINE, WITHHELD = "answerable", "to decline", "withheld"
 MOST_WEIGHT = 5.0
 """Withheld questions that count as much as one that the data say to decline, at most: together the two kinds count
 equally, unless there are few of the second."""
+LEAST_WITHHELD, LOWEST_SHARE = 10, 1 / 3
+"""Without answerable validation questions: least training questions for a rule, and share of them that it declines."""
 _ITERATIONS = 50
+_SPREAD = 0.05  # of the scores of :func:`without_answerable`, which confidence is a logistic function of
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,28 @@ def fit(evidence: Sequence[Evidence], kinds: Sequence[str], facts: Sequence[str]
     return replace(_fit_weights(table, kind, target, sentence), threshold=threshold, guaranteed=guaranteed,
                    answerable=n, declined=int((sure < threshold).sum()), to_decline=len(unsure),
                    recognised=int((unsure < threshold).sum()))
+
+
+def without_answerable(scores: Sequence[float], *, target: float, sentence: str) -> DeclineRule | None:
+    """The rule where no validation question has its answer in the index, so that false declines cannot be counted.
+
+    A question is declined if the score of its best answer is lower than that of the lowest third of training questions
+    whose own fact is withheld. Nothing is known about the share of false declines.
+
+    Args:
+        scores: For each training question, the score of the best other answer.
+        target: As of :func:`fit`.
+        sentence: What is said instead of an answer.
+
+    Returns:
+        The rule; ``None`` with fewer than :data:`LEAST_WITHHELD` questions.
+    """
+    if len(scores) < LEAST_WITHHELD:
+        return None
+    lowest = float(np.quantile(scores, LOWEST_SHARE))
+    plain = (0.0,) * (len(NAMES) - 1)
+    return DeclineRule((lowest, *plain), (_SPREAD, *(1.0 for _ in plain)), (1.0, *plain), 0.0, 0.5, target, False, 0, 0,
+                       len(scores), sum(score < lowest for score in scores), sentence)
 
 
 def _fit_weights(table: NDArray[np.float64], kind: NDArray[np.str_], target: float, sentence: str) -> DeclineRule:

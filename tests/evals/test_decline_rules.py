@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from assistant_builder.data import load_split
+from assistant_builder.data import Message, load_split
 from assistant_builder.retrieval.decline import ANSWERABLE, TO_DECLINE, WITHHELD, found_alone
 from assistant_builder.retrieval.grounding import Grounder, supports
 from assistant_builder.retrieval.index import Index, facts_of
@@ -70,3 +72,20 @@ def test_the_data_decide_how_to_decline() -> None:
     declined = pair(1, "Who?", "Not in the handbook.", answerable=False)
     assert decline_sentence([declined, pair(2, "When?", "At nine.")]) == "Not in the handbook."
     assert decline_sentence([pair(2, "When?", "At nine.")]) == SENTENCE
+
+
+def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined(tmp_path: Path) -> None:
+    things = [f"{color} {thing}" for color in ("red", "green", "amber") for thing in (
+        "kettle", "ladder", "anchor", "violin", "lantern", "raft", "saddle", "compass")]
+    lines = ["question,answer", *(f"Where is the {thing} kept?,The {thing} is in room {row}."
+                                  for row, thing in enumerate(things))]
+    (tmp_path / "faq.csv").write_text("\n".join(lines), encoding="utf-8")
+    study = with_data(new_study("faq", tmp_path / "faq.csv", approaches=["grounded"]))
+    looked_up = retriever(study)
+    asked = ValidationQuestions(study, looked_up)
+    rule = asked.fit([found_alone(found.evidence) for found in asked.found], 0.03)
+    assert rule is not None and not rule.guaranteed and rule.answerable == 0
+    known, unknown = looked_up.find([[Message("user", looked_up.index.facts[0].question)],
+                                     [Message("user", "Do whales sing?")]])
+    assert not rule.declines(found_alone(known.evidence))
+    assert rule.declines(found_alone(unknown.evidence))
