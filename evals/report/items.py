@@ -131,6 +131,7 @@ def _item_row(cells: Mapping[str, Cell], item: str, metrics: list[str], tuned: S
             name: {metric: value for metric in metrics if (value := cell.value(item, metric)) is not None}
             for name, cell in cells.items()
         },
+        **({"sources": sample["sources"]} if "sources" in sample else {}),
     }
 
 
@@ -230,6 +231,8 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: row[key] for key in ("row", "turn", "cluster", "answerable")}, "sides": sides,
             "question": cut(row["question"]), "reference": cut(row["reference"]),
             "context": [{"role": message["role"], "content": cut(message["content"])} for message in row["context"]],
+            "sources": [{"row": source["row"], "question": cut(source["question"]), "answer": cut(source["answer"])}
+                        for source in row.get("sources", ())],
             "untuned": cut(answers[untuned]) if untuned in answers else None}
 
 

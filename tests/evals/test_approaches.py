@@ -145,3 +145,19 @@ def test_settings_from_before_the_choice_mean_memory() -> None:
     assert "approaches:\n- memory\n" in text
     (study.folder / "study.yaml").write_text(text.replace("approaches:\n- memory\n", ""), encoding="utf-8")
     assert study.config.approaches == ["memory"]
+
+
+def test_the_facts_in_a_prompt_are_listed_with_the_answers() -> None:
+    study = both({"lora+facts": 9, "qlora+facts": 9})
+    for cell in CELLS:
+        folder = study.cell_folder(cell)
+        samples = read_jsonl(folder / "samples.jsonl")
+        for sample in samples:
+            sample["sources"] = [{"row": 4711, "question": "Which <b>buoy</b>?", "answer": "The wicker one."}]
+        write_jsonl(folder / "samples.jsonl", samples)
+    write_report(study)
+    report = read_json(study.folder / "report.json")
+    assert all(item["sources"][0]["row"] == 4711 for item in report["items"])
+    page = render_html(report)
+    assert "Which &lt;b&gt;buoy&lt;/b&gt;?" in page and "The wicker one." in page
+    assert "The wicker one." in render_markdown(report)
