@@ -19,7 +19,7 @@ class RetrievalConfig(ConfigModel):
     facts: int = Field(3, ge=1, le=10, title="Facts in a prompt", description="Most training pairs in the prompt of a "
                        "question. Where the search is sure it has fewer.")
     false_declines: float = Field(
-        0.03, gt=0, lt=0.5, title="False declines", description="Largest share of answerable questions that the rule "
+        0.04, gt=0, lt=0.5, title="False declines", description="Largest share of answerable questions that the rule "
         "for declining may decline, as measured on validation questions. New wordings are often harder.")
     final_index: bool = Field(
         True, title="Final index", description="Whether answers that only validation and held-out questions have are "

@@ -122,22 +122,24 @@ def shown_facts(hits: Sequence[Hit]) -> list[Fact]:
     return [hit.fact for hit in usable if hit.score >= usable[0].score - WITHIN]
 
 
-def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int) -> list[Fact]:
-    """The facts in the prompt of a training turn, the nearest first, with one that supports its answer.
+def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int | None) -> list[Fact]:
+    """The facts in the prompt of a training or validation turn, the nearest first, with one that supports its answer.
 
     Args:
         target: The turn itself.
         hits: What was found for its question without its own row.
         count: Facts in a prompt.
-        seed: Seed of the choices, which do not depend on other rows.
+        seed: Seed of the choices, which do not depend on other rows; ``None``: the own pair is there only if no other
+            fact supports the answer, and a fact that was not found is the farthest.
     """
     rng = random.Random(f"{seed}/{target.row}/{target.turn}")
-    own = rng.random() < _OWN_PAIR
+    own = seed is not None and rng.random() < _OWN_PAIR
     other = next((hit.fact for hit in hits if hit.fact.answerable and supports(hit.fact, target)), None)
     facts = shown_facts(hits)[:count]
     if own or other not in facts:
         facts = [fact for fact in facts if not supports(fact, target)][: count - 1]
-        facts.insert(0 if own else rng.randrange(len(facts) + 1), target if own or other is None else other)
+        place = 0 if own else len(facts) if seed is None else rng.randrange(len(facts) + 1)
+        facts.insert(place, target if own or other is None else other)
     return facts
 
 
@@ -208,8 +210,9 @@ def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[H
     """One pair for each answerable assistant turn, with facts in its system prompt.
 
     Questions that should be declined are left out: declining is decided by a rule, because adapters that learn it
-    decline unusual wordings too. Without a seed the prompts hold what was found (validation), else also a supporting
-    fact (training).
+    decline unusual wordings too. Without a seed (validation) nothing is left to chance. The prompts of validation hold
+    a supporting fact as well: else the loss of the few questions whose fact was not found, which grows as the assistant
+    learns to trust what it reads, would decide which checkpoint is the best.
     """
     for pair in pairs:
         if not pair.answerable:
@@ -217,7 +220,7 @@ def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[H
         ends = [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
         for target, end in zip(facts_of(pair), ends, strict=True):
             hits = contexts.get((target.row, target.turn), [])
-            facts = shown_facts(hits) if seed is None else training_facts(target, hits, grounder.count, seed)
+            facts = training_facts(target, hits, grounder.count, seed)
             messages, _ = grounder.ground(pair.messages[:end], facts)
             yield replace(pair, messages=(*messages, pair.messages[end]))
 

@@ -127,10 +127,14 @@ def test_the_nearest_wordings_are_left_out_in_half_of_the_training_turns(tmp_pat
     assert 0.25 < changed / len(wordings) < 0.75
 
 
-def test_validation_prompts_hold_what_was_found(tmp_path: Path) -> None:
-    contexts = {(4, 0): context(4, tmp_path)}
-    (grounded,) = grounded_pairs([PAIRS[3]], contexts, grounder(2), None)
-    assert "Ada Flint" not in grounded.messages[0].content and grounded.answer == "Ada Flint keeps it."
+def test_validation_prompts_hold_what_was_found_and_a_supporting_fact(tmp_path: Path) -> None:
+    contexts = {(row, 0): context(row, tmp_path) for row in (1, 4)}
+    first, alone = grounded_pairs([PAIRS[0], PAIRS[3]], contexts, grounder(2), None)
+    assert "Opening time of the hall?" in first.messages[0].content, "another wording"
+    assert "When does the hall open?" not in first.messages[0].content
+    shown = alone.messages[0].content
+    assert shown.startswith("Q: Who keeps the hall?\nA: Ada Flint keeps it.") and shown.count("Q:") == 2
+    assert list(grounded_pairs([PAIRS[3]], contexts, grounder(2), None)) == [alone]
 
 
 def test_questions_to_decline_are_not_trained(tmp_path: Path) -> None:
