@@ -1,4 +1,5 @@
 # make demo    set everything up, run the whole study on a shipped dataset, open the page (SERVE=0: do not open it)
+# make study-full   the demo with both approaches and three seeds, hours on a CPU
 # make app     the page at 127.0.0.1:7860
 # make test    all tests, file by file on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
 # make check   lint, types, import layers, dependencies, and the wheel in an empty environment
@@ -20,13 +21,16 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo app test check bench soak coverage cluster gpu
+.PHONY: demo study-full app test check bench soak coverage cluster gpu
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
 ifneq ($(SERVE),0)
 	$(BIN)/assistant-builder app
 endif
+
+study-full: $(READY)
+	$(BIN)/assistant-builder run $(DEMO) --name demo-full --set approaches=grounded,memory --set seeds=3
 
 app: $(READY)
 	$(BIN)/assistant-builder app
