@@ -211,8 +211,8 @@ def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[H
 
     Questions that should be declined are left out: declining is decided by a rule, because adapters that learn it
     decline unusual wordings too. Without a seed (validation) nothing is left to chance. The prompts of validation hold
-    a supporting fact as well: else the loss of the few questions whose fact was not found, which grows as the assistant
-    learns to trust what it reads, would decide which checkpoint is the best.
+    a supporting fact as well: else the few questions whose fact was not found would decide the loss, which grows for
+    them as the assistant learns to trust what it reads.
     """
     for pair in pairs:
         if not pair.answerable:
