@@ -184,7 +184,7 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
                 "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
                 "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
                 "predicted": prediction(prepared.planned, arm)}
-    return _publish_best(folder, trainer, summary) if trainer.is_main_process else []
+    return _publish(folder, trainer, summary, last=config.grounded) if trainer.is_main_process else []
 
 
 def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[Pair]:
@@ -241,10 +241,14 @@ def _trainer(study: Study, run: str, settings: ArmConfig, model: Any, prepared: 
     return TwinTrainer(model, plan, prepared.prompter)
 
 
-def _publish_best(folder: Path, trainer: TwinTrainer, summary: dict[str, Any]) -> list[Path]:
-    """Copy the adapter with the lowest validation loss to ``adapter/`` and write ``summary.json``."""
+def _publish(folder: Path, trainer: TwinTrainer, summary: dict[str, Any], *, last: bool) -> list[Path]:
+    """Copy the adapter with the lowest validation loss, or the last one, to ``adapter/`` and write ``summary.json``.
+
+    A grounded study publishes the last one: its rule for declining is calibrated on the validation questions, by which
+    no checkpoint may then be chosen, and a few questions whose fact was not found decide their loss.
+    """
     losses = {step: loss for step, loss in trainer.metrics.validation.items() if step <= summary["steps"]}
-    best = best_step(losses)
+    best = max(losses, default=None) if last else best_step(losses)
     assert best is not None  # the last step is always validated
     source = checkpoints.checkpoint_folder(folder / "checkpoints", best)
     for abandoned in folder.glob(".adapter-*"):  # by a process that was killed
