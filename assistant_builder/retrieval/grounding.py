@@ -36,6 +36,9 @@ _HARDER = 0.5
 """Share of the training rows whose search leaves out the nearest wordings of their fact: among training questions the
 nearest is nearly always the right one, and less often among new ones, so that an assistant that copies it is not better
 than looking up."""
+_WIDER = 0.3
+"""Distance from the best score of the facts in half of the training prompts, so that choosing among facts is trained
+more often than it is needed."""
 _OWN_PAIR = 0.2
 """Share of the training rows with the row's own pair in the prompt although another wording of its fact is there, so
 that a question of the data is answered with its answer."""
@@ -116,10 +119,10 @@ def with_facts(messages: Sequence[Message], facts: Sequence[Fact]) -> list[Messa
     return [Message("system", BEFORE.join([*own, shown])), *(m for m in messages if m.role != "system")]
 
 
-def shown_facts(hits: Sequence[Hit]) -> list[Fact]:
+def shown_facts(hits: Sequence[Hit], within: float = WITHIN) -> list[Fact]:
     """The facts of the hits that may be written into a prompt: answerable ones, nearly as good as the best of them."""
     usable = [hit for hit in hits if hit.fact.answerable]
-    return [hit.fact for hit in usable if hit.score >= usable[0].score - WITHIN]
+    return [hit.fact for hit in usable if hit.score >= usable[0].score - within]
 
 
 def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int | None) -> list[Fact]:
@@ -135,7 +138,7 @@ def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int | No
     rng = random.Random(f"{seed}/{target.row}/{target.turn}")
     own = seed is not None and rng.random() < _OWN_PAIR
     other = next((hit.fact for hit in hits if hit.fact.answerable and supports(hit.fact, target)), None)
-    facts = shown_facts(hits)[:count]
+    facts = shown_facts(hits, WITHIN if seed is None or rng.random() < 0.5 else _WIDER)[:count]
     if own or other not in facts:
         facts = [fact for fact in facts if not supports(fact, target)][: count - 1]
         place = 0 if own else len(facts) if seed is None else rng.randrange(len(facts) + 1)
