@@ -16,6 +16,7 @@ from tests.export.tiny import tiny_base
 CARDS = Path(__file__).resolve().parents[2] / "datasets_cards"
 SMALL = CARDS / "thimble-row-library" / "data.csv"
 QUICK = {
+    "approaches": "memory",
     "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2", "train.evaluations": "1",
     "train.rank": "4", "train.max_length": "96", "data.max_heldout": "4", "eval.max_new_tokens": "8",
     "eval.bootstrap_resamples": "500", "eval.primary_metric": "nll_per_token", "eval.margin": "0.03",
@@ -137,3 +138,35 @@ def test_data_check_exit_codes(home: Path) -> None:
     one.write_text("question,answer\nWhat is it?,A thing.\n", encoding="utf-8")
     bad = cli("data", "check", str(one), "--json")
     assert bad.returncode == 1 and json.loads(bad.stdout)["usable"] == 1 and bad.stderr.count("\n") == 1
+
+
+@pytest.mark.train
+def test_a_run_with_both_approaches(bundled_models: Path, tmp_path: Path) -> None:
+    values = {**QUICK, "approaches": "grounded,memory", "model.base": str(tiny_base(tmp_path / "base")),
+              "eval.cells": "B16,L16,Q4", "eval.noise_floor": "false", "eval.fidelity": "false",
+              "eval.retention": "false", "eval.primary_metric": "token_f1", "eval.margin": "0.05"}
+    settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    first = cli("run", str(SMALL), "--name", "both", *settings, "--json")
+    assert first.returncode == 0, first.stderr
+    document = json.loads(first.stdout)
+    assert [step["name"] for step in document["steps"]] == [
+        "data", "data-embed", "train-lora", "train-qlora", "train-lora+memory", "train-qlora+memory", "evaluate",
+        "report"]
+    folder = Path(document["folder"])
+    report = json.loads(cli("report", "both", "--format", "json").stdout)
+    assert [row["name"] for row in report["approaches"]] == [
+        "copy", "base+facts", "lora", "qlora", "lora+facts", "qlora+facts"]
+    assert report["recommended_approach"] in ("grounded", "memory")
+    hashes = {json.loads((folder / "arms" / run / "summary.json").read_text(encoding="utf-8"))["adapter_sha256"]
+              for run in ("lora", "qlora", "lora+memory", "qlora+memory")}
+    assert len(hashes) == 4
+    for approach in ("grounded", "memory"):
+        asked = cli("ask", "both", "When does it open?", "--arm", "lora", "--approach", approach, "--json")
+        assert asked.returncode == 0, asked.stderr
+        assert bool(json.loads(asked.stdout)["answers"]["lora"]["sources"]) == (approach == "grounded")
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
+    assert json.loads(cli("run", "both", "--json").stdout)["state"] == "succeeded"
+    assert written == {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
+    # another held-out answer changes neither the index nor what the adapters saw
+    assert not any(name.startswith("heldout") for name in json.loads(
+        (folder / "arms" / "lora" / "status.json").read_text(encoding="utf-8"))["inputs"])

@@ -32,6 +32,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 def a_study(name: str, base: Path, dtype: str, **changes: Any) -> Study:
     """A study of 20 steps of eight pairs, its data prepared."""
     config = StudyConfig(name=name).with_changes({
+        "approaches": ["memory"],
         "data.source": str(SMALL), "data.max_heldout": 4, "model.base": str(base), "model.compute_dtype": dtype,
         "model.allow_float32_compute": True, "train.max_steps": STEPS, "train.epochs": 8, "train.batch_size": 8,
         "train.micro_batch_size": 2, "train.evaluations": 2, "train.rank": 4, "train.max_length": 96,
