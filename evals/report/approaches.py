@@ -156,6 +156,9 @@ def _sentence(recommended: Approach, found: Mapping[str, _Assistant], compared: 
     if rival["outcome"] == "worse":
         return (f"Copying the best fact is better than either assistant: {phrase} {copied}, against {figure} for the "
                 f"assistant that answers {way} ({measured}). Train longer, or show customers the pairs themselves.")
+    if rival["outcome"] == "not told apart":
+        return (f"The assistant that answers {way} and copying the best fact cannot be told apart: {phrase} {figure} "
+                f"against {copied} ({measured}).")
     return (f"Use the assistant that answers {way}: {phrase} {figure}, against {copied} for copying the best fact "
             f"({measured}): {OUTCOMES[rival['outcome']]}.")
 
