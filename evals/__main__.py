@@ -9,6 +9,7 @@ from pathlib import Path
 
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
+from assistant_builder.study.steps import SUFFIXES
 
 
 def main() -> int:
@@ -30,7 +31,8 @@ def main() -> int:
 
     def report() -> list[Path]:
         path = write_report(study)
-        return [found for ending in (".html", ".json", ".md") for found in sorted(path.parent.glob(f"report*{ending}"))]
+        names = (f"report{suffix}.{ending}" for suffix in ("", *SUFFIXES.values()) for ending in ("html", "json", "md"))
+        return [found for name in names if (found := path.with_name(name)).is_file()]
 
     return run_as_step(study, "report", report)
 

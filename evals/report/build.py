@@ -41,6 +41,8 @@ from evals.report.verdict import audience, basis, counter_evidence, summary, ver
 from evals.report.warnings import power, warnings
 
 VERSION = 1
+ENDINGS = ("json", "md", "html")
+"""Of the files of a report."""
 
 
 def build_report(study: Study) -> dict[str, Any]:
@@ -133,6 +135,8 @@ def write_report(study: Study) -> Path:
     """
     reports = {view.config.approaches[0]: build_report(view) for view in study.views}
     recommended = add_approaches(study, reports)
+    for outdated in (study.folder / f"report{suffix}.{ending}" for suffix in SUFFIXES.values() for ending in ENDINGS):
+        outdated.unlink(missing_ok=True)
     for approach in sorted(reports, key=lambda approach: approach == recommended):
         name = "report" if approach == recommended else f"report{SUFFIXES[approach]}"
         write_json(study.folder / f"{name}.json", reports[approach])

@@ -142,7 +142,8 @@ def test_data_check_exit_codes(home: Path) -> None:
 
 @pytest.mark.train
 def test_a_run_with_both_approaches(bundled_models: Path, tmp_path: Path) -> None:
-    values = {**QUICK, "approaches": "grounded,memory", "model.base": str(tiny_base(tmp_path / "base")),
+    values = {**QUICK, "approaches": "grounded,memory", "train.max_length": "256",
+              "model.base": str(tiny_base(tmp_path / "base")),
               "eval.cells": "B16,L16,Q4", "eval.noise_floor": "false", "eval.fidelity": "false",
               "eval.retention": "false", "eval.primary_metric": "token_f1", "eval.margin": "0.05"}
     settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
