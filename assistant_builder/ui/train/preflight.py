@@ -138,7 +138,7 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     refused = refusal(plan) if plan is not None and local and trains else None
     if refused is not None:
         errors.append(PreflightIssue(refused.what, refused.remedy))
-    result = PreflightResult(config=config, data=data, steps=total_steps(config.train, data.train) if data else 0,
+    result = PreflightResult(config=config, data=data, steps=total_steps(config.train, training_rows(data, config)) if data else 0,
                              plan=plan, scoring=scoring_seconds(config.model.base), rule=_rule(study, config),
                              free_bytes=this_machine().free_bytes, errors=tuple(errors))
     return replace(result, warnings=tuple(_warnings(result)))
@@ -151,7 +151,8 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
         if data.train < FEW_PAIRS:
             found.append(PreflightIssue(
                 f"Very few training pairs: {data.train}",
-                f"With fewer than {FEW_PAIRS} pairs an assistant learns the style of the answers but few facts."))
+                "The assistant can look few facts up, and a test on so few questions says little." if result.config.grounded
+                else f"With fewer than {FEW_PAIRS} pairs an assistant learns the style of the answers but few facts."))
         if data.heldout < FEW_HELDOUT:
             found.append(PreflightIssue(
                 f"The held-out set is small: {data.heldout} answers",
@@ -178,8 +179,12 @@ def make_plan(ref: ModelRef, config: StudyConfig, data: DataEstimate | None) -> 
         return None
     if data is None:
         return plan_study(config)
-    rows = data.train * (repetitions(data.train) if config.grounded else 1)
-    return plan_study(config, rows, lengths_of(data, config))
+    return plan_study(config, training_rows(data, config), lengths_of(data, config))
+
+
+def training_rows(data: DataEstimate, config: StudyConfig) -> int:
+    """Training rows of an epoch: small data are repeated in the grounded approach."""
+    return data.train * (repetitions(data.train) if config.grounded else 1)
 
 
 def lengths_of(data: DataEstimate, config: StudyConfig) -> Lengths:
