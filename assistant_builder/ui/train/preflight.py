@@ -138,7 +138,8 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     refused = refusal(plan) if plan is not None and local and trains else None
     if refused is not None:
         errors.append(PreflightIssue(refused.what, refused.remedy))
-    result = PreflightResult(config=config, data=data, steps=total_steps(config.train, training_rows(data, config)) if data else 0,
+    steps = total_steps(config.train, training_rows(data, config)) if data else 0
+    result = PreflightResult(config=config, data=data, steps=steps,
                              plan=plan, scoring=scoring_seconds(config.model.base), rule=_rule(study, config),
                              free_bytes=this_machine().free_bytes, errors=tuple(errors))
     return replace(result, warnings=tuple(_warnings(result)))
@@ -149,10 +150,10 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
     data, train = result.data, result.config.train
     if data is not None:
         if data.train < FEW_PAIRS:
-            found.append(PreflightIssue(
-                f"Very few training pairs: {data.train}",
-                "The assistant can look few facts up, and a test on so few questions says little." if result.config.grounded
-                else f"With fewer than {FEW_PAIRS} pairs an assistant learns the style of the answers but few facts."))
+            why = ("The assistant can look few facts up, and a test on so few questions says little."
+                   if result.config.grounded else
+                   f"With fewer than {FEW_PAIRS} pairs an assistant learns the style of the answers but few facts.")
+            found.append(PreflightIssue(f"Very few training pairs: {data.train}", why))
         if data.heldout < FEW_HELDOUT:
             found.append(PreflightIssue(
                 f"The held-out set is small: {data.heldout} answers",
