@@ -2,8 +2,8 @@
 
 Every answerable validation question is asked three times: as it is; harder, with words left out and without the nearest
 wordings of its fact, because customers ask in other words than those who wrote the data; and with its fact withheld
-from the index, when it should be declined. The training questions that should be declined are asked as well, each
-looked up without its own row; no adapter was trained on them. Held-out questions are not used.
+from the index, when it should be declined. The training questions that should be declined are asked as well, each looked
+up without its own row; no adapter was trained on them. Held-out questions are not used.
 """
 
 from __future__ import annotations
