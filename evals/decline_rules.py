@@ -1,9 +1,8 @@
 """Fit the rule by which a grounded assistant declines, on validation questions, before anything is scored.
 
-Every answerable validation question is asked three times: as it is; harder, with words left out and without the nearest
-wordings of its fact, because customers ask in other words than those who wrote the data; and with its fact withheld
-from the index, when it should be declined. The training questions that should be declined are asked as well, each looked
-up without its own row; no adapter was trained on them. Held-out questions are not used.
+Every answerable validation question is asked twice: as it is, and with its fact withheld from the index, when it should
+be declined. The training questions that should be declined are asked as well, each looked up without its own row; no
+adapter was trained on them. Held-out questions are not used.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Pair, load_split
-from assistant_builder.retrieval.augment import shortened
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
     FILE,
@@ -126,7 +124,6 @@ class ValidationQuestions:
         known = _some([(pair, support) for pair, support in zip(pairs, rows, strict=True)
                        if pair.answerable and support])
         asked: list[tuple[str, Pair, Collection[int]]] = [(ANSWERABLE, pair, ()) for pair, _ in known]
-        asked += [(ANSWERABLE, shortened(pair, 0), nearest_half(retriever, pair, support)) for pair, support in known]
         asked += [(TO_DECLINE, pair, ()) for pair in _some([
             pair for pair, support in zip(pairs, rows, strict=True) if not (pair.answerable and support)])]
         asked += [(TO_DECLINE, pair, {pair.row}) for pair in _some([pair for pair in training if not pair.answerable])]
@@ -143,14 +140,6 @@ class ValidationQuestions:
         rows = supporting(self._retriever.index, [facts_of(pair)[-1] for pair in self._training])
         alone = self._retriever.find([pair.messages[:-1] for pair in self._training], exclude=rows)
         return without_answerable([each.evidence.similarity for each in alone], target=target, sentence=self.sentence)
-
-
-def nearest_half(retriever: Retriever, pair: Pair, rows: Collection[int]) -> set[int]:
-    """Of the rows that state a pair's answer, the half that is most similar to its question."""
-    found = retriever.index.search([facts_of(pair)[-1].query], retriever.embed([facts_of(pair)[-1].query.text]),
-                                   len(retriever.index.facts), distinct=False)[0]
-    ranked = list(dict.fromkeys(hit.fact.row for hit in found if hit.fact.row in rows))
-    return set(ranked[: len(ranked) // 2])
 
 
 def _some(questions: Sequence[T]) -> Sequence[T]:

@@ -40,16 +40,6 @@ def _respelled(pair: Pair, rng: random.Random) -> Pair:
     return replace(pair, messages=(*pair.messages[:at], Message("user", text), *pair.messages[at + 1:]))
 
 
-def shortened(pair: Pair, seed: int) -> Pair:
-    """The pair with two fifths of the words of its last question left out, as a question that is asked differently."""
-    rng = random.Random(f"shortened/{seed}/{pair.row}")
-    at = max(index for index, message in enumerate(pair.messages) if message.role == "user")
-    words = pair.messages[at].content.lower().rstrip("?.! ").split()
-    kept = sorted(rng.sample(range(len(words)), max(min(len(words), 2), round(len(words) * 0.6))))
-    text = " ".join(words[index] for index in kept) or pair.messages[at].content
-    return replace(pair, messages=(*pair.messages[:at], Message("user", text), *pair.messages[at + 1:]))
-
-
 def as_typed(question: str, rng: random.Random) -> str:
     """A question with some of: small letters, no last mark, a word left out, a typing error in a word."""
     words = question.split()

@@ -17,9 +17,6 @@ from assistant_builder.retrieval.ranking import SHARPNESS
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from assistant_builder.models.embedding import Embedder
 
 
@@ -66,10 +63,6 @@ class Retriever:
             raise StudyError(f"the index was made with {index.embedder['name']}, not with {embedder.name} as it is now",
                              where=str(folder), remedy=f"Run 'assistant-builder run {study.name} --redo'")
         return cls(study, index, embedder, Grounder.of(study.config, prompter))
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors of n texts, float32 [n, d]."""
-        return self._embedder.encode(texts)
 
     def find(self, conversations: Sequence[Sequence[Message]], *,
              exclude: Sequence[Collection[int]] | None = None, context: int | None = None) -> list[Found]:

@@ -34,12 +34,7 @@ def test_a_fact_is_withheld_in_all_its_wordings(study: Study) -> None:
     withheld = [(pair, found) for pair, kind, found in zip(asked.pairs, asked.kinds, asked.found, strict=True)
                 if kind == WITHHELD]
     assert [pair for pair, _ in withheld] == known
-    answerable = [pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == ANSWERABLE]
-    assert answerable[: len(known)] == known
-    harder = answerable[len(known):]
-    assert [pair.row for pair in harder] == [pair.row for pair in known]
-    assert all(len(hard.messages[-2].content.split()) < len(pair.messages[-2].content.split())
-               for hard, pair in zip(harder, known, strict=True) if len(pair.messages[-2].content.split()) > 3)
+    assert [pair for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if kind == ANSWERABLE] == known
     for each, found in withheld:
         assert found.sources and not any(supports(hit.fact, facts_of(each)[-1]) for hit in found.sources)
 
