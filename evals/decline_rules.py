@@ -87,7 +87,13 @@ def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retr
                               for index, found in enumerate(asked.found)], study.config.retrieval.false_declines)
             write_json(paths[run], {"inputs": inputs[run], "rule": rule and rule.to_record()})
             del cell
-    return {run: rule_of(path) for run, path in paths.items()}
+    return {run: rule_of(path, served=False) for run, path in paths.items()}
+
+
+def leave_out_rule(study: Study, run: str) -> None:
+    """Record that an assistant is served without its rule."""
+    path = study.arm_folder(run) / FILE
+    write_json(path, {**read_json(path), "left_out": True})
 
 
 def copy_rule(study: Study, retriever: Retriever) -> DeclineRule | None:

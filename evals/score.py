@@ -23,7 +23,7 @@ from assistant_builder.study import Study
 from evals.baselines import Neighbour, nearest, retrieval_prompt, similar_questions
 from evals.cells import LoadedCell, Variant, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, freeze
-from evals.decline_rules import copy_rule, decline_sentence, fit_rules, found_alone
+from evals.decline_rules import copy_rule, decline_sentence, fit_rules, found_alone, leave_out_rule
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
 from evals.tasks.extra import ExtraTasks
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from assistant_builder.retrieval.retriever import Retriever
     from evals.lm_eval_model import StudyLM
 
+TOO_MANY = 0.1
+"""Share of answerable held-out questions, above the target, from whose decline on a rule is not used."""
 _LONGEST_PROMPT = 2048
 """Maximum tokens of a prompt with retrieved pairs and its reference answer, even if the model's context is longer."""
 
@@ -173,12 +175,17 @@ class _Scoring:
             targets, texts = [lm.targets[pair] for pair in pairs], lm.answer(prompts)
         seconds |= lm.seconds
         rule = self.rules.get(str(Variant(cell.spec, cell.seed).run)) if neighbours is None else None
-        generated, confidence = texts, [0.0] * len(texts)
+        generated, confidence, left_out = texts, [0.0] * len(texts), {}
         if rule is not None:
             confidence = [rule.confidence(evidence_of(Retrieved(**item["evidence"]), *lm.beginnings[item["prompt"]],
                                                       sorted(self.given))) for item in self.items]
             texts = [rule.sentence if sure < rule.threshold else text
                      for sure, text in zip(confidence, texts, strict=True)]
+            share = self._false_declines(rule, confidence)
+            if share > rule.target + TOO_MANY:
+                texts, left_out = generated, {"rule_left_out": share}
+                if piece.kind == "cell" and cell.spec.name in {ARMS[arm].cell for arm in self.study.config.arms}:
+                    leave_out_rule(self.study, str(Variant(cell.spec, cell.seed).run))
         self.clock.set_message(f"{title}: similarity of answer and reference")
         began = time.monotonic()
         scores = self._model_scores(texts)
@@ -194,8 +201,17 @@ class _Scoring:
             "cell": cell.spec.name, "meaning": title if piece.kind != "cell" else cell.spec.about,
             "base": cell.spec.base, "adapter": cell.spec.adapter, "merged": cell.spec.merged, "seed": cell.seed,
             "compute_dtype": cell.compute_dtype, "base_bytes": cell.base_bytes, "batch_size": piece.batch_size,
-            "seconds": seconds,
+            "seconds": seconds, **left_out,
         })
+
+    def _false_declines(self, rule: DeclineRule, confidence: Sequence[float]) -> float:
+        """Share of answerable held-out questions that a rule declines.
+
+        If it is far above the target, the wordings of validation say nothing about those of held-out, and the rule is
+        left out, because an assistant with it is useless.
+        """
+        asked = [sure for item, sure in zip(self.items, confidence, strict=True) if item["answerable"]]
+        return sum(sure < rule.threshold for sure in asked) / max(len(asked), 1)
 
     def _copy(self) -> None:
         self.clock.set_message("Copying the nearest training answers")
@@ -222,6 +238,8 @@ class _Scoring:
         texts = copied if rule is None else [
             rule.sentence if confidence < rule.threshold else text
             for confidence, text in zip(sure, copied, strict=True)]
+        if rule is not None and self._false_declines(rule, sure) > rule.target + TOO_MANY:
+            texts = copied
         samples = [
             {**sample_record(item, answer=text, target=None, scores=found, taught=self.taught), "generated": first,
              "confidence": confidence}

@@ -131,13 +131,16 @@ class DeclineRule:
         return {"evidence": list(NAMES), **asdict(self)}
 
 
-def rule_of(path: Path) -> DeclineRule | None:
+def rule_of(path: Path, *, served: bool = True) -> DeclineRule | None:
     """The rule in a file of a trained arm; ``None`` if there is none, because validation has too few questions.
+
+    The rule with which an arm is ``served`` is also ``None`` if it declined far too many held-out questions.
 
     Raises:
         StudyError: The file is damaged or of another version.
     """
-    record = read_json(path)["rule"] if path.exists() else None
+    file = read_json(path) if path.exists() else {"rule": None}
+    record = None if served and file.get("left_out") else file["rule"]
     if record is None:
         return None
     try:

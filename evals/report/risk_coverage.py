@@ -16,6 +16,7 @@ from evals.report.load import Cell
 
 _RIGHT = "exact_match"
 _MOST_POINTS = 200
+RULE_LEFT_OUT = "the rule for declining is not used"
 
 
 def risk_coverage(cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str, Any] | None:
@@ -45,7 +46,8 @@ def _curve(cell: Cell) -> dict[str, Any] | None:
     return {"n": len(samples), "points": points[:: -(-len(points) // _MOST_POINTS)],
             "chosen": {"coverage": len(answered) / len(samples), "risk": errors / max(len(answered), 1)},
             "false_declines": [sum(sample["declined"] for sample in answerable), len(answerable)],
-            "right_declines": [sum(sample["declined"] for sample in unanswerable), len(unanswerable)]}
+            "right_declines": [sum(sample["declined"] for sample in unanswerable), len(unanswerable)],
+            **({"left_out": cell.scores["rule_left_out"]} if "rule_left_out" in cell.scores else {})}
 
 
 def _right(sample: Mapping[str, Any]) -> bool:
@@ -60,6 +62,12 @@ def sentences(record: Mapping[str, Any] | None) -> list[str]:
     """What the rule did on held-out questions, one sentence for each assistant."""
     lines = []
     for name, cell in (record["cells"].items() if record else ()):
+        if "left_out" in cell:
+            lines.append(
+                f"{CELLS[name].label}: {RULE_LEFT_OUT}, because it declined "
+                f"{percent(cell['left_out'])} of the held-out questions that should be answered: their wordings are "
+                "not like those of validation. Put questions as people ask them into validation.")
+            continue
         falsely, rightly = cell["false_declines"], cell["right_declines"]
         declined = f" and {count(rightly[0])} of {count(rightly[1])} that should be declined" if rightly[1] else ""
         lines.append(

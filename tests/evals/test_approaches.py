@@ -161,3 +161,18 @@ def test_the_facts_in_a_prompt_are_listed_with_the_answers() -> None:
     page = render_html(report)
     assert "Which &lt;b&gt;buoy&lt;/b&gt;?" in page and "The wicker one." in page
     assert "The wicker one." in render_markdown(report)
+
+
+def test_a_rule_that_is_left_out_is_told_at_the_top() -> None:
+    study = both({"copy": 8, "lora+facts": 9, "qlora+facts": 9})
+    for cell in (LORA.cell, QLORA.cell):
+        folder = study.cell_folder(cell)
+        samples = read_jsonl(folder / "samples.jsonl")
+        for place, sample in enumerate(samples):
+            sample |= {"generated": sample["answer"], "confidence": place / len(samples)}
+        write_jsonl(folder / "samples.jsonl", samples)
+        write_json(folder / "scores.json", {**read_json(folder / "scores.json"), "rule_left_out": 0.9})
+    write_report(study)
+    report = read_json(study.folder / "report.json")
+    assert "QLoRA (4-bit): the rule for declining is not used, because it declined 90.0%" in report["approach_sentence"]
+    assert report["risk_coverage"]["cells"]["Q4"]["left_out"] == 0.9

@@ -19,6 +19,7 @@ from assistant_builder.retrieval.decline import (
     evidence_of,
     fit,
     rule_of,
+    without_answerable,
 )
 
 FOUND = Retrieved(similarity=0.8, certainty=-0.3, nearby=0.5, answers=["The ferry leaves at nine.", "It is red."])
@@ -113,3 +114,14 @@ def test_a_rule_survives_its_file(tmp_path: Path) -> None:
 
 def test_equal_evidence_gives_an_equal_rule() -> None:
     assert fitted() == fitted() and fitted() != replace(fitted(), threshold=0.0)
+
+
+def test_a_rule_that_is_left_out_is_not_served(tmp_path: Path) -> None:
+    rule = without_answerable([0.1 * step for step in range(10)], target=0.04, sentence="No.")
+    assert rule is not None
+    path = tmp_path / "decline.json"
+    write_json(path, {"inputs": {}, "rule": rule.to_record()})
+    assert rule_of(path) == rule_of(path, served=False) == rule
+    write_json(path, {"inputs": {}, "rule": rule.to_record(), "left_out": True})
+    assert rule_of(path) is None
+    assert rule_of(path, served=False) == rule
