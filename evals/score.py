@@ -22,7 +22,7 @@ from assistant_builder.retrieval.decline import DeclineRule, Retrieved, evidence
 from assistant_builder.study import Study
 from evals.baselines import Neighbour, nearest, retrieval_prompt, similar_questions
 from evals.cells import LoadedCell, Variant, load_cells
-from evals.declaration import SIMILAR_QUESTIONS, freeze
+from evals.declaration import SIMILAR_QUESTIONS, HeldOut, freeze
 from evals.decline_rules import copy_rule, decline_sentence, fit_rules, found_alone, leave_out_rule
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
@@ -205,12 +205,13 @@ class _Scoring:
         })
 
     def _false_declines(self, rule: DeclineRule, confidence: Sequence[float]) -> float:
-        """Share of answerable held-out questions that a rule declines.
+        """Share of the held-out questions whose answer was taught in another wording that a rule declines.
 
         If it is far above the target, the wordings of validation say nothing about those of held-out, and the rule is
         left out, because an assistant with it is useless.
         """
-        asked = [sure for item, sure in zip(self.items, confidence, strict=True) if item["answerable"]]
+        covered = HeldOut.read(self.study).covered
+        asked = [sure for item, sure in zip(self.items, confidence, strict=True) if item["row"] in covered]
         return sum(sure < rule.threshold for sure in asked) / max(len(asked), 1)
 
     def _copy(self) -> None:
