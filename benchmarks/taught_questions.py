@@ -31,7 +31,7 @@ from evals.decline_rules import SENTENCE
 
 SEED = 0
 _NEIGHBOURS = {"a": "sq", "e": "wr", "i": "uo", "o": "ip", "u": "yi", "s": "ad", "t": "ry", "n": "bm", "r": "et"}
-"""Letters that are beside a letter on a keyboard."""
+"""Neighbours of a letter on the keyboard."""
 
 
 def as_typed(question: str, rng: random.Random) -> str:

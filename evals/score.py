@@ -57,6 +57,16 @@ def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterabl
     return [path for each in scorings for path in each.run(clock)]
 
 
+def false_decline_share(rule: DeclineRule, confidence: Sequence[float], covered: Sequence[bool]) -> float:
+    """Share of the held-out questions whose answer was taught in another wording that a rule declines; 0 without any.
+
+    If it is far above the target, the wordings of validation say nothing about those of held-out, and the rule is left
+    out, because an assistant with it is useless.
+    """
+    asked = [sure for sure, taught in zip(confidence, covered, strict=True) if taught]
+    return sum(sure < rule.threshold for sure in asked) / max(len(asked), 1)
+
+
 class _Scoring:
     """The evaluation of one approach."""
 
@@ -181,7 +191,7 @@ class _Scoring:
                                                       sorted(self.given))) for item in self.items]
             texts = [rule.sentence if sure < rule.threshold else text
                      for sure, text in zip(confidence, texts, strict=True)]
-            share = self._false_declines(rule, confidence)
+            share = false_decline_share(rule, confidence, self._covered)
             if share > rule.target + TOO_MANY:
                 texts, left_out = generated, {"rule_left_out": share}
                 if piece.kind == "cell" and cell.spec.name in {ARMS[arm].cell for arm in self.study.config.arms}:
@@ -203,16 +213,6 @@ class _Scoring:
             "compute_dtype": cell.compute_dtype, "base_bytes": cell.base_bytes, "batch_size": piece.batch_size,
             "seconds": seconds, **left_out,
         })
-
-    def _false_declines(self, rule: DeclineRule, confidence: Sequence[float]) -> float:
-        """Share of the held-out questions whose answer was taught in another wording that a rule declines.
-
-        If it is far above the target, the wordings of validation say nothing about those of held-out, and the rule is
-        left out, because an assistant with it is useless.
-        """
-        covered = HeldOut.read(self.study).covered
-        asked = [sure for item, sure in zip(self.items, confidence, strict=True) if item["row"] in covered]
-        return sum(sure < rule.threshold for sure in asked) / max(len(asked), 1)
 
     def _copy(self) -> None:
         self.clock.set_message("Copying the nearest training answers")
@@ -239,7 +239,7 @@ class _Scoring:
         texts = copied if rule is None else [
             rule.sentence if confidence < rule.threshold else text
             for confidence, text in zip(sure, copied, strict=True)]
-        if rule is not None and self._false_declines(rule, sure) > rule.target + TOO_MANY:
+        if rule is not None and false_decline_share(rule, sure, self._covered) > rule.target + TOO_MANY:
             texts = copied
         samples = [
             {**sample_record(item, answer=text, target=None, scores=found, taught=self.taught), "generated": first,
@@ -265,6 +265,12 @@ class _Scoring:
                        batch_size=batch_size, max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks,
                        answering=True, certain=bool(self.rules),
                        tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items))
+
+    @cached_property
+    def _covered(self) -> list[bool]:
+        """For each item, whether its answer was taught in another wording."""
+        covered = HeldOut.read(self.study).covered
+        return [item["row"] in covered for item in self.items]
 
     @cached_property
     def embedder(self) -> Any:

@@ -129,17 +129,17 @@ def _comparisons(study: Study, found: Mapping[str, _Assistant], metric: str) -> 
 
 
 def _outcome(result: Comparison, adjusted: float) -> str:
-    """``better`` or ``worse`` after Holm's adjustment, else ``no worse`` within :data:`NO_WORSE`, else ``not told``."""
+    """``better`` or ``worse`` after Holm's adjustment, ``no worse`` within :data:`NO_WORSE`, else ``inconclusive``."""
     _, low, high = result.harm
     if adjusted <= _SIGNIFICANT and high < 0:
         return "better"
     if adjusted <= _SIGNIFICANT and low > 0:
         return "worse"
-    return "no worse" if high < NO_WORSE else "not told apart"
+    return "no worse" if high < NO_WORSE else "inconclusive"
 
 
 OUTCOMES = {"better": "better", "worse": "worse", "no worse": f"no worse (within {percent(NO_WORSE, 0)})",
-            "not told apart": "not told apart"}
+            "inconclusive": "inconclusive"}
 
 
 def _sentence(recommended: Approach, found: Mapping[str, _Assistant], compared: list[dict[str, Any]],
@@ -160,9 +160,9 @@ def _sentence(recommended: Approach, found: Mapping[str, _Assistant], compared: 
     if rival["outcome"] == "worse":
         return (f"Copying the best fact is better than either assistant: {phrase} {copied}, against {figure} for the "
                 f"assistant that answers {way} ({measured}). Train longer, or show customers the pairs themselves.")
-    if rival["outcome"] == "not told apart":
-        return (f"The assistant that answers {way} and copying the best fact cannot be told apart: {phrase} {figure} "
-                f"against {copied} ({measured}).")
+    if rival["outcome"] == "inconclusive":
+        return (f"The comparison of the assistant that answers {way} with copying the best fact is inconclusive: "
+                f"{phrase} {figure} against {copied} ({measured}).")
     return (f"Use the assistant that answers {way}: {phrase} {figure}, against {copied} for copying the best fact "
             f"({measured}): {OUTCOMES[rival['outcome']]}.")
 

@@ -106,7 +106,7 @@ def test_memory_is_recommended_where_it_is_better() -> None:
     assert (study.folder / "report+facts.html").is_file()
 
 
-def test_the_main_approach_is_recommended_where_nothing_is_told_apart() -> None:
+def test_the_main_approach_is_recommended_where_the_comparison_is_inconclusive() -> None:
     same = dict.fromkeys(("copy", "base+facts", "lora", "qlora", "lora+facts", "qlora+facts"), 7)
     study = both(same, main="memory")
     reports = {view.config.approaches[0]: build_report(view) for view in study.views}
@@ -163,7 +163,7 @@ def test_the_facts_in_a_prompt_are_listed_with_the_answers() -> None:
     assert "The wicker one." in render_markdown(report)
 
 
-def test_a_rule_that_is_left_out_is_told_at_the_top() -> None:
+def test_the_report_names_a_rule_that_is_left_out_at_its_top() -> None:
     study = both({"copy": 8, "lora+facts": 9, "qlora+facts": 9})
     for cell in (LORA.cell, QLORA.cell):
         folder = study.cell_folder(cell)

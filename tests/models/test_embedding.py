@@ -43,7 +43,7 @@ def test_another_embedder_is_a_folder_of_sentence_transformers(bundled_models: P
     assert Embedder.of("").name == bundled.name
 
 
-def test_an_unknown_embedder_is_told_with_the_setting(monkeypatch: pytest.MonkeyPatch):
+def test_an_unknown_embedder_is_an_error_that_names_the_setting(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("nobody/no-such-embedder-here", "../no folder"):
         with pytest.raises(ModelError, match=r"retrieval\.embedder"):
