@@ -329,7 +329,7 @@ ASK_HALL = [Message("user", "When does the hall open?")]
 @pytest.fixture
 def both_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts have both facts of the hall, however far the second is."""
-    monkeypatch.setattr("assistant_builder.retrieval.grounding.WITHIN", 2.0)
+    monkeypatch.setattr("assistant_builder.retrieval.retriever.shown_facts", lambda hits: [hit.fact for hit in hits])
 
 
 def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -> ChatSession:

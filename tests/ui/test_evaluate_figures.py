@@ -333,4 +333,4 @@ def test_a_thousand_items_are_drawn_quickly(tab: EvaluateTab, study: Study) -> N
         part.draw(look)
     took = time.process_time() - began
     assert look.snapshot is not None and look.snapshot.report == report
-    assert took < 0.8, "it takes 0.15 s of a processor that has nothing else to do"
+    assert took < 2.5, "it takes 0.15 s of a processor that has nothing else to do"

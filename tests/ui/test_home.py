@@ -148,4 +148,4 @@ def test_one_button_starts_the_example(screen: HomeScreen, monkeypatch: pytest.M
     for expected in ("example", "example-2"):
         assert screen._opens("example", "") == (expected, "train")
     assert started == ["example", "example-2"]
-    assert Study.open("example").config.train.epochs == 4 and Study.open("example").source is not None
+    assert Study.open("example").config.train.epochs == 2 and Study.open("example").source is not None
