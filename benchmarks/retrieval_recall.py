@@ -16,8 +16,9 @@ import numpy as np
 
 from assistant_builder.data import Pair, load_pairs
 from assistant_builder.models.embedding import Embedder
+from assistant_builder.retrieval import index as index_module
 from assistant_builder.retrieval import ranking
-from assistant_builder.retrieval.index import Index, facts_of
+from assistant_builder.retrieval.index import ANSWER_WEIGHT, Index, facts_of
 from benchmarks.doc_tables import markdown_table, write_section
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -29,25 +30,31 @@ DATASETS = {
     "Thimble Row Library": _ROOT / "datasets_cards" / "thimble-row-library" / "data.csv",
 }
 SEARCHES = {
-    "embeddings, nearest wording": (1, 0.0), "BM25, best wording": (1, 1e6),
-    "embeddings, all wordings": (ranking.WORDINGS, 0.0), "as used": (ranking.WORDINGS, ranking.WORD_WEIGHT),
+    "embeddings of questions, nearest wording": (1, 0.0, 0.0), "BM25, best wording": (1, 1e6, 0.0),
+    "embeddings of questions, all wordings": (ranking.WORDINGS, 0.0, 0.0),
+    "embeddings of questions, all wordings, BM25": (ranking.WORDINGS, ranking.WORD_WEIGHT, 0.0),
+    "as used: with answers": (ranking.WORDINGS, ranking.WORD_WEIGHT, ANSWER_WEIGHT),
 }
-"""Kind of search → wordings that are averaged, and weight of BM25."""
+"""Kind of search → wordings that are averaged, weight of BM25, and weight of the answers' embeddings."""
 KS = (1, 3, 5)
 
 
 def recall(train: Sequence[Pair], asked: Sequence[Pair], embedder: Embedder) -> dict[str, tuple[float, ...]]:
     """Kind of search → share of the answerable questions with the right answer among the first 1, 3 and 5."""
-    index = Index.build(train, embedder)
+    indexes = {}
+    for weight in {weight for *_, weight in SEARCHES.values()}:
+        with mock.patch.object(index_module, "ANSWER_WEIGHT", weight):
+            indexes[weight] = Index.build(train, embedder)
+    index = indexes[0.0]
     targets = [facts_of(pair)[-1] for pair in asked if pair.answerable]
     known = {(fact.answer_key, fact.row) for fact in index.facts}
     targets = [fact for fact in targets if any(key == fact.answer_key and row != fact.row for key, row in known)]
     queries = [fact.query for fact in targets]
     vectors = embedder.encode([query.text for query in queries])
     found = {}
-    for name, (wordings, weight) in SEARCHES.items():
-        with mock.patch.multiple(ranking, WORDINGS=wordings, WORD_WEIGHT=weight):
-            hits = index.search(queries, vectors, max(KS), exclude=[{fact.row} for fact in targets])
+    for name, (wordings, words, answers) in SEARCHES.items():
+        with mock.patch.multiple(ranking, WORDINGS=wordings, WORD_WEIGHT=words):
+            hits = indexes[answers].search(queries, vectors, max(KS), exclude=[{fact.row} for fact in targets])
         ranks = np.array([next((rank for rank, hit in enumerate(each) if hit.fact.answer_key == fact.answer_key),
                                max(KS)) for fact, each in zip(targets, hits, strict=True)])
         found[name] = tuple(float(np.mean(ranks < k)) for k in KS)

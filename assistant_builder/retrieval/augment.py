@@ -1,7 +1,8 @@
-"""More training rows for small data: each pair several times, with other facts around it and other spellings.
+"""Other questions for the training of grounded assistants, which learn to read facts and not the facts themselves.
 
-A file of 60 pairs gives ten optimizer steps, too few to learn to read facts. A grounded assistant does not learn the
-answers but how to read them, so that repeated pairs with other contexts are new examples of that.
+A file of 60 pairs gives ten optimizer steps, too few to learn that: pairs are repeated with other facts around them and
+other spellings. In some rows a piece of another question is added to the question. People ask in other words than the
+data, and without such rows an assistant takes words of an unusual question for the answer.
 """
 
 from __future__ import annotations
@@ -17,27 +18,52 @@ LEAST_ROWS = 320
 """Training rows of an epoch up to which pairs are repeated."""
 
 
+MIXED = 0.3
+"""Share of the training rows whose question has a piece of another question."""
+
+
 def repetitions(pairs: int) -> int:
     """How often each of so many pairs is in an epoch of the grounded approach."""
     return max(1, math.ceil(LEAST_ROWS / pairs)) if pairs else 1
 
 
-def respelled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
-    """The pairs with their last questions as people type them: fewer capitals, marks and words, and typing errors.
+def asked_otherwise(pairs: Sequence[Pair], seed: int, *, typed: bool) -> list[Pair]:
+    """The pairs with other last questions: :data:`MIXED` of them with a piece of another pair's last question.
 
     Args:
         pairs: Pairs that end with an answer.
-        seed: Seed of the changes, which do not depend on other rows.
+        seed: Seed of the changes.
+        typed: Also change all questions to what people type: fewer capitals, marks and words, and typing errors.
     """
-    return [_respelled(pair, random.Random(f"respelled/{seed}/{pair.row}")) for pair in pairs]
+    found = []
+    places = [max((index for index, message in enumerate(pair.messages) if message.role == "user"), default=None)
+              for pair in pairs]
+    questions = [pair.messages[at].content for pair, at in zip(pairs, places, strict=True) if at is not None]
+    for pair, at in zip(pairs, places, strict=True):
+        rng = random.Random(f"{seed}/{pair.row}")
+        if at is not None:
+            text = pair.messages[at].content
+            if rng.random() < MIXED:
+                text = mixed(text, rng.choice(questions), rng)
+            if typed:
+                text = as_typed(text, rng)
+            pair = replace(pair, messages=(*pair.messages[:at], Message("user", text), *pair.messages[at + 1:]))
+        found.append(pair)
+    return found
 
 
-def _respelled(pair: Pair, rng: random.Random) -> Pair:
-    at = max((index for index, message in enumerate(pair.messages) if message.role == "user"), default=None)
-    if at is None:
-        return pair
-    text = as_typed(pair.messages[at].content, rng)
-    return replace(pair, messages=(*pair.messages[:at], Message("user", text), *pair.messages[at + 1:]))
+def mixed(question: str, other: str, rng: random.Random) -> str:
+    """At least half of a question, with at most as many consecutive words of another before or after it."""
+    own, piece = question.split(), other.split()
+    own = _piece(own, rng.randrange((len(own) + 1) // 2, len(own) + 1), rng)
+    piece = _piece(piece, rng.randrange(1, max(min(len(piece), len(own)), 1) + 1), rng)
+    return " ".join([*piece, *own] if rng.random() < 0.5 else [*own, *piece]) or question
+
+
+def _piece(words: Sequence[str], count: int, rng: random.Random) -> Sequence[str]:
+    """So many consecutive words."""
+    start = rng.randrange(max(len(words) - count, 0) + 1)
+    return words[start : start + count]
 
 
 def as_typed(question: str, rng: random.Random) -> str:

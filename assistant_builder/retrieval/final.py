@@ -15,7 +15,7 @@ import numpy as np
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import Pair
-from assistant_builder.retrieval.index import FILES, Index, facts_of
+from assistant_builder.retrieval.index import FILES, Index, fact_vectors, facts_of
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def write_final_index(study: Study, pairs: Sequence[Pair], embedder: TextEncoder
            if fact.answer_key not in answers and fact.cluster not in clusters]
     if not new:
         return []
-    vectors = np.concatenate([index.vectors, embedder.encode([fact.query.text for fact in new])])
+    vectors = np.concatenate([index.vectors, fact_vectors(new, embedder)])
     files = Index([*index.facts, *new], vectors, index.embedder).save(folder)
     rows = sorted({fact.row for fact in new})
     write_json(folder / ADDED, {"added": len({fact.answer_key for fact in new}), "rows": rows})

@@ -20,7 +20,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
-from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of
+from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of, on_grid
 from assistant_builder.retrieval.ranking import WITHIN
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _left_out(target: Fact, vector: Any, index: Index, numbers: Mapping[int, Seq
     others = sorted(rows - {target.row})
     if len(others) < 2 or rng.random() >= _HARDER:
         return {target.row}
-    near = {row: max(round(float(index.vectors[number] @ vector), 6) for number in numbers[row]) for row in others}
+    near = {row: max(float(index.vectors[number] @ on_grid(vector)) for number in numbers[row]) for row in others}
     others.sort(key=lambda row: (-near[row], row))
     return {target.row, *others[: rng.randrange(1, len(others))]}
 

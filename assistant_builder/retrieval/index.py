@@ -1,8 +1,8 @@
 """The index over the training pairs: exact search by sentence embeddings and BM25, kept in plain files.
 
-Every assistant turn of a pair is one fact, searched by its question: by embeddings and by BM25
-(:mod:`assistant_builder.retrieval.ranking`). docs/retrieval.md has the measurements behind these choices. The
-module needs numpy and bm25s, and torch only in the embedder that :meth:`Index.build` is given.
+Every assistant turn of a pair is one fact, searched by embeddings of its question and, with less weight, its answer,
+and by BM25 of its question (:mod:`assistant_builder.retrieval.ranking`). docs/retrieval.md has the measurements behind
+these choices. The module needs numpy and bm25s, and torch only in the embedder that :meth:`Index.build` is given.
 """
 
 from __future__ import annotations
@@ -35,9 +35,15 @@ MAX_FACTS = 100_000
 """Facts up to which the exact search is fast enough."""
 FACTS, VECTORS, RECORD = "facts.jsonl", "vectors.safetensors", "index.json"
 FILES = (FACTS, VECTORS, RECORD)
-_VERSION = 2
-_TENSOR = "questions"
+_VERSION = 3
+_TENSOR = "facts"
+ANSWER_WEIGHT = 0.3
+"""Weight of the embedding of a fact's answer beside that of its question."""
+GRID = 2048
+"""Components of vectors are multiples of 1/GRID. Products of unit vectors are then multiples of 1/GRID² below 4, which
+float32 holds exactly: cosines do not depend on the order of the sums, so that equal questions tie in every batch."""
 _REPEATS = 3  # weight of a question relative to its history
+_BEGINNING = 500  # characters of an answer that are embedded
 _BLOCK = 8_000_000  # cosines that are computed at a time
 
 
@@ -111,7 +117,7 @@ class Hit:
     """A fact that was found."""
 
     fact: Fact
-    similarity: float  # cosine of the question embeddings
+    similarity: float  # cosine of the embeddings of the question and the fact
     bm25: float
     score: float  # of its answer: cosine and BM25 of its best wordings
     log_share: float = 0.0  # logarithm of the answer's share among all answers that are none to decline
@@ -131,16 +137,36 @@ def facts_of(pair: Pair) -> list[Fact]:
     return facts
 
 
+def fact_vectors(facts: Sequence[Fact], embedder: TextEncoder, progress: Progress | None = None) -> NDArray[np.float32]:
+    """Unit vectors of n facts, float32 [n, d]: the question's embedding and a little of the answer's.
+
+    New wordings share the subject with the answer where they share few words with the question.
+    """
+    questions = [fact.query.text for fact in facts]
+    answers = list(dict.fromkeys(fact.answer[:_BEGINNING] for fact in facts))
+    texts = list(dict.fromkeys([*questions, *answers]))
+    places = {text: place for place, text in enumerate(texts)}
+    known = embedder.encode(texts, progress=progress)
+    vectors = known[[places[text] for text in questions]]
+    vectors = vectors + np.float32(ANSWER_WEIGHT) * known[[places[fact.answer[:_BEGINNING]] for fact in facts]]
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32)
+
+
+def on_grid(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of any shape, rounded to multiples of 1/:data:`GRID`, which float16 holds exactly."""
+    return np.round(np.asarray(vectors, dtype=np.float32) * np.float32(GRID)) / np.float32(GRID)
+
+
 class Index:
     """The facts of a study, searched by meaning and by words.
 
-    ``vectors`` are the embeddings of the facts' questions, float32 [n, d], rounded to float16 as in the file, so that a
+    ``vectors`` are those of :func:`fact_vectors`, float32 [n, d], rounded as in the file, so that a
     loaded index returns what the built one did. ``embedder`` has the name and the SHA-256 of the model.
     """
 
     def __init__(self, facts: Sequence[Fact], vectors: NDArray[np.float32], embedder: Mapping[str, str]) -> None:
         self.facts = list(facts)
-        self.vectors = np.ascontiguousarray(vectors, dtype=np.float16).astype(np.float32)
+        self.vectors = on_grid(vectors)
         self.embedder = dict(embedder)
         numbers: dict[str, int] = {}
         self._answers = np.array([numbers.setdefault(fact.answer_key, len(numbers)) for fact in self.facts], np.intp)
@@ -163,8 +189,7 @@ class Index:
         if len(facts) > MAX_FACTS:
             raise DataError(f"{len(facts):,} answers are too many to look up; the limit is {MAX_FACTS:,}",
                             remedy="Lower data.max_train")
-        vectors = embedder.encode([fact.query.text for fact in facts], progress=progress)
-        return cls(facts, vectors, {"name": embedder.name, "sha256": embedder.sha256})
+        return cls(facts, fact_vectors(facts, embedder, progress), {"name": embedder.name, "sha256": embedder.sha256})
 
     def save(self, folder: Path) -> list[Path]:
         """Write the files of the index, which depend on nothing but its content; the record is written last."""
@@ -223,14 +248,13 @@ class Index:
         Returns:
             The hits of each query; equal scores in the order of similarity, then in file order.
         """
-        vectors = np.asarray(vectors, dtype=np.float32)
+        vectors = on_grid(vectors)
         if vectors.shape != (len(queries), self.vectors.shape[1]) or (exclude and len(exclude) != len(queries)):
             raise ValueError(f"{len(queries)} queries with vectors of the shape {vectors.shape}")
         found: list[list[Hit]] = []
         block = max(1, _BLOCK // len(self.facts))
         for start in range(0, len(queries), block):
-            # rounded, so that equal questions tie although matrix products differ in the last bits
-            cosines = np.round(vectors[start : start + block] @ self.vectors.T, 6)
+            cosines = vectors[start : start + block] @ self.vectors.T
             for offset, row in enumerate(cosines):
                 out = exclude[start + offset] if exclude else ()
                 found.append(self._search_one(queries[start + offset], row, k, out, distinct))
@@ -242,10 +266,10 @@ class Index:
 
         The arguments are those of :meth:`search`.
         """
-        places = np.flatnonzero(~self._answerable)
+        places, vectors = np.flatnonzero(~self._answerable), on_grid(vectors)
         found = []
         for number, query in enumerate(queries if len(places) else ()):
-            scores = fact_scores(np.round(self.vectors[places] @ vectors[number], 6), self._words(query)[places],
+            scores = fact_scores(self.vectors[places] @ vectors[number], self._words(query)[places],
                                  len(self.facts))
             out = exclude[number] if exclude else ()
             found.append(max((score for score, place in zip(scores.tolist(), places.tolist(), strict=True)
@@ -286,7 +310,7 @@ class Index:
 
 _METHOD: dict[str, Any] = {
     "bm25": {"variant": METHOD, "k1": K1, "b": B, "characters": GRAM},
-    "question_weight": _REPEATS,
+    "question_weight": _REPEATS, "answer_weight": ANSWER_WEIGHT,
     "ranking": {"word_weight": WORD_WEIGHT, "wordings": WORDINGS, "sharpness": SHARPNESS},
 }
 

@@ -19,7 +19,7 @@ WORDINGS = 5
 """Wordings of an answer that are averaged."""
 SHARPNESS = 12.0
 """Factor of the scores in the shares: an answer whose score is 0.1 higher has 3.3 times the share."""
-WITHIN = 0.1
+WITHIN = 0.05
 """Facts whose score is lower than the best by more than this are not written into a prompt: where the search is sure, a
 small model chooses worse than the search, and a shorter prompt costs less."""
 DEPTH = 1_000

@@ -31,7 +31,7 @@ from assistant_builder.planning.memory import (
 )
 from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
 from assistant_builder.planning.plan import MethodPlan, Plan
-from assistant_builder.retrieval.augment import repetitions, respelled
+from assistant_builder.retrieval.augment import asked_otherwise, repetitions
 from assistant_builder.retrieval.grounding import Grounder, grounded_examples, grounded_pairs, read_contexts
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, run_of, split_run
@@ -197,8 +197,8 @@ def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[Pair
         return list(grounded_pairs(pairs, contexts, grounder, None))
     seed, found = config.train.seed, []
     for time in range(repetitions(sum(pair.turns for pair in pairs if pair.answerable))):
-        rows = respelled(pairs, seed + time) if time else pairs
-        found += grounded_pairs(rows, contexts, grounder, seed + 1000 * time)  # seeds of a study are consecutive
+        other = seed + 1000 * time  # seeds of a study are consecutive
+        found += grounded_pairs(asked_otherwise(pairs, other, typed=time > 0), contexts, grounder, other)
     return found
 
 

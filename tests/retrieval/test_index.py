@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_every_assistant_turn_is_a_fact_with_its_history(built: Index) -> None:
 def test_a_question_finds_its_own_fact_first(built: Index) -> None:
     found = search(built, *(pair.question for pair in PAIRS if pair.turns == 1))
     assert [hits[0].fact.row for hits in found] == [1, 2, 3, 4, 5, 7]
-    assert all(hits[0].similarity == pytest.approx(1, abs=1e-3) and hits[0].bm25 > 0 for hits in found)
+    assert all(hits[0].similarity > 0.9 and hits[0].bm25 > 0 for hits in found)
     assert all(hits[0].score > hits[1].score for hits in found)
 
 
@@ -88,7 +89,8 @@ def test_searches_do_not_depend_on_the_batch_and_ties_are_in_file_order(
     assert together == search(built, *asked, k=5)
     monkeypatch.setattr(index, "_BLOCK", 1)
     assert together == search(built, *asked, k=5)
-    twins = Index.build([pair(row, "Same?", f"Answer number {row}") for row in range(9, 0, -1)], FakeEmbedder())
+    answers = [" ".join(words) for words in permutations(["one", "two", "three", "four"])]
+    twins = Index.build([pair(row, "Same?", answers[row]) for row in range(9, 0, -1)], FakeEmbedder())
     assert rows(search(twins, "Same?", k=9)[0]) == list(range(9, 0, -1))
 
 
@@ -182,3 +184,20 @@ def test_loading_and_searching_needs_no_torch(built: Index, tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60,
                           cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
+
+
+def test_an_answer_that_says_what_the_question_means_is_found() -> None:
+    pairs = [pair(1, "Is that possible at all?", "Wheelchair users board by the ramp."),
+             pair(2, "Is that possible with a bicycle?", "Yes, it is.")]
+    hits = search(Index.build(pairs, FakeEmbedder()), "Which ramp for wheelchair users?")[0]
+    assert rows(hits)[0] == 1
+
+
+def test_cosines_are_exact_in_every_order_of_the_sums() -> None:
+    rng = np.random.default_rng(1)
+    left, right = (index.on_grid(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+                   for vectors in rng.standard_normal((2, 50, 384)).astype(np.float32))
+    exact = (left.astype(np.float64) @ right.T.astype(np.float64))
+    assert np.array_equal(left @ right.T, exact) and np.array_equal(left.astype(np.float16), left)
+    shuffled = rng.permutation(384)
+    assert np.array_equal(left[:, shuffled] @ right[:, shuffled].T, exact)
