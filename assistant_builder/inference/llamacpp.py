@@ -1,0 +1,433 @@
+"""llama.cpp as a runtime: its server in a process of its own, asked over a connection on this machine.
+
+The process is that of the package ``xllamacpp``, which contains the server as a library. A crash of it ends its answers
+with an error and nothing else, and it ends when the process that started it ends. It listens on the loopback address at
+a free port and accepts only requests with a key that is made for it.
+
+Prompts are token ids of the study's own tokenizer, so that grounded prompts and escaped control tokens are the same as
+in PyTorch. :func:`check_prompts` compares them with those that the file's own tokenizer and chat template make.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import httpx
+import psutil
+
+from assistant_builder.child_process import compute_environment, last_line, python_command
+from assistant_builder.data import Message
+from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
+from assistant_builder.inference.session import Sampling
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.quantization.ggml import GgufFile, read_gguf
+
+PACKAGE = "xllamacpp"
+DEFAULT_CONTEXT = 4096
+"""Tokens of a prompt and its answer together."""
+_LOAD_SECONDS = 600.0
+_TEXT_SECONDS = 60.0  # for tokenizer and chat template
+_END_SECONDS = 5.0
+_EXCERPT = 40  # characters of each text in a message about a difference
+GREEDY = Sampling()
+
+
+def is_installed() -> bool:
+    """Whether the package with llama.cpp's server is installed."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+def require_llamacpp() -> None:
+    """Check that the package with llama.cpp's server is installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not is_installed():
+        raise ConfigError(f"llama.cpp needs the package {PACKAGE}, which is not installed",
+                          remedy="Install it with: pip install 'assistant-builder[gguf]'")
+
+
+def thread_count() -> int:
+    """Threads that compute: those of ``OMP_NUM_THREADS``, else the cores that this process may use."""
+    with suppress(KeyError, ValueError):
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A complete answer."""
+
+    text: str  # as llama.cpp decodes it, without special tokens
+    ids: tuple[int, ...]  # its tokens, without the one that ends it
+    # log-probability of the likeliest token at each position, that of the ending token included; those of tokens that
+    # end within a character are missing; empty if they were not asked for
+    logprobs: tuple[float, ...]
+    finish: Literal["stop", "length"]
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, which were in the cache of a slot
+    first_token_seconds: float  # from the start of its computation, without waiting
+    tokens_per_second: float  # of the answer, without the prompt
+
+
+@dataclass(frozen=True)
+class CompletionChunk:
+    """A chunk of an answer that is generated."""
+
+    text: str
+    tokens: int  # generated so far
+    logprobs: tuple[float, ...]  # as in :class:`Completion`, of the tokens of this chunk
+    finish: Literal["stop", "length"] | None = None  # None before the last chunk
+
+
+class LlamaServer:
+    """A GGUF file loaded by llama.cpp; a context manager that ends the process.
+
+    Attributes:
+        file: Header of the file.
+        load_seconds: Time from the start of the process until it answered.
+        context: Tokens of a prompt and its answer together.
+        slots: Answers that are generated at a time; each keeps the keys and values of its last prompt, whose common
+            prefix a later prompt does not compute again.
+    """
+
+    def __init__(self, path: Path, *, context: int = DEFAULT_CONTEXT, slots: int = 1,
+                 threads: int | None = None) -> None:
+        """Start the process and wait until the file is loaded.
+
+        Args:
+            path: The GGUF file.
+            context: Tokens of a prompt and its answer together.
+            slots: Answers that are generated at a time.
+            threads: Threads that compute; None for :func:`thread_count`.
+
+        Raises:
+            ConfigError: The package is not installed.
+            ModelError: The file is damaged, or llama.cpp cannot load it.
+        """
+        require_llamacpp()
+        self.file: GgufFile = read_gguf(path)
+        self.context, self.slots = context, slots
+        self._path, key, began = path, secrets.token_urlsafe(32), time.monotonic()
+        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            python_command("-m", __name__), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+            start_new_session=True, env=compute_environment())
+        try:
+            settings = {"path": str(path), "context": context, "slots": slots, "threads": threads or thread_count(),
+                        "key": key}
+            assert self._process.stdin is not None
+            with suppress(OSError):  # it ended; the missing reply says so
+                self._process.stdin.write(json.dumps(settings).encode() + b"\n")
+                self._process.stdin.flush()
+            # answers are bounded in length, so that only the connection has a limit of time
+            self._client = httpx.Client(
+                base_url=self._address(), headers={"Authorization": f"Bearer {key}"}, trust_env=False,
+                timeout=httpx.Timeout(None, connect=_TEXT_SECONDS), limits=httpx.Limits(max_connections=None))
+        except BaseException:
+            self._end()
+            raise
+        self.load_seconds = time.monotonic() - began
+
+    def _address(self) -> str:
+        """The address that the process reports once the file is loaded."""
+        timer = threading.Timer(_LOAD_SECONDS, self._process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            assert self._process.stdout is not None
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not line:
+            raise self._ended("llama.cpp could not load the file")
+        return str(json.loads(line)["url"])
+
+    def __enter__(self) -> LlamaServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, and with it all answers."""
+        self._client.close()
+        self._end()
+
+    def _end(self) -> None:
+        process = self._process
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+        self._log.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is running."""
+        return self._process.poll() is None
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of main memory that the process occupies, with the pages of the file that were read."""
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def complete(self, ids: Sequence[int], max_new_tokens: int, *, stop_ids: Sequence[int] = (),
+                 logprobs: bool = False, sampling: Sampling = GREEDY) -> Completion:
+        """Answer a prompt.
+
+        Args:
+            ids: Tokens of the prompt.
+            max_new_tokens: Most tokens of the answer.
+            stop_ids: Tokens that end it, in addition to those that the file names.
+            logprobs: Whether log-probabilities are returned, which takes time.
+            sampling: Temperature, top-p and seed; greedy by default.
+
+        Raises:
+            ModelError: The process has ended, or refuses the prompt.
+        """
+        reply = self._post("/completion", self._request(ids, max_new_tokens, logprobs, sampling), seconds=None)
+        tokens = [int(token) for token in reply["tokens"]]
+        end = next((place for place, token in enumerate(tokens) if token in stop_ids), None)
+        cut = end is not None and end + 1 < len(tokens)  # a token that does not end an answer for llama.cpp
+        finish: Literal["stop", "length"] = "length" if reply["stop_type"] == "limit" and end is None else "stop"
+        kept = tokens[:end] if end is not None else tokens[:-1] if reply["stop_type"] == "eos" else tokens
+        text = self._post("/detokenize", {"tokens": kept})["content"] if cut else reply["content"]
+        timings = reply["timings"]
+        return Completion(
+            text, tuple(kept), _logprobs(reply)[: len(kept) + 1], finish, int(reply["tokens_evaluated"]),
+            int(timings["cache_n"]), float(timings["prompt_ms"]) / 1000, float(timings["predicted_per_second"]))
+
+    def complete_all(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, stop_ids: Sequence[int] = (),
+                     logprobs: bool = False) -> Iterator[Completion]:
+        """Answer prompts greedily, as many at a time as there are slots; yields the answers in their order.
+
+        Raises:
+            ModelError: See :meth:`complete`.
+        """
+        pool = ThreadPoolExecutor(self.slots)
+        try:
+            yield from pool.map(lambda ids: self.complete(ids, max_new_tokens, stop_ids=stop_ids, logprobs=logprobs),
+                                prompts)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def stream(self, ids: Sequence[int], max_new_tokens: int, *, stop_ids: Sequence[int] = (), logprobs: bool = False,
+               sampling: Sampling = GREEDY) -> Iterator[CompletionChunk]:
+        """Answer a prompt chunk by chunk; closing the iterator ends the computation. Arguments: :meth:`complete`.
+
+        Yields:
+            One chunk for each token that completes a character, then a last one with ``finish``.
+
+        Raises:
+            ModelError: The process has ended, or refuses the prompt.
+        """
+        body = {**self._request(ids, max_new_tokens, logprobs, sampling), "stream": True}
+        tokens = 0
+        try:
+            with self._client.stream("POST", "/completion", json=body) as response:
+                if response.status_code != 200:
+                    raise self._refused(response.read())
+                for line in response.iter_lines():
+                    if not line.startswith("data: "):
+                        if line.startswith("error: "):
+                            raise self._refused(line.removeprefix("error: ").encode())
+                        continue
+                    event = json.loads(line.removeprefix("data: "))
+                    if "error" in event:
+                        raise self._refused(line.removeprefix("data: ").encode())
+                    tokens = int(event["tokens_predicted"])
+                    found = _logprobs(event)
+                    ended = any(token in stop_ids for token in event.get("tokens", ()))
+                    if event["stop"] or ended:
+                        limit = not ended and event["stop_type"] == "limit"
+                        stopped = ended or event.get("stop_type") == "eos"
+                        yield CompletionChunk("" if ended else event["content"], tokens - stopped, found,
+                                              "length" if limit else "stop")
+                        return
+                    yield CompletionChunk(event["content"], tokens, found)
+        except httpx.HTTPError as error:
+            raise self._ended("llama.cpp ended while it answered") from error
+        raise self._ended("llama.cpp ended its answer")
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of a rendered prompt by the file's tokenizer, as llama.cpp's chat endpoint makes them."""
+        reply = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        return [int(token) for token in reply["tokens"]]
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones included."""
+        return str(self._post("/detokenize", {"tokens": list(ids)})["content"])
+
+    def apply_template(self, turns: Sequence[Mapping[str, str]]) -> str:
+        """The prompt for turns with ``role`` and ``content`` by the file's chat template.
+
+        Raises:
+            ModelError: The template refuses the conversation.
+        """
+        body = {"messages": list(turns), "chat_template_kwargs": {"enable_thinking": False}}
+        return str(self._post("/apply-template", body)["prompt"])
+
+    def _request(self, ids: Sequence[int], max_new_tokens: int, logprobs: bool, sampling: Sampling) -> dict[str, Any]:
+        chosen = {"samplers": ["top_p", "temperature"], "top_p": sampling.top_p,
+                  "seed": -1 if sampling.seed is None else sampling.seed} if sampling.temperature else {
+                      "samplers": ["temperature"]}
+        return {"prompt": list(ids), "n_predict": max_new_tokens, "temperature": sampling.temperature, **chosen,
+                "cache_prompt": True, "return_tokens": True, "n_probs": int(logprobs)}
+
+    def _post(self, path: str, body: Mapping[str, Any], seconds: float | None = _TEXT_SECONDS) -> dict[str, Any]:
+        try:
+            response = self._client.post(path, json=body, timeout=httpx.Timeout(seconds, connect=_TEXT_SECONDS))
+        except httpx.TimeoutException as error:  # a chat template that does not end
+            self._process.kill()
+            raise ModelError(f"llama.cpp took longer than {seconds:g} seconds for {path}", where=str(self._path),
+                             remedy="Export the file again") from error
+        except httpx.HTTPError as error:
+            raise self._ended("llama.cpp ended while it answered") from error
+        if response.status_code != 200:
+            raise self._refused(response.content)
+        found: dict[str, Any] = response.json()
+        return found
+
+    def _refused(self, content: bytes) -> ModelError:
+        """The error of a request that the server refuses."""
+        try:
+            record = json.loads(content)
+            reason = str(record.get("error", record).get("message", record))
+        except (ValueError, AttributeError):
+            reason = content.decode("utf-8", errors="replace")
+        return ModelError(f"llama.cpp refuses the request: {reason[:300]}", where=str(self._path),
+                          remedy="Ask a shorter question, or export the file again")
+
+    def _ended(self, what: str) -> ModelError:
+        """The error after the process has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        code = self._process.poll()
+        if code is None:
+            return ModelError(what, where=str(self._path), remedy="Try again")
+        said = last_line(self._log) if not self._log.closed else ""
+        reason = signal.Signals(-code).name if code < 0 else said or f"exit code {code}"
+        remedy = ("Memory may have run out: close other programs, and try again" if code == -signal.SIGKILL else
+                  "Export the file again; if that does not help, install another version of " + PACKAGE)
+        return ModelError(f"{what} ({reason[:300]})", where=str(self._path), remedy=remedy)
+
+
+def _logprobs(reply: Mapping[str, Any]) -> tuple[float, ...]:
+    """Log-probabilities of the likeliest tokens in a reply of the server."""
+    return tuple(float(each["top_logprobs"][0]["logprob"]) for each in reply.get("completion_probabilities", ()))
+
+
+def check_prompts(server: LlamaServer, prompter: ChatTokenizer,
+                  conversations: Mapping[str, Sequence[Message]]) -> None:
+    """Check that a file's tokenizer and chat template make exactly the study's prompts.
+
+    A file whose prompts differ answers worse, unnoticed. Control tokens in the text of a user are broken up as in the
+    study, which llama.cpp itself does not do.
+
+    Args:
+        server: The loaded file.
+        prompter: Tokenizer and chat template of the study.
+        conversations: Name of an item → its conversation, which ends with a question.
+
+    Raises:
+        EvaluationError: A prompt differs; the message shows the first difference with item, position and both texts.
+        ModelError: The process has ended.
+    """
+    for item, messages in conversations.items():
+        wanted = prompter.text(messages, prompt=True)
+        try:
+            rendered = server.apply_template(prompter.escaped_turns(messages))
+        except ModelError as error:
+            if not server.running:
+                raise
+            raise _difference("chat template", item, f"it refuses the conversation ({error.what})",
+                              f"the study has {wanted[:_EXCERPT]!r}", server) from error
+        # llama.cpp takes the token that begins a text off the rendered prompt if its tokenizer adds it again
+        bos = str(prompter.tokenizer.bos_token or "")
+        if rendered != wanted and not (bos and wanted == bos + rendered):
+            place = len(os.path.commonprefix([rendered, wanted]))
+            raise _difference("chat template", item, f"at character {place} it has {_excerpt(rendered, place)}",
+                              f"the study has {_excerpt(wanted, place)}", server)
+        found, ids = server.tokenize(rendered), list(prompter.prompt_ids(messages))
+        if found != ids:
+            place = len(os.path.commonprefix([found, ids]))
+            raise _difference("tokenizer", item, f"token {place} is {_token(found, place, server)}",
+                              f"the study has {_token(ids, place, server)}", server)
+
+
+def _difference(part: str, item: str, found: str, wanted: str, server: LlamaServer) -> EvaluationError:
+    return EvaluationError(f"the file's {part} differs from the study's on item {item}: {found}, and {wanted}",
+                           where=str(server.file.path), remedy="Export it again from this study; the file of another "
+                           "program must be made with the chat template and tokenizer of the study's export")
+
+
+def _excerpt(text: str, place: int) -> str:
+    return repr(text[place : place + _EXCERPT]) if place < len(text) else "the end"
+
+
+def _token(ids: Sequence[int], place: int, server: LlamaServer) -> str:
+    if place >= len(ids):
+        return "the end"
+    try:
+        return f"{server.detokenize(ids[place : place + 1])!r} (id {ids[place]})"
+    except AssistantBuilderError:  # a token that the file does not have
+        return f"id {ids[place]}"
+
+
+# in the process
+
+
+def main() -> None:
+    """Serve one file until standard input closes; the first line of it has the settings."""
+    settings = json.loads(sys.stdin.readline())
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # keeps output of the library out of the replies
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = settings["path"]
+    parameters.hostnames, parameters.port = ["127.0.0.1"], 0
+    parameters.api_keys = [settings["key"]]
+    parameters.n_parallel = settings["slots"]
+    parameters.n_ctx = settings["context"] * settings["slots"]
+    parameters.fit_params = False  # would change the context to what it guesses to be free memory
+    parameters.cache_ram_mib = 0  # no copies of the slots' caches
+    parameters.endpoint_slots = parameters.ui = False
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = settings["threads"]
+    parameters.verbosity = 1  # errors
+    try:
+        server = xllamacpp.Server(parameters)
+    except Exception as error:
+        print(error, file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+    replies.write(json.dumps({"url": server.listening_address}) + "\n")
+    replies.flush()
+    sys.stdin.read()
+    os._exit(0)  # a regular exit would wait for unfinished answers
+
+
+if __name__ == "__main__":
+    main()
