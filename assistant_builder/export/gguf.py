@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import os
 import shutil
-from collections.abc import Mapping
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from assistant_builder.arms import ARMS
-from assistant_builder.atomic_io import read_jsonl
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
+from assistant_builder.chat.ask import default_system_prompt
+from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
+from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.export.adapter import QUESTION, curl_command, shell_word, write_object
 from assistant_builder.export.merged import write_merged_weights, write_modelfile
 from assistant_builder.export.ollama import match_family
-from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportFormat, ExportSource, LoadingContext, Snippet
+from assistant_builder.export_formats import (
+    OTHER_FILES_BYTES,
+    ExportFormat,
+    ExportSource,
+    ExportSpec,
+    LoadingContext,
+    Snippet,
+    base_name,
+    require_trained,
+)
 from assistant_builder.inference import llamacpp
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
-from assistant_builder.models.gguf_convert import convert_checkpoint, require_extra
+from assistant_builder.models.download import fetch
+from assistant_builder.models.gguf_convert import CONVERTER, convert_checkpoint, require_extra
+from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization.ggml import GGUF_TYPES, GgufFile, Report, quantize, read_gguf, require_writer
 from assistant_builder.study import Study
 
@@ -203,6 +225,90 @@ def heldout_prompts(study: Study, most: int | None = None) -> list[tuple[dict[st
     return [(item, item_messages(item)) for item in chosen]
 
 
+class GgufFiles:
+    """The GGUF files of one arm in the study's folder ``formats/``, each with a record that is written last."""
+
+    def __init__(self, study: Study, arm: str) -> None:
+        self.study, self.arm, self.folder = study, arm, study.formats_folder
+
+    def path(self, type: str) -> Path:
+        """Path of the file of a type."""
+        return self.folder / gguf_name(self.study.name, self.arm, type)
+
+    def record(self, type: str) -> dict[str, Any] | None:
+        """Type, bytes, ``sha256``, ``tensor_types`` and ``inputs`` of a file; None if it is missing or stale."""
+        path = self._record_file(type)
+        if not path.is_file() or not self.path(type).is_file():
+            return None
+        found: dict[str, Any] = read_json(path)
+        same = found["inputs"] == self._inputs() and found["bytes"] == self.path(type).stat().st_size
+        return found if same else None
+
+    def ensure(self, types: Sequence[str], report: Report = lambda fraction, message: None) -> dict[str, Path]:
+        """Write the files of these types that are missing or stale, from one merged model; imports torch.
+
+        A file appears complete or not at all; an exception from ``report`` cancels the rest.
+
+        Returns:
+            Type → file.
+
+        Raises:
+            ConfigError: The extra ``gguf`` is not installed, or a type needs llama.cpp, which is not.
+            StudyError: The arm is not trained, or the folder cannot be written.
+            ModelError: The base is not available, or llama.cpp's converter does not support it.
+            ResourceError: The disk is too full.
+        """
+        formats = {type: GGUF.of_type(type) for type in types}
+        for format in formats.values():
+            format.check()
+        summary = require_trained(self.study, ExportSpec(self.arm, GGUF.name))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f".{self.arm}.lock"):
+            missing = [type for type in types if self.record(type) is None]
+            if missing:
+                needed = formats[missing[0]].working_bytes(summary) + sum(
+                    formats[type].estimated_bytes(summary) for type in missing)
+                if shutil.disk_usage(self.folder).free < needed:
+                    raise ResourceError(f"the GGUF files need {needed / 1e6:,.0f} MB of disk", where=str(self.folder),
+                                        remedy="Free disk space")
+                self._write(missing, report)
+        return {type: self.path(type) for type in types}
+
+    def _write(self, types: Sequence[str], report: Report) -> None:
+        for left in self.folder.glob(f".{self.arm}-*/"):  # of a killed process; this one has the lock
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{self.arm}-") as work:
+            full = Path(work) / "merged-f16.gguf"
+            write_float16_gguf(_source(self.study, self.arm), Path(work) / "merged", full, report)
+            for place, type in enumerate(types):
+                def within(fraction: float, message: str, place: int = place) -> None:
+                    report(_CONVERTED + (1 - _CONVERTED) * (place + fraction) / len(types), message)
+
+                made = Path(work) / self.path(type).name
+                written = quantize(full, made, type, within)
+                record = {"type": type, "bytes": made.stat().st_size, "sha256": file_hash(made),
+                          "tensor_types": written.tensor_types, "inputs": self._inputs()}
+                self._record_file(type).unlink(missing_ok=True)
+                os.replace(made, self.path(type))
+                write_json(self._record_file(type), record)
+
+    def _record_file(self, type: str) -> Path:
+        return self.path(type).with_suffix(".json")
+
+    def _inputs(self) -> dict[str, Any]:
+        """What a file is made of."""
+        return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json")["adapter_sha256"],
+                "template_date": self.study.template_date.isoformat(), "converter": CONVERTER.wheel.requirement}
+
+
+def _source(study: Study, arm: str) -> ExportSource:
+    model = study.config.model
+    base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision,
+                 trust_remote_code=allows_code(model))
+    return ExportSource(study, arm, f"{study.name}: {arm}", base, base_name(study)[0],
+                        ChatTokenizer.load(base, study.record_template_date()), default_system_prompt(study))
+
+
 def _types_sentence(written: GgufFile, type: str) -> str:
     """The tensors by type, and those that have another type than their file."""
     counts = ", ".join(f"{count} {kind}" for kind, count in written.tensor_types.items())
@@ -214,3 +320,24 @@ def _types_sentence(written: GgufFile, type: str) -> str:
 
 
 GGUF = GgufFormat()
+
+
+def main() -> int:
+    """Write files of a study: ``python -m assistant_builder.export.gguf --study DIR --arm lora --types Q8_0,Q4_0``."""
+    parser = argparse.ArgumentParser(description="Write GGUF files of a trained assistant to its study.")
+    parser.add_argument("--study", type=Path, required=True, help="the study's folder")
+    parser.add_argument("--approach", help="the approach of the assistant; default: the main one")
+    parser.add_argument("--arm", choices=list(ARMS), required=True)
+    parser.add_argument("--types", required=True, help=f"of {', '.join(GGUF_TYPES)}, with commas")
+    options = parser.parse_args()
+    configure_libraries()
+    try:
+        GgufFiles(Study(options.study, options.approach), options.arm).ensure(options.types.split(","))
+    except AssistantBuilderError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,11 +10,14 @@ in PyTorch. :func:`check_prompts` compares them with those that the file's own t
 
 from __future__ import annotations
 
+import http
+import http.client
 import importlib.util
 import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,18 +25,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import httpx
 import psutil
 
 from assistant_builder.child_process import compute_environment, last_line, python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
-from assistant_builder.inference.session import Sampling
+from assistant_builder.inference.session import Finish, Sampling
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.quantization.ggml import GgufFile, read_gguf
 
@@ -43,6 +45,7 @@ DEFAULT_CONTEXT = 4096
 _LOAD_SECONDS = 600.0
 _TEXT_SECONDS = 60.0  # for tokenizer and chat template
 _END_SECONDS = 5.0
+_POLL_SECONDS = 0.1
 _EXCERPT = 40  # characters of each text in a message about a difference
 GREEDY = Sampling()
 
@@ -93,7 +96,7 @@ class CompletionChunk:
     text: str
     tokens: int  # generated so far
     logprobs: tuple[float, ...]  # as in :class:`Completion`, of the tokens of this chunk
-    finish: Literal["stop", "length"] | None = None  # None before the last chunk
+    finish: Finish | None = None  # None before the last chunk
 
 
 class LlamaServer:
@@ -136,17 +139,15 @@ class LlamaServer:
             with suppress(OSError):  # it ended; the missing reply says so
                 self._process.stdin.write(json.dumps(settings).encode() + b"\n")
                 self._process.stdin.flush()
-            # answers are bounded in length, so that only the connection has a limit of time
-            self._client = httpx.Client(
-                base_url=self._address(), headers={"Authorization": f"Bearer {key}"}, trust_env=False,
-                timeout=httpx.Timeout(None, connect=_TEXT_SECONDS), limits=httpx.Limits(max_connections=None))
+            self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+            self._address = self._wait()
         except BaseException:
-            self._end()
+            self.close()
             raise
         self.load_seconds = time.monotonic() - began
 
-    def _address(self) -> str:
-        """The address that the process reports once the file is loaded."""
+    def _wait(self) -> str:
+        """Wait until the file is loaded, and return host and port."""
         timer = threading.Timer(_LOAD_SECONDS, self._process.kill)
         timer.daemon = True
         timer.start()
@@ -157,7 +158,7 @@ class LlamaServer:
             timer.cancel()
         if not line:
             raise self._ended("llama.cpp could not load the file")
-        return str(json.loads(line)["url"])
+        return str(json.loads(line)["address"])
 
     def __enter__(self) -> LlamaServer:
         return self
@@ -167,10 +168,6 @@ class LlamaServer:
 
     def close(self) -> None:
         """End the process, and with it all answers."""
-        self._client.close()
-        self._end()
-
-    def _end(self) -> None:
         process = self._process
         process.kill()
         process.wait()
@@ -207,7 +204,7 @@ class LlamaServer:
         Raises:
             ModelError: The process has ended, or refuses the prompt.
         """
-        reply = self._post("/completion", self._request(ids, max_new_tokens, logprobs, sampling), seconds=None)
+        reply = self._post("/completion", self._body(ids, max_new_tokens, logprobs, sampling), seconds=None)
         tokens = [int(token) for token in reply["tokens"]]
         end = next((place for place, token in enumerate(tokens) if token in stop_ids), None)
         cut = end is not None and end + 1 < len(tokens)  # a token that does not end an answer for llama.cpp
@@ -234,8 +231,10 @@ class LlamaServer:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def stream(self, ids: Sequence[int], max_new_tokens: int, *, stop_ids: Sequence[int] = (), logprobs: bool = False,
-               sampling: Sampling = GREEDY) -> Iterator[CompletionChunk]:
-        """Answer a prompt chunk by chunk; closing the iterator ends the computation. Arguments: :meth:`complete`.
+               sampling: Sampling = GREEDY, stop_event: threading.Event | None = None) -> Iterator[CompletionChunk]:
+        """Answer a prompt chunk by chunk, until ``stop_event`` is set; closing the iterator ends the computation, too.
+
+        The other arguments are those of :meth:`complete`.
 
         Yields:
             One chunk for each token that completes a character, then a last one with ``finish``.
@@ -243,33 +242,33 @@ class LlamaServer:
         Raises:
             ModelError: The process has ended, or refuses the prompt.
         """
-        body = {**self._request(ids, max_new_tokens, logprobs, sampling), "stream": True}
-        tokens = 0
+        body = {**self._body(ids, max_new_tokens, logprobs, sampling), "stream": True}
+        stopped, tokens = stop_event or threading.Event(), 0
         try:
-            with self._client.stream("POST", "/completion", json=body) as response:
-                if response.status_code != 200:
-                    raise self._refused(response.read())
-                for line in response.iter_lines():
-                    if not line.startswith("data: "):
-                        if line.startswith("error: "):
-                            raise self._refused(line.removeprefix("error: ").encode())
+            with self._request("/completion", body, stopped=stopped) as response:
+                for line in response:
+                    kind, _, content = line.partition(b": ")
+                    if not content:
                         continue
-                    event = json.loads(line.removeprefix("data: "))
-                    if "error" in event:
-                        raise self._refused(line.removeprefix("data: ").encode())
+                    event = json.loads(content)
+                    if kind == b"error" or "error" in event:
+                        raise self._refused(content)
                     tokens = int(event["tokens_predicted"])
-                    found = _logprobs(event)
-                    ended = any(token in stop_ids for token in event.get("tokens", ()))
-                    if event["stop"] or ended:
+                    ended = any(token in stop_ids for token in event["tokens"])
+                    if ended or event["stop"]:
                         limit = not ended and event["stop_type"] == "limit"
-                        stopped = ended or event.get("stop_type") == "eos"
-                        yield CompletionChunk("" if ended else event["content"], tokens - stopped, found,
-                                              "length" if limit else "stop")
+                        yield CompletionChunk("" if ended else event["content"], tokens if limit else tokens - 1,
+                                              _logprobs(event), "length" if limit else "stop")
                         return
-                    yield CompletionChunk(event["content"], tokens, found)
-        except httpx.HTTPError as error:
-            raise self._ended("llama.cpp ended while it answered") from error
-        raise self._ended("llama.cpp ended its answer")
+                    yield CompletionChunk(event["content"], tokens, _logprobs(event))
+                    if stopped.is_set():
+                        break
+        except ModelError:
+            if not stopped.is_set():
+                raise
+        if not stopped.is_set():
+            raise self._ended("llama.cpp ended its answer")
+        yield CompletionChunk("", tokens, (), "cancelled")
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a rendered prompt by the file's tokenizer, as llama.cpp's chat endpoint makes them."""
@@ -289,7 +288,7 @@ class LlamaServer:
         body = {"messages": list(turns), "chat_template_kwargs": {"enable_thinking": False}}
         return str(self._post("/apply-template", body)["prompt"])
 
-    def _request(self, ids: Sequence[int], max_new_tokens: int, logprobs: bool, sampling: Sampling) -> dict[str, Any]:
+    def _body(self, ids: Sequence[int], max_new_tokens: int, logprobs: bool, sampling: Sampling) -> dict[str, Any]:
         chosen = {"samplers": ["top_p", "temperature"], "top_p": sampling.top_p,
                   "seed": -1 if sampling.seed is None else sampling.seed} if sampling.temperature else {
                       "samplers": ["temperature"]}
@@ -297,18 +296,37 @@ class LlamaServer:
                 "cache_prompt": True, "return_tokens": True, "n_probs": int(logprobs)}
 
     def _post(self, path: str, body: Mapping[str, Any], seconds: float | None = _TEXT_SECONDS) -> dict[str, Any]:
-        try:
-            response = self._client.post(path, json=body, timeout=httpx.Timeout(seconds, connect=_TEXT_SECONDS))
-        except httpx.TimeoutException as error:  # a chat template that does not end
-            self._process.kill()
-            raise ModelError(f"llama.cpp took longer than {seconds:g} seconds for {path}", where=str(self._path),
-                             remedy="Export the file again") from error
-        except httpx.HTTPError as error:
-            raise self._ended("llama.cpp ended while it answered") from error
-        if response.status_code != 200:
-            raise self._refused(response.content)
-        found: dict[str, Any] = response.json()
+        with self._request(path, body, seconds) as response:
+            found: dict[str, Any] = json.loads(response.read())
         return found
+
+    @contextmanager
+    def _request(self, path: str, body: Mapping[str, Any], seconds: float | None = None,
+                 stopped: threading.Event | None = None) -> Iterator[http.client.HTTPResponse]:
+        """Send a request; ``seconds`` limits each wait for a reply, and ``stopped`` ends the connection when it is set.
+
+        The server computes no longer for a connection that has ended.
+        """
+        connection, done = http.client.HTTPConnection(self._address, timeout=_TEXT_SECONDS), threading.Event()
+        try:
+            connection.connect()
+            connection.sock.settimeout(seconds)
+            if stopped is not None:
+                threading.Thread(target=_end_when_stopped, args=(connection.sock, stopped, done), daemon=True).start()
+            connection.request("POST", path, json.dumps(body), self._headers)
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise self._refused(response.read())
+            yield response
+        except TimeoutError as error:  # a chat template that does not end
+            self._process.kill()
+            raise ModelError(f"llama.cpp took longer than {seconds or _TEXT_SECONDS:g} seconds for {path}",
+                             where=str(self._path), remedy="Export the file again") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise self._ended("llama.cpp ended while it answered") from error
+        finally:
+            done.set()
+            connection.close()
 
     def _refused(self, content: bytes) -> ModelError:
         """The error of a request that the server refuses."""
@@ -332,6 +350,15 @@ class LlamaServer:
         remedy = ("Memory may have run out: close other programs, and try again" if code == -signal.SIGKILL else
                   "Export the file again; if that does not help, install another version of " + PACKAGE)
         return ModelError(f"{what} ({reason[:300]})", where=str(self._path), remedy=remedy)
+
+
+def _end_when_stopped(connection: socket.socket, stopped: threading.Event, done: threading.Event) -> None:
+    """Shut a connection down when ``stopped`` is set, which wakes the thread that reads from it."""
+    while not done.wait(_POLL_SECONDS):
+        if stopped.is_set():
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            return
 
 
 def _logprobs(reply: Mapping[str, Any]) -> tuple[float, ...]:
@@ -423,7 +450,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)
-    replies.write(json.dumps({"url": server.listening_address}) + "\n")
+    replies.write(json.dumps({"address": server.listening_address.removeprefix("http://")}) + "\n")
     replies.flush()
     sys.stdin.read()
     os._exit(0)  # a regular exit would wait for unfinished answers
