@@ -15,6 +15,7 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -47,6 +48,8 @@ _TEXT_SECONDS = 60.0  # for tokenizer and chat template
 _END_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _EXCERPT = 40  # characters of each text in a message about a difference
+_ERROR_LINE = re.compile(r"[\d.]+ E \S+ +(.*\S)")
+_LOG_BYTES = 1_000_000
 GREEDY = Sampling()
 
 
@@ -345,11 +348,21 @@ class LlamaServer:
         code = self._process.poll()
         if code is None:
             return ModelError(what, where=str(self._path), remedy="Try again")
-        said = last_line(self._log) if not self._log.closed else ""
+        said = "it was closed" if self._log.closed else _first_error(self._log)
         reason = signal.Signals(-code).name if code < 0 else said or f"exit code {code}"
         remedy = ("Memory may have run out: close other programs, and try again" if code == -signal.SIGKILL else
                   "Export the file again; if that does not help, install another version of " + PACKAGE)
         return ModelError(f"{what} ({reason[:300]})", where=str(self._path), remedy=remedy)
+
+
+def _first_error(log: IO[bytes]) -> str:
+    """The first error in the log of the process, else its last line."""
+    log.seek(0)
+    for line in log.read(_LOG_BYTES).decode("utf-8", errors="replace").splitlines():
+        found = _ERROR_LINE.match(line)
+        if found is not None:
+            return found[1].rpartition("error loading model: ")[2]
+    return last_line(log)
 
 
 def _end_when_stopped(connection: socket.socket, stopped: threading.Event, done: threading.Event) -> None:
