@@ -208,10 +208,12 @@ def _run_start_watcher() -> Callable[[], bool]:
     return lambda: modified() != before
 
 
-def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True) -> None:
+def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True,
+               concurrency: int = 1) -> None:
     """Serve on standard input and output until the page closes them, then exit immediately.
 
     With ``exit_on_run`` the process also ends when a run starts on this machine and no request is pending.
+    ``concurrency`` questions to one arm are answered at a time.
     """
     # Output of libraries is redirected to standard error, so that it does not mix with the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -223,7 +225,7 @@ def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_
 
     requests = open(0, encoding="utf-8", closefd=False)
     should_exit = _run_start_watcher() if exit_on_run else lambda: False
-    Server(session, write, idle_seconds, should_exit, session.concurrency).serve(requests)
+    Server(session, write, idle_seconds, should_exit, concurrency).serve(requests)
     # A regular exit would wait for pending answers and for the thread that reads requests.
     os._exit(0)
 

@@ -40,8 +40,8 @@ class ServingBackend:
 
 
 SERVING_BACKENDS: Registry[ServingBackend] = Registry("serving backend", builtin=(
-    "assistant_builder.serving.local:LOCAL", "assistant_builder.serving.ray_serve:RAY",
-    "assistant_builder.serving.vllm:VLLM", "assistant_builder.serving.llamacpp:LLAMACPP",
+    "assistant_builder.serving.local:LOCAL", "assistant_builder.serving.llamacpp:LLAMACPP",
+    "assistant_builder.serving.ray_serve:RAY", "assistant_builder.serving.vllm:VLLM",
 ))
 
 

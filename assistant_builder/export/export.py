@@ -120,9 +120,10 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     found = rescore(study, spec, base, folder, sample=sample, tick=tick)
     report(_SCORED, "Writing the model card")
     dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
-    return _write_documents(
+    record = _write_documents(
         study, spec, folder, found, template=match.family.name if match else None, notes=notes, dated=dated,
         with_data=with_data)
+    return {**record, **spec.export_format.record(folder)}
 
 
 def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None,
@@ -144,7 +145,7 @@ def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescor
     described = data_card.read_text(encoding="utf-8") if data_card.is_file() else "# Data\n\nNot described.\n"
     (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
     return {"version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format, "cell": spec.cell,
-            **spec.export_format.record(folder), "assistant_builder": __version__, "base_model": base_name(study)[0],
+            "assistant_builder": __version__, "base_model": base_name(study)[0],
             "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"],
             **({"with_data": with_data} if study.config.grounded else {}),
             "chat_template": template, "rescore": asdict(found), "sentences": [*rescore_sentences(found), *notes]}

@@ -133,9 +133,6 @@ class Grounded:
 class Session(abc.ABC):
     """Loads models, named ``speakers``, on demand and streams their answers; subclasses define how one is loaded."""
 
-    concurrency = 1
-    """Questions to one model that are answered at a time."""
-
     def __init__(self, speakers: Sequence[str], where: str) -> None:
         self._speakers = tuple(speakers)
         self._where = where

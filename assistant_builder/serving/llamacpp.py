@@ -62,7 +62,7 @@ class LlamaCppSession(Session):
             context: Most tokens of a prompt without facts and its answer; None for the default of the study.
         """
         super().__init__(tuple(assistants), "the server")
-        self._assistants, self._type, self.concurrency, self._requested = dict(assistants), type, slots, context
+        self._assistants, self._type, self._slots, self._requested = dict(assistants), type, slots, context
 
     def ready(self, speaker: str) -> bool:
         """Whether the file is loaded and its process runs."""
@@ -93,7 +93,7 @@ class LlamaCppSession(Session):
         limit = context_length(base)
         facts = study.config.train.max_length if study.config.grounded else 0
         context = min(limit, context_tokens([study.config], limit, self._requested) + facts)
-        server = LlamaServer(path, context=context, slots=self.concurrency)
+        server = LlamaServer(path, context=context, slots=self._slots)
         try:
             items = heldout_prompts(study, _CHECKED)
             check_prompts(server, prompter, {str(item["item"]): messages for item, messages in items})
@@ -180,7 +180,8 @@ def main() -> None:
     session = LlamaCppSession(
         {name: (Study(Path(folder), approach), arm) for name, folder, arm, approach in settings["assistants"]},
         type=settings["type"], slots=settings["slots"], context=settings["context"])
-    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False)  # ends with the server
+    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False,  # ends with the server
+               concurrency=settings["slots"])
 
 
 if __name__ == "__main__":
