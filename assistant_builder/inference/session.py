@@ -192,6 +192,9 @@ class Session(abc.ABC):
         chunks = self._generate(speaker, ids, limit, sampling, stop_event, certainties)
         yield from chunks if found is None else self._grounded[speaker].decide(found, len(ids), chunks, certainties)
 
+    def close(self) -> None:  # noqa: B027 - PyTorch's models are freed with the session
+        """End processes that the session has started."""
+
     def _context(self, speaker: str) -> int:
         """Tokens that a prompt and its answer may have together."""
         return int(getattr(self._loaded[speaker][0].config, "max_position_embeddings", None) or 2048)
