@@ -10,6 +10,7 @@ A K-quant file is written by llama.cpp, if it is installed (:func:`quantize`).
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import mmap
@@ -389,7 +390,7 @@ def _with_llama_cpp(source: Path, target: Path, type: str, report: Report) -> No
 
 def main() -> int:
     """Quantize with llama-cpp-python: ``python -m assistant_builder.quantization.ggml SOURCE TARGET FILE_TYPE``."""
-    import llama_cpp
+    llama_cpp = importlib.import_module("llama_cpp")  # no dependency of the product: it has no wheels
 
     source, target, file_type = sys.argv[1:]
     options = llama_cpp.llama_model_quantize_default_params()
