@@ -67,9 +67,9 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
         ResourceError: Memory or disk does not suffice.
         Cancelled: The user cancelled the export; no files remain.
     """
-    check_with_data(study, with_data=with_data)
-    spec.export_format.check()
     summary = require_trained(study, spec)
+    spec.export_format.check()
+    check_with_data(study, with_data=with_data)
     needed = spec.export_format.estimated_bytes(summary) + spec.export_format.working_bytes(summary) + (
         2 * index_bytes(study) if with_data else 0)
     with atomic_directory(target, force=force, needed=needed) as scratch:

@@ -38,7 +38,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.models.download import fetch
-from assistant_builder.models.gguf_convert import CONVERTER, convert_checkpoint, require_extra
+from assistant_builder.models.gguf_convert import CONVERTER, convert_checkpoint, load_dequantized, require_extra
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization.ggml import GGUF_TYPES, GgufFile, Report, quantize, read_gguf, require_writer
 from assistant_builder.study import Study
@@ -119,15 +119,9 @@ class GgufFormat(ExportFormat):
         return {"type": self.type, "tensor_types": read_gguf(only_gguf(folder)).tensor_types}
 
     def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
-        """Dequantize the file with transformers; None if transformers does not know the architecture's GGUF."""
-        from transformers import AutoModelForCausalLM, GgufConfig
-
-        options = {key: value for key, value in options.items() if key != "use_safetensors"}
-        try:
-            return AutoModelForCausalLM.from_pretrained(folder, gguf_file=only_gguf(folder).name, **options,
-                                                        quantization_config=GgufConfig(dequantize=True))
-        except (ValueError, NotImplementedError):
-            return None
+        """Dequantize the file; None if transformers does not know the architecture's GGUF."""
+        return load_dequantized(only_gguf(folder), **{
+            key: value for key, value in options.items() if key not in ("use_safetensors", "trust_remote_code")})
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Ollama, llama.cpp's server."""

@@ -11,6 +11,7 @@ import os
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from assistant_builder.child_process import compute_environment, python_command, run_program
 from assistant_builder.errors import ConfigError, ModelError
@@ -104,3 +105,22 @@ def convert_checkpoint(folder: Path, target: Path, report: Report = lambda fract
     except BaseException:
         target.unlink(missing_ok=True)
         raise
+
+
+def load_dequantized(path: Path, **options: Any) -> Any:
+    """Load the dequantized weights of a GGUF file as a model of transformers; imports torch.
+
+    Args:
+        path: The file.
+        options: Arguments of ``from_pretrained``, such as ``dtype``.
+
+    Returns:
+        The model, or None if transformers cannot read the architecture's GGUF files.
+    """
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options,
+                                                    quantization_config=GgufConfig(dequantize=True))
+    except (ValueError, NotImplementedError):
+        return None

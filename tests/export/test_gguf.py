@@ -15,7 +15,7 @@ from assistant_builder.export.gguf import GGUF, GgufFiles, only_gguf
 from assistant_builder.export.job import ExportJob
 from assistant_builder.export_formats import EXPORT_FORMATS, export_specs, parse_export
 from assistant_builder.inference import llamacpp
-from assistant_builder.models.gguf_convert import convert_checkpoint
+from assistant_builder.models.gguf_convert import convert_checkpoint, load_dequantized
 from assistant_builder.quantization.ggml import GGUF_TYPES, read_gguf
 from assistant_builder.study import Study
 from tests.export.tiny import scored, tiny_base, tiny_study
@@ -95,14 +95,12 @@ def test_an_export_has_one_file_that_the_modelfile_names(study: Study, short_bas
 def test_the_weights_are_those_of_the_merged_export(study: Study, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM, GgufConfig
 
     write_export(study, parse_export("lora", "merged"), tmp_path / "merged", force=False, sample=4,
                  report=lambda percent, message: None)
     path = GgufFiles(study, "lora").ensure(["BF16"])["BF16"]
     merged = load_file(tmp_path / "merged" / "model.safetensors")
-    found = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16,
-                                                 quantization_config=GgufConfig(dequantize=True)).state_dict()
+    found = load_dequantized(path, dtype=torch.bfloat16).state_dict()
     assert all(torch.equal(found[name], value.to(torch.bfloat16)) for name, value in merged.items())
 
 
