@@ -292,7 +292,7 @@ class LlamaServer:
         return str(self._post("/apply-template", body)["prompt"])
 
     def _body(self, ids: Sequence[int], max_new_tokens: int, logprobs: bool, sampling: Sampling) -> dict[str, Any]:
-        chosen = {"samplers": ["top_p", "temperature"], "top_p": sampling.top_p,
+        chosen = {"samplers": ["temperature", "top_p"], "top_p": sampling.top_p,
                   "seed": -1 if sampling.seed is None else sampling.seed} if sampling.temperature else {
                       "samplers": ["temperature"]}
         return {"prompt": list(ids), "n_predict": max_new_tokens, "temperature": sampling.temperature, **chosen,
