@@ -10,14 +10,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 _ROOT = Path(__file__).resolve().parents[1]
 """The folder that contains this package and ``evals``."""
 _INSTALLED = ("site-packages", "dist-packages")
+_POLL_SECONDS = 0.2
+_LAST_BYTES = 100_000
 _NICENESS = 10
 """Of 19: a process at 0 gets about nine times as much of a shared core; an idle core is used fully."""
 
@@ -48,6 +54,39 @@ def compute_environment() -> dict[str, str]:
     other down more than ten-fold. A short spin keeps the speed of a process that has the cores to itself.
     """
     return {"GOMP_SPINCOUNT": "10000", **python_environment()}
+
+
+def run_program(command: Sequence[str], environment: Mapping[str, str], poll: Callable[[], None]) -> tuple[int, str]:
+    """Run a program to its end without input.
+
+    Args:
+        command: Its argument vector.
+        environment: Its environment.
+        poll: Called a few times a second; an exception from it kills the program.
+
+    Returns:
+        Exit code, negative for a signal, and the last line of its output.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                   env=dict(environment), start_new_session=True)
+        try:
+            while True:
+                poll()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(_POLL_SECONDS)
+                    return code, last_line(log)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def last_line(log: IO[bytes]) -> str:
+    """The last line of a program's output that is not blank."""
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+    lines = log.read().decode("utf-8", errors="replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def lower_priority(pid: int) -> None:

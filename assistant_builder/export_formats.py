@@ -8,7 +8,7 @@ modules that write files are above it, in :mod:`assistant_builder.export`, and a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,12 +64,16 @@ class ExportSource:
     base_name: str  # name of the base model that others can use
     prompter: ChatTokenizer  # the base's tokenizer, with the chat template as the study used it
     system: str  # system prompt of the study; empty without one
+    sample: int = 0  # held-out items for checks of what is written
+    # progress callback: fraction of the writing that is done, and current activity; an exception cancels the export
+    report: Callable[[float, str], None] = lambda fraction, message: None
 
 
 class ExportFormat(ABC):
     """A file format of exported assistants.
 
-    The exporter adds tokenizer, chat template, model card, ``LOADING.md`` and data card to what :meth:`write` writes.
+    A format with several types of weights is registered with its default type, see :meth:`of_type`. The exporter adds
+    tokenizer, chat template, model card, ``LOADING.md`` and data card to what :meth:`write` writes.
     """
 
     name: str  # value of ``--format``, and part of the folder name below ``exports/``
@@ -81,6 +85,9 @@ class ExportFormat(ABC):
     needs_base: bool = False  # whether it is loaded on its base model and useless without it
     keeps_storage: bool = False  # whether the base has the storage of training, so that QLoRA saves memory
     zipped: bool = False  # whether the folder contains a zip of itself
+    types: Sequence[str] = ()  # values of ``--type``; none if the format has one type
+    type: str = ""  # the type of this entry, one of ``types``
+    lossy: bool = False  # whether weights are rounded to fewer than 16 bits, so that another loss is no error
     library: str = "transformers"  # ``library_name`` of the model card
     # ``base_model_relation`` of the model card
     relation: Literal["adapter", "finetune", "merge", "quantized"] = "finetune"
@@ -90,6 +97,10 @@ class ExportFormat(ABC):
         """Text of the format in the help of the command line."""
         return self.explanation
 
+    def of_type(self, type: str) -> ExportFormat:
+        """This format with another type of weights, one of ``types``."""
+        return self
+
     @abstractmethod
     def cell(self, arm: str) -> str | None:
         """The cell of the evaluation that scored this arm in this format; None if no cell does."""
@@ -97,6 +108,17 @@ class ExportFormat(ABC):
     @abstractmethod
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
         """Bytes of the folder, an archive in it included, by ``summary.json`` of the arm."""
+
+    def check(self) -> None:  # noqa: B027 - most formats need nothing
+        """Check before anything is written whether this machine can write the format.
+
+        Raises:
+            ConfigError: Something is not installed.
+        """
+
+    def working_bytes(self, summary: Mapping[str, Any]) -> int:
+        """Bytes of files that exist only while the export is written."""
+        return 0
 
     @abstractmethod
     def write(self, source: ExportSource, folder: Path) -> list[str]:
@@ -126,6 +148,10 @@ class ExportFormat(ABC):
         """Python lines that import ``AutoTokenizer`` and load ``model`` with transformers; none if it cannot."""
         return []
 
+    def record(self, folder: Path) -> dict[str, Any]:
+        """What ``export.json`` says of this format alone, from the written files."""
+        return {}
+
     def note(self, arm: str) -> str:
         """A note before the export of this arm; empty if there is none."""
         return ""
@@ -136,7 +162,8 @@ class ExportFormat(ABC):
 
 
 EXPORT_FORMATS: Registry[ExportFormat] = Registry(
-    "export format", builtin=("assistant_builder.export.adapter:ADAPTER", "assistant_builder.export.merged:MERGED")
+    "export format", builtin=("assistant_builder.export.adapter:ADAPTER", "assistant_builder.export.merged:MERGED",
+                              "assistant_builder.export.gguf:GGUF")
 )
 
 
@@ -146,16 +173,18 @@ class ExportSpec:
 
     arm: str
     format: str
+    type: str = ""  # of a format with several types; empty for its default type
 
     @property
     def name(self) -> str:
         """Name of its folder below ``exports/``."""
-        return f"{self.arm}-{self.format}"
+        return "-".join(part for part in (self.arm, self.format, self.type) if part)
 
     @property
     def export_format(self) -> ExportFormat:
-        """The format."""
-        return EXPORT_FORMATS[self.format]
+        """The format, with its type."""
+        format = EXPORT_FORMATS[self.format]
+        return format.of_type(self.type) if self.type else format
 
     @property
     def cell(self) -> str | None:
@@ -164,16 +193,19 @@ class ExportSpec:
 
 
 def export_specs() -> list[ExportSpec]:
-    """Every arm in every format."""
+    """Every arm in every format, with its default type."""
     return [ExportSpec(arm, format) for arm in plain_order(ARMS) for format in EXPORT_FORMATS]
 
 
-def parse_export(arm: str, format: str) -> ExportSpec:
-    """The spec of these names; raises ValueError if there is no such arm or format."""
+def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:
+    """The spec of these names; raises ValueError if there is no such arm, format or type of the format."""
     for value, known in ((arm, plain_order(ARMS)), (format, tuple(EXPORT_FORMATS))):
         if value not in known:
             raise ValueError(f"{value!r} is not one of {', '.join(known)}")
-    return ExportSpec(arm, format)
+    types = EXPORT_FORMATS[format].types
+    if type is not None and type not in types:
+        raise ValueError(f"{type!r} is not one of {', '.join(types)}" if types else f"{format} has no --type")
+    return ExportSpec(arm, format, "" if type is None or type == EXPORT_FORMATS[format].type else type)
 
 
 def formats_of_cell(arm: str, cell: str) -> list[ExportFormat]:

@@ -52,6 +52,21 @@ def model_cache() -> Path:
     return folder
 
 
+@pytest.fixture
+def converter(home: Path, model_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put llama.cpp's converter into the test's home, as a link."""
+    from assistant_builder.models.gguf_convert import CONVERTER, ensure_converter
+
+    for package in ("sentencepiece", "google.protobuf"):
+        pytest.importorskip(package, reason="the extra gguf is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(model_cache))
+        made = ensure_converter()
+    CONVERTER.folder.parent.mkdir(parents=True, exist_ok=True)
+    CONVERTER.folder.symlink_to(made)
+    return made
+
+
 @pytest.fixture(scope="session")
 def compute_dtype() -> str:
     """What models compute in on this machine: bfloat16 where the processor has it, else float32."""

@@ -17,7 +17,7 @@ import assistant_builder
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
-EXTRAS = [Requirement(text) for name in ("ray", "gpu", "sweep")
+EXTRAS = [Requirement(text) for name in ("gguf", "ray", "gpu", "sweep")
           for text in PROJECT["optional-dependencies"][name]]
 """What parts of the product import where it is installed."""
 CONSTRAINTS = [
@@ -72,7 +72,7 @@ def test_every_import_is_a_declared_dependency():
 @pytest.mark.parametrize(("target", "dev"), [("demo", False), ("app", False), ("test", True), ("check", True)])
 def test_users_install_no_developers_tools(target: str, dev: bool):
     done = subprocess.run(["make", "-nB", target, "SERVE=0"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "install --disable-pip-version-check -c constraints.txt -e .\n" in done.stdout
+    assert "install --disable-pip-version-check -c constraints.txt -e '.[gguf]'\n" in done.stdout
     assert ("[dev]" in done.stdout) == dev
     tools = {"ray", "moto", "playwright", "mypy", "pytest", "optuna", "s3fs"}
     assert not tools & {requirement.name for requirement in REQUIREMENTS}

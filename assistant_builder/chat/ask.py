@@ -11,7 +11,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import ConfigError, ResourceError
-from assistant_builder.inference.session import ChatSession, Sampling
+from assistant_builder.inference.session import ChatSession, Sampling, Session
 from assistant_builder.study import Study
 
 MIN_CONTEXT = 4096
@@ -19,8 +19,11 @@ MIN_CONTEXT = 4096
 Llama-3.1-8B (32 layers, 8 heads of 128, keys and values in 16 bits); the full 131,072 tokens would take 16 GiB."""
 
 
-def ask_arms(study: Study, question: str, arms: Sequence[str], *, look_up: bool = True) -> dict[str, dict[str, Any]]:
+def ask_arms(study: Study, question: str, arms: Sequence[str], *, look_up: bool = True,
+             session: Session | None = None) -> dict[str, dict[str, Any]]:
     """Answer a question greedily with each of the trained arms, with the study's system prompt.
+
+    ``session`` answers; by default one with PyTorch.
 
     Returns:
         Arm → ``text``, ``tokens``, ``seconds``, ``first_token_seconds``, ``sources``, ``declined``.
@@ -29,7 +32,7 @@ def ask_arms(study: Study, question: str, arms: Sequence[str], *, look_up: bool 
         ModelError: An arm is not trained or cannot be loaded.
         ResourceError: An arm does not fit into memory.
     """
-    session = ChatSession(study, arms)
+    session = session or ChatSession(study, arms)
     system = default_system_prompt(study)
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     answers: dict[str, dict[str, Any]] = {}

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import IO, Any, Literal
 
 from assistant_builder.arms import ARMS
-from assistant_builder.child_process import compute_environment, python_command
+from assistant_builder.child_process import compute_environment, last_line, python_command
 from assistant_builder.data import Message
 from assistant_builder.inference.session import Memory, Sampling
 from assistant_builder.study import Study
@@ -234,7 +234,8 @@ class ChatWorker:
                 idle = event["event"] == "idle"
                 if not idle:
                     self._deliver(event)
-        last_line = _last_line(log)
+        with log:
+            said = last_line(log)
         with self._lock:
             if self._process is process:
                 self._process = None
@@ -244,7 +245,7 @@ class ChatWorker:
                     self._submit(entry.stream, entry.request)
                 else:
                     self._deliver({"event": "error", "id": identity,
-                                   "error": exit_error(process.returncode, last_line)})
+                                   "error": exit_error(process.returncode, said)})
 
     def _deliver(self, event: dict[str, Any]) -> None:
         with self._lock:
@@ -269,14 +270,7 @@ def _write(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
         process.stdin.flush()
 
 
-def _last_line(log: IO[bytes]) -> str:
-    with log:
-        log.seek(0)
-        lines = log.read().decode("utf-8", errors="replace").replace("\r", "\n").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def exit_error(code: int, last_line: str) -> dict[str, Any]:
+def exit_error(code: int, said: str) -> dict[str, Any]:
     """Error record for a chat process that ended; a negative ``code`` is the signal that killed the process."""
     remedy = "Ask again; the process restarts"
     if code == -signal.SIGKILL:
@@ -287,7 +281,7 @@ def exit_error(code: int, last_line: str) -> dict[str, Any]:
     elif code < 0:
         what = f"the chat process crashed ({signal.Signals(-code).name})"
     else:
-        what = f"the chat process ended with exit code {code}" + (f": {last_line}" if last_line else "")
+        what = f"the chat process ended with exit code {code}" + (f": {said}" if said else "")
         remedy += ". If it fails again, run 'assistant-builder doctor'"
     return {"type": "ModelError", "what": what, "where": "chat", "remedy": remedy}
 

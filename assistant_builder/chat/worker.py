@@ -57,14 +57,15 @@ _EXIT = object()
 
 
 class Server:
-    """Handles requests: the arms in parallel, the questions to one arm sequentially.
+    """Handles requests: the arms in parallel, of the questions to one arm ``concurrency`` at a time.
 
     ``write`` is called from several threads, but never concurrently. The process ends after ``idle_seconds``, or when
     ``should_exit``, which is polled, returns True and no request is pending.
     """
 
     def __init__(self, session: Session, write: Callable[[dict[str, Any]], None], idle_seconds: float = IDLE_SECONDS,
-                 should_exit: Callable[[], bool] = lambda: False) -> None:
+                 should_exit: Callable[[], bool] = lambda: False, concurrency: int = 1) -> None:
+        self._concurrency = concurrency
         self._session, self._write, self._write_lock = session, write, threading.Lock()
         self._idle_seconds, self._should_exit = idle_seconds, should_exit
         self._stops: dict[str, threading.Event] = {}
@@ -122,7 +123,8 @@ class Server:
             return
         self._stops[identity] = threading.Event()
         self._emit({"event": "state", "id": identity, "state": "waiting"})
-        executor = self._arms.setdefault(arm, ThreadPoolExecutor(max_workers=1, thread_name_prefix=arm))
+        executor = self._arms.setdefault(
+            arm, ThreadPoolExecutor(max_workers=self._concurrency, thread_name_prefix=arm))
         if operation == "ask":
             executor.submit(self._run_request, identity, arm, lambda: self._answer(identity, arm, messages, sampling))
         else:
@@ -206,10 +208,12 @@ def _run_start_watcher() -> Callable[[], bool]:
     return lambda: modified() != before
 
 
-def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True) -> None:
+def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_run: bool = True,
+               concurrency: int = 1) -> None:
     """Serve on standard input and output until the page closes them, then exit immediately.
 
     With ``exit_on_run`` the process also ends when a run starts on this machine and no request is pending.
+    ``concurrency`` questions to one arm are answered at a time.
     """
     # Output of libraries is redirected to standard error, so that it does not mix with the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -220,7 +224,8 @@ def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_
         events.flush()
 
     requests = open(0, encoding="utf-8", closefd=False)
-    Server(session, write, idle_seconds, _run_start_watcher() if exit_on_run else lambda: False).serve(requests)
+    should_exit = _run_start_watcher() if exit_on_run else lambda: False
+    Server(session, write, idle_seconds, should_exit, concurrency).serve(requests)
     # A regular exit would wait for pending answers and for the thread that reads requests.
     os._exit(0)
 

@@ -20,6 +20,9 @@ def export(
     arm: Annotated[str, typer.Option(help=f"Assistant to export: {' or '.join(ARMS)}.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Target folder; it must be new or empty.")],
     format: Annotated[str, typer.Option(help="Format of the export.")] = DEFAULT_FORMAT,
+    type: Annotated[str | None, typer.Option(
+        show_default=False, help="Type of the weights, for a format with several: with gguf BF16, Q8_0 (the default), "
+        "Q5_1, Q4_1 or Q4_0, and Q6_K, Q5_K_M or Q4_K_M where llama.cpp is installed.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write to a folder that is not empty. Files of the same name "
                                         "are replaced; other files are kept.")] = False,
     sample: Annotated[int, typer.Option(min=1, help="Number of held-out items for the check after writing.")] = 20,
@@ -36,7 +39,7 @@ def export(
     from assistant_builder.export.job import export_to, summary_lines
 
     try:
-        spec = parse_export(arm, format)
+        spec = parse_export(arm, format, type)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     study = Study.open(name).of_choice(output.check_approach(approach))

@@ -36,6 +36,8 @@ def serve(
     allow_host: Annotated[list[str], _option("allow_host")] = [],  # noqa: B006 - typer never changes it
     waiting: Annotated[int, _option("waiting")] = _DEFAULTS.waiting,
     context: Annotated[int | None, _option("context")] = _DEFAULTS.context,
+    type: Annotated[str | None, _option("type")] = _DEFAULTS.type,
+    slots: Annotated[int, _option("slots")] = _DEFAULTS.slots,
     min_replicas: Annotated[int, _option("min_replicas")] = _DEFAULTS.min_replicas,
     max_replicas: Annotated[int, _option("max_replicas")] = _DEFAULTS.max_replicas,
     ongoing: Annotated[float, _option("ongoing")] = _DEFAULTS.ongoing,
@@ -56,8 +58,8 @@ def serve(
     key = take_key()
     try:
         config = ServingConfig(backend=backend, host=host, port=port, allow_host=tuple(allow_host), waiting=waiting,
-                               context=context, min_replicas=min_replicas, max_replicas=max_replicas, ongoing=ongoing,
-                               cpus=cpus, gpus=gpus)
+                               context=context, type=type, slots=slots, min_replicas=min_replicas,
+                               max_replicas=max_replicas, ongoing=ongoing, cpus=cpus, gpus=gpus)
     except ValidationError as error:
         raise _invalid_options(error) from error
     models = select_models(names, _recommended, output.check_approach(approach))

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from assistant_builder.config.base import ConfigModel
 from assistant_builder.errors import ConfigError
+from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.registry import Registry
 
 
@@ -39,8 +40,8 @@ class ServingBackend:
 
 
 SERVING_BACKENDS: Registry[ServingBackend] = Registry("serving backend", builtin=(
-    "assistant_builder.serving.local:LOCAL", "assistant_builder.serving.ray_serve:RAY",
-    "assistant_builder.serving.vllm:VLLM",
+    "assistant_builder.serving.local:LOCAL", "assistant_builder.serving.llamacpp:LLAMACPP",
+    "assistant_builder.serving.ray_serve:RAY", "assistant_builder.serving.vllm:VLLM",
 ))
 
 
@@ -64,6 +65,10 @@ class ServingConfig(ConfigModel):
         None, ge=64, title="Context", description="Maximum tokens of a prompt and its answer together. Empty: "
         "train.max_length plus the longest answer, at least 4096, limited by the context of the base model.",
     )
+    type: str | None = Field(None, title="GGUF type", description="llamacpp: type of the GGUF files, as of export "
+                             "--type. Empty: the smallest that the report calls no worse, else Q8_0.")
+    slots: int = Field(4, ge=1, le=64, title="Slots", description="llamacpp: questions to one assistant that are "
+                       "answered at a time.")
     min_replicas: int = Field(1, ge=1, le=1000, title="Minimum replicas", description="ray: minimum number of "
                               "replicas; each loads every base once.")
     max_replicas: int = Field(2, ge=1, le=1000, title="Maximum replicas", description="ray: maximum number of "
@@ -78,6 +83,13 @@ class ServingConfig(ConfigModel):
     def _is_registered(cls, name: str) -> str:
         if name not in SERVING_BACKENDS:
             raise ValueError(f"must be one of {', '.join(SERVING_BACKENDS)}")
+        return name
+
+    @field_validator("type")
+    @classmethod
+    def _is_gguf_type(cls, name: str | None) -> str | None:
+        if name is not None and name not in GGUF_TYPES:
+            raise ValueError(f"must be one of {', '.join(GGUF_TYPES)}")
         return name
 
     @model_validator(mode="after")

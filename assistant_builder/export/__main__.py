@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--approach", help="the approach of the assistant; default: the main one")
     parser.add_argument("--arm", choices=list(ARMS), required=True)
     parser.add_argument("--format", choices=list(EXPORT_FORMATS), required=True)
+    parser.add_argument("--type", default="", help="type of the weights; default: that of the format")
     parser.add_argument("--to", type=Path, required=True, help="the folder to make")
     parser.add_argument("--force", action="store_true", help="replace files in it")
     parser.add_argument("--zip", type=Path, help="an archive to write as well")
@@ -39,7 +40,8 @@ def main() -> int:
     configure_libraries()
     record = JobRecord("running", str(arguments.to), time.time(), pid=os.getpid(),
                        process_started=process_identity(os.getpid()), message="Starting")
-    job = ExportJob(Study(arguments.study, arguments.approach), ExportSpec(arguments.arm, arguments.format))
+    job = ExportJob(Study(arguments.study, arguments.approach),
+                    ExportSpec(arguments.arm, arguments.format, arguments.type))
 
     def report(percent: int, message: str) -> None:
         nonlocal record

@@ -214,7 +214,10 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
         f"items: loss {rescore.nll_per_token:.4f} nats per token, {rescore.measured_nll_per_token:.4f} in the "
         f"evaluation (cell {rescore.cell}, {rescore.compute_dtype} arithmetic)."
     ]
-    if rescore.outcome == "as measured":
+    if rescore.lossy:
+        lines.append("These weights are rounded to fewer than 16 bits, so that another loss is no error; what it costs "
+                     f"in answers, the {rescore.items} items do not say.")
+    elif rescore.outcome == "as measured":
         lines.append("No item moved at all." if rescore.largest_move == 0 else
                      f"No item moved by more than {rescore.largest_move:.2g} nats per token; "
                      f"{plain(rescore.tolerance)} is the tolerance.")

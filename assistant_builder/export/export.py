@@ -35,7 +35,6 @@ from assistant_builder.export_formats import (
     LoadingContext,
     Snippet,
     base_name,
-    estimated_bytes,
     require_trained,
 )
 from assistant_builder.models.catalog import resolve
@@ -68,9 +67,11 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
         ResourceError: Memory or disk does not suffice.
         Cancelled: The user cancelled the export; no files remain.
     """
-    require_trained(study, spec)
+    summary = require_trained(study, spec)
+    spec.export_format.check()
     check_with_data(study, with_data=with_data)
-    needed = estimated_bytes(study, spec) + (2 * index_bytes(study) if with_data else 0)
+    needed = spec.export_format.estimated_bytes(summary) + spec.export_format.working_bytes(summary) + (
+        2 * index_bytes(study) if with_data else 0)
     with atomic_directory(target, force=force, needed=needed) as scratch:
         try:
             record = _write_files(study, spec, scratch, sample, report, with_data=with_data)
@@ -100,7 +101,12 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     system = default_system_prompt(study)
     match = match_family(prompter, system)
     report(_LOADED, spec.export_format.activity)
-    source = ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system)
+
+    def write_report(fraction: float, message: str) -> None:
+        report(_LOADED + round((_WRITTEN - _LOADED) * fraction), message)
+
+    source = ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system, sample,
+                          write_report)
     notes = spec.export_format.write(source, folder)
     copy_tokenizer(base, folder, prompter, adds_bos=match.adds_bos if match else None)
     if with_data:
@@ -114,9 +120,10 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     found = rescore(study, spec, base, folder, sample=sample, tick=tick)
     report(_SCORED, "Writing the model card")
     dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
-    return _write_documents(
+    record = _write_documents(
         study, spec, folder, found, template=match.family.name if match else None, notes=notes, dated=dated,
         with_data=with_data)
+    return {**record, **spec.export_format.record(folder)}
 
 
 def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None,

@@ -90,16 +90,19 @@ class ExportJob:
 
         Raises:
             StudyError: The arm is not trained, or is being exported.
-            ConfigError: The folder must not be written to, or there is no index to export.
+            ConfigError: The folder must not be written to, there is no index to export, or a package that the format
+                needs is not installed.
         """
         require_trained(self.study, self.spec)
+        self.spec.export_format.check()
         check_with_data(self.study, with_data=with_data)
         if self.running:
             raise StudyError(f"the {self.spec.arm} assistant is being exported already ({self.spec.format})",
                              where=f"study {self.study.name}", remedy="Wait until that is done")
         words = python_command("-m", "assistant_builder.export", "--study", str(self.study.folder),
                                "--approach", self.study.config.approaches[0],
-                               "--arm", self.spec.arm, "--format", self.spec.format, "--sample", str(sample),
+                               "--arm", self.spec.arm, "--format", self.spec.format, "--type", self.spec.type,
+                               "--sample", str(sample),
                                *(["--with-data"] if with_data else []))
         if target is not None:
             check_target(target, force=force)

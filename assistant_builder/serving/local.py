@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import uvicorn
 
+from assistant_builder.chat.client import ChatWorker
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access, digest_of
@@ -30,10 +31,21 @@ def serve_locally(models: ModelRegistry, config: ServingConfig, key: str | None,
         ConfigError: Other machines could use it without a key, or the address is not available.
         ModelError: A base is not available.
     """
+    serve_with(start_worker(models), models, config, key, as_json=as_json)
+
+
+def serve_with(worker: ChatWorker, models: ModelRegistry, config: ServingConfig, key: str | None, *, slots: int = 1,
+               as_json: bool = False) -> None:
+    """Serve the models of a worker process, which answers ``slots`` questions to each at a time, until interrupted.
+
+    Raises:
+        ConfigError: Other machines could use it without a key, or the address is not available.
+        ModelError: A base is not available.
+    """
     digest = digest_of(key) if key is not None else None
     warnings = check_access(config, digest)
     with listen(config.host, config.port) as listener:
-        engine = Engine(models, prompt_limits(models, config.context), config.waiting, start_worker(models))
+        engine = Engine(models, prompt_limits(models, config.context), config.waiting, worker, slots)
         ready = ready_text(models, f"{server_url(config.host, listener.getsockname()[1])}/v1", as_json=as_json)
         server = _Server(
             limited_config(

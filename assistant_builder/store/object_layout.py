@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assistant_builder.study import CHECKPOINT_MARKER
+from assistant_builder.study.steps import SUFFIXES
 
 STEP_LEASE = ".lease.json"
 """Suffix of the lease of a step, which is never synced: its holder writes directly to the store or shared folder."""
@@ -23,7 +24,8 @@ FULL_CHUNK_EVERY = 64
 Stamp = tuple[int, int]
 """Size of a file in bytes and modification time in nanoseconds."""
 _LOCAL = ("cancel", "run.json", "run.log.txt")
-_LOCAL_FOLDERS = ("exports",)
+_LOCAL_FOLDERS = ("exports", *(f"formats{suffix}" for suffix in ("", *SUFFIXES.values())))
+"""Folders of files that are large and can be made again."""
 _CHUNK_NAME = re.compile(r"(.+)/(\d{6,})-(\d+)\.jsonl")
 
 

@@ -223,6 +223,11 @@ class Study:
         """``evals/``: all scores; ``evals+memory/`` if that is not the main approach."""
         return self.folder / f"evals{self._suffix}"
 
+    @property
+    def formats_folder(self) -> Path:
+        """``formats``: the GGUF files that the study is scored and served with."""
+        return self.folder / f"formats{self._suffix}"
+
     def export_folder(self, name: str) -> Path:
         """``exports/<name>``: an export that the page made."""
         return self.folder / "exports" / f"{name}{self._suffix}"

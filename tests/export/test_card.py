@@ -43,8 +43,11 @@ def test_metadata_and_numbers_are_the_reports_own() -> None:
     for spec in export_specs():
         data = card_of(study, spec).data
         assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct" and data.license == "apache-2.0"
-        assert data.library_name == ("peft" if spec.format == "adapter" else "transformers")
+        assert data.library_name == {"adapter": "peft", "gguf": "gguf"}.get(spec.format, "transformers")
         assert spec.arm in data.tags and data.pipeline_tag == "text-generation"
+        if spec.cell is None:
+            assert data.eval_results is None
+            continue
         figures = {result.metric_type: result.metric_value for result in data.eval_results}
         cell = report["cells"][spec.cell]
         assert figures["perplexity"] == pytest.approx(cell["perplexity"], abs=1e-6)
@@ -127,5 +130,12 @@ def test_kinds_are_parsed() -> None:
     assert parse_export("qlora", "merged").cell == "QD" and parse_export("lora", "merged").cell == "LM"
     with pytest.raises(ValueError, match="'dora' is not one of qlora, lora"):
         parse_export("dora", "merged")
-    with pytest.raises(ValueError, match="'gguf' is not one of adapter, merged"):
-        parse_export("lora", "gguf")
+    with pytest.raises(ValueError, match="'onnx' is not one of adapter, merged, gguf"):
+        parse_export("lora", "onnx")
+    assert parse_export("lora", "gguf", "Q8_0").name == parse_export("lora", "gguf").name == "lora-gguf"
+    small = parse_export("lora", "gguf", "Q4_0")
+    assert (small.name, small.cell, small.export_format.type) == ("lora-gguf-Q4_0", None, "Q4_0")
+    with pytest.raises(ValueError, match="'Q9' is not one of BF16, Q8_0"):
+        parse_export("lora", "gguf", "Q9")
+    with pytest.raises(ValueError, match="merged has no --type"):
+        parse_export("lora", "merged", "Q8_0")

@@ -58,7 +58,8 @@ def lines_of(folder: Path) -> str:
     return found.removeprefix("python")
 
 
-@pytest.mark.parametrize("spec", export_specs(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [spec for spec in export_specs() if spec.format != "gguf"],  # see test_gguf.py
+                         ids=lambda spec: spec.name)
 def test_an_export_is_what_was_measured_and_its_lines_run(
     spec: ExportSpec, study: Study, base: Path, tmp_path: Path
 ) -> None:

@@ -45,7 +45,8 @@ def test_an_untrained_study_cannot_be_exported(tmp_path: Path) -> None:
     assert isinstance(result.exception, StudyError) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--arm", "dora"], ["--arm", "lora", "--format", "gguf"]])
+@pytest.mark.parametrize("wrong", [["--arm", "dora"], ["--arm", "lora", "--format", "onnx"],
+                                   ["--arm", "lora", "--format", "gguf", "--type", "Q9"]])
 def test_a_wrong_call_is_exit_code_2(wrong: list[str], tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", "library", *wrong, "--to", str(tmp_path)])
     assert result.exit_code == 2 and "is not one of" in result.output

@@ -92,7 +92,7 @@ def test_page_report_and_help_show_the_format(environment: dict[str, str]) -> No
     for name in ("report.html", "report.md"):
         assert "--format digest" in (study.folder / name).read_text()
     output = " ".join(run(environment, "-m", "assistant_builder", "export", "--help").split())
-    assert "digest: the name of the base in a text file" in output and "adapter|merged|digest" in output
+    assert "digest: the name of the base in a text file" in output and "adapter|merged|gguf|digest" in output
 
 
 @pytest.mark.train

@@ -43,9 +43,9 @@ def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess
 def test_settings_and_help_list_it_and_the_command_starts_it(environment: dict[str, str]) -> None:
     code = ("import json; from assistant_builder.config.serving import ServingConfig as C; "
             "print(json.dumps([C.model_json_schema()['properties']['backend']['enum'], C(backend='moon').backend]))")
-    assert json.loads(run(environment, "-c", code).stdout) == [["local", "ray", "vllm", "moon"], "moon"]
+    assert json.loads(run(environment, "-c", code).stdout) == [["local", "llamacpp", "ray", "vllm", "moon"], "moon"]
     output = " ".join(run(environment, "-m", "assistant_builder", "serve", "--help").stdout.split())
-    assert "local|ray|vllm|moon" in output
+    assert "local|llamacpp|ray|vllm|moon" in output
     assert "moon: a server on the moon (requires a rocket); answers without streams" in output
     with_adapters("library")
     done = run(environment, "-m", "assistant_builder", "serve", "library:lora", "--backend", "moon", "--port", "9")

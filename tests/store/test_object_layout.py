@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import random
 
-from assistant_builder.store.object_layout import FULL_CHUNK_EVERY, LogChunk, apply_chunks, chunks_of, next_chunk
+from assistant_builder.store.object_layout import (
+    FULL_CHUNK_EVERY,
+    LogChunk,
+    apply_chunks,
+    chunks_of,
+    is_local_only,
+    next_chunk,
+)
 
 LOG = "arms/lora-2/metrics.jsonl"
 
@@ -45,6 +52,11 @@ def test_a_chunk_contains_only_new_lines() -> None:
     assert put(objects, b"one\ntwice\n") == 6 and read(objects) == b"one\ntwice\n"  # "tw" is no line that stays
     assert list(objects) == [f"arms/lora-2/metrics/{name}.jsonl" for name in ("000001-0", "000002-8", "000003-4")]
     assert put(objects, b"") == 0 and read(objects) == b""
+
+
+def test_files_that_can_be_made_again_are_not_synced() -> None:
+    assert is_local_only("formats/demo-lora-Q8_0.gguf") and is_local_only("formats+memory/demo-lora-Q8_0.json")
+    assert is_local_only("exports/lora-merged/files/model.safetensors") and not is_local_only("evals/status.json")
 
 
 def test_other_names_are_not_chunks() -> None:

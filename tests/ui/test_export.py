@@ -79,7 +79,8 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     record_of(job, percent=62, message="Scoring it again: 8 of 20 items")
     busy = drawn(tab, study)
     assert chosen(busy) == ("lora", "merged")
-    assert [update["visible"] for update in busy["export-choice"][3:7]] == [spec == SPEC for spec in export_specs()]
+    assert [update["visible"] for update in busy["export-choice"][3 : 3 + len(export_specs())]] == [
+        spec == SPEC for spec in export_specs()]
     _, state, start, cancel, download, *_ = busy["export-lora-merged"]
     assert "62 %: Scoring it again: 8 of 20 items" in state and not start["visible"] and cancel["visible"]
     assert busy["export-lora-merged"][0] != ready["export-lora-merged"][0]

@@ -1,0 +1,337 @@
+"""Export format ``gguf``: the merged model in one file for llama.cpp and Ollama, in 16 bits or quantized."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from assistant_builder.arms import ARMS
+from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
+from assistant_builder.chat.ask import default_system_prompt
+from assistant_builder.child_process import configure_libraries
+from assistant_builder.data import Message
+from assistant_builder.errors import AssistantBuilderError, ResourceError
+from assistant_builder.export.adapter import QUESTION, curl_command, shell_word, write_object
+from assistant_builder.export.merged import write_merged_weights, write_modelfile
+from assistant_builder.export.ollama import match_family
+from assistant_builder.export_formats import (
+    OTHER_FILES_BYTES,
+    ExportFormat,
+    ExportSource,
+    ExportSpec,
+    LoadingContext,
+    Snippet,
+    base_name,
+    require_trained,
+)
+from assistant_builder.inference import llamacpp
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.checkpoint_dir import read_json_object
+from assistant_builder.models.download import fetch
+from assistant_builder.models.gguf_convert import CONVERTER, convert_checkpoint, load_dequantized, require_extra
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.quantization.ggml import GGUF_TYPES, GgufFile, Report, quantize, read_gguf, require_writer
+from assistant_builder.study import Study
+
+DEFAULT_TYPE = "Q8_0"
+_WORK = ".work"
+"""Folder in that of the export for intermediate files."""
+_MERGED, _CONVERTED, _QUANTIZED = 0.3, 0.6, 0.9
+"""Fractions of the writing at which its phases end."""
+
+
+class GgufFormat(ExportFormat):
+    """The whole model as a GGUF file, with a Modelfile that names it."""
+
+    name = "gguf"
+    label = "GGUF"
+    noun = "GGUF file"
+    explanation = "the whole model in one file, 16-bit or quantized, for llama.cpp and Ollama"
+    contents = ("One GGUF file with tokenizer and chat template, a Modelfile for Ollama, a model card with the study's "
+                "numbers, and how to load it.")
+    activity = "Merging adapter and base"
+    library = "gguf"
+    types = tuple(GGUF_TYPES)
+    type = DEFAULT_TYPE
+    lossy = GGUF_TYPES[DEFAULT_TYPE].lossy
+    relation = "quantized"
+
+    def of_type(self, type: str) -> GgufFormat:
+        """This format with another type of weights."""
+        other = copy.copy(self)
+        other.type, other.lossy = type, GGUF_TYPES[type].lossy
+        return other
+
+    def cell(self, arm: str) -> str | None:
+        """None: llama.cpp computes otherwise than the evaluation's cells."""
+        return None
+
+    def check(self) -> None:
+        """Check that the extra ``gguf`` and what writes the type are installed."""
+        require_extra("sentencepiece", "an export to GGUF")
+        require_writer(self.type)
+
+    def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
+        """The weights in this type."""
+        return round(_parameters(summary) * GGUF_TYPES[self.type].bits / 8) + OTHER_FILES_BYTES
+
+    def working_bytes(self, summary: Mapping[str, Any]) -> int:
+        """The merged model twice in 16 bits: as safetensors and as GGUF."""
+        return 4 * _parameters(summary)
+
+    def write(self, source: ExportSource, folder: Path) -> list[str]:
+        """Write the GGUF file and the Modelfile."""
+        work = folder / _WORK
+        work.mkdir()
+        full = work / "merged-f16.gguf"
+        write_float16_gguf(source, work / "merged", full, source.report)
+        path = folder / gguf_name(source.study.name, source.arm, self.type)
+        written = quantize(full, path, self.type, lambda fraction, message: source.report(
+            _CONVERTED + (_QUANTIZED - _CONVERTED) * fraction, message))
+        shutil.rmtree(work)
+        notes = [_types_sentence(written, self.type), self._check_prompts(source, path)]
+        return [*(note for note in notes if note), *write_modelfile(source, folder, f"./{path.name}")]
+
+    def _check_prompts(self, source: ExportSource, path: Path) -> str:
+        """Compare the file's prompts with the study's on held-out items; returns the result in a sentence."""
+        if not llamacpp.is_installed():
+            return (f"Tokenizer and chat template of the file were not checked, because {llamacpp.PACKAGE} is not "
+                    "installed.")
+        source.report(_QUANTIZED, "Checking tokenizer and chat template in llama.cpp")
+        conversations = {str(item["item"]): messages for item, messages in heldout_prompts(source.study, source.sample)}
+        with llamacpp.LlamaServer(path) as server:
+            llamacpp.check_prompts(server, source.prompter, conversations)
+        return (f"In llama.cpp, tokenizer and chat template of the file give exactly the study's prompts on "
+                f"{len(conversations)} held-out items.")
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """Type of the file, and the number of tensors of each GGML type."""
+        return {"type": self.type, "tensor_types": read_gguf(only_gguf(folder)).tensor_types}
+
+    def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
+        """Dequantize the file; None if transformers does not know the architecture's GGUF."""
+        return load_dequantized(only_gguf(folder), **{
+            key: value for key, value in options.items() if key not in ("use_safetensors", "trust_remote_code")})
+
+    def snippets(self, context: LoadingContext) -> list[Snippet]:
+        """Ollama, llama.cpp's server."""
+        return [Snippet("ollama", "On a laptop, with Ollama", "shell", "\n".join([
+                    f"cd {shell_word(context.folder)}",
+                    f"ollama create {shell_word(context.name)} -f Modelfile",
+                    f'ollama run {shell_word(context.name)} "{QUESTION}"'])),
+                Snippet("server", "As a server, with llama.cpp", "shell", "\n".join([
+                    f"llama-server -m {shell_word(context.folder)}/{self._name(context)} -c {context.context} "
+                    f"--alias {shell_word(context.name)} --jinja --port 8000", curl_command(context)]))]
+
+    def model_lines(self, context: LoadingContext) -> list[str]:
+        """The dequantized model."""
+        return ["from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig",
+                f"model = AutoModelForCausalLM.from_pretrained({context.folder!r}, gguf_file={self._name(context)!r}, "
+                f'quantization_config=GgufConfig(dequantize=True), dtype="{context.compute_dtype}")']
+
+    def _name(self, context: LoadingContext) -> str:
+        return gguf_name(context.name, context.arm, self.type)
+
+    def summary(self, arm: str, arm_label: str) -> str:
+        """What the file is."""
+        how = "quantized" if self.lossy else "in 16 bits"
+        return (f"An assistant for the questions of one domain, as one GGUF file for llama.cpp and Ollama, {how} "
+                f"({self.type}): {arm_label},\nthe adapter merged into its base.")
+
+    def note(self, arm: str) -> str:
+        """What quantizing does."""
+        return ("The merged model is quantized again, which may cost more quality than 4-bit training."
+                if self.lossy and ARMS[arm].quantized else "")
+
+    def limitation(self, arm: str) -> str:
+        """The study's figures are those of the 16-bit or NF4 assistant."""
+        return ("The figures of the study are those of the assistant before it was rounded to this type, computed by "
+                "PyTorch.") if self.lossy else ""
+
+
+def _parameters(summary: Mapping[str, Any]) -> int:
+    return int(summary["total_parameters"]) - int(summary["trainable_parameters"])
+
+
+def gguf_name(study: str, arm: str, type: str) -> str:
+    """Name of the file of an export."""
+    return f"{study}-{arm}-{type}.gguf"
+
+
+def only_gguf(folder: Path) -> Path:
+    """The GGUF file of an export."""
+    (path,) = folder.glob("*.gguf")
+    return path
+
+
+def write_float16_gguf(source: ExportSource, merged: Path, target: Path, report: Report) -> GgufFile:
+    """Merge the adapter, and write the merged model as a GGUF file in float16, from which every type is quantized.
+
+    The adapter is merged in float32 and the sum is rounded once to float16, so that the weights are exactly those of
+    the export ``merged`` and of the evaluation's merged cells.
+
+    Args:
+        source: What to export.
+        merged: Folder for the merged checkpoint, which is removed.
+        target: The file to write.
+        report: Progress callback.
+
+    Raises:
+        ConfigError: The extra ``gguf`` is not installed.
+        ModelError: The adapter is not the one that was trained, its weights do not fit float16, or llama.cpp's
+            converter does not support the model.
+    """
+    from assistant_builder.export.export import copy_tokenizer
+
+    report(0.0, "Merging adapter and base")
+    merged.mkdir()
+    write_merged_weights(source.study, source.arm, source.base, merged)
+    match = match_family(source.prompter, source.system)  # its Modelfile leaves a BOS token to the file's tokenizer
+    copy_tokenizer(source.base, merged, source.prompter, adds_bos=match.adds_bos if match else False)
+    for name in ("config.json", "tokenizer_config.json"):  # the converter would run the code that these name
+        write_object(merged / name, {key: value for key, value in read_json_object(merged / name).items()
+                                     if key != "auto_map"})
+    written = convert_checkpoint(merged, target, lambda fraction, message: report(
+        _MERGED + (_CONVERTED - _MERGED) * fraction, message))
+    shutil.rmtree(merged)
+    return written
+
+
+def heldout_prompts(study: Study, most: int | None = None) -> list[tuple[dict[str, Any], list[Message]]]:
+    """Held-out items of the evaluation with the conversations of their prompts, facts included; none before it.
+
+    ``most``: number of items, evenly spread over all; None for all.
+    """
+    from assistant_builder.export.verify import evenly_spaced, item_messages
+
+    items = read_jsonl(study.evals_folder / "tasks" / "items.jsonl")
+    chosen = items if most is None else evenly_spaced(items, most)
+    return [(item, item_messages(item)) for item in chosen]
+
+
+class GgufFiles:
+    """The GGUF files of one arm in the study's folder ``formats/``, each with a record that is written last."""
+
+    def __init__(self, study: Study, arm: str) -> None:
+        self.study, self.arm, self.folder = study, arm, study.formats_folder
+
+    def path(self, type: str) -> Path:
+        """Path of the file of a type."""
+        return self.folder / gguf_name(self.study.name, self.arm, type)
+
+    def record(self, type: str) -> dict[str, Any] | None:
+        """Type, bytes, ``sha256``, ``tensor_types`` and ``inputs`` of a file; None if it is missing or stale."""
+        path = self._record_file(type)
+        if not path.is_file() or not self.path(type).is_file():
+            return None
+        found: dict[str, Any] = read_json(path)
+        same = found["inputs"] == self._inputs() and found["bytes"] == self.path(type).stat().st_size
+        return found if same else None
+
+    def ensure(self, types: Sequence[str], report: Report = lambda fraction, message: None) -> dict[str, Path]:
+        """Write the files of these types that are missing or stale, from one merged model; imports torch.
+
+        A file appears complete or not at all; an exception from ``report`` cancels the rest.
+
+        Returns:
+            Type → file.
+
+        Raises:
+            ConfigError: The extra ``gguf`` is not installed, or a type needs llama.cpp, which is not.
+            StudyError: The arm is not trained, or the folder cannot be written.
+            ModelError: The base is not available, or llama.cpp's converter does not support it.
+            ResourceError: The disk is too full.
+        """
+        formats = {type: GGUF.of_type(type) for type in types}
+        for format in formats.values():
+            format.check()
+        summary = require_trained(self.study, ExportSpec(self.arm, GGUF.name))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f".{self.arm}.lock"):
+            missing = [type for type in types if self.record(type) is None]
+            if missing:
+                needed = formats[missing[0]].working_bytes(summary) + sum(
+                    formats[type].estimated_bytes(summary) for type in missing)
+                if shutil.disk_usage(self.folder).free < needed:
+                    raise ResourceError(f"the GGUF files need {needed / 1e6:,.0f} MB of disk", where=str(self.folder),
+                                        remedy="Free disk space")
+                self._write(missing, report)
+        return {type: self.path(type) for type in types}
+
+    def _write(self, types: Sequence[str], report: Report) -> None:
+        for left in self.folder.glob(f".{self.arm}-*/"):  # of a killed process; this one has the lock
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{self.arm}-") as work:
+            full = Path(work) / "merged-f16.gguf"
+            write_float16_gguf(_source(self.study, self.arm), Path(work) / "merged", full, report)
+            for place, type in enumerate(types):
+                def within(fraction: float, message: str, place: int = place) -> None:
+                    report(_CONVERTED + (1 - _CONVERTED) * (place + fraction) / len(types), message)
+
+                made = Path(work) / self.path(type).name
+                written = quantize(full, made, type, within)
+                record = {"type": type, "bytes": made.stat().st_size, "sha256": file_hash(made),
+                          "tensor_types": written.tensor_types, "inputs": self._inputs()}
+                self._record_file(type).unlink(missing_ok=True)
+                os.replace(made, self.path(type))
+                write_json(self._record_file(type), record)
+
+    def _record_file(self, type: str) -> Path:
+        return self.path(type).with_suffix(".json")
+
+    def _inputs(self) -> dict[str, Any]:
+        """What a file is made of."""
+        return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json")["adapter_sha256"],
+                "template_date": self.study.template_date.isoformat(), "converter": CONVERTER.wheel.requirement}
+
+
+def _source(study: Study, arm: str) -> ExportSource:
+    model = study.config.model
+    base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision,
+                 trust_remote_code=allows_code(model))
+    return ExportSource(study, arm, f"{study.name}: {arm}", base, base_name(study)[0],
+                        ChatTokenizer.load(base, study.record_template_date()), default_system_prompt(study))
+
+
+def _types_sentence(written: GgufFile, type: str) -> str:
+    """The tensors by type, and those that have another type than their file."""
+    counts = ", ".join(f"{count} {kind}" for kind, count in written.tensor_types.items())
+    main = next(iter(written.tensor_types))
+    others = [tensor for tensor in written.tensors if tensor.type not in (main, "F32")]
+    named = ", ".join(f"{tensor.name} as {tensor.type}" for tensor in others[:3])
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return f"Tensors of the {type} file: {counts}" + (f" ({named}{more})." if others else ".")
+
+
+GGUF = GgufFormat()
+
+
+def main() -> int:
+    """Write files of a study: ``python -m assistant_builder.export.gguf --study DIR --arm lora --types Q8_0,Q4_0``."""
+    parser = argparse.ArgumentParser(description="Write GGUF files of a trained assistant to its study.")
+    parser.add_argument("--study", type=Path, required=True, help="the study's folder")
+    parser.add_argument("--approach", help="the approach of the assistant; default: the main one")
+    parser.add_argument("--arm", choices=list(ARMS), required=True)
+    parser.add_argument("--types", required=True, help=f"of {', '.join(GGUF_TYPES)}, with commas")
+    options = parser.parse_args()
+    configure_libraries()
+    try:
+        GgufFiles(Study(options.study, options.approach), options.arm).ensure(options.types.split(","))
+    except AssistantBuilderError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

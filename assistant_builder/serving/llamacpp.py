@@ -1,0 +1,188 @@
+"""Serving backend ``llamacpp``: each assistant as a GGUF file in llama.cpp, fast on a CPU.
+
+The worker process (``python -m assistant_builder.serving.llamacpp SETTINGS``) looks facts up and applies the rule for
+declining as the PyTorch backend does; each file is loaded by a process of its own
+(:mod:`assistant_builder.inference.llamacpp`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from assistant_builder.atomic_io import read_json
+from assistant_builder.chat.ask import context_tokens
+from assistant_builder.chat.client import ChatWorker
+from assistant_builder.chat.worker import run_server
+from assistant_builder.child_process import compute_environment, configure_libraries, python_command, run_program
+from assistant_builder.config.serving import ServingBackend, ServingConfig
+from assistant_builder.errors import ModelError
+from assistant_builder.export.gguf import DEFAULT_TYPE, GGUF, GgufFiles, heldout_prompts
+from assistant_builder.inference.llamacpp import LlamaServer, check_prompts, require_llamacpp
+from assistant_builder.inference.session import Chunk, Finish, Memory, ProgressCallback, Sampling, Session
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.checkpoint_dir import context_length
+from assistant_builder.models.download import fetch
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.serving.local import serve_with
+from assistant_builder.serving.registry import ModelRegistry
+from assistant_builder.study import Study
+
+_CHECKED = 20
+"""Held-out items whose prompts are compared when a file is loaded."""
+
+
+def served_type(study: Study, arm: str) -> str:
+    """The type of the smallest file that is no worse if the report names one of this arm, else the default type."""
+    path = study.report_file
+    found = (read_json(path) if path.is_file() else {}).get("smallest_no_worse") or {}
+    return str(found["name"]) if found.get("arm") == arm and found.get("name") in GGUF.types else DEFAULT_TYPE
+
+
+class LlamaCppSession(Session):
+    """Assistants of a server, by id, each in a llama.cpp process of its own.
+
+    A file that the study does not have is written first. A process that has ended is started again by the next
+    question.
+    """
+
+    def __init__(self, assistants: Mapping[str, tuple[Study, str]], *, type: str | None = None, slots: int = 1,
+                 context: int | None = None) -> None:
+        """Prepare the session; nothing is loaded.
+
+        Args:
+            assistants: Id → study and arm.
+            type: Type of the files; None for :func:`served_type`.
+            slots: Questions to one assistant that are answered at a time.
+            context: Most tokens of a prompt without facts and its answer; None for the default of the study.
+        """
+        super().__init__(tuple(assistants), "the server")
+        self._assistants, self._type, self._slots, self._requested = dict(assistants), type, slots, context
+
+    def ready(self, speaker: str) -> bool:
+        """Whether the file is loaded and its process runs."""
+        if speaker in self._loaded and not self._loaded[speaker][0].running:
+            server, _ = self._loaded.pop(speaker)
+            self._memory.pop(speaker, None)
+            server.close()
+        return super().ready(speaker)
+
+    def close(self) -> None:
+        """End the processes."""
+        for server, _ in self._loaded.values():
+            server.close()
+        self._loaded.clear()
+
+    def _load(self, speaker: str, report: ProgressCallback) -> bool:
+        if speaker in self._loaded:
+            return False
+        study, arm = self._assistants[speaker]
+        type = self._type or served_type(study, arm)
+        files = GgufFiles(study, arm)
+        path = files.path(type) if files.record(type) is not None else _write_file(files, type, report)
+        report(f"Loading the {type} file", 0.8)
+        model = study.config.model
+        base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision,
+                     trust_remote_code=allows_code(model))
+        prompter = ChatTokenizer.load(base, study.template_date)
+        limit = context_length(base)
+        facts = study.config.train.max_length if study.config.grounded else 0
+        context = min(limit, context_tokens([study.config], limit, self._requested) + facts)
+        server = LlamaServer(path, context=context, slots=self._slots)
+        try:
+            items = heldout_prompts(study, _CHECKED)
+            check_prompts(server, prompter, {str(item["item"]): messages for item, messages in items})
+            self._look_up(study, prompter, {speaker: arm})
+        except BaseException:
+            server.close()
+            raise
+        self._loaded[speaker] = server, prompter
+        return False
+
+    def _context(self, speaker: str) -> int:
+        return int(self._loaded[speaker][0].context)
+
+    def _measure(self, speaker: str, *, shared: bool) -> Memory:
+        return Memory(self._loaded[speaker][0].resident_bytes, 0, shared)
+
+    def _generate(self, speaker: str, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
+                  certainties: list[float]) -> Iterator[Chunk]:
+        server, prompter = self._loaded[speaker]
+        return _chunks(server, prompter.stop_ids, ids, limit, sampling, stop_event, certainties,
+                       logprobs=speaker in self._grounded)
+
+
+def _chunks(server: LlamaServer, stop_ids: Sequence[int], ids: Sequence[int], limit: int, sampling: Sampling,
+            stop_event: threading.Event, certainties: list[float], *, logprobs: bool) -> Iterator[Chunk]:
+    """The chunks of an answer, its text without white space at its ends, as the PyTorch backend has it."""
+    started = time.perf_counter()
+    first: float | None = None
+    text, shown = "", 0
+    for piece in server.stream(ids, limit, stop_ids=stop_ids, logprobs=logprobs, sampling=sampling,
+                               stop_event=stop_event):
+        seconds = time.perf_counter() - started
+        first = seconds if first is None else first
+        certainties += piece.logprobs
+        text += piece.text
+        visible = text.strip()
+        finish: Finish | None = piece.finish
+        if finish or len(visible) > shown:
+            yield Chunk(visible[shown:], piece.tokens, first, seconds, finish)
+            shown = len(visible)
+
+
+def _write_file(files: GgufFiles, type: str, report: ProgressCallback) -> Path:
+    """Write a file in a process, which needs PyTorch, and whose memory is free afterwards."""
+    command = python_command("-m", "assistant_builder.export.gguf", "--study", str(files.study.folder), "--approach",
+                             files.study.approach or files.study.config.approaches[0], "--arm", files.arm,
+                             "--types", type)
+    code, last = run_program(command, compute_environment(), lambda: report(f"Writing the {type} file", 0.3))
+    if code:
+        raise ModelError(f"the {type} file could not be written: {last or f'exit code {code}'}",
+                         where=f"study {files.study.name}", remedy=f"Try 'assistant-builder export {files.study.name} "
+                         f"--arm {files.arm} --format gguf --type {type} --to DIR'")
+    return files.path(type)
+
+
+def serve_with_llamacpp(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
+                        notify: Callable[[str], None] = lambda line: None) -> None:
+    """Serve until interrupted; arguments as of :attr:`ServingBackend.start`.
+
+    Raises:
+        ConfigError: The extra ``gguf`` is not installed, other machines could use the server without a key, or the
+            address is not available.
+        ModelError: A base is not available.
+    """
+    require_llamacpp()
+    settings = {"assistants": [[each.id, str(each.folder), each.arm, each.approach] for each in models.assistants],
+                "type": config.type, "slots": config.slots, "context": config.context}
+    worker = ChatWorker(python_command("-m", __name__, json.dumps(settings)))
+    serve_with(worker, models, config, key, slots=config.slots, as_json=as_json)
+
+
+LLAMACPP = ServingBackend(name="llamacpp", label="llama.cpp", start=serve_with_llamacpp,
+                          requires="assistant-builder[gguf]",
+                          explanation="this machine, GGUF files in llama.cpp: the fastest on a CPU")
+
+
+def main() -> None:
+    """Start the worker."""
+    parser = argparse.ArgumentParser(description="Answer questions with GGUF files of trained assistants.")
+    parser.add_argument("settings", help="JSON: assistants ([[id, folder of the study, arm, approach or null], …]), "
+                        "type, slots, context")
+    settings = json.loads(parser.parse_args().settings)
+    configure_libraries()
+    session = LlamaCppSession(
+        {name: (Study(Path(folder), approach), arm) for name, folder, arm, approach in settings["assistants"]},
+        type=settings["type"], slots=settings["slots"], context=settings["context"])
+    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False,  # ends with the server
+               concurrency=settings["slots"])
+
+
+if __name__ == "__main__":
+    main()

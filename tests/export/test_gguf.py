@@ -1,0 +1,144 @@
+"""Exports to GGUF: one file that llama.cpp loads, with the weights that were measured."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.atomic_io import file_hash, read_json, write_json
+from assistant_builder.errors import Cancelled, ConfigError, ModelError
+from assistant_builder.export.export import loading_snippets, write_export
+from assistant_builder.export.gguf import GGUF, GgufFiles, only_gguf
+from assistant_builder.export.job import ExportJob
+from assistant_builder.export_formats import EXPORT_FORMATS, export_specs, parse_export
+from assistant_builder.inference import llamacpp
+from assistant_builder.models.gguf_convert import convert_checkpoint, load_dequantized
+from assistant_builder.quantization.ggml import GGUF_TYPES, read_gguf
+from assistant_builder.study import Study
+from tests.export.tiny import scored, tiny_base, tiny_study
+from tests.synthetic_study import finished_study
+
+LINEAR = 4 * 7
+"""Matrices of the base with four layers."""
+
+
+def test_a_type_makes_a_format_of_its_own() -> None:
+    study = finished_study()
+    summary = {"total_parameters": 139_000_000, "trainable_parameters": 4_000_000}
+    sizes = [EXPORT_FORMATS["gguf"].of_type(type).estimated_bytes(summary) for type in GGUF_TYPES]
+    assert sizes == sorted(sizes, reverse=True) and EXPORT_FORMATS["gguf"].type == "Q8_0"
+    assert [spec.type for spec in export_specs() if spec.format == "gguf"] == ["", ""]
+    ollama, server = loading_snippets(study, parse_export("lora", "gguf", "Q4_0"), folder="out", base="B")
+    assert "ollama create library -f Modelfile" in ollama.text
+    assert "llama-server -m out/library-lora-Q4_0.gguf" in server.text and "curl" in server.text
+    assert GGUF.of_type("BF16").lossy is False and GGUF.lossy is True
+
+
+def test_without_the_extra_nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    study = finished_study()
+    for arm in ("lora", "qlora"):
+        adapter = study.arm_folder(arm) / "adapter"
+        adapter.mkdir(parents=True, exist_ok=True)
+        (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    job = ExportJob(study, parse_export("lora", "gguf"))
+    with pytest.raises(ConfigError, match=r"pip install 'assistant-builder\[gguf\]'"):
+        job.start(tmp_path / "out")
+    assert job.record() is None
+
+
+@pytest.mark.train
+def test_a_model_that_the_converter_does_not_know_is_refused_in_one_line(converter: Path, tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")  # its tokenizer is in no list of the converter's
+    with pytest.raises(ModelError, match="llama.cpp's converter failed") as caught:
+        convert_checkpoint(base, tmp_path / "out.gguf")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out.gguf").exists()
+
+
+@pytest.fixture
+def study(short_base: Path, converter: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tiny_study(short_base, system="Answer in one word.")
+
+
+def export(study: Study, type: str, target: Path, **more: Any) -> dict[str, Any]:
+    return write_export(study, parse_export("lora", "gguf", type), target, force=False, sample=4,
+                        report=lambda percent, message: None, **more)
+
+
+@pytest.mark.train
+def test_an_export_has_one_file_that_the_modelfile_names(study: Study, short_base: Path, tmp_path: Path) -> None:
+    scored(study, short_base)
+    record = export(study, "BF16", tmp_path / "full")
+    assert record["rescore"]["outcome"] in ("as measured", "moved") and record["rescore"]["lossy"] is False
+    assert record["tensor_types"]["BF16"] == LINEAR + 1
+    small = export(study, "Q4_0", tmp_path / "small")
+    assert small["tensor_types"] == {"Q4_0": LINEAR, "F32": 9, "Q8_0": 1} and small["type"] == "Q4_0"
+    assert small["rescore"]["lossy"] and small["rescore"]["items"] == 4
+    path = only_gguf(tmp_path / "small")
+    assert path.name == "tiny-lora-Q4_0.gguf"
+    modelfile = (tmp_path / "small" / "Modelfile").read_text()
+    assert f"FROM ./{path.name}\n" in modelfile and 'SYSTEM """Answer in one word."""' in modelfile
+    listed = {entry["name"] for entry in small["files"]}
+    assert {path.name, "Modelfile", "README.md", "LOADING.md", "DATA.md"} <= listed
+    assert not [name for name in listed if "merged" in name or name.endswith(".safetensors")]
+    assert any("210" not in line and "28 Q4_0" in line for line in small["sentences"])
+    if llamacpp.is_installed():
+        assert any("exactly the study's prompts on 4 held-out items" in line for line in small["sentences"])
+    assert "Q4_0" in (tmp_path / "small" / "README.md").read_text()
+
+
+@pytest.mark.train
+def test_the_weights_are_those_of_the_merged_export(study: Study, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    write_export(study, parse_export("lora", "merged"), tmp_path / "merged", force=False, sample=4,
+                 report=lambda percent, message: None)
+    path = GgufFiles(study, "lora").ensure(["BF16"])["BF16"]
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    found = load_dequantized(path, dtype=torch.bfloat16).state_dict()
+    assert all(torch.equal(found[name], value.to(torch.bfloat16)) for name, value in merged.items())
+
+
+@pytest.mark.train
+def test_files_of_a_study_are_written_together_and_once(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = GgufFiles(study, "lora")
+    assert files.record("Q8_0") is None
+
+    def cancel(fraction: float, message: str) -> None:
+        if "Q4_0" in message:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        files.ensure(["Q8_0", "Q4_0"], cancel)
+    assert [path.name for path in files.folder.glob("*.gguf")] == ["tiny-lora-Q8_0.gguf"]
+    assert not [path for path in files.folder.iterdir() if path.is_dir()]
+    left = files.folder / ".lora-killed"
+    left.mkdir()
+    found = files.ensure(["Q8_0", "Q4_0"])
+    assert not left.exists() and {type: read_gguf(path).path for type, path in found.items()} == found
+    for type, path in found.items():
+        record = files.record(type)
+        assert record is not None and record["sha256"] == file_hash(path) and record["type"] == type
+    monkeypatch.setattr(GgufFiles, "_write", None)  # nothing is left to write
+    assert files.ensure(["Q4_0"]) == {"Q4_0": found["Q4_0"]}
+    summary = study.arm_folder("lora") / "summary.json"
+    write_json(summary, {**read_json(summary), "adapter_sha256": "another"})
+    assert files.record("Q4_0") is None
+
+
+@pytest.mark.train
+def test_a_cancelled_export_leaves_nothing(study: Study, tmp_path: Path) -> None:
+    def report(percent: int, message: str) -> None:
+        if "Quantizing" in message:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        write_export(study, parse_export("lora", "gguf", "Q4_0"), tmp_path / "out", force=False, sample=4,
+                     report=report)
+    shutil.rmtree(tmp_path / "home", ignore_errors=True)
+    assert [path for path in tmp_path.iterdir() if path.name.startswith((".assistant", "out"))] == []
