@@ -54,9 +54,9 @@ def asked_otherwise(pairs: Sequence[Pair], seed: int, *, typed: bool) -> list[Pa
 
 def mixed(question: str, other: str, rng: random.Random) -> str:
     """At least half of a question, with at most as many consecutive words of another before or after it."""
-    own, piece = question.split(), other.split()
-    own = _piece(own, rng.randrange((len(own) + 1) // 2, len(own) + 1), rng)
-    piece = _piece(piece, rng.randrange(1, max(min(len(piece), len(own)), 1) + 1), rng)
+    words, others = question.split(), other.split()
+    own = _piece(words, rng.randrange((len(words) + 1) // 2, len(words) + 1), rng)
+    piece = _piece(others, rng.randrange(1, max(min(len(others), len(own)), 1) + 1), rng)
     return " ".join([*piece, *own] if rng.random() < 0.5 else [*own, *piece]) or question
 
 

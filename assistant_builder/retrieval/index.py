@@ -154,7 +154,7 @@ def fact_vectors(facts: Sequence[Fact], embedder: TextEncoder, progress: Progres
 
 def on_grid(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors of any shape, rounded to multiples of 1/:data:`GRID`, which float16 holds exactly."""
-    return np.round(np.asarray(vectors, dtype=np.float32) * np.float32(GRID)) / np.float32(GRID)
+    return (np.round(np.asarray(vectors, dtype=np.float32) * GRID) / GRID).astype(np.float32)
 
 
 class Index:
