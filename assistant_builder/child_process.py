@@ -112,7 +112,22 @@ def configure_libraries() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    limit_library_output(logging.WARNING)
+
+
+def limit_library_output(level: int) -> None:
+    """Let libraries write only messages of at least this level to standard error, and no progress bars.
+
+    Python warnings count as messages of the level WARNING. Warnings of this package are always written. Must be called
+    before the libraries are imported.
+    """
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):  # their loggers do not use the root logger
+        os.environ[f"{library}_VERBOSITY"] = logging.getLevelName(level).lower()
+    logging.basicConfig(stream=sys.stderr)
+    logging.getLogger().setLevel(level)
+    logging.getLogger("assistant_builder").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
 
 
 def memory_bytes(device: str) -> int:

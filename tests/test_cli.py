@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -85,3 +87,39 @@ def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up: bool, m
     assert (answer["sources"], answer["declined"]) == ([source] if look_up else [], False)
     shown = CliRunner().invoke(app, words).stdout
     assert ("row 3: Opening" in shown) is look_up and "\x1b" not in shown
+
+
+@pytest.mark.parametrize("level", ["ERROR", "WARNING"])
+def test_the_terminal_shows_only_errors_of_libraries_and_logs_show_warnings(level: str) -> None:
+    code = f"""
+import logging, sys, warnings
+from assistant_builder import child_process, cli
+from assistant_builder.errors import ConfigError
+from assistant_builder.study import Study
+
+def load(name):
+    if {level == "WARNING"}:
+        child_process.configure_libraries()  # as a step does
+    from transformers.utils import logging as of_transformers
+    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")
+    of_transformers.get_logger("transformers.modeling_utils").warning("a setting is deprecated")
+    warnings.warn("is_gradient_checkpointing is deprecated", FutureWarning)
+    list(of_transformers.tqdm([1, 2], desc="Loading weights"))
+    logging.getLogger("bitsandbytes").error("a library failed")
+    logging.getLogger("assistant_builder.web").warning("login refused")
+    raise ConfigError("the study is damaged", remedy="Repair it")
+
+Study.open = load
+sys.argv[1:] = ["ask", "library", "When?"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    *lines, last = done.stderr.splitlines()
+    assert last == "assistant-builder: the study is damaged. Repair it" and done.stdout == ""
+    if level == "ERROR":
+        assert lines == ["ERROR:bitsandbytes:a library failed", "WARNING:assistant_builder.web:login refused"]
+    else:
+        assert "Loading weights" not in done.stderr
+        for text in ("gemm_4bit_forward", "is_gradient_checkpointing", "a setting is deprecated"):
+            assert text in done.stderr
