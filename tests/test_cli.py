@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import write_json
-from assistant_builder.cli import app
+from assistant_builder.cli import app, output
 from assistant_builder.inference.session import ChatSession, Chunk, Sampling
-from assistant_builder.runner.backend import Event
+from assistant_builder.runner.backend import QUEUE, Event, waiting_message
 from assistant_builder.study import Study
+from assistant_builder.study.steps import Progress
 from tests.synthetic_study import new_study, with_data
 
 FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
@@ -123,3 +124,32 @@ cli.main()
         assert "Loading weights" not in done.stderr
         for text in ("gemm_4bit_forward", "is_gradient_checkpointing", "a setting is deprecated"):
             assert text in done.stderr
+
+
+def test_progress_without_a_terminal_is_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.run_display() as display:
+        for names in (["rivers"], ["rivers"], []):
+            display(Event(QUEUE, "queued" if names else "succeeded", Progress(0, 0, "runs", waiting_message(names))))
+        display(Event("data", "succeeded", reused=True))
+        display(Event("train-lora", "running", None))
+        for done in range(41):
+            display(Event("train-lora", "running", Progress(done, 40, "steps", "Training lora", 3.0 * (40 - done))))
+        display(Event("train-lora", "succeeded"))
+        display(Event("evaluate", "running", Progress(0, 100, "%", "Loading the base model")))
+        for done in (4, 26, 24, 31):
+            display(Event("evaluate", "running", Progress(done, 100, "%", "Scoring L16")))
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert shown.out == "" and lines[:4] == [
+        "queue: waits for study rivers", "data: already done", "train-lora: started",
+        "train-lora: 10 %, Training lora, 1 min 48 s left"]
+    assert [line.split(",")[0] for line in lines[3:12]] == [f"train-lora: {tenth} %" for tenth in range(10, 100, 10)]
+    assert lines[12:] == ["train-lora: done in 0 s", "evaluate: started", "evaluate: 20 %, Scoring L16",
+                          "evaluate: 30 %, Scoring L16"]
+
+
+def test_progress_in_a_terminal_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with output.run_display() as display:
+        display(Event("train-lora", "running", Progress(20, 40, "steps", "Training lora", 60.0)))
+    assert " 50 %" in (shown := capsys.readouterr().err) and "train-lora: started" not in shown
