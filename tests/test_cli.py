@@ -15,7 +15,7 @@ from assistant_builder.inference.session import ChatSession, Chunk, Sampling
 from assistant_builder.runner.backend import QUEUE, Event, waiting_message
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
-from tests.synthetic_study import new_study, with_data
+from tests.synthetic_study import finished_study, new_study, with_data
 
 FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 SPLIT = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 20}}
@@ -53,7 +53,6 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
         study: Study, *, on_event: Callable[[Event], None] = lambda event: None, **_: object
     ) -> None:
         write_json(study.folder / "data" / "split.json", SPLIT)
-        write_json(study.folder / "report.json", {"sentence": "The verdict."})
         for step in ("data", "train-lora"):
             on_event(Event(step, "running"))
             seen.append(f"{step} runs")
@@ -61,6 +60,7 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
 
     monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
     monkeypatch.setattr("evals.report.verdict.explain_study", lambda study: "The verdict is by exact match.")
+    monkeypatch.setattr("assistant_builder.cli.output.conclusion_lines", lambda study: ["The conclusion."])
     monkeypatch.setattr("typer.echo", seen.append)
     done = CliRunner().invoke(app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])])
     assert done.exit_code == 0, done.output
@@ -69,7 +69,9 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
     assert ("The verdict is by exact match." in seen) == bool(told)
     assert seen.index("data runs") + 2 * bool(told) < seen.index("train-lora runs")
     if as_json:
-        assert json.loads(done.stdout)["name"] == "told"
+        assert json.loads(done.stdout)["name"] == "told" and done.stderr == "" and "The conclusion." not in seen
+    else:
+        assert seen[-2] == "The conclusion." and seen[-1].startswith("Report: ")
 
 
 @pytest.mark.parametrize("look_up", [True, False])
@@ -153,3 +155,19 @@ def test_progress_in_a_terminal_is_a_bar(capsys: pytest.CaptureFixture[str], mon
     with output.run_display() as display:
         display(Event("train-lora", "running", Progress(20, 40, "steps", "Training lora", 60.0)))
     assert " 50 %" in (shown := capsys.readouterr().err) and "train-lora: started" not in shown
+
+
+def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = finished_study()
+    monkeypatch.setattr("assistant_builder.runner.open_study.open_or_create", lambda *_, **__: study)
+    monkeypatch.setattr("assistant_builder.runner.run.run_study", lambda *_, **__: None)
+    lines = output.conclusion_lines(study)
+    assert [line.partition("?")[0].partition(":")[0] for line in lines[:3]] == [
+        "Is it good enough", "What did 4-bit cost", "What to do"]
+    assert "fact" not in lines[0] and lines[3].startswith("  assistant-builder ask library \"")
+    run = CliRunner().invoke(app, ["run", study.name])
+    assert run.exit_code == 0, run.exception
+    assert run.stdout.splitlines() == [*lines, f"Report: {study.folder / 'report.html'}"]
+    shown = CliRunner().invoke(app, ["report", study.name])
+    assert shown.stdout == f"{study.folder / 'report.html'}\n" and shown.stderr.splitlines() == lines
+    assert CliRunner().invoke(app, ["report", study.name, "--format", "json"]).stderr == ""

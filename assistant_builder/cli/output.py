@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.config import Approach
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.redaction import escape_control_characters
@@ -23,6 +24,7 @@ from assistant_builder.runner.backend import QUEUE, Event
 
 if TYPE_CHECKING:
     from assistant_builder.data import Findings
+    from assistant_builder.study import Study
 
 MARKS = {"queued": "·", "running": "▸", "succeeded": "✓", "failed": "✗", "cancelled": "■", "lost": "?"}
 
@@ -163,6 +165,13 @@ def run_display() -> Iterator[Callable[[Event], None]]:
                         TextColumn("{task.fields[eta]}"), console=console, transient=False, disable=False)
     with progress:
         yield ProgressBars(progress)
+
+
+def conclusion_lines(study: Study) -> list[str]:
+    """The conclusion of a study's report, as lines for the terminal."""
+    from evals.report.conclusion import conclude
+
+    return [escape_control_characters(line) for line in conclude(read_json(study.folder / "report.json")).lines]
 
 
 def has_nodes(status: dict[str, Any]) -> bool:
