@@ -20,7 +20,9 @@ from evals.report.verdict import harm_interval
 
 EXACT = "exact_match"
 NOT_READY = 0.5
-"""An assistant that answers a smaller share of the test questions right is called not ready."""
+"""An assistant with a smaller share of right answers is called not ready."""
+NOT_READY_OVERLAP = 0.3
+"""The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
 _MAX_QUESTION = 80  # characters of the question in the suggested command
 
 
@@ -59,7 +61,7 @@ def conclude(report: Mapping[str, Any]) -> Conclusion:
     if metrics.get(metric) is None:
         metric = report["primary_metric"]
     rival, outcome = _copying(report, arm, metric)
-    too_few = metric != LOSS and metrics[metric] < NOT_READY
+    too_few = metric != LOSS and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
     ready = not too_few and outcome != "worse"
     good_enough = " ".join(filter(None, (
         _answers(report, arm, metric), _declines(report, arm), rival, "It is not ready for use." if too_few else "")))
