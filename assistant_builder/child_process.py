@@ -24,6 +24,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 _INSTALLED = ("site-packages", "dist-packages")
 _POLL_SECONDS = 0.2
 _LAST_BYTES = 100_000
+_HANDLER = "limited standard error"
+"""Name of the log handler of :func:`limit_library_output`."""
 _NICENESS = 10
 """Of 19: a process at 0 gets about nine times as much of a shared core; an idle core is used fully."""
 
@@ -112,7 +114,30 @@ def configure_libraries() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    limit_library_output(logging.WARNING)
+
+
+def limit_library_output(level: int) -> None:
+    """Let libraries write only messages of at least this level to standard error, and no progress bars.
+
+    Python warnings count as messages of the level WARNING. Warnings of this package are always written. Must be called
+    before the libraries are imported.
+    """
+    def is_shown(record: logging.LogRecord) -> bool:
+        own = record.name.partition(".")[0] == "assistant_builder"
+        return record.levelno >= (logging.WARNING if own else level)
+
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):  # their loggers do not use the root logger
+        os.environ[f"{library}_VERBOSITY"] = logging.getLevelName(level).lower()
+    logging.captureWarnings(True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(_HANDLER)
+    handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    handler.addFilter(is_shown)  # not the level of the root logger, because some libraries set that of their own logger
+    root = logging.getLogger()
+    if all(known.name == _HANDLER for known in root.handlers):
+        root.handlers = [handler]
 
 
 def memory_bytes(device: str) -> int:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,11 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import write_json
-from assistant_builder.cli import app
+from assistant_builder.cli import app, output
 from assistant_builder.inference.session import ChatSession, Chunk, Sampling
-from assistant_builder.runner.backend import Event
+from assistant_builder.runner.backend import QUEUE, Event, waiting_message
 from assistant_builder.study import Study
-from tests.synthetic_study import new_study, with_data
+from assistant_builder.study.steps import Progress
+from tests.synthetic_study import finished_study, new_study, with_data
 
 FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 SPLIT = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 20}}
@@ -50,7 +53,6 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
         study: Study, *, on_event: Callable[[Event], None] = lambda event: None, **_: object
     ) -> None:
         write_json(study.folder / "data" / "split.json", SPLIT)
-        write_json(study.folder / "report.json", {"sentence": "The verdict."})
         for step in ("data", "train-lora"):
             on_event(Event(step, "running"))
             seen.append(f"{step} runs")
@@ -58,6 +60,7 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
 
     monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
     monkeypatch.setattr("evals.report.verdict.explain_study", lambda study: "The verdict is by exact match.")
+    monkeypatch.setattr("assistant_builder.cli.output.conclusion_lines", lambda study: ["The conclusion."])
     monkeypatch.setattr("typer.echo", seen.append)
     done = CliRunner().invoke(app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])])
     assert done.exit_code == 0, done.output
@@ -66,7 +69,9 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
     assert ("The verdict is by exact match." in seen) == bool(told)
     assert seen.index("data runs") + 2 * bool(told) < seen.index("train-lora runs")
     if as_json:
-        assert json.loads(done.stdout)["name"] == "told"
+        assert json.loads(done.stdout)["name"] == "told" and done.stderr == "" and "The conclusion." not in seen
+    else:
+        assert seen[-2] == "The conclusion." and seen[-1].startswith("Report: ")
 
 
 @pytest.mark.parametrize("look_up", [True, False])
@@ -85,3 +90,87 @@ def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up: bool, m
     assert (answer["sources"], answer["declined"]) == ([source] if look_up else [], False)
     shown = CliRunner().invoke(app, words).stdout
     assert ("row 3: Opening" in shown) is look_up and "\x1b" not in shown
+
+
+@pytest.mark.parametrize("level", ["ERROR", "WARNING"])
+def test_the_terminal_shows_only_errors_of_libraries_and_logs_show_warnings(level: str) -> None:
+    code = f"""
+import logging, sys, warnings
+from assistant_builder import child_process, cli
+from assistant_builder.errors import ConfigError
+from assistant_builder.study import Study
+
+def load(name):
+    if {level == "WARNING"}:
+        child_process.configure_libraries()  # as a step does
+    from transformers.utils import logging as of_transformers
+    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")
+    of_transformers.get_logger("transformers.modeling_utils").warning("a setting is deprecated")
+    chatty = logging.getLogger("bm25s")
+    chatty.setLevel(logging.DEBUG)
+    chatty.debug("Building index")
+    warnings.warn("is_gradient_checkpointing is deprecated", FutureWarning)
+    list(of_transformers.tqdm([1, 2], desc="Loading weights"))
+    logging.getLogger("bitsandbytes").error("a library failed")
+    logging.getLogger("assistant_builder.web").warning("login refused")
+    raise ConfigError("the study is damaged", remedy="Repair it")
+
+Study.open = load
+sys.argv[1:] = ["ask", "library", "When?"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    *lines, last = done.stderr.splitlines()
+    assert last == "assistant-builder: the study is damaged. Repair it" and done.stdout == ""
+    if level == "ERROR":
+        assert lines == ["ERROR:bitsandbytes:a library failed", "WARNING:assistant_builder.web:login refused"]
+    else:
+        assert "Loading weights" not in done.stderr and "Building index" not in done.stderr
+        for text in ("gemm_4bit_forward", "is_gradient_checkpointing", "a setting is deprecated"):
+            assert text in done.stderr
+
+
+def test_progress_without_a_terminal_is_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.run_display() as display:
+        for names in (["rivers"], ["rivers"], []):
+            display(Event(QUEUE, "queued" if names else "succeeded", Progress(0, 0, "runs", waiting_message(names))))
+        display(Event("data", "succeeded", reused=True))
+        display(Event("train-lora", "running", None))
+        for done in range(41):
+            display(Event("train-lora", "running", Progress(done, 40, "steps", "Training lora", 3.0 * (40 - done))))
+        display(Event("train-lora", "succeeded"))
+        display(Event("evaluate", "running", Progress(0, 100, "%", "Loading the base model")))
+        for done in (4, 26, 24, 31):
+            display(Event("evaluate", "running", Progress(done, 100, "%", "Scoring L16")))
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert shown.out == "" and lines[:4] == [
+        "queue: waits for study rivers", "data: already done", "train-lora: started",
+        "train-lora: 10 %, Training lora, 1 min 48 s left"]
+    assert [line.split(",")[0] for line in lines[3:12]] == [f"train-lora: {tenth} %" for tenth in range(10, 100, 10)]
+    assert lines[12:] == ["train-lora: done in 0 s", "evaluate: started", "evaluate: 20 %, Scoring L16",
+                          "evaluate: 30 %, Scoring L16"]
+
+
+def test_progress_in_a_terminal_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with output.run_display() as display:
+        display(Event("train-lora", "running", Progress(20, 40, "steps", "Training lora", 60.0)))
+    assert " 50 %" in (shown := capsys.readouterr().err) and "train-lora: started" not in shown
+
+
+def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = finished_study()
+    monkeypatch.setattr("assistant_builder.runner.open_study.open_or_create", lambda *_, **__: study)
+    monkeypatch.setattr("assistant_builder.runner.run.run_study", lambda *_, **__: None)
+    lines = output.conclusion_lines(study)
+    assert [line.partition("?")[0].partition(":")[0] for line in lines[:3]] == [
+        "Is it good enough", "What did 4-bit cost", "What to do"]
+    assert "fact" not in lines[0] and lines[3].startswith("  assistant-builder ask library \"")
+    run = CliRunner().invoke(app, ["run", study.name])
+    assert run.exit_code == 0, run.exception
+    assert run.stdout.splitlines() == [*lines, f"Report: {study.folder / 'report.html'}"]
+    shown = CliRunner().invoke(app, ["report", study.name])
+    assert shown.stdout == f"{study.folder / 'report.html'}\n" and shown.stderr.splitlines() == lines
+    assert CliRunner().invoke(app, ["report", study.name, "--format", "json"]).stderr == ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
 
 from assistant_builder import __version__
+from assistant_builder.child_process import limit_library_output
 from assistant_builder.cli import app as app_commands
 from assistant_builder.cli import ask, data, doctor, export, output, plan, report, run, serve, sweep
 from assistant_builder.cli.options import with_choices
@@ -43,6 +45,7 @@ app.command("step", hidden=True)(run.step)
 
 def main() -> None:
     """Run the command line; errors meant for the user become one line and exit code 1."""
+    limit_library_output(logging.ERROR)  # the logs of steps have their warnings, too
     try:
         app()
     except Cancelled as stop:

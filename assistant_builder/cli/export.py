@@ -49,5 +49,6 @@ def export(
     with output.run_display() as display:
         record = export_to(study, spec, to, force=force, sample=sample, with_data=with_data,
                            on_progress=lambda at: display(Event("export", "running", at)))
+        display(Event("export", "succeeded"))
     for line in summary_lines(record):
         typer.echo(line)

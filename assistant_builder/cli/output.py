@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast, get_args
@@ -15,13 +16,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from assistant_builder.atomic_io import read_json
 from assistant_builder.config import Approach
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.redaction import escape_control_characters
-from assistant_builder.runner.backend import Event
+from assistant_builder.runner.backend import QUEUE, Event
 
 if TYPE_CHECKING:
     from assistant_builder.data import Findings
+    from assistant_builder.study import Study
 
 MARKS = {"queued": "·", "running": "▸", "succeeded": "✓", "failed": "✗", "cancelled": "■", "lost": "?"}
 
@@ -84,8 +87,8 @@ def print_findings(findings: Findings) -> None:
     sys.stdout.write(escape_control_characters("\n".join(lines)) + "\n")
 
 
-class RunDisplay:
-    """Progress bars on standard error while a study runs."""
+class ProgressBars:
+    """A progress bar on standard error for each step of a run."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -102,21 +105,73 @@ class RunDisplay:
             self._progress.update(task, total=1, completed=1, mark=MARKS["succeeded"], eta="",
                                   message="already done" if event.reused else "done")
         elif event.progress is not None:
-            eta = event.progress.eta_seconds
             self._progress.update(task, total=event.progress.total or None, completed=event.progress.done,
-                                  mark=MARKS[event.state], message=event.progress.message,
-                                  eta=f"{human_seconds(eta)} left" if eta is not None else "")
+                                  mark=MARKS[event.state], message=event.progress.message, eta=_time_left(event))
+
+
+class ProgressLines:
+    """Lines on standard error, for logs: the start of each step, every tenth of it, and its end."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._waiting: dict[str, str] = {}
+        self._tenths: dict[tuple[str, str], int] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Write a line if the event's step has started, has ended, waits, or has done another tenth."""
+        step, progress = event.step, event.progress
+        if event.reused:
+            return self._write(step, "already done")
+        if event.state == "queued":
+            message = progress.message if progress is not None else ""
+            if message and message != self._waiting.get(step):
+                self._waiting[step] = message
+                self._write(step, message)
+            return None
+        if step not in self._started:
+            self._started[step] = time.monotonic()
+            if event.state == "running":
+                self._write(step, "started")
+        if event.state == "succeeded":
+            if step != QUEUE:
+                self._write(step, f"done in {human_seconds(time.monotonic() - self._started[step])}")
+        elif progress is not None and progress.total:
+            tenth = 10 * progress.done // progress.total
+            if self._tenths.get((step, progress.unit), 0) < tenth < 10:
+                self._tenths[step, progress.unit] = tenth
+                self._write(step, ", ".join(filter(None, (f"{10 * tenth} %", progress.message, _time_left(event)))))
+        return None
+
+    def _write(self, step: str, text: str) -> None:
+        sys.stderr.write(escape_control_characters(f"{step}: {text}") + "\n")
+        sys.stderr.flush()
+
+
+def _time_left(event: Event) -> str:
+    """The estimated rest of a step, such as ``2 min 5 s left``; empty if it is not known."""
+    seconds = event.progress.eta_seconds if event.progress is not None else None
+    return "" if seconds is None else f"{human_seconds(seconds)} left"
 
 
 @contextmanager
-def run_display() -> Iterator[RunDisplay]:
-    """Show progress bars while a study runs; on a pipe, only the final state of each bar is written."""
+def run_display() -> Iterator[Callable[[Event], None]]:
+    """Show the progress of a run on standard error: as bars in a terminal, otherwise as lines."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield ProgressLines()
+        return
     progress = Progress(TextColumn("{task.fields[mark]} {task.description:<12}"), BarColumn(bar_width=30),
                         TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[message]}"),
                         TextColumn("{task.fields[eta]}"), console=console, transient=False, disable=False)
     with progress:
-        yield RunDisplay(progress)
+        yield ProgressBars(progress)
+
+
+def conclusion_lines(study: Study) -> list[str]:
+    """The conclusion of a study's report, as lines for the terminal."""
+    from evals.report.conclusion import conclude
+
+    return [escape_control_characters(line) for line in conclude(read_json(study.folder / "report.json")).lines]
 
 
 def has_nodes(status: dict[str, Any]) -> bool:

@@ -17,14 +17,18 @@ def report(
     format: Annotated[str, typer.Option(help="html prints the path of the report; md and json print its text.")]
     = "html",
 ) -> None:
-    """Show the report of a study."""
+    """Show the report of a study; with html its conclusion is printed to standard error."""
     study = Study.open(name)
     output.check_choice("--format", format, ("html", "md", "json"))
     path = study.folder / f"report.{format}"
     if not path.is_file():
         raise StudyError("there is no report yet", where=f"study {name}",
                          remedy=f"Finish the study with 'assistant-builder run {name}'")
-    typer.echo(str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n"))
+    if format != "html":
+        return typer.echo(path.read_text(encoding="utf-8").rstrip("\n"))
+    for line in output.conclusion_lines(study):
+        typer.echo(line, err=True)
+    typer.echo(str(path))
 
 
 def compare(

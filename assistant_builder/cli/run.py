@@ -30,7 +30,8 @@ def run(
 ) -> None:
     """Run a study: train its arms, evaluate them and write the report.
 
-    An interrupted run resumes where it stopped. One study runs at a time; others wait in the order of their start.
+    An interrupted run resumes where it stopped. One study runs at a time; others wait in the order of their start. The
+    last lines say how good the assistant is and what to do next.
     """
     from assistant_builder.runner.open_study import open_or_create
     from assistant_builder.runner.run import run_study
@@ -47,10 +48,8 @@ def run(
         if as_json:
             output.print_json(study.status())
     if not as_json:
-        report = read_json(study.folder / "report.json")
-        for sentence in (report.get("approach_sentence"), report["sentence"]):
-            if sentence:
-                typer.echo(sentence)
+        for line in output.conclusion_lines(study):
+            typer.echo(line)
         typer.echo(f"Report: {study.folder / 'report.html'}")
 
 

@@ -12,9 +12,8 @@ from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.declaration import FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import contrasts
-from evals.report.format import difference, in_sentence, interval, number, percent, plural, shown
+from evals.report.format import difference, in_sentence, interval, number, percent, shown
 from evals.report.load import Cell, read_baselines, read_cells
-from evals.report.risk_coverage import RULE_LEFT_OUT, sentences
 from evals.report.rules import Rules
 from evals.stats.significance import holm
 
@@ -69,13 +68,6 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
     }
     for approach, report in reports.items():
         report |= {**added, "approach": approach}
-        for line in sentences(report.get("risk_coverage")):
-            if RULE_LEFT_OUT in line:
-                report["approach_sentence"] += f" {line}"
-        if "added_answers" in report:
-            report["approach_sentence"] += (
-                f" These figures were measured before {plural(report['added_answers'], 'answer')} that training lacked "
-                f"{'was' if report['added_answers'] == 1 else 'were'} added to what is looked up.")
     return recommended
 
 

@@ -14,6 +14,7 @@ from assistant_builder.arms import ARMS, CELLS, QLORA, TWINS, css_rules, css_var
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
 from evals.report import approaches, charts, rows_headline, rows_other
+from evals.report.conclusion import conclude
 from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
 from evals.report.items import answer_groups
@@ -100,6 +101,7 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
         "settings": list(flatten(report["config"])),
         # the headline
+        "conclusion": conclude(report),
         "outcome": rows_headline.outcome_label(report), "tone": rows_headline.tone(report),
         "meaning": meaning(report["verdict"]), "action": report["verdict"]["action"] if compared else "",
         "changed": changed_text(report["verdict"]["frozen"]), "first_warnings": first, "more_warnings": more,

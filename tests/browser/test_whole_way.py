@@ -69,7 +69,7 @@ def test_from_upload_to_a_file_to_hand_on(
 
     page.get_by_role("tab", name="Report").click(timeout=8 * MINUTES)  # it opens once there is one
     report = page.frame_locator("#ab-report iframe")
-    expect(report.get_by_role("heading", name="What did 4-bit cost?")).to_be_visible(timeout=8 * MINUTES)
+    expect(report.get_by_role("heading", name="Is the assistant good enough?")).to_be_visible(timeout=8 * MINUTES)
     page.get_by_role("tab", name="Evaluate").click()
     expect(page.locator("#ab-evaluation")).to_contain_text("On your")
 

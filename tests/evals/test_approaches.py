@@ -12,6 +12,7 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
 from evals.report.approaches import add_approaches
 from evals.report.build import build_report, write_report
+from evals.report.conclusion import conclude
 from evals.report.render import render_html, render_markdown
 from tests.synthetic_study import LARGE, evaluated, finished_study, new_study, trained, with_data
 
@@ -174,5 +175,7 @@ def test_the_report_names_a_rule_that_is_left_out_at_its_top() -> None:
         write_json(folder / "scores.json", {**read_json(folder / "scores.json"), "rule_left_out": 0.9})
     write_report(study)
     report = read_json(study.folder / "report.json")
-    assert "QLoRA (4-bit): the rule for declining is not used, because it declined 90.0%" in report["approach_sentence"]
+    notes = [note for note in conclude(report).notes if note.startswith("QLoRA (4-bit): the rule for declining is not")]
+    assert len(notes) == 1 and "it declined 90.0%" in notes[0]
+    assert notes[0] in render_html(report).split("<nav")[0]
     assert report["risk_coverage"]["cells"]["Q4"]["left_out"] == 0.9

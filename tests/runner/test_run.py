@@ -76,7 +76,9 @@ def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: P
     assert json.loads(cli("status", "tiny", "--json").stdout) == again
     assert "data.max_heldout: 4 -> none" in refused("run", str(SMALL), "--name", "tiny")
 
-    answer = json.loads(cli("ask", "tiny", "How much is the late fee?", "--arm", "qlora", "--json").stdout)
+    asked = cli("ask", "tiny", "How much is the late fee?", "--arm", "qlora", "--json")
+    assert asked.stderr == ""  # nothing of the libraries
+    answer = json.loads(asked.stdout)
     assert answer["answers"]["qlora"]["tokens"] > 0 and set(answer["answers"]) == {"qlora"}
 
     scored = {path: path.stat().st_mtime_ns for path in (folder / "evals").rglob("scores.json")}

@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 from assistant_builder.study import Study
 from evals.declaration import freeze
 from evals.report.build import build_report
+from evals.report.conclusion import conclude
 from evals.report.render import render_html, render_markdown
 from tests.evals.report.synthetic_study import Recipe, write_study
 
@@ -80,7 +81,7 @@ def test_links_inside_the_page_lead_somewhere(study: Study) -> None:
     assert len(sections) > 25 and sections <= links
 
 
-def test_the_first_screen_has_verdict_meaning_action_and_three_warnings(study: Study) -> None:
+def test_the_first_screen_has_conclusion_verdict_meaning_action_and_three_warnings(study: Study) -> None:
     report = build_report(study)
     report["warnings"] = [
         {"code": "not_better_than_copy", "level": "serious", "text": "Copying is as good."},
@@ -92,12 +93,15 @@ def test_the_first_screen_has_verdict_meaning_action_and_three_warnings(study: S
     html = render_html(report)
     head = html[: html.index("</header>")]
     shown = [head.index(text) for text in (
-        'class="outcome"', 'class="sentence"', "What it means", "What to do", "They are no twins.", "Questions leak.",
-        "The base was 4-bit.", "<summary>2 more warnings</summary>", "Copying is as good.", "Computed in bfloat16.",
-        'class="tiles"')]
+        "Is the assistant good enough?", 'class="sentence"', "What did 4-bit cost?", 'class="outcome"', "What it means",
+        "What to do", "They are no twins.", "Questions leak.", "The base was 4-bit.",
+        "<summary>2 more warnings</summary>", "Copying is as good.", "Computed in bfloat16.", 'class="tiles"')]
     assert shown == sorted(shown)
     assert report["verdict"]["action"] in "".join(Page(html).text)
-    markdown = render_markdown(report)
+    conclusion, markdown = conclude(report), render_markdown(report)
+    for text in ("".join(Page(html).text), markdown):
+        assert text.index(conclusion.good_enough[:40]) < text.index(conclusion.four_bit[:40])
+        assert conclusion.action in text
     first, rest = markdown.split("### Limitations and warnings")
     assert "2 more warnings below, under “Limitations and warnings”." in first and "**What to do.** " in first
     assert first.count("> **Warning:**") == 3 and "Copying is as good." not in first

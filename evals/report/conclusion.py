@@ -1,0 +1,213 @@
+"""The conclusion of a report in a few sentences: whether the assistant is good enough, 4-bit or 16-bit, what to do."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from assistant_builder.arms import ARMS
+from assistant_builder.export_formats import advice
+from evals.declaration import FALSE_DECLINES, LOSS, RIGHT_DECLINES
+from evals.report.approaches import FACTS, comparing_metric
+from evals.report.format import capitalised, enumerated, margin, number, percent, plural, shown
+from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared
+from evals.report.other_results import NAMES
+from evals.report.risk_coverage import RULE_LEFT_OUT, sentences
+from evals.report.rows_headline import of_contrast, reading
+from evals.report.verdict import harm_interval
+
+EXACT = "exact_match"
+NOT_READY = 0.5
+"""An assistant with a smaller share of right answers is called not ready."""
+NOT_READY_OVERLAP = 0.3
+"""The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
+_MAX_QUESTION = 80  # characters of the question in the suggested command
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The answers of a report in the order in which they are needed.
+
+    Attributes:
+        ready: Whether nothing speaks against using the assistant: too few right answers, or copying is better.
+        good_enough: How good the recommended assistant is, and how it compares with copying.
+        notes: What limits these figures.
+        four_bit: Whether the 4-bit assistant is as good as the 16-bit one.
+        action: What to do next.
+        commands: The commands for it.
+    """
+
+    ready: bool
+    good_enough: str
+    notes: tuple[str, ...]
+    four_bit: str
+    action: str
+    commands: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """The conclusion as lines of text, commands indented."""
+        return [f"Is it good enough? {' '.join([self.good_enough, *self.notes])}",
+                f"What did 4-bit cost? {self.four_bit}", f"What to do: {self.action}",
+                *(f"  {command}" for command in self.commands)]
+
+
+def conclude(report: Mapping[str, Any]) -> Conclusion:
+    """The conclusion of a report."""
+    arm = advice(report, arms_of(report)).adapter
+    metrics, metric = report["cells"][ARMS[arm].cell]["metrics"], comparing_metric(report["primary_metric"])
+    if metrics.get(metric) is None:
+        metric = report["primary_metric"]
+    rival, outcome = _copying(report, arm, metric)
+    too_few = metric != LOSS and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
+    ready = not too_few and outcome != "worse"
+    good_enough = " ".join(filter(None, (
+        _answers(report, arm, metric), _declines(report, arm), rival, "It is not ready for use." if too_few else "")))
+    action, commands = _next_step(report, arm) if ready else _improvement(report, learned=not too_few)
+    return Conclusion(ready, good_enough, _notes(report), _four_bit(report), action, commands)
+
+
+def _total(report: Mapping[str, Any], metric: str) -> int:
+    """The number of items that a metric is computed on."""
+    counted = [row["n"] for row in report["contrasts"] if row["metric"] == metric]
+    return int(counted[0]) if counted else sum(
+        any(metric in metrics for metrics in item["metrics"].values()) for item in report["items"])
+
+
+def _score(report: Mapping[str, Any], cell: Mapping[str, Any], metric: str) -> str:
+    """A cell's figure: the number of right answers for exact match."""
+    value = cell["metrics"][metric]
+    return f"{round(value * _total(report, metric)):,}" if metric == EXACT else number(value, metric)
+
+
+def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
+    """How good the answers of an assistant are."""
+    metrics = report["cells"][ARMS[arm].cell]["metrics"]
+    ways = {row["name"].endswith(FACTS) for row in report.get("approaches", ()) if row["name"] in (arm, arm + FACTS)}
+    named = [*([ARMS[arm].short] if len(arms_of(report)) > 1 else []),
+             *([{"grounded": "with facts looked up", "memory": "from memory"}[report["approach"]]]
+               if len(ways) > 1 else [])]
+    who = f"The recommended assistant ({', '.join(named)})" if named else "The assistant"
+    questions = plural(_total(report, metric), "new question")
+    if metric == EXACT:
+        right = round(metrics[metric] * _total(report, metric))
+        return f"{who} answered {right:,} of {questions} right ({percent(metrics[metric])})."
+    best = " of 100" if shown(metric).factor == 100 and not shown(metric).suffix else ""
+    text = f"{who} reached {shown(metric).phrase} {number(metrics[metric], metric)}{best} on {questions}"
+    if metrics.get(EXACT) is None:
+        return f"{text}."
+    right = round(metrics[EXACT] * _total(report, EXACT))
+    return f"{text}; {right or 'no'} {'answer is' if right < 2 else 'answers are'} exactly right."
+
+
+def _declines(report: Mapping[str, Any], arm: str) -> str:
+    """How many questions an assistant declined wrongly and rightly; empty without generated answers."""
+    metrics = report["cells"][ARMS[arm].cell]["metrics"]
+    falsely, rightly = (
+        None if metrics.get(metric) is None else round(metrics[metric] * _total(report, metric))
+        for metric in (FALSE_DECLINES, RIGHT_DECLINES))
+    if falsely is None:
+        return ""
+    text = f"It declined {falsely or 'none'} of them wrongly"
+    if rightly is None:
+        return f"{text}."
+    unknown = _total(report, RIGHT_DECLINES)
+    which = "all" if rightly == unknown else f"{rightly or 'none'} of the"
+    return f"{text}, and {which} {unknown:,} that it should decline."
+
+
+_BY_READING = {"worse": "worse", "better": "better"}
+
+
+def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str]:
+    """How the assistant compares with copying an answer, and the outcome for it; empty if that was not scored."""
+    cell, found = report["baselines"].get("copy"), None
+    if cell is None or cell["metrics"].get(metric) is None:
+        return "", ""
+    if "approach" in report:
+        name = f"{arm}{FACTS if report['approach'] == 'grounded' else ''}-copy"
+        found = next((row for row in report["approach_comparisons"] if row["name"] == name), None)
+        outcome, rival = found["outcome"] if found else "", "copying the best fact"
+    else:
+        found = next(iter(of_contrast(report, f"{ARMS[arm].cell}-copy", metric)), None)
+        outcome, rival = _BY_READING.get(reading(found), "inconclusive") if found else "", NAMES["copy"]
+    score = _score(report, cell, metric)
+    copied = f"{score} right" if metric == EXACT else f"{shown(metric).phrase} {score}"
+    texts = {
+        "better": f"That is better than {rival} ({copied}).", "no worse": f"That is no worse than {rival} ({copied}).",
+        "worse": f"{capitalised(rival)} is better ({copied}).",
+        "inconclusive": f"Too few test questions to say whether {rival} ({copied}) is better or worse.",
+    }
+    return texts.get(outcome, ""), outcome
+
+
+def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
+    notes = [line for line in sentences(report.get("risk_coverage")) if RULE_LEFT_OUT in line]
+    added = report.get("added_answers")
+    if added:
+        notes.append(f"These figures were measured before {plural(added, 'answer')} that training lacked "
+                     f"{'was' if added == 1 else 'were'} added to what is looked up.")
+    return tuple(notes)
+
+
+def _four_bit(report: Mapping[str, Any]) -> str:
+    """The verdict on 4-bit in one sentence; "as good" only if the verdict is that it is no worse."""
+    verdict = report["verdict"]
+    if not is_compared(report):
+        return str(verdict["reason"])
+    metric = comparing_metric(report["primary_metric"])
+    qlora, lora = (report["cells"][name] for name in (CANDIDATE, BASELINE))
+    if None in (qlora["metrics"].get(metric), lora["metrics"].get(metric)):
+        metric = report["primary_metric"]
+    ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
+    measured = f"{ours} of {_total(report, metric):,} right" if metric == EXACT else f"{shown(metric).phrase} {ours}"
+    figures = f"{measured}, the 16-bit one {theirs}"
+    bounds = verdict.get("bounds") or []
+    if verdict["outcome"] == "no worse":
+        if verdict.get("within_margin_but_worse"):
+            return (f"The 4-bit one is measurably worse, but within the {margin(verdict['metric'], verdict['margin'])} "
+                    f"you allowed: {figures}.")
+        if report.get("objection"):
+            return f"The 4-bit one is no worse by the main measure, but possibly by another: {figures}."
+        return f"The 4-bit one is as good: {figures}."
+    if verdict["outcome"] == "worse":
+        beyond = [shown(bound["metric"]).phrase for bound in bounds if harm_interval(bound)[0] > bound["margin"]]
+        main = not bounds or harm_interval(verdict)[0] > 0
+        return f"The 4-bit one is worse{'' if main or not beyond else f' in {enumerated(beyond)}'}: {figures}."
+    if bounds and not bounds[0]["passed"] and harm_interval(bounds[0])[1] <= bounds[0]["margin"]:
+        return (f"The test cannot show whether the 4-bit one is as good, because nearly all answers of both are wrong: "
+                f"{figures}.")
+    again = verdict.get("trained_again")
+    what = "training seeds" if again and again["seed_share"] > 0.5 else "test questions"
+    return f"Too few {what} to say whether the 4-bit one is as good: {figures}."
+
+
+def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...]]:
+    name = report["study"]
+    return "Ask it questions of your own, then serve it or export it.", (
+        f'assistant-builder ask {name} "{_sample_question(report)}" --arm {arm}',
+        f"assistant-builder serve {name}",
+        f"assistant-builder export {name} --arm {arm} --to {name}-{arm}",
+    )
+
+
+def _improvement(report: Mapping[str, Any], *, learned: bool) -> tuple[str, tuple[str, ...]]:
+    """What to do if the assistant is not ready; ``learned``: it answers most questions right, but copying is better."""
+    name, source = report["study"], report["config"]["data"]["source"] or "FILE"
+    if learned:
+        epochs = f"{2 * report['config']['train']['epochs']:g}"
+        return ("Train longer, or show users the pairs themselves.",
+                (f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",))
+    return ("Add other wordings of the questions that it got wrong to the data file, and train again.",
+            (f"assistant-builder run {shlex.quote(source)} --name {name}-2",))
+
+
+def _sample_question(report: Mapping[str, Any]) -> str:
+    """The first test question that needs no escapes in a shell; a placeholder without one."""
+    rows = sorted((item for item in report["items"] if item["answerable"] and not item["context"]),
+                  key=lambda item: (item["row"] or 0, item["item"]))
+    return next((item["question"] for item in rows if len(item["question"]) <= _MAX_QUESTION
+                 and item["question"].isprintable() and item["question"][0] != "-"
+                 and not set(item["question"]) & set('"\\$`!%')), "your question")

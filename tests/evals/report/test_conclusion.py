@@ -1,0 +1,129 @@
+"""The conclusion of a report: the sentences that the report's top and the command line show."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from assistant_builder.arms import LORA, QLORA
+from assistant_builder.cli import app
+from evals.report.conclusion import conclude
+from tests.evals.report.synthetic_study import Recipe, write_study
+
+N = 200
+
+
+def cell(right: float, declined: float = 0.05, **metrics: float) -> dict[str, Any]:
+    return {"metrics": {"exact_match": right, "false_decline": declined, "right_decline": 0.5, **metrics}}
+
+
+def report(*, lora: float = 0.9, qlora: float = 0.89, copy: float = 0.8, against_copy: str = "better",
+           outcome: str = "inconclusive", **verdict: Any) -> dict[str, Any]:
+    """The parts of the report of a grounded study that the conclusion reads."""
+    rows = [{"name": "Q4-L16", "metric": metric, "n": n}
+            for metric, n in (("exact_match", N), ("token_f1", N), ("false_decline", N), ("right_decline", 20))]
+    return {
+        "study": "help", "primary_metric": "exact_match", "objection": "", "contrasts": rows,
+        "verdict": {"outcome": outcome, "metric": "exact_match", "margin": 0.05, "contrast": "Q4-L16",
+                    "ci": [-0.08, 0.01], "higher_is_better": True, "within_margin_but_worse": False, "bounds": [],
+                    "trained_again": None, **verdict},
+        "cells": {LORA.cell: cell(lora), QLORA.cell: cell(qlora)}, "baselines": {"copy": cell(copy)},
+        "approach": "grounded", "approaches": [{"name": name} for name in ("copy", "lora+facts", "qlora+facts")],
+        "approach_comparisons": [
+            {"name": f"{arm}+facts-copy", "outcome": against_copy} for arm in ("lora", "qlora")],
+        "config": {"data": {"source": "/data/all questions.csv"}, "train": {"epochs": 3.0}},
+        "items": [
+            {"item": "1", "row": 1, "question": 'What is "it"?', "answerable": True, "context": [], "metrics": {}},
+            {"item": "2", "row": 2, "question": "When do you open?", "answerable": True, "context": [], "metrics": {}}],
+    }
+
+
+def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -> None:
+    found = conclude(report())
+    assert found.ready and found.good_enough == (
+        "The recommended assistant (16-bit LoRA) answered 180 of 200 new questions right (90.0%). It declined 10 of "
+        "them wrongly, and 10 of the 20 that it should decline. That is better than copying the best fact (160 right).")
+    assert found.lines[0].startswith("Is it good enough? The recommended")
+
+
+@pytest.mark.parametrize(("against_copy", "words"), [
+    ("no worse", "That is no worse than copying the best fact (160 right)."),
+    ("inconclusive", "Too few test questions to say whether copying the best fact (160 right) is better or worse."),
+    ("worse", "Copying the best fact is better (160 right)."),
+])
+def test_the_comparison_with_copying(against_copy: str, words: str) -> None:
+    found = conclude(report(against_copy=against_copy))
+    assert words in found.good_enough and found.ready == (against_copy != "worse")
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [
+    ({"outcome": "no worse"}, "The 4-bit one is as good: 178 of 200 right, the 16-bit one 180."),
+    ({"outcome": "no worse", "within_margin_but_worse": True},
+     "The 4-bit one is measurably worse, but within the 5 points you allowed: 178 of 200 right, the 16-bit one 180."),
+    ({"outcome": "worse", "ci": [-0.2, -0.1]}, "The 4-bit one is worse: 178 of 200 right, the 16-bit one 180."),
+    ({"outcome": "inconclusive"},
+     "Too few test questions to say whether the 4-bit one is as good: 178 of 200 right, the 16-bit one 180."),
+    ({"outcome": "inconclusive", "trained_again": {"seed_share": 0.8}},
+     "Too few training seeds to say whether the 4-bit one is as good: 178 of 200 right, the 16-bit one 180."),
+])
+def test_the_four_bit_one_is_as_good_only_if_the_verdict_is_no_worse(changes: dict[str, Any], sentence: str) -> None:
+    assert conclude(report(**changes)).four_bit == sentence
+
+
+def test_possible_harm_by_another_measure_is_not_as_good() -> None:
+    found = conclude({**report(outcome="no worse"), "objection": "Possible harm by another measure: loss."})
+    assert "as good" not in found.four_bit and "possibly by another" in found.four_bit
+
+
+def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse() -> None:
+    found = conclude(report(outcome="no worse"))
+    assert found.good_enough.startswith("The recommended assistant (QLoRA) answered 178 of 200")
+    assert found.commands[0] == 'assistant-builder ask help "When do you open?" --arm qlora'
+
+
+@pytest.mark.parametrize(("changes", "action", "command"), [
+    ({}, "Ask it questions of your own", 'assistant-builder ask help "When do you open?" --arm lora'),
+    ({"against_copy": "worse"}, "Train longer", "assistant-builder run help --name help-2 --set train.epochs=6"),
+    ({"lora": 0.1, "copy": 0.2, "against_copy": "worse"}, "Add other wordings",
+     "assistant-builder run '/data/all questions.csv' --name help-2"),
+])
+def test_what_to_do_has_a_command_that_exists(changes: dict[str, Any], action: str, command: str) -> None:
+    found = conclude(report(**changes))
+    assert found.action.startswith(action) and found.commands[0] == command
+    for line in found.commands:
+        program, name, *words = shlex.split(line)
+        assert program == "assistant-builder"
+        get_command(app).commands[name].make_context(name, words)  # type: ignore[attr-defined] - raises for a wrong call
+
+
+def test_too_few_right_answers_are_not_ready() -> None:
+    found = conclude(report(lora=0.0, qlora=0.0))
+    assert not found.ready and found.good_enough.endswith("It is not ready for use.")
+
+
+def test_long_answers_are_judged_by_their_metric() -> None:
+    made = report()
+    for each in (*made["cells"].values(), made["baselines"]["copy"]):
+        each["metrics"] |= {"token_f1": 0.7, "exact_match": 0.0}
+    found = conclude({**made, "primary_metric": "token_f1"})
+    assert "reached token F1 70.0 of 100 on 200 new questions; no answer is exactly right." in found.good_enough
+    assert "(token F1 70.0)" in found.good_enough and found.four_bit.endswith("token F1 70.0, the 16-bit one 70.0.")
+
+
+def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked() -> None:
+    made = report()
+    made["approaches"] += [{"name": "lora"}, {"name": "qlora"}]
+    found = conclude({**made, "added_answers": 1})
+    assert found.good_enough.startswith("The recommended assistant (16-bit LoRA, with facts looked up) answered")
+    assert found.notes == ("These figures were measured before 1 answer that training lacked was added to what is "
+                           "looked up.",)
+
+
+def test_a_study_from_memory_has_no_words_of_looking_up() -> None:
+    from evals.report.build import build_report
+
+    lines = conclude(build_report(write_study(Recipe()))).lines
+    assert "200 new questions" in lines[0] and "fact" not in lines[0] and "looked up" not in " ".join(lines)
