@@ -35,10 +35,9 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
+from evals.report.formats import SKIPPED
 from evals.work_items import ProgressTracker
 
-SKIPPED = "skipped.json"
-"""File in the folder of the scores: why files are missing."""
 SLOTS = 4
 """Answers that llama.cpp generates at a time, as in ``serve``."""
 TIMED = 12

@@ -48,7 +48,8 @@ def run(
             output.print_json(study.status())
     if not as_json:
         report = read_json(study.folder / "report.json")
-        for sentence in (report.get("approach_sentence"), report["sentence"]):
+        for sentence in (report.get("approach_sentence"), report["sentence"], report.get("formats_skipped"),
+                         report.get("formats_sentence")):
             if sentence:
                 typer.echo(sentence)
         typer.echo(f"Report: {study.folder / 'report.html'}")

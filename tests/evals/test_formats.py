@@ -53,7 +53,8 @@ class Script:
         if self.dies_after is not None and self.answered >= self.dies_after:
             raise ModelError("llama.cpp ended while it answered (SIGSEGV)", where=self.loaded[-1])
         self.answered += 1
-        return Completion("At nine.", tuple(prompter().tokenizer.encode("At nine.")), (), "stop", len(ids), 0, 0.2, 80.0)
+        tokens = tuple(prompter().tokenizer.encode("At nine."))
+        return Completion("At nine.", tokens, (), "stop", len(ids), 0, 0.2, 80.0)
 
     def complete_all(self, prompts: Sequence[Sequence[int]], limit: int, **options: Any) -> Iterator[Completion]:
         return (self.complete(ids, limit) for ids in prompts)
@@ -128,7 +129,8 @@ def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(study: Study, s
     assert samples[0]["answer"] == "At nine." and "exact_match" in samples[0]["metrics"]
     scores = read_json(format_folder(study, "qlora", "Q4_0") / "scores.json")
     assert (scores["bytes"], scores["tokens_per_second"], scores["first_token_seconds"]) == (92, 80.0, 0.2)
-    assert (scores["resident_bytes"], scores["load_seconds"], scores["prompts_checked"]) == (123_000_000, 0.4, len(cell))
+    assert (scores["resident_bytes"], scores["load_seconds"]) == (123_000_000, 0.4)
+    assert scores["prompts_checked"] == len(cell)
     assert study.progress("formats") is not None
 
 
