@@ -11,7 +11,8 @@ import pytest
 
 import evals.formats as step
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
-from assistant_builder.errors import Cancelled, EvaluationError, ModelError
+from assistant_builder.cli.run import check_tasks
+from assistant_builder.errors import Cancelled, ConfigError, EvaluationError, ModelError
 from assistant_builder.inference import llamacpp
 from assistant_builder.inference.llamacpp import Completion
 from assistant_builder.runner import invalidation
@@ -213,6 +214,16 @@ def test_the_step_is_one_of_the_study_s(study: Study, script: Script) -> None:
     assert first_stale_step(study, redo=True) == "formats"
     invalidation.delete_stale_steps(study, redo=True)
     assert not study.format_scores_folder.exists() and study.step("evaluate").state == "succeeded"
+
+
+def test_a_type_that_cannot_be_written_is_refused_before_training(study: Study,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assistant_builder.models.gguf_convert.extra_installed", lambda: True)
+    monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
+    check_tasks(study)
+    study.write_config(study.config.with_changes({"formats.types": "Q6_K,Q8_0"}))
+    with pytest.raises(ConfigError, match="Q6_K is written by llama.cpp alone"):
+        check_tasks(study)
 
 
 def test_an_older_study_has_no_such_step(study: Study) -> None:
