@@ -104,6 +104,8 @@ def _row(cell: Cell, arm: str, reference: Cell, rules: Rules, compared: Mapping[
                    for metric, each in compared.items()],
         "flips": {"lost": sum(was == 1 and now != 1 for was, now in right),
                   "gained": sum(was != 1 and now == 1 for was, now in right)},
+        "same_answers": {"same": sum(sample["answer"] == reference.by_item[item]["answer"]
+                                     for item, sample in cell.by_item.items()), "of": len(cell.by_item)},
         "warnings": list(result.warnings),
     }
 
@@ -158,6 +160,7 @@ def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
             "name": row["name"], "arm": label(row["arm"]), "size": fmt.size(row["bytes"]),
             "right": number(row["metrics"][metric], metric), "difference": difference(row["delta"], metric, ends),
             "interval": interval(ends, metric), "flips": f"{plural(lost, 'answer')} lost, {gained:,} gained",
+            "same": "{same:,} of {of:,}".format(**row["same_answers"]),
             "verdict": VERDICTS[row["verdict"]], "why": f"not shown: {why}" if why else "",
             "tone": {"no worse": "yes", "worse": "no"}.get(row["verdict"], "cannot-be-told"),
             "loss": number(row["metrics"].get("nll_per_token"), "nll_per_token"),

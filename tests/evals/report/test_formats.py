@@ -42,6 +42,8 @@ def test_the_smallest_file_that_is_no_worse_is_named() -> None:
     row = report["formats"][1]
     assert row["delta"] == pytest.approx(row["metrics"]["exact_match"] - report["formats"][0]["metrics"]["exact_match"])
     assert row["flips"] == {"lost": BAD, "gained": 0} and row["ci"][0] < row["delta"] < row["ci"][1]
+    assert report["formats"][0]["same_answers"] == {"same": row["same_answers"]["of"], "of": row["same_answers"]["of"]}
+    assert row["same_answers"]["same"] == row["same_answers"]["of"] - BAD
     assert {"bytes", "tensor_types", "tokens_per_second", "first_token_seconds", "resident_bytes"} <= row.keys()
     assert report["formats_sentence"].startswith("The smallest file that is no worse than 16-bit LoRA in PyTorch (L16) "
                                                  "is QLoRA as Q4_0 (92 MB)")
