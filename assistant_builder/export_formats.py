@@ -197,6 +197,17 @@ def export_specs() -> list[ExportSpec]:
     return [ExportSpec(arm, format) for arm in plain_order(ARMS) for format in EXPORT_FORMATS]
 
 
+def typed(spec: ExportSpec) -> list[ExportSpec]:
+    """The spec with each type of its format; the spec alone if the format has one type."""
+    return [parse_export(spec.arm, spec.format, type) for type in spec.export_format.types] or [spec]
+
+
+def file_to_ship(report: Mapping[str, Any] | None) -> ExportSpec | None:
+    """The GGUF file that a report names as the smallest one that is no worse; None if it names none."""
+    found = (report or {}).get("smallest_no_worse")
+    return parse_export(found["arm"], "gguf", found["name"]) if found else None
+
+
 def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:
     """The spec of these names; raises ValueError if there is no such arm, format or type of the format."""
     for value, known in ((arm, plain_order(ARMS)), (format, tuple(EXPORT_FORMATS))):

@@ -1,4 +1,4 @@
-"""``python -m evals score|report --study FOLDER``: run an evaluation step in its own process."""
+"""``python -m evals score|formats|report --study FOLDER``: run an evaluation step in its own process."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
-from assistant_builder.study.steps import SUFFIXES
+from assistant_builder.study.steps import FORMATS, SUFFIXES
 
 
 def main() -> int:
     """Run one step; the exit code is that of :func:`assistant_builder.runner.step_process.run_as_step`."""
     parser = argparse.ArgumentParser(prog="python -m evals", description=__doc__)
-    parser.add_argument("step", choices=["score", "report"])
+    parser.add_argument("step", choices=["score", FORMATS, "report"])
     parser.add_argument("--part", type=_part,
                         help="shard of the cells to score: 1/3 for the first of three; default: all")
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
@@ -27,6 +27,10 @@ def main() -> int:
         if arguments.part is None:
             return run_as_step(study, "evaluate", lambda: score_study(study))
         return run_as_step(study, f"score-{arguments.part[0]}", lambda: score_study(study, part=arguments.part))
+    if arguments.step == FORMATS:
+        from evals.formats import score_formats
+
+        return run_as_step(study, FORMATS, lambda: score_formats(study))
     from evals.report.build import write_report
 
     def report() -> list[Path]:

@@ -1,4 +1,4 @@
-"""Paired comparison of two arms on the same items: difference, 95 % interval, test and verdict.
+"""Paired comparison of two arms on the same items: difference, interval (95 % by default), test and verdict.
 
 | data | interval | test |
 | --- | --- | --- |
@@ -65,7 +65,7 @@ class Comparison:
     """Candidate against baseline on one metric.
 
     Attributes:
-        delta: Σw(candidate − baseline)/Σw, in the metric's units; ``ci_low`` and ``ci_high`` are its 95 % interval.
+        delta: Σw(candidate − baseline)/Σw, in the metric's units; ``ci_low`` and ``ci_high`` are its interval.
         p_value: Two-sided, for "no difference"; not adjusted for other metrics (see ``holm``).
         method: Description of interval and test.
         n_clusters: Number of clusters; ``None`` if items are the units; of several labels the smallest number.
@@ -105,7 +105,7 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
                       clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None = None,
                       weights: ArrayLike | None = None, margin: float | None = None, higher_is_better: bool = True,
                       seed: int = 0, bounds: tuple[float, float] | None = None, resamples: int = RESAMPLES,
-                      related: Mapping[str, Labels] | None = None) -> Comparison:
+                      related: Mapping[str, Labels] | None = None, level: float = LEVEL) -> Comparison:
     """Compare two arms, item by item; the same input gives the same result, bit for bit.
 
     Args:
@@ -127,6 +127,7 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
         resamples: Number of bootstrap samples and of random sign patterns.
         related: Further labels by name, which are no clusters. A warning names those within which the differences are
             correlated, because the interval is then too short for a claim about other items of the kind.
+        level: Coverage of the interval; above 0.95 where several comparisons share an error rate.
 
     Raises:
         EvaluationError: Fewer than two items or clusters, different shapes, a score or weight that is not finite, a
@@ -147,13 +148,14 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
     table = binary and not ways and bool((weight == weight[0]).all())
     if table:
         gained, lost = int(np.count_nonzero(after > before)), int(np.count_nonzero(after < before))
-        interval, p_value = flip_interval(gained, lost, len(before)), mcnemar_exact(gained, lost)
+        interval, p_value = flip_interval(gained, lost, len(before), level), mcnemar_exact(gained, lost)
         method = "Tango's score interval, at least the Bonett–Price interval; exact McNemar test"
     else:
-        interval, p_value, method = _compare_units(units, span, seed, resamples)
+        interval, p_value, method = _compare_units(units, span, seed, resamples, level)
         if len(ways) > 1:
             pairs = [(labels[one], labels[other]) for one, other in combinations(names, 2)]
-            interval, p_value, method = _compare_crossed(ways, pairs, after - before, weight, span, seed, resamples)
+            interval, p_value, method = _compare_crossed(ways, pairs, after - before, weight, span, seed, resamples,
+                                                         level)
         interval = _possible(interval, span)
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
@@ -221,39 +223,41 @@ def _span(before: Floats, after: Floats, bounds: tuple[float, float] | None) -> 
     return 1.0 if limited else None
 
 
-def _compare_units(units: Units, span: float | None, seed: int, resamples: int) -> tuple[Interval, float, str]:
+def _compare_units(units: Units, span: float | None, seed: int, resamples: int,
+                   level: float) -> tuple[Interval, float, str]:
     p_value = sign_flip_test(units, flips=resamples, seed=seed)
     base = f"cluster-robust t interval (CR2, {cr2_standard_error(units).degrees_of_freedom:.3g} degrees of freedom)"
     test = "whole-cluster sign-flip test" if units.clustered else "sign-flip permutation test"
     if span is not None and (units.rare or units.spread_is_zero):
         kind = base if units.clustered else "t interval"
-        return rare_interval(units, span), p_value, f"{kind} with unseen differences; {test}"
+        return rare_interval(units, span, level), p_value, f"{kind} with unseen differences; {test}"
     if units.spread_is_zero:
         return (units.delta, units.delta), p_value, f"no interval, all differences are equal; {test}"
     if units.clustered:
-        interval, skewed = cluster_interval(units, resamples=resamples, seed=seed)
+        interval, skewed = cluster_interval(units, resamples=resamples, seed=seed, level=level)
         kind = f"{base}{', at least the whole-cluster bootstrap-t interval' if skewed else ''}"
     else:
-        interval, skewed = item_interval(units, resamples=resamples, seed=seed)
+        interval, skewed = item_interval(units, resamples=resamples, seed=seed, level=level)
         also = " and bootstrap-t" if skewed else ""
         kind = f"BCa bootstrap interval ({resamples:,} resamples), at least the t{also} interval"
     if units.rare:
-        interval = outer(interval, rare_interval(units, units.largest))
+        interval = outer(interval, rare_interval(units, units.largest, level))
         kind += " and that with unseen differences"
     return interval, p_value, f"{kind}; {test}"
 
 
 def _compare_crossed(ways: Sequence[Units], pairs: Sequence[tuple[Labels, Labels]], differences: Floats,
-                     weights: Floats, span: float | None, seed: int, resamples: int) -> tuple[Interval, float, str]:
+                     weights: Floats, span: float | None, seed: int, resamples: int,
+                     level: float) -> tuple[Interval, float, str]:
     """Two-way clusters: at least the interval and the p-value by each label alone."""
     delta = ways[0].delta
     errors = [crossed_standard_error(differences, weights, one, other) for one, other in pairs]
     interval, p_value = (delta, delta), 0.0
     for way in ways:
-        one_way, p, _ = _compare_units(way, span, seed, resamples)
+        one_way, p, _ = _compare_units(way, span, seed, resamples, level)
         interval, p_value = outer(interval, one_way), max(p_value, p)
     for error in errors:
-        half = error.half_width(LEVEL)
+        half = error.half_width(level)
         interval, p_value = outer(interval, (delta - half, delta + half)), max(p_value, error.p_value(delta))
     degrees = min(error.degrees_of_freedom for error in errors)
     return interval, p_value, (

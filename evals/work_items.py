@@ -24,7 +24,7 @@ from evals.cells import Variant, in_order_of_loading
 
 HEADLINE_CELLS = (LORA.cell, QLORA.cell)
 """The twins as served: scored for every seed, and, where they are compared, for the noise floor."""
-_STEP_FILES = ("status", "evaluate", "score-")  # prefixes of the files that record steps rather than scores
+_STEP_FILES = ("status", "evaluate", "score-", "formats")  # prefixes of the files that record steps rather than scores
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,10 @@ class EvaluationPlan:
         return [path for path in found if path.exists()]
 
     def score_files(self) -> list[Path]:
-        """All existing files of scores; none for a shard."""
+        """All existing files of scores, without those of GGUF files; none for a shard."""
         found = [] if self._part is not None else self.evals.rglob("*.json*")
-        return sorted(path for path in found if not path.name.startswith(_STEP_FILES))
+        return sorted(path for path in found if not path.name.startswith(_STEP_FILES)
+                      and self._study.format_scores_folder not in path.parents)
 
     def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:
         """The amount of each kind of work."""
@@ -211,6 +212,7 @@ def _done(path: Path, inputs: Mapping[str, Any]) -> bool:
 PRIORS: Mapping[str, float] = {
     "likelihood": 1.0, "answers": 5.0, "similarity": 0.1, "documents": 1.0, "fidelity": 6.0,
     "long likelihood": 4.0, "long answers": 10.0, "judgements": 20.0,
+    "file answers": 12.0, "writing": 500.0,
 }
 """Rough cost of one item of each kind of work, relative to the likelihood of one reference answer; used until this run
 has timed the kind."""

@@ -64,6 +64,25 @@ def _scored(sample: Mapping[str, Any], answer: str, right: bool, partial: float)
     }
 
 
+def with_formats(study: Study, lost: Mapping[tuple[str, str], int]) -> Study:
+    """Add scored GGUF files, by arm and type: the answers of L16, with as many of its right ones wrong.
+
+    Each wrong answer also costs 2 nats of the reference's loss.
+    """
+    sizes = {"BF16": 271_000_000, "Q8_0": 145_000_000, "Q4_0": 92_000_000}
+    for (arm, type), count in lost.items():
+        samples = samples_of(study, "L16")
+        right = [sample for sample in samples if sample["answerable"] and sample["metrics"]["exact_match"] == 1]
+        for sample in right[:: max(1, len(right) // count)][:count] if count else ():
+            sample |= {"answer": "No.", "nll": sample["nll"] + 2}
+            sample["metrics"] = {**dict.fromkeys(sample["metrics"], 0.0),
+                                 "nll_per_token": sample["nll"] / sample["tokens"]}
+        write_scored(study, f"formats/{arm}-{type}", samples, arm=arm, type=type, bytes=sizes[type], sha256="0" * 64,
+                     tensor_types={type: 211, "F32": 61}, file=f"{study.name}-{arm}-{type}.gguf",
+                     tokens_per_second=88.0, first_token_seconds=0.21, load_seconds=0.6, resident_bytes=263_000_000)
+    return study
+
+
 def with_baselines(study: Study) -> Study:
     """Add the copy baseline, correct in one of four cases, and retrieval, better than that and worse than tuning."""
     luck = random.Random("baselines")

@@ -29,7 +29,7 @@ _FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
 def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
     """A new study; ``changes`` are dotted keys with ``__`` for the dot."""
     config = StudyConfig().with_changes({
-        "approaches": ["memory"], "eval.primary_metric": "nll_per_token", "eval.margin": 0.03,
+        "approaches": ["memory"], "eval.primary_metric": "nll_per_token", "eval.margin": 0.03, "formats.types": [],
         **{key.replace("__", "."): value for key, value in changes.items()},
     })
     tree = config.model_dump(mode="json")

@@ -36,7 +36,7 @@ register(Arm("dummy", "Dummy (FP4)", "dummy FP4", "#7a3fb0", "#c79bf0", storage=
 """
 outside = pytest.mark.skipif("dummy" not in ARMS, reason="runs in a process with the plugin, see below")
 QUICK = {
-    "approaches": "memory",
+    "approaches": "memory", "formats.types": "[]",
     "arms": "dummy,qlora,lora", "data.max_train": 24, "data.max_heldout": 4, "train.max_steps": 2,
     "train.evaluations": 1, "train.rank": 4, "train.micro_batch_size": 4, "train.batch_size": 8,
     "train.sample_answers": 1, "eval.max_new_tokens": 4, "eval.batch_size": 8, "eval.retention": False,
@@ -135,7 +135,7 @@ def test_outside_page_offers_it() -> None:
     assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms))
     assert "--arm-dummy: #7a3fb0" in arm_styles()
     export, chat = inside_blocks(ExportTab), inside_blocks(lambda: ChatTab(WorkerPool(["false"])))
-    assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 6
+    assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 9
     assert list(chat.talk.panes) == ["a", "b", "dummy", "base"]
 
 

@@ -174,3 +174,35 @@ def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch)
     shown = CliRunner().invoke(app, ["report", study.name])
     assert shown.stdout == f"{study.folder / 'report.html'}\n" and shown.stderr.splitlines() == lines
     assert CliRunner().invoke(app, ["report", study.name, "--format", "json"]).stderr == ""
+
+
+@pytest.mark.parametrize(("outcome", "fail_if", "code"), [
+    ("no worse", "inconclusive", 0), ("inconclusive", "worse", 0), ("inconclusive", "inconclusive", 3),
+    ("worse", "worse", 3), ("worse", "inconclusive", 3), ("worse", None, 0),
+])
+def test_a_report_can_fail_a_build(outcome: str, fail_if: str | None, code: int) -> None:
+    study = new_study()
+    write_json(study.folder / "report.json", {"verdict": {"outcome": outcome}, "sentence": "On your questions, so."})
+    (study.folder / "report.html").write_text("page")
+    words = ["report", study.name, *(["--fail-if", fail_if] if fail_if else [])]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == code and done.stdout.strip() == str(study.folder / "report.html")
+    assert done.stderr == (f"assistant-builder: the verdict is {outcome} (--fail-if {fail_if}): On your questions, "
+                           "so.\n" if code else "")
+    assert CliRunner().invoke(app, ["report", study.name, "--fail-if", "better"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("outcomes", "fail_if", "code"), [
+    (["no worse", "no worse"], "inconclusive", 0), (["worse", "inconclusive"], "worse", 3),
+    (["no worse", "inconclusive"], "worse", 0), (["no worse", "inconclusive"], "inconclusive", 3),
+    ([], "inconclusive", 3), ([], "worse", 0),
+])
+def test_a_comparison_can_fail_a_build(outcomes: list[str], fail_if: str, code: int,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = {"verdicts": [{"outcome": outcome} for outcome in outcomes], "sentence": "52 items in both studies."}
+    monkeypatch.setattr("evals.study_compare.compare_studies", lambda a, b: comparison)
+    for name in ("a", "b"):
+        new_study(name)
+    done = CliRunner().invoke(app, ["compare", "a", "b", "--json", "--fail-if", fail_if])
+    assert done.exit_code == code and json.loads(done.stdout) == comparison
+    assert done.stderr.count("\n") == (code == 3)

@@ -45,8 +45,13 @@ def print_json(document: Any) -> None:
 
 def fail(error: AssistantBuilderError) -> NoReturn:
     """Print an error as one line to standard error, and exit with code 1."""
-    sys.stderr.write(f"assistant-builder: {escape_control_characters(str(error))}\n")
-    raise SystemExit(1)
+    fail_with(1, str(error))
+
+
+def fail_with(code: int, message: str) -> NoReturn:
+    """Print a message as one line to standard error, and exit with a code."""
+    sys.stderr.write(f"assistant-builder: {escape_control_characters(message)}\n")
+    raise SystemExit(code)
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:

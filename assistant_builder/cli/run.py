@@ -50,6 +50,10 @@ def run(
     if not as_json:
         for line in output.conclusion_lines(study):
             typer.echo(line)
+        report = read_json(study.folder / "report.json")
+        for sentence in (report.get("formats_skipped"), report.get("formats_sentence")):
+            if sentence:
+                typer.echo(sentence)
         typer.echo(f"Report: {study.folder / 'report.html'}")
 
 
@@ -79,7 +83,13 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
 
 
 def check_tasks(study: Study) -> None:
-    """Raise an error for lm-eval tasks that cannot run, before hours are spent on training."""
+    """Raise an error for lm-eval tasks and GGUF types that cannot run, before hours are spent on training."""
+    from assistant_builder.models.gguf_convert import extra_installed
+    from assistant_builder.quantization.ggml import require_writer
+
+    if extra_installed() and "formats" in study.steps and study.step("formats").state != "succeeded":
+        for type in study.config.formats.types:
+            require_writer(type)
     tasks = study.config.eval.tasks
     if tasks and study.step("evaluate").state != "succeeded":
         from evals.tasks.extra import ExtraTasks

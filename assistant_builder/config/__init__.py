@@ -7,6 +7,7 @@ from assistant_builder.config.base import RegistryName
 from assistant_builder.config.data import DataConfig
 from assistant_builder.config.eval import EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
+from assistant_builder.config.formats import FormatsConfig
 from assistant_builder.config.model import ModelConfig
 from assistant_builder.config.study_config import (
     BEFORE_APPROACHES,
@@ -24,5 +25,5 @@ from assistant_builder.config.study_config import (
 from assistant_builder.config.train import TrainConfig
 
 __all__ = ["BEFORE_APPROACHES", "PRESETS", "PRESET_LABELS", "Approach", "DataConfig", "EvalConfig", "ExecutorConfig",
-           "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig", "check_name", "load_config", "option_fields",
-           "parse_config", "printable", "read_value"]
+           "FormatsConfig", "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig", "check_name", "load_config",
+           "option_fields", "parse_config", "printable", "read_value"]

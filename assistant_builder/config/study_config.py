@@ -17,6 +17,7 @@ from assistant_builder.config.base import BASIC, ArmName, ConfigModel
 from assistant_builder.config.data import DataConfig
 from assistant_builder.config.eval import EvalConfig
 from assistant_builder.config.executor import ExecutorConfig
+from assistant_builder.config.formats import FormatsConfig
 from assistant_builder.config.model import ModelConfig
 from assistant_builder.config.retrieval import RetrievalConfig
 from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_yaml
@@ -26,7 +27,7 @@ from assistant_builder.store_kinds import store_kind
 
 Approach = Literal["grounded", "memory"]
 _DEFAULT_APPROACHES: tuple[Approach, ...] = ("grounded",)
-BEFORE_APPROACHES: dict[str, Any] = {"approaches": ["memory"]}
+BEFORE_APPROACHES: dict[str, Any] = {"approaches": ["memory"], "formats": {"types": []}}
 """Settings of studies from before there was a choice."""
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
@@ -75,6 +76,8 @@ class StudyConfig(ConfigModel):
                                        description="Facts in the prompts of the grounded approach.")
     train: TrainConfig = Field(default_factory=TrainConfig, title="Training", description="LoRA and optimization.")
     eval: EvalConfig = Field(default_factory=EvalConfig, title="Evaluation", description="Scoring and verdict.")
+    formats: FormatsConfig = Field(default_factory=FormatsConfig, title="Files",
+                                   description="GGUF files that are written and scored.")
     executor: ExecutorConfig = Field(default_factory=ExecutorConfig, title="Executor", description="Where steps run.")
 
     @field_validator("executor", mode="before")

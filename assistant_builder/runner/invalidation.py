@@ -22,13 +22,17 @@ from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedIn
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.models.download import fetch
+from assistant_builder.models.gguf_convert import extra_installed
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.retrieval.decline import FILE as RULE
 from assistant_builder.study import Study
 from assistant_builder.study.steps import (
+    FORMATS,
     StepRecord,
     approach_of_run,
     arm_runs,
     changed_inputs,
+    evaluates,
     needed_before,
     split_run,
     steps_of,
@@ -65,7 +69,7 @@ def first_stale_step(study: Study, *, redo: bool, config: StudyConfig | None = N
             if redo:
                 return step
             raise
-        if record.state != "succeeded":
+        if record.state != "succeeded" or _can_do_more(record):
             pending.add(step)
             continue
         damaged = damaged_outputs(study, record) if step != "report" else []  # a report is rendered again in seconds
@@ -85,6 +89,11 @@ def first_stale_step(study: Study, *, redo: bool, config: StudyConfig | None = N
     return None
 
 
+def _can_do_more(record: StepRecord) -> bool:
+    """Whether a step was skipped because something was not installed that is installed now."""
+    return record.skipped and extra_installed()
+
+
 def delete_stale_steps(study: Study, redo: bool) -> None:
     """Delete the outputs of the first stale step and all later ones; raise for stale steps unless ``redo`` is on.
 
@@ -92,7 +101,7 @@ def delete_stale_steps(study: Study, redo: bool) -> None:
     """
     step = first_stale_step(study, redo=redo)
     if step is not None:  # scores record their own inputs, so they are deleted only if they are damaged
-        _delete_from(study, step, scores=step == "evaluate" and bool(damaged_outputs(study, study.step(step))))
+        _delete_from(study, step, scores=evaluates(step) and bool(damaged_outputs(study, study.step(step))))
     elif redo and study.state == "succeeded":
         _delete_from(study, study.steps[0], scores=True)
 
@@ -118,7 +127,8 @@ def queue_if_stale(study: Study, step: str) -> bool:
         return True
     inputs = step_inputs(study, step)
     changed = bool(changed_inputs(record.inputs, inputs))
-    if record.state == "succeeded" and not changed and not damaged_outputs(study, record):
+    if (record.state == "succeeded" and not changed and not damaged_outputs(study, record)
+            and not _can_do_more(record)):
         return False
     if record.inputs and changed:
         study.delete_step_outputs(step, scores=False)
@@ -229,9 +239,23 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
                 **_grounding(study, config),
                 **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
                 **_flat("eval", config.eval, leave_out=_REPORT_ONLY)}
-    return {**common, **adapters, **_flat("eval", config.eval),
+    types = {"formats.types": config.formats.types} if config.formats.types else {}
+    if step == FORMATS:
+        return {**common, **types, **_format_inputs(study, config)}
+    return {**common, **types, **adapters, **_flat("eval", config.eval),
             **{f"{path.parent.relative_to(folder)}{suffix} scores": file_hash(path) for suffix in suffixes
                for folder in (study.folder / f"evals{suffix}",) for path in sorted(folder.rglob("scores.json"))}}
+
+
+def _format_inputs(study: Study, config: StudyConfig) -> dict[str, Any]:
+    """The inputs of the scores of GGUF files, which are those of the main approach and the first seed."""
+    view = study.views[0]
+    files = {"held-out items": view.evals_folder / "tasks" / "items.jsonl",
+             **{f"{arm} rule": view.arm_folder(arm) / RULE for arm in config.arms}}
+    return {**{f"{arm} adapter": _read(study, f"arms/{arm}/summary.json")["adapter_sha256"] for arm in config.arms},
+            "base model": base_model_identity(config.model), **_flat("model", config.model),
+            **{f"eval.{key}": getattr(config.eval, key) for key in ("max_new_tokens", "similarity", "compute_dtype")},
+            **{name: file_hash(path) for name, path in files.items() if path.is_file()}}
 
 
 def _grounding(study: Study, config: StudyConfig, leave_out: set[str] | None = None) -> dict[str, Any]:

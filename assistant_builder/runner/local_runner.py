@@ -58,7 +58,7 @@ class LocalRunner:
         pending = list(study.steps)
         while pending:
             for step in list(pending):
-                if step in ("evaluate", "report") and any(other.startswith("train-") for other in pending):
+                if step in ("evaluate", "formats", "report") and any(other.startswith("train-") for other in pending):
                     break  # with early stopping the arms wait for each other, and these steps need all arms
                 done = not queue_if_stale(study, step)
                 ours = done or _run_step(study, step, on_event)

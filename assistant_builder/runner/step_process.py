@@ -37,7 +37,7 @@ def step_command(study: Study, step: str) -> list[str]:
     if step.startswith("score-"):
         module, *words = "evals", "score", "--part", f"{step.removeprefix('score-')}/{study.config.evaluation_shards}"
     else:
-        module, *words = {"evaluate": ("evals", "score"),
+        module, *words = {"evaluate": ("evals", "score"), "formats": ("evals", "formats"),
                           "report": ("evals", "report")}.get(step, ("assistant_builder", "step", step))
     return python_command("-m", module, *words, "--study", str(study.folder))
 

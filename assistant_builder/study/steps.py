@@ -9,6 +9,8 @@ from typing import Any, Literal
 from assistant_builder.arms import TWINS
 from assistant_builder.config import Approach, StudyConfig
 
+FORMATS = "formats"
+"""The step that writes and scores GGUF files."""
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 
 
@@ -46,11 +48,12 @@ def steps_of(config: StudyConfig) -> tuple[str, ...]:
     """The steps of a study in execution order: each arm is trained with each seed in each approach."""
     runs = [run + suffix_of(approach, config.approaches)
             for approach in config.approaches for run in arm_runs(config.seeds, config.arms)]
-    return _around(runs)
+    return _around(runs, formats=bool(config.formats.types))
 
 
-def _around(runs: Sequence[str]) -> tuple[str, ...]:
-    return "data", "data-embed", *(f"train-{run}" for run in runs), "evaluate", "report"
+def _around(runs: Sequence[str], *, formats: bool) -> tuple[str, ...]:
+    return ("data", "data-embed", *(f"train-{run}" for run in runs), "evaluate", *([FORMATS] if formats else []),
+            "report")
 
 
 def insert_shards(steps: Sequence[str], shards: Sequence[str]) -> tuple[str, ...]:
@@ -66,11 +69,11 @@ def needed_before(step: str, steps: Sequence[str]) -> list[str]:
 
 
 def evaluates(step: str) -> bool:
-    """Whether a step is the evaluation or a shard of it."""
-    return step == "evaluate" or step.startswith("score-")
+    """Whether a step scores answers: the evaluation, a shard of it, or that of the GGUF files."""
+    return step in ("evaluate", FORMATS) or step.startswith("score-")
 
 
-STEPS = _around(arm_runs(1))
+STEPS = _around(arm_runs(1), formats=True)
 """The steps of a study with default settings."""
 
 
@@ -92,6 +95,11 @@ class StepRecord:
     # peak GPU allocation of the process if it used a GPU, else its peak resident memory
     peak_memory_bytes: int | None = None
     node: str | None = None  # cluster node on which it ran; None for the machine that runs the study
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the step succeeded without doing anything, because something is not installed."""
+        return self.step == FORMATS and self.state == "succeeded" and not self.outputs
 
 
 @dataclass(frozen=True)

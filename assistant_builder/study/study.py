@@ -21,6 +21,7 @@ from assistant_builder.config import BEFORE_APPROACHES, Approach, StudyConfig, c
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
 from assistant_builder.study.steps import (
+    FORMATS,
     SUFFIXES,
     Progress,
     State,
@@ -35,6 +36,7 @@ _STATUS_FILES: dict[str, str] = {
     "data": "data/status.json",
     "data-embed": "data/embed.status.json",
     "evaluate": "evals/status.json",
+    "formats": "evals/formats.status.json",
     "report": "report.status.json",
 }
 _TEMPLATE_DATE = "template_date.json"
@@ -228,6 +230,11 @@ class Study:
         """``formats``: the GGUF files that the study is scored and served with."""
         return self.folder / f"formats{self._suffix}"
 
+    @property
+    def format_scores_folder(self) -> Path:
+        """``evals/formats``: scores of the GGUF files, in a folder for each."""
+        return self.evals_folder / "formats"
+
     def export_folder(self, name: str) -> Path:
         """``exports/<name>``: an export that the page made."""
         return self.folder / "exports" / f"{name}{self._suffix}"
@@ -373,6 +380,9 @@ class Study:
             for suffix in ("", *SUFFIXES.values()):
                 shutil.rmtree(self.folder / f"evals{suffix}", ignore_errors=True)
             shutil.rmtree(self.retrieval_folder / self.FINAL_INDEX, ignore_errors=True)
+        elif step == FORMATS and scores:
+            for view in self.views:
+                shutil.rmtree(view.format_scores_folder, ignore_errors=True)
         elif step == "report":
             for suffix in ("", *SUFFIXES.values()):
                 for ending in ("json", "html", "md"):

@@ -157,7 +157,7 @@ def combinations(base: StudyConfig, grid: Grid) -> list[Trial]:
     for number, values in enumerate(itertools.product(*grid.swept.values()), start=1):
         chosen = dict(zip(grid.swept, values, strict=True))
         try:
-            config = base.with_changes({**grid.fixed, **chosen, "name": f"{base.name}-{number}"})
+            config = base.with_changes({"formats.types": [], **grid.fixed, **chosen, "name": f"{base.name}-{number}"})
         except ConfigError as error:
             problems += error.what.split("; ")  # most problems belong to one value and repeat in many combinations
             continue

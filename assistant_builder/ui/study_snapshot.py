@@ -205,7 +205,8 @@ def log_tail(path: Path, lines: int = 30) -> str:
     return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
 
 
-_TITLES = {"data": "Check and split", "data-embed": "Find leaks", "evaluate": "Evaluate", "report": "Report"}
+_TITLES = {"data": "Check and split", "data-embed": "Find leaks", "evaluate": "Evaluate",
+           "formats": "Score GGUF files", "report": "Report"}
 _MARKS = {"queued": "○", "running": "●", "succeeded": "✓", "failed": "✕", "cancelled": "■", "lost": "!"}
 
 

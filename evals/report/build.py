@@ -18,6 +18,7 @@ from evals.declaration import LOSS, RIGHT_DECLINES
 from evals.report import contrasts as comparing
 from evals.report.approaches import add_approaches
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
+from evals.report.formats import formats_of
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
 from evals.report.items import declining, flips, item_rows
 from evals.report.load import (
@@ -101,6 +102,7 @@ def build_report(study: Study) -> dict[str, Any]:
     curve = risk_coverage(cells, served_cells(config.arms))
     if curve is not None:
         report["risk_coverage"] = curve
+    report |= formats_of(study, cells, rules)
     if config.compares:
         report["other_claim"] = other_claim(by_seed, usable[primary], rules)
     else:

@@ -234,6 +234,35 @@ def risk_chart(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
             "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in ticks(0, up.high, 4)]}
 
 
+def size_chart(formats: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
+    """The difference of each GGUF file from the 16-bit assistant over its size; worse is lower.
+
+    Each file has a point with its interval; ``margin`` is the largest harm that counts as no worse.
+    """
+    if not formats:
+        return None
+    metric, better = formats[0]["metric"], formats[0]["higher_is_better"]
+    how = shown(metric)
+    margin = formats[0]["margin"] * (-1 if better else 1)
+    values = [value * how.factor for row in formats for value in (*row["ci"], row["delta"])]
+    values += [0.0, margin * how.factor]
+    pad = 0.08 * (max(values) - min(values)) or 10.0 ** -how.decimals
+    up = Scale(min(values) - pad, max(values) + pad, mirrored=better)
+    across = Scale(0, 1.15 * max(row["bytes"] for row in formats) / 1e6)
+    arms = list(dict.fromkeys(row["arm"] for row in formats))
+    points = [{
+        "arm": row["arm"], "name": row["name"], "y": up(row["delta"] * how.factor),
+        "x": round(across(row["bytes"] / 1e6) + 1.2 * arms.index(row["arm"]), 3),  # files of one type have one size
+        "low": min(ends), "high": max(ends), "above": row["arm"] == arms[0],
+        "text": f"{row['name']}, {row['bytes'] / 1e6:,.0f} MB: {difference(row['delta'], metric, pair)} "
+                f"({interval(pair, metric)}), {row['verdict']}",
+    } for row in formats for ends in (tuple(up(end * how.factor) for end in row["ci"]),)
+        for pair in ({"ci_low": row["ci"][0], "ci_high": row["ci"][1]},)]
+    return {"points": points, "arms": arms, "zero": up(0.0), "margin": up(margin * how.factor), "y": axis(up),
+            "x": [{"at": across(tick), "text": plain(tick)} for tick in ticks(0, across.high, 5)],
+            "unit": f"difference in {how.phrase}, {how.unit}" if how.unit else f"difference in {how.phrase}"}
+
+
 def seed_dots(seeds: Mapping[str, Any]) -> dict[str, Any] | None:
     """Each training run of each arm as a dot on one axis, with the arm's mean; ``None`` for a single run."""
     if not seeds["spread"]:

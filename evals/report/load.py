@@ -130,6 +130,19 @@ def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
     return baselines
 
 
+def read_formats(study: Study, arm: str, like: Cell) -> list[Cell]:
+    """The scored GGUF files of an arm, largest first.
+
+    Raises:
+        EvaluationError: They were scored on other items than the cell ``like``.
+    """
+    folder = study.format_scores_folder
+    found = _read({f"{arm} {type}": folder / f"{arm}-{type}" for type in study.config.formats.types
+                   if (folder / f"{arm}-{type}" / "scores.json").is_file()})
+    _refuse_contradictions(study, like, found)
+    return sorted(found.values(), key=lambda cell: -int(cell.scores["bytes"]))
+
+
 def read_rescored_cells(study: Study, like: Cell, *, seed: int | None = None) -> dict[str, Cell]:
     """A further scoring of the arms' assistants, by training ``seed`` or with another batch size; empty if incomplete.
 

@@ -149,10 +149,10 @@ FROM = ("from", "Where does the difference come from?")
 BEHIND = ("behind", "Details behind the numbers")
 
 CONTENTS: tuple[tuple[tuple[str, str], tuple[tuple[str, str], ...]], ...] = (
-    (DID, (("approaches", "Approaches"), ("bounds", "Verdict"), ("uncovered", "Facts not taught"),
-           ("quality", "Quality"), ("alone", "Not compared"), ("flips", "Flips"), ("fidelity", "Fidelity"),
-           ("worst", "Worst items"), ("retention", "Forgetting"), ("tasks", "Other tasks"), ("declining", "Declining"),
-           ("reliability", "Reliability"), ("judge", "Judge"), ("votes", "Votes"))),
+    (DID, (("approaches", "Approaches"), ("formats", "Which file to ship"), ("bounds", "Verdict"),
+           ("uncovered", "Facts not taught"), ("quality", "Quality"), ("alone", "Not compared"), ("flips", "Flips"),
+           ("fidelity", "Fidelity"), ("worst", "Worst items"), ("retention", "Forgetting"), ("tasks", "Other tasks"),
+           ("declining", "Declining"), ("reliability", "Reliability"), ("judge", "Judge"), ("votes", "Votes"))),
     (SEEN, (("power", "Power"), ("noise", "Noise floor"), ("seeds", "Seeds"), ("caveats", "Caveats"))),
     (FROM, (("waterfall", "Waterfall"), ("differences", "All differences"), ("cells", "All cells"),
             ("exports", "Exports"), ("untuned", "Without tuning"))),
@@ -177,6 +177,8 @@ def contents(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         left_out.add("uncovered")
     if not report.get("approaches"):
         left_out.add("approaches")
+    if not (report.get("formats") or report.get("formats_skipped")):
+        left_out.add("formats")
     if alone and export_table(report) is None:
         left_out.add("exports")
     if alone and not report["contrasts"]:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from assistant_builder.arms import ARMS, CELLS, QLORA, TWINS, css_rules, css_variables, label
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
-from evals.report import approaches, charts, rows_headline, rows_other
+from evals.report import approaches, charts, formats, rows_headline, rows_other
 from evals.report.conclusion import conclude
 from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
@@ -117,6 +117,9 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "risk_lines": risk_sentences(report.get("risk_coverage")),
         "approach_rows": approaches.approach_rows(report), "approach_comparisons": approaches.comparison_rows(report),
         "approach_metric": shown(report["approach_metric"]).label if "approach_metric" in report else "",
+        "format_rows": formats.format_rows(report), "format_chart": charts.size_chart(report.get("formats")),
+        "format_metric": shown(report["primary_metric"]).label,
+        "format_level": formats.level_text(report.get("formats_level", 0.95)),
         # further measurements
         "fidelity": rows_other.fidelity_rows(report), "fidelity_note": fidelity["sentence"] if fidelity else "",
         "worst": rows_other.worst_items(report), "flips": rows_other.flip_rows(report),

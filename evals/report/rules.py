@@ -27,6 +27,7 @@ from evals.declaration import (
 )
 from evals.metrics import metric_of
 from evals.report.load import Cell, figure
+from evals.stats.intervals import LEVEL
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Rules:
         return self.labels(samples, tuple(dict.fromkeys([*names, "cluster"])))
 
     def compare(self, baseline: Cell, candidate: Cell, metric: str, items: list[str], *,
-                other: bool = False) -> Comparison:
+                other: bool = False, level: float = LEVEL) -> Comparison:
         """Compare two cells item by item; losses are weighted by answer tokens.
 
         Args:
@@ -136,6 +137,7 @@ class Rules:
             metric: Name of the metric.
             items: At least two items.
             other: Whether to cluster for the claim that is not the headline.
+            level: Coverage of the interval.
         """
         samples = [baseline.by_item[item] for item in items]
         info, clusters = metric_of(metric), self.clusters(samples, other=other)
@@ -148,7 +150,7 @@ class Rules:
             baseline.values(items, metric), candidate.values(items, metric), clusters=clusters, related=related,
             weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
             margin=self.margin(metric), higher_is_better=info.higher_is_better, seed=self.settings.seed,
-            bounds=info.bounds, resamples=self.settings.bootstrap_resamples,
+            bounds=info.bounds, resamples=self.settings.bootstrap_resamples, level=level,
         )
 
     def record(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""95 % intervals for a paired difference; ``evals.compare`` chooses among them.
+"""Intervals for a paired difference, by default of 95 %; ``evals.compare`` chooses among them.
 
 ``python -m benchmarks.simulate_statistics`` measures the coverage of each.
 """
@@ -20,12 +20,15 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 _STUDENTIZED_UNITS = 10  # with fewer units, too many resamples have hardly any spread, which makes bootstrap-t unstable
 _DRAWS_AT_ONCE = 3_000_000
-_Z = float(special.ndtri(0.5 + LEVEL / 2))
 
 Interval = tuple[float, float]
 
 
-def t_interval(units: Units, *, degrees_of_freedom: int | None = None) -> Interval:
+def _z(level: float) -> float:
+    return float(special.ndtri(0.5 + level / 2))
+
+
+def t_interval(units: Units, *, degrees_of_freedom: int | None = None, level: float = LEVEL) -> Interval:
     """Interval for the ratio ``sum(sums) / sum(weights)`` with its standard error from :mod:`.cluster_robust`.
 
     Without clusters and with equal weights it is the paired t interval.
@@ -33,11 +36,12 @@ def t_interval(units: Units, *, degrees_of_freedom: int | None = None) -> Interv
     Args:
         units: At least two.
         degrees_of_freedom: Those of CR2 unless given.
+        level: Coverage of the interval, as in all functions here.
     """
     error = cr2_standard_error(units)
     if degrees_of_freedom is not None:
         error = replace(error, degrees_of_freedom=min(degrees_of_freedom, error.degrees_of_freedom))
-    half = error.half_width(LEVEL)
+    half = error.half_width(level)
     return units.delta - half, units.delta + half
 
 
@@ -97,7 +101,7 @@ def _draw_times(count: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
 
 
-def bca_interval(units: Units, drawn: Resamples) -> Interval:
+def bca_interval(units: Units, drawn: Resamples, level: float = LEVEL) -> Interval:
     """Bias-corrected and accelerated bootstrap interval (Efron 1987) for the ratio ``sum(sums) / sum(weights)``.
 
     The acceleration comes from the jackknife. Equals ``scipy.stats.bootstrap(method="BCa")`` but for the draws. At
@@ -110,12 +114,12 @@ def bca_interval(units: Units, drawn: Resamples) -> Interval:
     left_out = (total - units.sums) / (weight - units.weights)
     influence = left_out.mean() - left_out
     acceleration = float((influence**3).sum() / (6 * np.square(influence).sum() ** 1.5))
-    z = bias + np.array([-_Z, _Z])
+    z = bias + np.array([-_z(level), _z(level)])
     low, high = np.quantile(drawn.shifts, special.ndtr(bias + z / (1 - acceleration * z)))
     return units.delta + float(low), units.delta + float(high)
 
 
-def bootstrap_t_interval(units: Units, drawn: Resamples) -> Interval:
+def bootstrap_t_interval(units: Units, drawn: Resamples, level: float = LEVEL) -> Interval:
     """Studentized bootstrap interval (Efron 1982, Hall 1988) for the ratio ``sum(sums) / sum(weights)``.
 
     The t interval with critical values taken from resamples, so that it extends further to the side on which skewed
@@ -123,21 +127,21 @@ def bootstrap_t_interval(units: Units, drawn: Resamples) -> Interval:
     """
     error = _standard_error(units)
     scaled = drawn.errors > 1e-6 * error
-    low, high = np.quantile(drawn.shifts[scaled] / drawn.errors[scaled], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    low, high = np.quantile(drawn.shifts[scaled] / drawn.errors[scaled], [0.5 - level / 2, 0.5 + level / 2])
     return units.delta - float(high) * error, units.delta - float(low) * error
 
 
-def flip_interval(gained: int, lost: int, n: int) -> Interval:
+def flip_interval(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
     """Interval for the difference of two paired proportions over ``n`` items: Tango's, at least Bonett and Price's.
 
     Each is too short on one side of rare flips of one direction: Bonett and Price's on the side of the flips (6 %
     instead of 2.5 % beyond that end, n = 300, 2 % flips), Tango's on the other (5 %). Together at most 3.1 % of the
     intervals end short of the true difference on either side, for 30 to 500 items and flip rates of 1 to 30 %.
     """
-    return outer(tango_interval(gained, lost, n), bonett_price_interval(gained, lost, n))
+    return outer(tango_interval(gained, lost, n, level), bonett_price_interval(gained, lost, n, level))
 
 
-def bonett_price_interval(gained: int, lost: int, n: int) -> Interval:
+def bonett_price_interval(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
     """Adjusted Wald interval for the difference of two paired proportions over ``n`` items.
 
     One flip each way is added to the table: p = (flips + 1) / (n + 2). Bonett and Price, Adjusted Wald confidence
@@ -145,22 +149,24 @@ def bonett_price_interval(gained: int, lost: int, n: int) -> Interval:
     """
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     center = up - down
-    half = _Z * math.sqrt((up + down - center**2) / (n + 2))
+    half = _z(level) * math.sqrt((up + down - center**2) / (n + 2))
     return max(-1.0, center - half), min(1.0, center + half)
 
 
-def tango_interval(gained: int, lost: int, n: int) -> Interval:
+def tango_interval(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
     """Score interval for the difference of two paired proportions over ``n`` items.
 
     It holds the differences D that a score test does not reject: (gained − lost − nD)² ≤ z² n(2q + D(1 − D)), where q
     is the likeliest rate of losses if the difference is D. Tango, Equivalence test and confidence interval for the
     difference in proportions for the paired-sample design, Statistics in Medicine 17 (1998).
     """
+    z = _z(level)
+
     def rejected(difference: float) -> bool:
         b = (2 * n - gained + lost) * difference - gained - lost
         root = math.sqrt(max(0.0, b * b + 8 * n * lost * difference * (1 - difference)))
         variance = n * ((root - b) / (2 * n) + difference * (1 - difference))
-        return (gained - lost - n * difference) ** 2 > _Z**2 * variance
+        return (gained - lost - n * difference) ** 2 > z**2 * variance
 
     estimate = (gained - lost) / n
     return _last_accepted(rejected, estimate, -1.0), _last_accepted(rejected, estimate, 1.0)
@@ -176,7 +182,7 @@ def _last_accepted(rejected: Callable[[float], bool], inside: float, outside: fl
     return outside
 
 
-def rare_interval(units: Units, span: float) -> Interval:
+def rare_interval(units: Units, span: float, level: float = LEVEL) -> Interval:
     """Interval for few differing units: the ends of t intervals with a few unseen differences added.
 
     The plain t, and any bootstrap, shrink to a point when nothing differed and are far too short when little did. With
@@ -188,13 +194,16 @@ def rare_interval(units: Units, span: float) -> Interval:
     Args:
         units: At least two.
         span: Largest possible difference of one item's score; the largest observed one if there is no limit.
+        level: Coverage of the interval.
     """
-    down, up = (t_interval(units.with_unseen(span, unseen), degrees_of_freedom=units.count - 1) for unseen in (
+    down, up = (t_interval(units.with_unseen(span, unseen), degrees_of_freedom=units.count - 1,
+                           level=level) for unseen in (
         (-1.0, -0.5) if units.delta <= 0 else (-1.0, 1.0), (1.0, 0.5) if units.delta >= 0 else (-1.0, 1.0)))
     return down[0], up[1]
 
 
-def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
+def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0,
+                  level: float = LEVEL) -> tuple[Interval, bool]:
     """BCa interval, extended to t, and to bootstrap-t where differences are skewed; and whether they are.
 
     BCa alone is too short where weights are uneven or many differences are zero; the t interval is too short on the
@@ -202,21 +211,22 @@ def item_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) ->
     the same of lognormal ones.
     """
     drawn = resample(units, resamples=resamples, seed=seed)
-    interval = outer(bca_interval(units, drawn), t_interval(units))
+    interval = outer(bca_interval(units, drawn, level), t_interval(units, level=level))
     if not _studentized(units):
         return interval, False
-    return outer(interval, bootstrap_t_interval(units, drawn)), True
+    return outer(interval, bootstrap_t_interval(units, drawn, level)), True
 
 
-def cluster_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Interval, bool]:
+def cluster_interval(units: Units, *, resamples: int = RESAMPLES, seed: int = 0,
+                     level: float = LEVEL) -> tuple[Interval, bool]:
     """Cluster-robust t interval, extended to whole-cluster bootstrap-t where sums are skewed; and whether so.
 
     On lognormal effects of 20 clusters t covers 87 to 89 %, BCa 90 % and bootstrap-t 91 to 93 %.
     """
     if not _studentized(units):
-        return t_interval(units), False
+        return t_interval(units, level=level), False
     drawn = resample(units, resamples=resamples, seed=seed)
-    return outer(t_interval(units), bootstrap_t_interval(units, drawn)), True
+    return outer(t_interval(units, level=level), bootstrap_t_interval(units, drawn, level)), True
 
 
 def _studentized(units: Units) -> bool:

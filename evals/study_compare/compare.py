@@ -105,7 +105,7 @@ def trained_on(study: Study, cell: Cell, other: Study) -> frozenset[str] | None:
 
 _IRRELEVANT = (
     "name", "version", "data.source", "train.preset", "train.sample_answers", "train.allow_low_memory",
-    "eval.judge_url", "eval.judge_model", "eval.judge_items", "eval.price_per_hour",
+    "eval.judge_url", "eval.judge_model", "eval.judge_items", "eval.price_per_hour", "formats.types",
 )
 """Settings that do not change the score of any cell."""
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")

@@ -48,7 +48,8 @@ def test_from_upload_to_a_file_to_hand_on(
     base.fill(str(short_base))
     base.press("Enter")
     page.get_by_role("button", name="All settings").click()
-    for option, value in (("train-max_steps", "2"), ("train-evaluations", "1"), ("eval-max_new_tokens", "8")):
+    for option, value in (("train-max_steps", "2"), ("train-evaluations", "1"), ("eval-max_new_tokens", "8"),
+                          ("formats-types", "")):
         page.locator(f"#ab-{option}").locator("input:visible, textarea:visible").first.fill(value)
     for option in ("eval-retention", "eval-noise_floor", "eval-fidelity", "eval-baselines"):  # test_run has them all
         page.locator(f"#ab-{option} input[type=checkbox]").uncheck()

@@ -18,7 +18,7 @@ from tests.synthetic_study import SMALL
 
 pytestmark = pytest.mark.train
 QUICK = {
-    "approaches": "memory",
+    "approaches": "memory", "formats.types": "[]",
     "data.max_train": 24, "data.max_heldout": 6, "train.max_steps": 3, "train.evaluations": 1, "train.rank": 4,
     "train.micro_batch_size": 4, "train.batch_size": 8, "train.sample_answers": 1, "eval.max_new_tokens": 4,
     "eval.batch_size": 8, "eval.retention": False, "eval.bootstrap_resamples": 200,

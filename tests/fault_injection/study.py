@@ -16,7 +16,7 @@ from assistant_builder.study import Study
 
 DATA = Path(__file__).resolve().parents[2] / "datasets_cards" / "thimble-row-library" / "data.csv"
 SETTINGS: dict[str, Any] = {
-    "approaches": ["memory"],
+    "approaches": ["memory"], "formats.types": [],
     "train.max_steps": 6, "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 3, "train.rank": 4,
     "train.dropout": 0.05, "train.max_length": 96, "train.sample_answers": 1, "data.max_heldout": 4,
     "eval.max_new_tokens": 8, "eval.bootstrap_resamples": 200, "eval.retention": False, "eval.noise_floor": False,

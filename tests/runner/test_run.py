@@ -16,7 +16,7 @@ from tests.export.tiny import tiny_base
 CARDS = Path(__file__).resolve().parents[2] / "datasets_cards"
 SMALL = CARDS / "thimble-row-library" / "data.csv"
 QUICK = {
-    "approaches": "memory",
+    "approaches": "memory", "formats.types": "[]",
     "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2", "train.evaluations": "1",
     "train.rank": "4", "train.max_length": "96", "data.max_heldout": "4", "eval.max_new_tokens": "8",
     "eval.bootstrap_resamples": "500", "eval.primary_metric": "nll_per_token", "eval.margin": "0.03",

@@ -128,3 +128,27 @@ def test_a_finished_export_is_told_offered_and_explained() -> None:
     (job.files / "export.json").unlink()
     gone = drawn(tab, study)["export-lora-merged"]
     assert "The export is missing" in gone[1] and not gone[4]["visible"]
+
+
+def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = finished_study()
+    report = study.folder / "report.json"
+    write_json(report, {**read_json(report), "smallest_no_worse": {"name": "Q4_0", "arm": "qlora"},
+                        "formats_sentence": "The smallest file is <Q4_0>."})
+    tab = inside_blocks(ExportTab)
+    shown = drawn(tab, study)
+    assert chosen(shown) == ("qlora", "gguf") and "The smallest file is &lt;Q4_0&gt;." in shown["export-choice"][-2]
+    *_, command, type = shown["export-qlora-gguf"]
+    assert type == "Q4_0" and "--format gguf --type Q4_0 --to library-qlora-gguf-Q4_0" in command
+    assert shown["export-lora-gguf"][-1] == "Q8_0" and "--type" not in shown["export-lora-gguf"][-2]
+
+    started: list[str] = []
+    monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
+    panel = next(panel for panel in tab.panels if panel.spec.name == "qlora-gguf")
+    state, *_, command, type = panel._choose(study.name, "BF16")
+    assert "QLoRA (4-bit), GGUF BF16" in state and type == "BF16" and "--type BF16" in command
+    for name in ("BF16", "Q8_0"):
+        panel._start(study.name, False, name)
+    assert started == ["qlora-gguf-BF16", "qlora-gguf"]
+    record_of(ExportJob(study, ExportSpec("qlora", "gguf", "Q5_1")), percent=10)
+    assert drawn(tab, study)["export-qlora-gguf"][-1] == "Q5_1"

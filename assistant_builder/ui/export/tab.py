@@ -22,6 +22,8 @@ from assistant_builder.export_formats import (
     base_name,
     estimated_bytes,
     export_specs,
+    file_to_ship,
+    typed,
 )
 from assistant_builder.models.bundled import EMBEDDER_BUNDLE
 from assistant_builder.study import Study
@@ -45,11 +47,14 @@ MAX_SNIPPETS = 4
 
 
 class ExportPanel:
-    """Components of one export."""
+    """Components of one export; with a choice of the type if the format has several."""
 
     def __init__(self, spec: ExportSpec) -> None:
         self.spec = spec
         with gr.Column(visible=False, elem_id=f"ab-export-{spec.name}") as self.column:
+            types = spec.export_format.types
+            self.type = gr.Dropdown(list(types), value=spec.export_format.type, label="Type",
+                                    elem_id=f"ab-export-type-{spec.name}") if len(types) > 1 else None
             self.state = gr.HTML(elem_classes="ab-export-state")
             with gr.Row(elem_classes="ab-actions"):
                 self.download = gr.DownloadButton("Download", variant="primary", visible=False)
@@ -62,6 +67,12 @@ class ExportPanel:
                 self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True, lines=1,
                                        show_line_numbers=False, buttons=["copy"])
 
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that :meth:`_draw` sets."""
+        return [self.state, self.start, self.cancel, self.download, *self.ways, self.command,
+                *([self.type] if self.type else [])]
+
     def section(self) -> LiveRegion:
         """The region that is redrawn when the files of this export change."""
 
@@ -72,18 +83,22 @@ class ExportPanel:
             study = available(view)
             if study is None:
                 return f"{view.name}:nothing"
-            job = ExportJob(study, self.spec)
-            files = view.stamp(job.status_file, "report.json", study.arm_folder(self.spec.arm) / "summary.json")
-            return f"{files}:{job.running}:{job.cancel_requested}"
+            jobs = [ExportJob(study, spec) for spec in typed(self.spec)]
+            files = view.stamp(*(job.status_file for job in jobs), "report.json",
+                               study.arm_folder(self.spec.arm) / "summary.json")
+            return ":".join([files, *(f"{job.running}:{job.cancel_requested}" for job in jobs)])
 
-        outputs = [self.state, self.start, self.cancel, self.download, *self.ways, self.command]
-        return LiveRegion(f"export-{self.spec.name}", outputs, mark, lambda view: self._draw(available(view)))
+        return LiveRegion(f"export-{self.spec.name}", self.outputs, mark, lambda view: self._draw(available(view)))
 
-    def _draw(self, study: Study | None) -> list[Any]:
+    def _draw(self, study: Study | None, chosen: ExportSpec | None = None) -> list[Any]:
+        """The values of :attr:`outputs`, for the chosen type, else the last one started, else the advised one."""
         if study is None:
             return ["", gr.update(visible=False), gr.update(visible=False), gr.update(value=None, visible=False),
-                    *(gr.update(value="", visible=False) for _ in self.ways), ""]
-        spec, job = self.spec, ExportJob(study, self.spec)
+                    *(gr.update(value="", visible=False) for _ in self.ways), "", *([gr.skip()] if self.type else [])]
+        advised_file = file_to_ship(study_report(study))
+        spec = chosen or _latest(study, typed(self.spec)) or (
+            advised_file if advised_file in typed(self.spec) else self.spec)
+        job = ExportJob(study, spec)
         record = job.record()
         export = None
         if record is None:
@@ -106,7 +121,8 @@ class ExportPanel:
             shown, gr.update(visible=not busy, interactive=True, value=label,
                              variant="secondary" if export else "primary"),
             gr.update(visible=busy, value="Cancelling…" if job.cancel_requested else "Cancel"),
-            self._download_update(job, export), *self._snippet_updates(study, export), command_line(study.name, spec),
+            self._download_update(job, export), *self._snippet_updates(study, spec, export),
+            command_line(study.name, spec), *([spec.export_format.type] if self.type else []),
         ]
 
     def _download_update(self, job: ExportJob, export: dict[str, Any] | None) -> dict[str, Any]:
@@ -118,13 +134,13 @@ class ExportPanel:
         label = f"Download .zip ({size(path.stat().st_size)})"
         return gr.update(value=offer(path, path.name), visible=True, label=label)
 
-    def _snippet_updates(self, study: Study, export: dict[str, Any] | None) -> list[Any]:
+    def _snippet_updates(self, study: Study, spec: ExportSpec, export: dict[str, Any] | None) -> list[Any]:
         found = []
         if export is not None:
             with contextlib.suppress(AssistantBuilderError):  # the base model's folder is missing
                 shared, local = base_name(study)
                 embedder = str(EMBEDDER_BUNDLE.folder) if EMBEDDER_BUNDLE.folder.is_dir() else None
-                found = loading_snippets(study, self.spec, folder=export["folder"], base=str(local or shared),
+                found = loading_snippets(study, spec, folder=export["folder"], base=str(local or shared),
                                          with_data=export.get("with_data", False), embedder=embedder)
         shown = [gr.update(value=way.text, label=way.title, language=way.language, visible=True)
                  for way in found[:MAX_SNIPPETS]]
@@ -132,16 +148,25 @@ class ExportPanel:
 
     def wire(self, picker: gr.Dropdown, with_data: gr.Checkbox) -> None:
         """Connect the buttons; ``picker`` holds the name of the chosen study."""
-        self.start.click(user_facing_errors(self._start), [picker, with_data], self.start, **QUIET)
-        self.cancel.click(user_facing_errors(self._cancel), picker, self.cancel, **QUIET)
+        type = [self.type] if self.type else []
+        self.start.click(user_facing_errors(self._start), [picker, with_data, *type], self.start, **QUIET)
+        self.cancel.click(user_facing_errors(self._cancel), [picker, *type], self.cancel, **QUIET)
+        if self.type:
+            self.type.input(user_facing_errors(self._choose), [picker, self.type], self.outputs, **QUIET)
 
-    def _start(self, name: str | None, with_data: bool) -> dict[str, Any]:
+    def _of(self, type: str | None) -> ExportSpec:
+        return next((spec for spec in typed(self.spec) if spec.export_format.type == type), self.spec)
+
+    def _choose(self, name: str | None, type: str | None) -> list[Any]:
+        return self._draw(Study.open(name or "").recommended, self._of(type))
+
+    def _start(self, name: str | None, with_data: bool, type: str | None = None) -> dict[str, Any]:
         study = Study.open(name or "").recommended
-        ExportJob(study, self.spec).start(with_data=with_data is True and study.config.grounded)
+        ExportJob(study, self._of(type)).start(with_data=with_data is True and study.config.grounded)
         return gr.update(interactive=False, value="Starting…")
 
-    def _cancel(self, name: str | None) -> dict[str, Any]:
-        job = ExportJob(Study.open(name or "").recommended, self.spec)
+    def _cancel(self, name: str | None, type: str | None = None) -> dict[str, Any]:
+        job = ExportJob(Study.open(name or "").recommended, self._of(type))
         if not job.running:
             raise StudyError("no export is running", remedy="Wait until the page shows the result")
         job.request_cancel()
@@ -204,10 +229,13 @@ class ExportTab:
             return [gr.skip()] * (5 + len(self.panels))
         report, arms = study_report(study), shown_arms(study.config)
         advised = advice(report, study.config.arms)
-        spec = _latest(study, arms) or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
+        jobs = [each for spec in export_specs() if spec.arm in arms for each in typed(spec)]
+        spec = (_latest(study, jobs) or file_to_ship(report)
+                or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT))
         choices = [(label(arm), arm) for arm in arms]
+        advice_shown = advice_card(advised, (report or {}).get("formats_sentence", ""))
         return [gr.update(choices=choices, value=spec.arm), spec.format, *_visible(spec.arm, spec.format),
-                gr.update(value=False, visible=study.config.grounded), advice_card(advised), quality_card(report)]
+                gr.update(value=False, visible=study.config.grounded), advice_shown, quality_card(report)]
 
     # events
 
@@ -223,8 +251,8 @@ def _visible(arm: str, format: str) -> list[Any]:
     return [gr.update(visible=(spec.arm, spec.format) == (arm, format)) for spec in export_specs()]
 
 
-def _latest(study: Study, arms: Sequence[str]) -> ExportSpec | None:
-    """The export that a reloaded page shows: a running one, else the last one started."""
-    found = [(record.state == "running", record.started, spec) for spec in export_specs()
-             if spec.arm in arms and (record := ExportJob(study, spec).record()) is not None]
+def _latest(study: Study, specs: Sequence[ExportSpec]) -> ExportSpec | None:
+    """The export of these that a reloaded page shows: a running one, else the last one started."""
+    found = [(record.state == "running", record.started, spec) for spec in specs
+             if (record := ExportJob(study, spec).record()) is not None]
     return max(found, key=lambda entry: entry[:2])[2] if found else None

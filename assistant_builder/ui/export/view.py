@@ -14,14 +14,15 @@ from assistant_builder.export.retrieval_files import SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
 from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import bar, callout, card, code, error_callout, fold, join, table
-from evals.report.format import duration, shown, size
+from evals.report.format import duration, in_sentence, shown, size
 
 
-def advice_card(advice: Advice) -> Markup:
-    """The recommended arm for each format."""
+def advice_card(advice: Advice, file: str = "") -> Markup:
+    """The recommended arm for each format; ``file`` is what the report says of GGUF files."""
     picks = join(Markup("<li>{}: <b>{}</b></li>").format(format.label, label(advice.arm(format)))
                  for format in EXPORT_FORMATS.values())
-    return card("Recommended export", Markup("<p>{}</p><ul>{}</ul>").format(advice.why, picks))
+    shipped = Markup("<p>{}</p>").format(file) if file else ""
+    return card("Recommended export", shipped, Markup("<p>{}</p><ul>{}</ul>").format(advice.why, picks))
 
 
 def quality_card(report: Mapping[str, Any] | None) -> Markup:
@@ -42,9 +43,9 @@ def quality_card(report: Mapping[str, Any] | None) -> Markup:
 
 
 def spec_title(spec: ExportSpec) -> str:
-    """``QLoRA (4-bit), adapter``."""
-    title = spec.export_format.label
-    return f"{label(spec.arm)}, {title[:1].lower()}{title[1:]}"
+    """``QLoRA (4-bit), adapter``; with the type if the format has several: ``QLoRA (4-bit), GGUF Q8_0``."""
+    format = spec.export_format
+    return " ".join(filter(None, (f"{label(spec.arm)}, {in_sentence(format.label)}", format.type)))
 
 
 def ready_panel(spec: ExportSpec, planned: int, advice: Advice, *, grounded: bool = False) -> Markup:
@@ -112,5 +113,6 @@ def finished_panel(spec: ExportSpec, record: JobRecord, export: Mapping[str, Any
 
 def command_line(name: str, spec: ExportSpec) -> str:
     """The equivalent command line."""
-    return shlex.join(["assistant-builder", "export", name, "--arm", spec.arm, "--format", spec.format, "--to",
+    type = ["--type", spec.type] if spec.type else []
+    return shlex.join(["assistant-builder", "export", name, "--arm", spec.arm, "--format", spec.format, *type, "--to",
                        f"{name}-{spec.name}"])

@@ -29,7 +29,7 @@ from assistant_builder.planning.memory_check import refusal
 from assistant_builder.planning.plan import Lengths, Plan, plan_study
 from assistant_builder.retrieval.augment import repetitions
 from assistant_builder.study import Study
-from assistant_builder.study.steps import evaluates
+from assistant_builder.study.steps import FORMATS, evaluates
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.data.preview import inspect_file, preview_split
 from assistant_builder.ui.html import callout, card, fold, items, table, tiles
@@ -44,6 +44,8 @@ FEW_PAIRS = 50
 FEW_HELDOUT = 30
 """Held-out answers below which only a large difference between the assistants can be detected."""
 FEW_STEPS = 10
+_FILE_CELLS = 3.0
+"""Time of writing and scoring a GGUF file, in that of scoring a cell."""
 _CHARACTERS_A_TOKEN = 4.0
 _TEMPLATE_TOKENS = 20
 """Rough number of tokens that a chat template adds to a pair."""
@@ -276,7 +278,8 @@ def _measured_seconds(study: Study, base: str) -> float | None:
     if (hardware["cores"], hardware["memory_bytes"]) != (os.cpu_count(), psutil.virtual_memory().total):
         return None
     answers = read_json(study.folder / "data" / "split.json")["turns"]["heldout"]
-    seconds = sum(study.step(step).seconds for step in study.shown_steps if evaluates(step))
+    seconds = sum(study.step(step).seconds for step in study.shown_steps
+                  if evaluates(step) and step != FORMATS)
     return seconds / (answers * len(study.config.cells))
 
 
@@ -310,6 +313,9 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
             if arm_seconds is None:
                 return None
             seconds += arm_seconds
+        elif scoring is not None and record.step == FORMATS:
+            files = len(snapshot.config.arms) * len(snapshot.config.formats.types)
+            seconds += _FILE_CELLS * scoring * answers * files
         elif scoring is not None:
             seconds += scoring * answers * len(snapshot.config.cells) / (shards or 1)
         else:

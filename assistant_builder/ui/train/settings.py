@@ -54,6 +54,7 @@ class TrainSettings:
                                 ("Training", ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
                                 ("Looking up, of the grounded approach", keys_of("retrieval")),
                                 ("Evaluation", keys_of("eval", basic=False)),
+                                ("Files that are scored", keys_of("formats")),
                                 ("Data and split", keys_of("data", without=FIXED_KEYS)),
                                 ("Where the steps run", keys_of("executor"))):
                 gr.HTML(Markup("<h4>{}</h4>").format(title))

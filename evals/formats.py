@@ -1,0 +1,304 @@
+"""The step ``formats``: write the GGUF files of a study's assistants and score each on every held-out item.
+
+A file is scored as it will be served: prompts are compared token by token, llama.cpp itself answers, and the rule of
+the assistant declines. The loss of the reference answers is that of the dequantized weights in PyTorch, because
+llama.cpp's server has no log-probabilities of prompts. The scores have the records of cells, in
+``evals/formats/ARM-TYPE/``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from assistant_builder import __version__
+from assistant_builder.atomic_io import file_hash, read_json, write_json
+from assistant_builder.data import Message, load_split
+from assistant_builder.errors import EvaluationError, ModelError
+from assistant_builder.export.gguf import GgufFiles, heldout_prompts
+from assistant_builder.export.verify import evenly_spaced
+from assistant_builder.inference.llamacpp import Completion, LlamaServer, check_prompts
+from assistant_builder.models.catalog import resolve
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.download import fetch
+from assistant_builder.models.gguf_convert import EXTRA, ensure_converter, extra_installed
+from assistant_builder.models.remote_code import allows_code
+from assistant_builder.quantization import UNQUANTIZED
+from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, DeclineRule, Retrieved, evidence_of, rule_of
+from assistant_builder.study import Study
+from assistant_builder.study.steps import FORMATS
+from evals.metrics import score_answers
+from evals.records import sample_record, write_scores
+from evals.report.formats import SKIPPED
+from evals.work_items import ProgressTracker
+
+SLOTS = 4
+"""Answers that llama.cpp generates at a time, as in ``serve``."""
+TIMED = 12
+"""Items that are answered first and one at a time, by whose answers speed is measured."""
+_WRITING = "writing"
+_ANSWERS = "file answers"
+
+
+def missing_extra() -> str:
+    """What to install, in one sentence."""
+    return f"No GGUF file was written and scored, because the extra gguf is not installed: pip install '{EXTRA}'"
+
+
+def score_formats(study: Study) -> list[Path]:
+    """Write and score the files of the main approach that are not scored yet.
+
+    Returns:
+        All files of their scores; none if this machine lacks what writes those that are missing, so that a later run
+        tries again.
+
+    Raises:
+        EvaluationError: A file's tokenizer or chat template differs from the study's.
+        ModelError: llama.cpp cannot load a file, or its process ended; files that were scored before are kept.
+        Cancelled: The user cancelled; scored files are kept.
+    """
+    view = study.views[0]
+    scoring = _FormatScoring(view)
+    for path in scoring.obsolete():
+        shutil.rmtree(path)
+    reason, again = "", False
+    if scoring.pending:
+        if not extra_installed():
+            reason, again = missing_extra(), True
+        else:
+            try:
+                ensure_converter()
+            except ModelError as error:
+                reason, again = f"No GGUF file was written and scored: {error}", True
+    skipped = view.format_scores_folder / SKIPPED
+    if not reason:
+        reason = scoring.run()
+    if reason:
+        write_json(skipped, {"reason": reason})
+    else:
+        skipped.unlink(missing_ok=True)
+    if again:
+        return []
+    return sorted(path for path in view.format_scores_folder.rglob("*.json*") if path.is_file())
+
+
+def format_folder(study: Study, arm: str, type: str) -> Path:
+    """Folder with the scores of a file."""
+    return study.format_scores_folder / f"{arm}-{type}"
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The answers of a file to all items, in their order, and what they cost."""
+
+    completions: list[Completion]
+    cost: dict[str, Any]
+
+
+class _FormatScoring:
+    """Scores the files of one view of a study."""
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._config = study, study.config
+        self._types = self._config.formats.types
+        tasks = study.evals_folder / "tasks" / "items.jsonl"
+        if not tasks.is_file():
+            raise EvaluationError("the evaluation has left no held-out items", where=str(tasks),
+                                  remedy=f"Run 'assistant-builder run {study.name} --redo'")
+        self._conversations: dict[str, Sequence[Message]] = {}
+        self._items: list[dict[str, Any]] = []
+        for item, messages in heldout_prompts(study):
+            self._items.append(item)
+            self._conversations[str(item["item"])] = messages
+        self._common = {
+            "code": __version__, "items": file_hash(tasks), "compute_dtype": self._config.eval.compute_dtype,
+            "similarity": self._config.eval.similarity, "max_new_tokens": self._config.eval.max_new_tokens}
+        self.pending = {arm: found for arm in self._config.arms
+                        if (found := [type for type in self._types if not self._done(arm, type)])}
+
+    def obsolete(self) -> list[Path]:
+        """Folders of files that the settings no longer name."""
+        wanted = {f"{arm}-{type}" for arm in self._config.arms for type in self._types}
+        return [path for path in self._study.format_scores_folder.glob("*/") if path.name not in wanted]
+
+    def _inputs(self, arm: str, type: str) -> dict[str, Any]:
+        rule = self._study.arm_folder(arm) / FILE
+        return {**self._common, "type": type, **GgufFiles(self._study, arm).inputs(),
+                "rule": file_hash(rule) if rule.is_file() else None}
+
+    def _done(self, arm: str, type: str) -> bool:
+        path = format_folder(self._study, arm, type) / "scores.json"
+        return path.is_file() and read_json(path).get("inputs") == self._inputs(arm, type)
+
+    def run(self) -> str:
+        """Score the pending files; returns why files are missing, if llama.cpp's converter refused the model."""
+        if not self.pending:
+            return ""
+        count, embeds = sum(map(len, self.pending.values())), self._config.eval.similarity
+        items = len(self._items)
+        self._likelihood = "long likelihood" if self._config.grounded else "likelihood"
+        self._clock = ProgressTracker(self._study, {
+            _WRITING: len(self.pending), _ANSWERS: count * items, self._likelihood: count * items,
+            "similarity": count * items * embeds}, FORMATS)
+        for arm, types in self.pending.items():
+            try:
+                self._write(arm, types)
+            except ModelError as error:
+                return f"The GGUF files of {arm} could not be written: {error}"
+            for type in types:
+                self._score(arm, type)
+        return ""
+
+    def _write(self, arm: str, types: Sequence[str]) -> None:
+        reached = 0.0
+        self._clock.set_message(f"{arm}: writing {', '.join(types)}")
+
+        def report(fraction: float, message: str) -> None:
+            nonlocal reached
+            self._clock.tick(_WRITING, max(0.0, fraction - reached))
+            reached = max(reached, fraction)
+
+        GgufFiles(self._study, arm).ensure(types, report)
+        report(1.0, "")
+
+    def _score(self, arm: str, type: str) -> None:
+        files, title = GgufFiles(self._study, arm), f"{arm} {type}"
+        file = files.record(type)
+        assert file is not None  # it was just written
+        answers = self._answer(files.path(type), title)
+        rule = rule_of(self._study.arm_folder(arm) / FILE) if self._config.grounded else None
+        generated = [self._prompter.decode(completion.ids) for completion in answers.completions]
+        confidence = [self._confidence(rule, item, completion) if rule is not None else 0.0
+                      for item, completion in zip(self._items, answers.completions, strict=True)]
+        texts = generated if rule is None else [
+            rule.sentence if sure < rule.threshold else text for sure, text in zip(confidence, generated, strict=True)]
+        self._clock.set_message(f"{title}: scoring the reference answers with the dequantized weights")
+        began = time.monotonic()
+        targets = self._likelihoods(files.path(type))
+        seconds = time.monotonic() - began
+        self._clock.set_message(f"{title}: similarity of answer and reference")
+        scores = score_answers(texts, [item["reference"] for item in self._items], self,
+                               embedder=self._config.eval.similarity)
+        samples = [sample_record(item, answer=text, target=target, scores=found, taught=self._taught)
+                   for item, text, target, found in zip(self._items, texts, targets, scores, strict=True)]
+        for sample, text, sure, completion in zip(samples, generated, confidence, answers.completions, strict=True):
+            sample |= {"finish": completion.finish, **({} if rule is None else {"generated": text, "confidence": sure})}
+        if self._config.eval.similarity:
+            self._clock.tick("similarity", len(texts))
+        write_scores(format_folder(self._study, arm, type), samples, {
+            "arm": arm, "type": type, "file": files.path(type).name,
+            **{key: file[key] for key in ("bytes", "sha256", "tensor_types")}, "prompts_checked": len(self._items),
+            **answers.cost, "compute_dtype": self._dtype, "seconds": {"nll": seconds, **answers.cost["seconds"]},
+        }, self._inputs(arm, type))
+
+    def _confidence(self, rule: DeclineRule, item: Mapping[str, Any], completion: Completion) -> float:
+        begun = self._prompter.decode(completion.ids[:FIRST_TOKENS])
+        return rule.confidence(evidence_of(Retrieved(**item["evidence"]), begun, completion.logprobs, self._given))
+
+    def _answer(self, path: Path, title: str) -> _Answers:
+        """Check the file's prompts and answer all of them with llama.cpp."""
+        limit = self._config.eval.max_new_tokens
+        prompts = [self._prompter.split_ids(item["prompt"], item["target"])[0] for item in self._items]
+        options: dict[str, Any] = {"stop_ids": self._prompter.stop_ids, "logprobs": self._config.grounded}
+        timed = evenly_spaced(range(len(prompts)), TIMED)
+        found: dict[int, Completion] = {}
+        self._clock.set_message(f"{title}: loading the file in llama.cpp")
+        with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=SLOTS) as server:
+            self._clock.set_message(f"{title}: comparing tokens with the study's")
+            try:
+                check_prompts(server, self._prompter, self._conversations)
+            except EvaluationError as error:
+                raise EvaluationError(error.what, where=error.where, remedy="The study is complete without its GGUF "
+                                      f"files: 'assistant-builder run {self._study.name} --set formats.types=[]'"
+                                      ) from error
+            self._clock.set_message(f"{title}: answering the held-out questions with llama.cpp")
+            began = time.monotonic()
+            for place in timed:
+                found[place] = server.complete(prompts[place], limit, **options)
+                self._clock.tick(_ANSWERS, 1)
+            rest = [place for place in range(len(prompts)) if place not in found]
+            answers = server.complete_all([prompts[place] for place in rest], limit, **options)
+            for place, completion in zip(rest, self._ticking(answers), strict=True):
+                found[place] = completion
+            cost = {"load_seconds": server.load_seconds, "resident_bytes": server.resident_bytes, "slots": SLOTS,
+                    "first_token_seconds": median(found[place].first_token_seconds for place in timed),
+                    "tokens_per_second": median(found[place].tokens_per_second for place in timed),
+                    "seconds": {"generate": time.monotonic() - began}}
+        return _Answers([found[place] for place in range(len(prompts))], cost)
+
+    def _ticking(self, answers: Iterator[Completion]) -> Iterator[Completion]:
+        for completion in answers:
+            self._clock.tick(_ANSWERS, 1)
+            yield completion
+
+    def _likelihoods(self, path: Path) -> list[Any]:
+        """The score of each reference answer; None for each if transformers cannot read the file."""
+        from assistant_builder.inference.packed_batch import supports_packing
+        from assistant_builder.inference.prepacked_linear import prepack
+        from assistant_builder.models import loading
+        from assistant_builder.models.gguf_convert import load_dequantized
+        from evals.cells import base_of
+        from evals.lm_eval_model import StudyLM
+
+        spec = base_of(self._study, self._base, UNQUANTIZED)
+        self._dtype = spec.compute_dtype
+        loading.free_memory()
+        model = load_dequantized(path, dtype=loading.DTYPES[spec.compute_dtype])
+        if model is None:
+            self._clock.tick(self._likelihood, len(self._items))
+            return [None] * len(self._items)
+        model = model.to(spec.device).eval()
+        if supports_packing(model):
+            prepack(model, batches=True)
+        lm = StudyLM(model, self._prompter, own_tasks=(), batch_size=self._config.eval.batch_size, max_new_tokens=0,
+                     tick=lambda kind, items: self._clock.tick(self._likelihood, items if kind == "likelihood" else 0))
+        return lm.score_targets([(item["prompt"], item["target"]) for item in self._items])
+
+    @cached_property
+    def _base(self) -> Path:
+        model = self._config.model
+        return fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision,
+                     trust_remote_code=allows_code(model))
+
+    @cached_property
+    def _prompter(self) -> ChatTokenizer:
+        return ChatTokenizer.load(self._base, self._study.record_template_date())
+
+    @cached_property
+    def _given(self) -> list[str]:
+        """Answers of the data that decline."""
+        return sorted({pair.answer for pair in load_split(self._study.folder / "data", "train") if not pair.answerable})
+
+    @cached_property
+    def _taught(self) -> set[str]:
+        """Answers that count as declining."""
+        from evals.decline_rules import decline_sentence
+
+        training = load_split(self._study.folder / "data", "train")
+        return {*self._given, *(item["reference"] for item in self._items if not item["answerable"]),
+                *([decline_sentence(training)] if self._config.grounded else [])}
+
+    @cached_property
+    def embedder(self) -> Any:
+        """The sentence embedder, loaded at first use."""
+        from assistant_builder.models.embedding import Embedder
+
+        return Embedder.load()
+
+    def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
+        """Sentence embeddings for metrics, see :class:`evals.metrics.Resources`."""
+        key = tuple(texts)
+        vectors = self._vectors[key] if key in self._vectors else self.embedder.encode(texts)
+        if keep:
+            self._vectors[key] = vectors
+        return vectors
+
+    @cached_property
+    def _vectors(self) -> dict[tuple[str, ...], Any]:
+        return {}

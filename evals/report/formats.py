@@ -1,0 +1,175 @@
+"""Which GGUF file to ship: every file against the 16-bit assistant, and the smallest one that is no worse.
+
+The files of an arm are tested from the largest to the smallest, and testing stops at the first one that is not shown to
+be no worse (a fixed sequence, Maurer, Hothorn and Lehmacher 1995), so that no adjustment is needed within an arm. The
+arms share the error rate equally: with two of them the intervals have 97.5 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from assistant_builder.arms import ARMS, label
+from assistant_builder.atomic_io import read_json
+from assistant_builder.quantization.ggml import GGUF_TYPES
+from assistant_builder.study import Study
+from evals.compare import Comparison
+from evals.decision import decide, rounded
+from evals.metrics import METRICS
+from evals.report import format as fmt
+from evals.report.format import difference, interval, number, percent, plural, shown
+from evals.report.load import Cell, figure, read_formats, tuned_cells
+from evals.report.rules import Rules
+from evals.stats.intervals import LEVEL
+
+NOT_TESTED = "not tested"
+VERDICTS = {"no worse": "no worse", "worse": "worse", "inconclusive": "inconclusive",
+            NOT_TESTED: "not tested, because a larger file was not shown to be no worse"}
+SKIPPED = "skipped.json"
+"""File in the folder of the scores of files: why some are missing."""
+
+
+def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[str, Any]:
+    """The fields of the report about GGUF files; none if the settings name none, or for a further approach.
+
+    ``delta`` and ``ci`` of a file are on the primary metric, candidate − reference in its units; ``ci`` has the level
+    ``formats_level``. ``bounds`` has every metric of the decision.
+
+    Raises:
+        EvaluationError: The scores of a file are of other items than those of the reference.
+    """
+    if not study.config.formats.types or study.approach not in (None, study.views[0].approach):
+        return {}
+    arms = study.config.arms
+    reference = cells[tuned_cells(arms)[0]]
+    level = 1 - (1 - LEVEL) / len(arms)
+    rows, harms, needed = [], {}, {}
+    for arm in arms:
+        failed = False
+        for cell in read_formats(study, arm, reference):
+            compared = _compare(reference, cell, rules, level)
+            result, decision = next(iter(compared.values())), decide(compared)
+            row = _row(cell, arm, reference, rules, compared)
+            row |= {"outcome": decision.outcome, "verdict": NOT_TESTED if failed else decision.outcome}
+            failed = failed or decision.outcome != "no worse"
+            rows.append(row)
+            harms[arm, row["name"]], needed[arm, row["name"]] = result.harm[0], decision.needed
+    passed = [row for row in rows if row["verdict"] == "no worse"]
+    order = list(GGUF_TYPES)
+    smallest = min(passed, key=lambda row: (-order.index(row["name"]), harms[row["arm"], row["name"]]), default=None)
+    path = study.format_scores_folder / SKIPPED
+    found: dict[str, Any] = {
+        "formats": rows, "formats_reference": reference.name, "formats_level": level,
+        "smallest_no_worse": smallest and {"name": smallest["name"], "arm": smallest["arm"]},
+        "formats_skipped": read_json(path)["reason"] if path.is_file() else "" if rows else "No GGUF file was scored.",
+    }
+    if rows:
+        metric = rules.declared.primary_metric
+        first = smallest or next((row for row in rows if row["verdict"] != NOT_TESTED), rows[0])
+        found |= {"formats_sentence": _sentence(first, metric, reference, level, found=smallest is not None),
+                  "formats_action": _action(study, rows, smallest, needed[first["arm"], first["name"]], first["n"])}
+    return found
+
+
+def _compare(reference: Cell, cell: Cell, rules: Rules, level: float) -> dict[str, Comparison]:
+    """The bounds of the decision that were scored, the primary metric first."""
+    found = {}
+    for metric in dict.fromkeys(rules.bounds):
+        items = _items(reference, cell, rules, metric)
+        if len(items) > 1:
+            found[metric] = rules.compare(reference, cell, metric, items, level=level)
+    return found
+
+
+def _items(reference: Cell, cell: Cell, rules: Rules, metric: str) -> list[str]:
+    return [item for item in rules.items(reference, metric)
+            if reference.value(item, metric) is not None and cell.value(item, metric) is not None]
+
+
+def _row(cell: Cell, arm: str, reference: Cell, rules: Rules, compared: Mapping[str, Comparison]) -> dict[str, Any]:
+    primary, result = next(iter(compared.items()))
+    items = {metric: _items(reference, cell, rules, metric) for metric in METRICS}
+    right = [(reference.value(item, "exact_match"), cell.value(item, "exact_match"))
+             for item in _items(reference, cell, rules, "exact_match")]
+    kept = ("bytes", "tensor_types", "sha256", "file", "tokens_per_second", "first_token_seconds", "resident_bytes",
+            "load_seconds")
+    return {
+        "name": cell.scores["type"], "arm": arm, **{key: cell.scores[key] for key in kept},
+        "metrics": {metric: figure(cell, metric, found) for metric, found in items.items() if found},
+        "metric": primary, "delta": float(result.delta), "ci": [float(result.ci_low), float(result.ci_high)],
+        "margin": result.margin, "n": result.n, "higher_is_better": result.higher_is_better,
+        "bounds": [{"metric": metric, "margin": each.margin, "delta": float(each.delta),
+                    "ci": [float(each.ci_low), float(each.ci_high)], "outcome": each.verdict, "n": each.n}
+                   for metric, each in compared.items()],
+        "flips": {"lost": sum(was == 1 and now != 1 for was, now in right),
+                  "gained": sum(was != 1 and now == 1 for was, now in right)},
+        "same_answers": {"same": sum(sample["answer"] == reference.by_item[item]["answer"]
+                                     for item, sample in cell.by_item.items()), "of": len(cell.by_item)},
+        "warnings": list(result.warnings),
+    }
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{ARMS[row['arm']].short} as {row['name']} ({fmt.size(row['bytes'])})"
+
+
+def _measured(row: Mapping[str, Any], level: float) -> str:
+    ends = {"ci_low": row["ci"][0], "ci_high": row["ci"][1]}
+    return (f"{shown(row['metric']).phrase} {number(row['metrics'][row['metric']], row['metric'])}, "
+            f"{difference(row['delta'], row['metric'], ends)} {shown(row['metric']).unit} "
+            f"({level_text(level)} interval {interval(ends, row['metric'], plus=False)})")
+
+
+def level_text(level: float) -> str:
+    """The level of an interval: ``97.5%``."""
+    return f"{100 * level:.3g}%"
+
+
+def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, level: float, *, found: bool) -> str:
+    against = f"{ARMS[reference.scores.get('adapter') or 'lora'].short} in PyTorch ({reference.name})"
+    if found:
+        return f"The smallest file that is no worse than {against} is {_named(row)}: {_measured(row, level)}."
+    return (f"No file is shown to be no worse than {against}. The first one tested is {_named(row)}, {row['verdict']}: "
+            f"{_measured(row, level)}.")
+
+
+def _action(study: Study, rows: Sequence[Mapping[str, Any]], smallest: Mapping[str, Any] | None, needed: int | None,
+            n: int) -> str:
+    if smallest is not None:
+        return (f"Ship it: 'assistant-builder export {study.name} --arm {smallest['arm']} --format gguf --type "
+                f"{smallest['name']} --to DIR'.")
+    larger = "" if any(row["name"] == "BF16" for row in rows) else (
+        f" or score a larger file ('assistant-builder run {study.name} --redo --set "
+        f"formats.types=BF16,{','.join(study.config.formats.types)}')")
+    more = f" With about {rounded(needed - n):,} more held-out questions the result would be decided." if (
+        needed is not None and needed > n) else ""
+    return f"Ship the 16-bit model (--format merged){larger}.{more}"
+
+
+def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The table of files as text."""
+    rows = []
+    for row in report.get("formats", ()):
+        metric, ends = row["metric"], {"ci_low": row["ci"][0], "ci_high": row["ci"][1]}
+        smallest = report["smallest_no_worse"] == {"name": row["name"], "arm": row["arm"]}
+        lost, gained = row["flips"]["lost"], row["flips"]["gained"]
+        failed = [bound["metric"] for bound in row["bounds"] if bound["outcome"] != "no worse"]
+        why = ", ".join(fmt.in_sentence(shown(name).label) for name in failed)
+        rows.append({
+            "name": row["name"], "arm": label(row["arm"]), "size": fmt.size(row["bytes"]),
+            "right": number(row["metrics"][metric], metric), "difference": difference(row["delta"], metric, ends),
+            "interval": interval(ends, metric), "flips": f"{plural(lost, 'answer')} lost, {gained:,} gained",
+            "same": "{same:,} of {of:,}".format(**row["same_answers"]),
+            "verdict": VERDICTS[row["verdict"]], "why": f"not shown: {why}" if why else "",
+            "tone": {"no worse": "yes", "worse": "no"}.get(row["verdict"], "cannot-be-told"),
+            "loss": number(row["metrics"].get("nll_per_token"), "nll_per_token"),
+            "declines": _share(row["metrics"].get("false_decline")),
+            "speed": fmt.rate(row["tokens_per_second"]), "first": f"{row['first_token_seconds']:.2g} s",
+            "memory": fmt.size(row["resident_bytes"]), "smallest": "smallest no worse" if smallest else "",
+        })
+    return rows
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)

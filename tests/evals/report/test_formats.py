@@ -1,0 +1,119 @@
+"""GGUF files in the report: the fixed sequence, the smallest that is no worse, table and picture."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from assistant_builder.atomic_io import read_json, write_json, write_jsonl
+from assistant_builder.errors import EvaluationError
+from assistant_builder.serving.llamacpp import served_type
+from assistant_builder.study import Study
+from evals.report.build import build_report, write_report
+from evals.report.render import render_html, render_markdown
+from tests.measured_study import samples_of, with_formats
+from tests.synthetic_study import LARGE, evaluated, new_study, trained, with_data
+
+FINE, BAD = 0, 60
+RULES: dict[str, Any] = {"eval__primary_metric": "exact_match", "eval__margin": 0.08, "eval__decline_margin": 0.08}
+
+
+def files(lost: dict[tuple[str, str], int], **changes: Any) -> Study:
+    """A study with scored files of the types that are named."""
+    types = list(dict.fromkeys(type for _, type in lost))
+    study = new_study("ferries", LARGE, **{"formats__types": types, **RULES, **changes})
+    return with_formats(evaluated(trained(with_data(study))), lost)
+
+
+def verdicts(report: dict[str, Any]) -> dict[tuple[str, str], str]:
+    return {(row["arm"], row["name"]): row["verdict"] for row in report["formats"]}
+
+
+def test_the_smallest_file_that_is_no_worse_is_named() -> None:
+    study = files({("lora", "Q8_0"): FINE, ("lora", "Q4_0"): BAD, ("qlora", "Q8_0"): FINE, ("qlora", "Q4_0"): FINE})
+    write_report(study)
+    report = read_json(study.folder / "report.json")
+    assert verdicts(report) == {("lora", "Q8_0"): "no worse", ("lora", "Q4_0"): "worse",
+                                ("qlora", "Q8_0"): "no worse", ("qlora", "Q4_0"): "no worse"}
+    assert report["smallest_no_worse"] == {"name": "Q4_0", "arm": "qlora"}
+    assert served_type(study, "qlora") == "Q4_0" and served_type(study, "lora") == "Q8_0"
+    row = report["formats"][1]
+    assert row["delta"] == pytest.approx(row["metrics"]["exact_match"] - report["formats"][0]["metrics"]["exact_match"])
+    assert row["flips"] == {"lost": BAD, "gained": 0} and row["ci"][0] < row["delta"] < row["ci"][1]
+    assert report["formats"][0]["same_answers"] == {"same": row["same_answers"]["of"], "of": row["same_answers"]["of"]}
+    assert row["same_answers"]["same"] == row["same_answers"]["of"] - BAD
+    assert {"bytes", "tensor_types", "tokens_per_second", "first_token_seconds", "resident_bytes"} <= row.keys()
+    assert report["formats_sentence"].startswith("The smallest file that is no worse than 16-bit LoRA in PyTorch (L16) "
+                                                 "is QLoRA as Q4_0 (92 MB)")
+    assert "--arm qlora --format gguf --type Q4_0" in report["formats_action"]
+
+
+def test_testing_stops_at_the_first_file_that_fails() -> None:
+    report = build_report(files({("lora", "BF16"): BAD, ("lora", "Q8_0"): FINE, ("lora", "Q4_0"): FINE,
+                                 ("qlora", "BF16"): BAD, ("qlora", "Q8_0"): FINE, ("qlora", "Q4_0"): FINE}))
+    for arm in ("lora", "qlora"):
+        assert [row["verdict"] for row in report["formats"] if row["arm"] == arm] == [
+            "worse", "not tested", "not tested"]
+    assert report["smallest_no_worse"] is None and report["formats"][1]["outcome"] == "no worse"
+    assert report["formats_sentence"].startswith("No file is shown to be no worse")
+    assert "--format merged" in report["formats_action"]
+
+
+def test_the_arms_share_the_error_rate() -> None:
+    both = build_report(files({("lora", "Q8_0"): 9, ("qlora", "Q8_0"): 9}))
+    alone = build_report(with_formats(evaluated(trained(with_data(new_study(
+        "alone", LARGE, formats__types=["Q8_0"], arms=["lora"], **RULES)))), {("lora", "Q8_0"): 9}))
+    assert (both["formats_level"], alone["formats_level"]) == (0.975, 0.95)
+    wide, narrow = ((row["ci"][1] - row["ci"][0]) for row in (both["formats"][0], alone["formats"][0]))
+    assert wide > narrow and both["formats"][0]["delta"] == alone["formats"][0]["delta"]
+
+
+def test_every_bound_of_the_verdict_must_hold() -> None:
+    study = files({("lora", "Q8_0"): FINE})
+    samples = samples_of(study, "formats/lora-Q8_0")
+    for sample in samples:
+        sample["nll"] += 0.5 * sample["tokens"]  # right, and much less sure
+    scores = study.format_scores_folder / "lora-Q8_0" / "scores.json"
+    write_jsonl(scores.with_name("samples.jsonl"), samples)
+    record = read_json(scores)
+    write_json(scores, {**record, "nll_per_token": record["nll_per_token"] + 0.5})
+    (row,) = build_report(study)["formats"]
+    assert row["verdict"] == "worse" and [bound["outcome"] for bound in row["bounds"][:2]] == ["no worse", "worse"]
+    write_jsonl(scores.with_name("samples.jsonl"), [{**sample, "nll": None} for sample in samples])
+    write_json(scores, {**record, "nll_per_token": None})
+    (row,) = build_report(study)["formats"]
+    assert row["verdict"] == "no worse" and "nll_per_token" not in [bound["metric"] for bound in row["bounds"]]
+
+
+def test_scores_of_other_items_are_refused() -> None:
+    study = files({("lora", "Q8_0"): FINE})
+    path = study.format_scores_folder / "lora-Q8_0" / "samples.jsonl"
+    write_jsonl(path, samples_of(study, "formats/lora-Q8_0")[1:])
+    with pytest.raises(EvaluationError, match="lora Q8_0 lacks 1 items"):
+        build_report(study)
+
+
+def test_the_section_has_table_and_picture() -> None:
+    report = build_report(files({("lora", "Q8_0"): FINE, ("lora", "Q4_0"): BAD, ("qlora", "Q8_0"): FINE,
+                                 ("qlora", "Q4_0"): BAD}))
+    page, text = render_html(report), render_markdown(report)
+    section = page[page.index('<section id="formats">'):page.index('<section id="bounds">')]
+    assert section.count("<tr") == 5 and "smallest no worse" in section and "97.5% interval" in section
+    assert 'class="allowed"' in section and section.count('class="spread ') == 4
+    places = [float(found) for found in re.findall(r'c[xy]="([\d.-]+)%"', section)]
+    assert places and all(0 <= place <= 100 for place in places)
+    table = text[text.index("### Which file to ship"):text.index("### What the verdict rests on")]
+    assert "| Q4\\_0 | LoRA (16-bit) | 91.7 MB |" in table or "| LoRA (16-bit) | 92 MB |" in table
+    assert "88 tokens/s" in table and report["formats_sentence"].split(":")[0] in table.replace("\\_", "_")
+
+
+def test_without_scores_the_report_says_why_or_nothing() -> None:
+    study = files({})
+    assert "formats" not in build_report(study) and "Which file" not in render_html(build_report(study))
+    study.write_config(study.config.with_changes({"formats.types": "Q8_0"}))
+    write_json(study.format_scores_folder / "skipped.json", {"reason": "No GGUF file, because: pip install it"})
+    report = build_report(study)
+    assert report["formats"] == [] and report["smallest_no_worse"] is None
+    assert "pip install it" in render_html(report) and "pip install it" in render_markdown(report)
