@@ -180,7 +180,9 @@ def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch)
     ("no worse", "inconclusive", 0), ("inconclusive", "worse", 0), ("inconclusive", "inconclusive", 3),
     ("worse", "worse", 3), ("worse", "inconclusive", 3), ("worse", None, 0),
 ])
-def test_a_report_can_fail_a_build(outcome: str, fail_if: str | None, code: int) -> None:
+def test_a_report_can_fail_a_build(outcome: str, fail_if: str | None, code: int,
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assistant_builder.cli.output.conclusion_lines", lambda study: [])
     study = new_study()
     write_json(study.folder / "report.json", {"verdict": {"outcome": outcome}, "sentence": "On your questions, so."})
     (study.folder / "report.html").write_text("page")

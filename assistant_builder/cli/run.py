@@ -50,10 +50,6 @@ def run(
     if not as_json:
         for line in output.conclusion_lines(study):
             typer.echo(line)
-        report = read_json(study.folder / "report.json")
-        for sentence in (report.get("formats_skipped"), report.get("formats_sentence")):
-            if sentence:
-                typer.echo(sentence)
         typer.echo(f"Report: {study.folder / 'report.html'}")
 
 

@@ -35,6 +35,7 @@ class Conclusion:
         good_enough: How good the recommended assistant is, and how it compares with copying.
         notes: What limits these figures.
         four_bit: Whether the 4-bit assistant is as good as the 16-bit one.
+        file: The smallest GGUF file that is no worse, or why none was scored; empty if the settings name no type.
         action: What to do next.
         commands: The commands for it.
     """
@@ -43,6 +44,7 @@ class Conclusion:
     good_enough: str
     notes: tuple[str, ...]
     four_bit: str
+    file: str
     action: str
     commands: tuple[str, ...]
 
@@ -50,7 +52,8 @@ class Conclusion:
     def lines(self) -> list[str]:
         """The conclusion as lines of text, commands indented."""
         return [f"Is it good enough? {' '.join([self.good_enough, *self.notes])}",
-                f"What did 4-bit cost? {self.four_bit}", f"What to do: {self.action}",
+                f"What did 4-bit cost? {self.four_bit}",
+                *([f"Which file to ship? {self.file}"] if self.file else []), f"What to do: {self.action}",
                 *(f"  {command}" for command in self.commands)]
 
 
@@ -66,7 +69,8 @@ def conclude(report: Mapping[str, Any]) -> Conclusion:
     good_enough = " ".join(filter(None, (
         _answers(report, arm, metric), _declines(report, arm), rival, "It is not ready for use." if too_few else "")))
     action, commands = _next_step(report, arm) if ready else _improvement(report, learned=not too_few)
-    return Conclusion(ready, good_enough, _notes(report), _four_bit(report), action, commands)
+    return Conclusion(ready, good_enough, _notes(report), _four_bit(report),
+                      report.get("formats_sentence") or report.get("formats_skipped") or "", action, commands)
 
 
 def _total(report: Mapping[str, Any], metric: str) -> int:
