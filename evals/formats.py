@@ -35,6 +35,8 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
+from evals.report.approaches import add_approaches
+from evals.report.build import build_report
 from evals.report.formats import SKIPPED
 from evals.work_items import ProgressTracker
 
@@ -52,7 +54,7 @@ def missing_extra() -> str:
 
 
 def score_formats(study: Study) -> list[Path]:
-    """Write and score the files of the main approach that are not scored yet.
+    """Write and score the files of the recommended approach that are not scored yet.
 
     Returns:
         All files of their scores; none if this machine lacks what writes those that are missing, so that a later run
@@ -63,9 +65,10 @@ def score_formats(study: Study) -> list[Path]:
         ModelError: llama.cpp cannot load a file, or its process ended; files that were scored before are kept.
         Cancelled: The user cancelled; scored files are kept.
     """
-    view = study.views[0]
+    view = recommended(study)
     scoring = _FormatScoring(view)
-    for path in scoring.obsolete():
+    for path in (*scoring.obsolete(), *(other.format_scores_folder for other in study.views
+                                       if other.approach != view.approach and other.format_scores_folder.is_dir())):
         shutil.rmtree(path)
     reason, again = "", False
     if scoring.pending:
@@ -86,6 +89,14 @@ def score_formats(study: Study) -> list[Path]:
     if again:
         return []
     return sorted(path for path in view.format_scores_folder.rglob("*.json*") if path.is_file())
+
+
+def recommended(study: Study) -> Study:
+    """The study as seen through the approach that its report will recommend."""
+    views = study.views
+    if len(views) == 1:
+        return views[0]
+    return study.of_approach(add_approaches(study, {view.config.approaches[0]: build_report(view) for view in views}))
 
 
 def format_folder(study: Study, arm: str, type: str) -> Path:

@@ -248,11 +248,14 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
 
 
 def _format_inputs(study: Study, config: StudyConfig) -> dict[str, Any]:
-    """The inputs of the scores of GGUF files, which are those of the main approach and the first seed."""
-    view = study.views[0]
-    files = {"held-out items": view.evals_folder / "tasks" / "items.jsonl",
-             **{f"{arm} rule": view.arm_folder(arm) / RULE for arm in config.arms}}
-    return {**{f"{arm} adapter": _read(study, f"arms/{arm}/summary.json")["adapter_sha256"] for arm in config.arms},
+    """The inputs of the scores of GGUF files, which are of one of the approaches and of the first seed."""
+    suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]
+    files = {**{f"held-out items{suffix}": study.folder / f"evals{suffix}" / "tasks" / "items.jsonl"
+                for suffix in suffixes},
+             **{f"{arm}{suffix} rule": study.folder / "arms" / f"{arm}{suffix}" / RULE
+                for suffix in suffixes for arm in config.arms}}
+    return {**{f"{arm}{suffix} adapter": _read(study, f"arms/{arm}{suffix}/summary.json")["adapter_sha256"]
+               for suffix in suffixes for arm in config.arms},
             "base model": base_model_identity(config.model), **_flat("model", config.model),
             **{f"eval.{key}": getattr(config.eval, key) for key in ("max_new_tokens", "similarity", "compute_dtype")},
             **{name: file_hash(path) for name, path in files.items() if path.is_file()}}

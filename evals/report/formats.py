@@ -18,7 +18,7 @@ from evals.compare import Comparison
 from evals.decision import decide, rounded
 from evals.metrics import METRICS
 from evals.report import format as fmt
-from evals.report.format import difference, interval, number, percent, plural, shown
+from evals.report.format import difference, interval, number, percent, shown
 from evals.report.load import Cell, figure, read_formats, tuned_cells
 from evals.report.rules import Rules
 from evals.stats.intervals import LEVEL
@@ -31,7 +31,7 @@ SKIPPED = "skipped.json"
 
 
 def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[str, Any]:
-    """The fields of the report about GGUF files; none if the settings name none, or for a further approach.
+    """The fields of the report about GGUF files; none if the settings name none, or another approach has them.
 
     ``delta`` and ``ci`` of a file are on the primary metric, candidate − reference in its units; ``ci`` has the level
     ``formats_level``. ``bounds`` has every metric of the decision.
@@ -39,7 +39,9 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
     Raises:
         EvaluationError: The scores of a file are of other items than those of the reference.
     """
-    if not study.config.formats.types or study.approach not in (None, study.views[0].approach):
+    scored = [view.approach for view in study.views if view.format_scores_folder.is_dir()]
+    own = study.approach or study.views[0].approach
+    if not study.config.formats.types or own not in (scored or [study.views[0].approach]):
         return {}
     arms = study.config.arms
     reference = cells[tuned_cells(arms)[0]]
@@ -159,7 +161,7 @@ def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
         rows.append({
             "name": row["name"], "arm": label(row["arm"]), "size": fmt.size(row["bytes"]),
             "right": number(row["metrics"][metric], metric), "difference": difference(row["delta"], metric, ends),
-            "interval": interval(ends, metric), "flips": f"{plural(lost, 'answer')} lost, {gained:,} gained",
+            "interval": interval(ends, metric), "flips": f"{lost:,} lost, {gained:,} gained",
             "same": "{same:,} of {of:,}".format(**row["same_answers"]),
             "verdict": VERDICTS[row["verdict"]], "why": f"not shown: {why}" if why else "",
             "tone": {"no worse": "yes", "worse": "no"}.get(row["verdict"], "cannot-be-told"),

@@ -10,10 +10,12 @@ from assistant_builder.arms import LORA, QLORA
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
+from evals.formats import recommended
 from evals.report.approaches import add_approaches
 from evals.report.build import build_report, write_report
 from evals.report.conclusion import conclude
 from evals.report.render import render_html, render_markdown
+from tests.measured_study import with_formats
 from tests.synthetic_study import LARGE, evaluated, finished_study, new_study, trained, with_data
 
 CELLS = [LORA.untuned_cell, LORA.cell, QLORA.cell]
@@ -100,9 +102,14 @@ def test_the_better_approach_is_recommended(main: str) -> None:
 
 
 def test_memory_is_recommended_where_it_is_better() -> None:
-    study = both({"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4})
+    study = both({"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4},
+                 formats__types=["Q8_0"])
+    assert recommended(study).config.approaches == ["memory"]  # its files are scored, before there is a report
+    with_formats(study.of_approach("memory"), {("lora", "Q8_0"): 0})
     write_report(study)
     assert study.recommended.config.approaches == ["memory"]
+    assert [row["name"] for row in read_json(study.folder / "report.json")["formats"]] == ["Q8_0"]
+    assert "formats" not in read_json(study.folder / "report+facts.json")
     assert read_json(study.folder / "report.json")["cells"]["Q4"]["metrics"]["exact_match"] > 0.8
     assert (study.folder / "report+facts.html").is_file()
 
