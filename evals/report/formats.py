@@ -7,7 +7,7 @@ arms share the error rate equally: with two of them the intervals have 97.5 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from assistant_builder.arms import ARMS, label
@@ -70,7 +70,7 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
         metric = rules.declared.primary_metric
         first = smallest or next((row for row in rows if row["verdict"] != NOT_TESTED), rows[0])
         found |= {"formats_sentence": _sentence(first, metric, reference, level, found=smallest is not None),
-                  "formats_action": _action(study, rows, smallest, needed[first["arm"], first["name"]], first["n"])}
+                  "formats_action": _action(study, first, needed[first["arm"], first["name"]])}
     return found
 
 
@@ -136,17 +136,19 @@ def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, level: float
             f"{_measured(row, level)}.")
 
 
-def _action(study: Study, rows: Sequence[Mapping[str, Any]], smallest: Mapping[str, Any] | None, needed: int | None,
-            n: int) -> str:
-    if smallest is not None:
-        return (f"Ship it: 'assistant-builder export {study.name} --arm {smallest['arm']} --format gguf --type "
-                f"{smallest['name']} --to DIR'.")
-    larger = "" if any(row["name"] == "BF16" for row in rows) else (
-        f" or score a larger file ('assistant-builder run {study.name} --redo --set "
+def _action(study: Study, row: Mapping[str, Any], needed: int | None) -> str:
+    """What to do about the file that is named, or about the first one that was tested if none is."""
+    if row["verdict"] == "no worse":
+        return (f"Ship it: 'assistant-builder export {study.name} --arm {row['arm']} --format gguf --type "
+                f"{row['name']} --to DIR'.")
+    if needed is not None and needed > row["n"]:
+        more = rounded(needed - row["n"])
+        return (f"Add about {more:,} held-out questions: with {row['n'] + more:,} a difference like this one would be "
+                "decided. Until then, ship the 16-bit model (--format merged).")
+    larger = "" if row["name"] == "BF16" else (
+        f", or score a larger file ('assistant-builder run {study.name} --redo --set "
         f"formats.types=BF16,{','.join(study.config.formats.types)}')")
-    more = f" With about {rounded(needed - n):,} more held-out questions the result would be decided." if (
-        needed is not None and needed > n) else ""
-    return f"Ship the 16-bit model (--format merged){larger}.{more}"
+    return f"Ship the 16-bit model (--format merged){larger}."
 
 
 def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
