@@ -150,10 +150,10 @@ class _Scoring:
         if self.retriever is None or not self.plan.whole:
             return []
         from assistant_builder.retrieval.final import write_final_index
+        from assistant_builder.retrieval.train_embedder import embedder_of_study
 
         pairs = [*load_split(self.study.folder / "data", "validation"), *heldout_pairs(self.study)]
-        other = self.study.config.retrieval.embedder
-        return write_final_index(self.study, pairs, type(self.embedder).of(other) if other else self.embedder)
+        return write_final_index(self.study, pairs, embedder_of_study(self.study))
 
     def _group_questions(self) -> None:
         """Groups of similar questions, by which the report checks whether the differences are correlated."""

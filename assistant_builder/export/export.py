@@ -20,8 +20,8 @@ from assistant_builder.export.atomic_dir import RECORD, atomic_directory, descri
 from assistant_builder.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
 from assistant_builder.export.ollama import match_family
 from assistant_builder.export.retrieval_files import (
+    FOLDER,
     check_with_data,
-    embedder_of,
     embedder_source,
     grounding_notes,
     index_bytes,
@@ -173,7 +173,7 @@ def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str, 
                              max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
                              context=context_tokens([config], limit))
     model = spec.export_format.model_lines(context) if with_data else []
-    grounded = [python_snippet(folder, embedder or embedder_source(embedder_of(study)), model, context.system)
+    grounded = [python_snippet(folder, embedder or embedder_source(study, f"{folder}/{FOLDER}"), model, context.system)
                 ] if model else []
     return [*grounded, *spec.export_format.snippets(context)]
 

@@ -26,7 +26,7 @@ from assistant_builder.retrieval.index import FILES, RECORD, Index
 from assistant_builder.study import Study
 from evals.metrics.refusal import WEIGHTS_FILE
 
-FOLDER, GROUNDING, LOOKUP = "retrieval", "grounding.json", "lookup.py"
+FOLDER, GROUNDING, LOOKUP, TRAINED = "retrieval", "grounding.json", "lookup.py", "embedder"
 QUESTION = "What can you help me with?"
 SERVING = ("Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must write"
            " the facts into the prompt, in the format that README.md describes under “Facts in the prompt”.")
@@ -46,8 +46,9 @@ def check_with_data(study: Study, *, with_data: bool) -> None:
 
 
 def index_bytes(study: Study) -> int:
-    """Bytes of the files of the index."""
-    return sum(path.stat().st_size for path in (served_index_folder(study) / name for name in FILES) if path.is_file())
+    """Bytes of the files of the index, and of the embedder if it was trained."""
+    files = [*(served_index_folder(study) / name for name in FILES), *study.embedder_folder.rglob("*")]
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def write_retrieval(study: Study, arm: str, folder: Path, prompter: ChatTokenizer, context: int) -> None:
@@ -68,6 +69,8 @@ def write_retrieval(study: Study, arm: str, folder: Path, prompter: ChatTokenize
     target.mkdir()
     for name in FILES:
         shutil.copyfile(served_index_folder(study) / name, target / name)
+    if study.embedder_folder.is_dir():
+        shutil.copytree(study.embedder_folder, target / TRAINED)
     write_json(target / GROUNDING, grounding_record(study, arm, index.embedder, prompter, context))
     write_text(target / LOOKUP, lookup_source())
     shutil.copyfile(WEIGHTS_FILE, target / WEIGHTS_FILE.name)
@@ -87,7 +90,7 @@ def grounding_record(study: Study, arm: str, embedder: dict[str, str], prompter:
         "format": {"fact": FACT, "between": BETWEEN, "before": BEFORE, "place": "at the end of the system prompt",
                    "order": "the nearest fact last"},
         "search": {"depth": DEPTH},
-        "embedder": {**embedder, "source": embedder_source(embedder["name"])},
+        "embedder": {**embedder, "source": embedder_source(study, ".")},
         "rule": rule and rule.to_record(),
         "first_tokens": FIRST_TOKENS,  # of an answer, by which the rule decides
         "taught": sorted(taught),  # answers that decline
@@ -96,13 +99,11 @@ def grounding_record(study: Study, arm: str, embedder: dict[str, str], prompter:
     }
 
 
-def embedder_of(study: Study) -> str:
-    """Name of the embedder of a study's index."""
-    return str(read_json(study.retrieval_folder / RECORD)["embedder"]["name"])
-
-
-def embedder_source(name: str) -> str:
-    """The name under which sentence-transformers finds an embedder."""
+def embedder_source(study: Study, folder: str) -> str:
+    """What sentence-transformers loads the embedder from: a trained one is in the folder ``folder`` of the index."""
+    if study.embedder_folder.is_dir():
+        return TRAINED if folder == "." else f"{folder}/{TRAINED}"
+    name = str(read_json(study.retrieval_folder / RECORD)["embedder"]["name"])
     return EMBEDDER_HUB_ID if name == EMBEDDER else name
 
 

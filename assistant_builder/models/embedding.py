@@ -5,6 +5,7 @@ The similarity of such embeddings hardly reflects negation and numbers, and cove
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,51 @@ class Embedder:
         size = self._model.get_embedding_dimension()
         assert size is not None
         return size
+
+    def train(self, batches: Sequence[Sequence[tuple[str, str, str]]], answer_weight: float, scale: float,
+              learning_rate: float, answer_loss: float, progress: Callable[[int, int], None], seed: int = 0) -> None:
+        """Train all weights with in-batch negatives, one AdamW step a batch.
+
+        Args:
+            batches: Questions, each with another wording and its answer; every question must find its own.
+            answer_weight: Weight of the answer's vector beside that of the wording.
+            scale: Factor of the cosines in the softmax.
+            learning_rate: Of AdamW, constant.
+            answer_loss: Weight of the loss of finding the answer alone.
+            progress: Called with finished steps and their number.
+            seed: Seed of dropout.
+        """
+        import torch
+        from torch.nn.functional import cross_entropy, normalize
+
+        def vectors(texts: Sequence[str]) -> torch.Tensor:
+            features = {name: value.to(self._model.device) if isinstance(value, torch.Tensor) else value
+                        for name, value in self._model.preprocess(list(texts)).items()}
+            return normalize(self._model(features)["sentence_embedding"], dim=-1)
+
+        optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._model.train()
+            for step, batch in enumerate(batches, start=1):
+                asked, wordings, answers = (vectors(texts) for texts in zip(*batch, strict=True))
+                own = torch.arange(len(batch), device=asked.device)
+                facts = normalize(wordings + answer_weight * answers, dim=-1)
+                loss = cross_entropy(scale * asked @ facts.T, own) + answer_loss * cross_entropy(
+                    scale * asked @ answers.T, own)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                progress(step, len(batches))
+        self._model.eval()
+
+    def save(self, folder: Path) -> None:
+        """Write the model as a folder of sentence-transformers, whole or not at all."""
+        work = folder.with_name(f".{folder.name}")
+        for path in (work, folder):
+            shutil.rmtree(path, ignore_errors=True)
+        self._model.save(str(work), create_model_card=False)
+        work.rename(folder)
 
     def encode(self, texts: Sequence[str], batch_size: int = 64,
                progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:

@@ -43,7 +43,8 @@ GRID = 2048
 """Components of vectors are multiples of 1/GRID. Products of unit vectors are then multiples of 1/GRID² below 4, which
 float32 holds exactly: cosines do not depend on the order of the sums, so that equal questions tie in every batch."""
 _REPEATS = 3  # weight of a question relative to its history
-_BEGINNING = 500  # characters of an answer that are embedded
+BEGINNING = 500
+"""Characters of an answer that are embedded."""
 _BLOCK = 8_000_000  # cosines that are computed at a time
 
 
@@ -143,12 +144,12 @@ def fact_vectors(facts: Sequence[Fact], embedder: TextEncoder, progress: Progres
     New wordings share the subject with the answer where they share few words with the question.
     """
     questions = [fact.query.text for fact in facts]
-    answers = list(dict.fromkeys(fact.answer[:_BEGINNING] for fact in facts))
+    answers = list(dict.fromkeys(fact.answer[:BEGINNING] for fact in facts))
     texts = list(dict.fromkeys([*questions, *answers]))
     places = {text: place for place, text in enumerate(texts)}
     known = embedder.encode(texts, progress=progress)
     vectors = known[[places[text] for text in questions]]
-    vectors = vectors + np.float32(ANSWER_WEIGHT) * known[[places[fact.answer[:_BEGINNING]] for fact in facts]]
+    vectors = vectors + np.float32(ANSWER_WEIGHT) * known[[places[fact.answer[:BEGINNING]] for fact in facts]]
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32)
 
 

@@ -55,10 +55,10 @@ class Retriever:
         Raises:
             StudyError: The study has no index, or one of another embedder.
         """
-        from assistant_builder.models.embedding import Embedder
+        from assistant_builder.retrieval.train_embedder import embedder_of_study
 
         folder = served_index_folder(study) if served else study.retrieval_folder
-        index, embedder = Index.load(folder), Embedder.of(study.config.retrieval.embedder)
+        index, embedder = Index.load(folder), embedder_of_study(study)
         if embedder.sha256 != index.embedder["sha256"]:
             raise StudyError(f"the index was made with {index.embedder['name']}, not with {embedder.name} as it is now",
                              where=str(folder), remedy=f"Run 'assistant-builder run {study.name} --redo'")

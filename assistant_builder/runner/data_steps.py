@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +84,15 @@ def embed_data(study: Study) -> Iterable[Path]:
     other = study.config.retrieval.embedder
     if other:
         embedder, known = Embedder.of(other), {}
+    shutil.rmtree(study.embedder_folder, ignore_errors=True)
+    if study.config.retrieval.train_embedder:
+        from assistant_builder.retrieval.index import facts_of
+        from assistant_builder.retrieval.train_embedder import train_embedder
+
+        embedder, known = train_embedder(study, [fact for pair in training for fact in facts_of(pair)], lambda done,
+                                         total: report(done, total, "Training the sentence embedder")), {}
     index = write_index(study.retrieval_folder, training, validation, embedder, known,
                         lambda done, total: report(done, total, "Indexing the training questions"))
-    return [study.embedding_file, *index]
+    trained = sorted(path for path in study.embedder_folder.rglob("*") if path.is_file())
+    return [study.embedding_file, *index, *trained]
 

@@ -218,7 +218,8 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         hashes = {f"{name} data": digest for name, digest in split.items()}
         other = config.retrieval.embedder
         return {**common, **hashes, "data.embedding_threshold": config.data.embedding_threshold,
-                "data.remove_leaks": config.data.remove_leaks, **({"retrieval.embedder": other} if other else {})}
+                "data.remove_leaks": config.data.remove_leaks, **({"retrieval.embedder": other} if other else {}),
+                **({"retrieval.train_embedder": True} if config.retrieval.train_embedder else {})}
     if step.startswith("train-"):
         run = step.removeprefix("train-")
         _, seed = split_run(run)

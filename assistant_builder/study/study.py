@@ -212,6 +212,11 @@ class Study:
         """``retrieval/``: the index of the training pairs and its recall; missing in studies of 0.1."""
         return self.folder / "retrieval"
 
+    @property
+    def embedder_folder(self) -> Path:
+        """``embedder/``: the sentence embedder of the index, if it was trained on the study's questions."""
+        return self.folder / "embedder"
+
     def arm_folder(self, run: str) -> Path:
         """``arms/<run>``: config.json status.json metrics.jsonl log.txt checkpoints/ adapter/."""
         return self.folder / "arms" / self._own(run)
@@ -389,6 +394,7 @@ class Study:
                     (self.folder / f"report{suffix}.{ending}").unlink(missing_ok=True)
         elif step == "data-embed":
             shutil.rmtree(self.retrieval_folder, ignore_errors=True)
+            shutil.rmtree(self.embedder_folder, ignore_errors=True)
         elif step == "data":
             for split in ("train", "validation", "heldout", "rejected"):  # never source.*, which may be JSONL too
                 self.split_file(split).unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+"""Training the sentence embedder of a study on its training questions: wordings of one fact become similar.
+
+A batch has one question of each of several facts. The question must find its own fact, that is another wording with its
+answer, among those of the batch: the cross-entropy of scaled cosines with in-batch negatives (Henderson et al. 2017,
+arXiv 1705.00652), as in the MultipleNegativesRankingLoss of sentence-transformers. The second term is the same for the
+answer alone. A fact with one wording is asked as people type instead.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from assistant_builder.models.embedding import Embedder
+from assistant_builder.retrieval.augment import as_typed
+from assistant_builder.retrieval.index import ANSWER_WEIGHT, BEGINNING, Fact
+from assistant_builder.study import Study
+
+BATCH, LEARNING_RATE, SCALE = 32, 5e-5, 20.0
+"""Facts of a step, AdamW's constant learning rate, and the factor of the cosines in the softmax."""
+PASSES, LEAST_STEPS, MOST_STEPS = 8, 40, 100
+"""Passes over the questions, and the least and most steps of a training."""
+ANSWER_LOSS = 0.5
+"""Weight of the second term."""
+NAME = "{name}, trained on the questions of the study"
+
+Triple = tuple[str, str, str]
+"""A question, another wording of it, and the answer."""
+
+
+def train_embedder(study: Study, facts: Sequence[Fact], progress: Callable[[int, int], None]) -> Embedder:
+    """Train a copy of the study's embedder, and write it to the study's folder.
+
+    Args:
+        study: The study.
+        facts: Its training facts; those that should be declined are not used.
+        progress: Called with finished steps and their number; an exception cancels the training.
+    """
+    embedder = Embedder.of(study.config.retrieval.embedder)
+    embedder.train(list(batches(facts, study.config.train.seed)), ANSWER_WEIGHT, SCALE, LEARNING_RATE, ANSWER_LOSS,
+                   progress)
+    embedder.save(study.embedder_folder)
+    return embedder_of_study(study)
+
+
+def embedder_of_study(study: Study) -> Embedder:
+    """The embedder of a study's index: the trained one, else that of the settings."""
+    other, folder = study.config.retrieval.embedder, study.embedder_folder
+    if not folder.is_dir():
+        return Embedder.of(other)
+    return Embedder(folder, name=NAME.format(name=other or "all-MiniLM-L6-v2"))
+
+
+def batches(facts: Sequence[Fact], seed: int) -> Iterator[list[Triple]]:
+    """The batches of a training; answers within one differ. None if there are fewer than two answers."""
+    wordings: dict[str, list[Fact]] = {}
+    for fact in facts:
+        if fact.answerable:
+            wordings.setdefault(fact.answer_key, []).append(fact)
+    if len(wordings) < 2:
+        return
+    rng, keys = random.Random(f"embedder/{seed}"), list(wordings)
+    rows = sum(map(len, wordings.values()))
+    steps = min(max(PASSES * rows // min(BATCH, len(keys)), LEAST_STEPS), MOST_STEPS)
+    while steps > 0:
+        rng.shuffle(keys)
+        for start in range(0, len(keys), BATCH):
+            part = keys[start : start + BATCH]
+            if len(part) > 1 and steps > 0:
+                steps -= 1
+                yield [_triple(wordings[key], rng) for key in part]
+
+
+def _triple(wordings: Sequence[Fact], rng: random.Random) -> Triple:
+    first, second = rng.sample(wordings, 2) if len(wordings) > 1 else (wordings[0], wordings[0])
+    asked = first.query.text if first is not second else as_typed(first.query.text, rng)
+    return asked, second.query.text, second.answer[:BEGINNING]
