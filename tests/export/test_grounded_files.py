@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import read_json
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.export.card import model_card
@@ -144,6 +144,17 @@ def test_an_export_with_data_has_all_that_answering_needs(study: Study, tmp_path
     (study.retrieval_folder / "facts.jsonl").write_text("")
     with pytest.raises(StudyError, match="is not the file that index.json names"):
         write_retrieval(study, "lora", tmp_path / "other", Words(), 2048)  # type: ignore[arg-type]
+
+
+def test_a_trained_embedder_is_in_the_export_and_loaded_from_there(study: Study, tmp_path: Path) -> None:
+    write_json(study.embedder_folder / "modules.json", [])
+    write_json(study.embedder_folder / "1_Pooling" / "config.json", {})
+    folder = tmp_path / "export"
+    exported(study, folder, Words())
+    assert (folder / FOLDER / "embedder" / "1_Pooling" / "config.json").is_file()
+    assert read_json(folder / FOLDER / "grounding.json")["embedder"]["source"] == "embedder"
+    snippet = loading_snippets(study, SPEC, folder="exported", base="base", with_data=True)[0].text
+    assert "SentenceTransformer('exported/retrieval/embedder')" in snippet
 
 
 def documents(study: Study, spec: ExportSpec, folder: Path, *, with_data: bool) -> str:
