@@ -19,7 +19,7 @@ from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval import index as index_module
 from assistant_builder.retrieval import ranking
 from assistant_builder.retrieval.index import ANSWER_WEIGHT, Index, facts_of
-from assistant_builder.retrieval.train_embedder import ANSWER_LOSS, LEARNING_RATE, SCALE, batches
+from assistant_builder.retrieval.train_embedder import HYPERPARAMETERS, batches
 from benchmarks.doc_tables import markdown_table, write_section
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -66,8 +66,8 @@ def recall(train: Sequence[Pair], asked: Sequence[Pair], embedder: Embedder) -> 
 def trained(train: Sequence[Pair]) -> Embedder:
     """A new embedder that is trained on the questions, as with ``retrieval.train_embedder``."""
     embedder = Embedder.load()
-    embedder.train(list(batches([fact for pair in train for fact in facts_of(pair)], 0)), ANSWER_WEIGHT, SCALE,
-                   LEARNING_RATE, ANSWER_LOSS, lambda done, total: None)
+    facts = [fact for pair in train for fact in facts_of(pair)]
+    embedder.train(list(batches(facts, 0)), lambda done, total: None, **HYPERPARAMETERS)
     return embedder
 
 

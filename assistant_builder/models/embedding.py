@@ -96,18 +96,17 @@ class Embedder:
         assert size is not None
         return size
 
-    def train(self, batches: Sequence[Sequence[tuple[str, str, str]]], answer_weight: float, scale: float,
-              learning_rate: float, answer_loss: float, progress: Callable[[int, int], None], seed: int = 0) -> None:
+    def train(self, batches: Sequence[Sequence[tuple[str, str, str]]], progress: Callable[[int, int], None], *,
+              answer_weight: float, scale: float, learning_rate: float, answer_loss: float) -> None:
         """Train all weights with in-batch negatives, one AdamW step a batch.
 
         Args:
             batches: Questions, each with another wording and its answer; every question must find its own.
-            answer_weight: Weight of the answer's vector beside that of the wording.
+            progress: Called with finished steps and their number.
+            answer_weight: Weight of the answer's vector relative to that of the wording.
             scale: Factor of the cosines in the softmax.
             learning_rate: Of AdamW, constant.
             answer_loss: Weight of the loss of finding the answer alone.
-            progress: Called with finished steps and their number.
-            seed: Seed of dropout.
         """
         import torch
         from torch.nn.functional import cross_entropy, normalize
@@ -119,7 +118,7 @@ class Embedder:
 
         optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate)
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(0)  # of dropout
             self._model.train()
             for step, batch in enumerate(batches, start=1):
                 asked, wordings, answers = (vectors(texts) for texts in zip(*batch, strict=True))

@@ -38,7 +38,7 @@ FILES = (FACTS, VECTORS, RECORD)
 _VERSION = 3
 _TENSOR = "facts"
 ANSWER_WEIGHT = 0.3
-"""Weight of the embedding of a fact's answer beside that of its question."""
+"""Weight of the embedding of a fact's answer relative to that of its question."""
 GRID = 2048
 """Components of vectors are multiples of 1/GRID. Products of unit vectors are then multiples of 1/GRID² below 4, which
 float32 holds exactly: cosines do not depend on the order of the sums, so that equal questions tie in every batch."""

@@ -16,12 +16,12 @@ from assistant_builder.retrieval.augment import as_typed
 from assistant_builder.retrieval.index import ANSWER_WEIGHT, BEGINNING, Fact
 from assistant_builder.study import Study
 
-BATCH, LEARNING_RATE, SCALE = 32, 5e-5, 20.0
-"""Facts of a step, AdamW's constant learning rate, and the factor of the cosines in the softmax."""
+BATCH = 32
+"""Facts of a step."""
+HYPERPARAMETERS = {"answer_weight": ANSWER_WEIGHT, "scale": 20.0, "learning_rate": 5e-5, "answer_loss": 0.5}
+"""Of :meth:`assistant_builder.models.embedding.Embedder.train`."""
 PASSES, LEAST_STEPS, MOST_STEPS = 8, 40, 100
 """Passes over the questions, and the least and most steps of a training."""
-ANSWER_LOSS = 0.5
-"""Weight of the second term."""
 NAME = "{name}, trained on the questions of the study"
 
 Triple = tuple[str, str, str]
@@ -37,8 +37,7 @@ def train_embedder(study: Study, facts: Sequence[Fact], progress: Callable[[int,
         progress: Called with finished steps and their number; an exception cancels the training.
     """
     embedder = Embedder.of(study.config.retrieval.embedder)
-    embedder.train(list(batches(facts, study.config.train.seed)), ANSWER_WEIGHT, SCALE, LEARNING_RATE, ANSWER_LOSS,
-                   progress)
+    embedder.train(list(batches(facts, study.config.train.seed)), progress, **HYPERPARAMETERS)
     embedder.save(study.embedder_folder)
     return embedder_of_study(study)
 

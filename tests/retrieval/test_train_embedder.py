@@ -9,7 +9,7 @@ import pytest
 
 from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval.index import Fact, Query, facts_of
-from assistant_builder.retrieval.train_embedder import BATCH, LEAST_STEPS, MOST_STEPS, batches
+from assistant_builder.retrieval.train_embedder import BATCH, HYPERPARAMETERS, LEAST_STEPS, MOST_STEPS, batches
 from tests.retrieval.fake_embedder import pair
 
 torch = pytest.importorskip("torch")
@@ -50,8 +50,8 @@ def test_a_trained_embedder_knows_a_name_of_the_data(tmp_path: Path) -> None:
     asked = embedder.encode([f"money for {nick}?" for nick in names.values()])
     steps: list[tuple[int, int]] = []
     untouched = torch.random.get_rng_state()
-    embedder.train(list(batches([fact for each in pairs for fact in facts_of(each)], 0)), 0.3, 20.0, 5e-5, 0.5,
-                   lambda done, total: steps.append((done, total)))
+    embedder.train(list(batches([fact for each in pairs for fact in facts_of(each)], 0)),
+                   lambda done, total: steps.append((done, total)), **HYPERPARAMETERS)
     assert torch.equal(torch.random.get_rng_state(), untouched)
     assert steps == [(step, LEAST_STEPS) for step in range(1, LEAST_STEPS + 1)]
     embedder.save(tmp_path / "embedder")
