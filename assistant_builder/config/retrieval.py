@@ -17,8 +17,9 @@ class RetrievalConfig(ConfigModel):
         "Empty: the bundled all-MiniLM-L6-v2, which knows English. For other languages for example "
         "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2.")
     train_embedder: bool = Field(
-        False, title="Train the embedder", description="Whether a copy of the sentence embedder is trained on the "
-        "training questions, so that it knows names and wordings of the data. Takes a minute or two.")
+        True, title="Train the embedder", description="Whether a copy of the sentence embedder is trained on the "
+        "training questions, so that it knows names and wordings of the data and tells other questions from them. "
+        "Takes a minute or two.")
     facts: int = Field(3, ge=1, le=10, title="Facts in a prompt", description="Most training pairs in the prompt of a "
                        "question. Where the search is sure it has fewer.")
     false_declines: float = Field(

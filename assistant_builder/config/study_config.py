@@ -118,6 +118,11 @@ class StudyConfig(ConfigModel):
         """Whether the assistants of the main approach read the facts that are found for a question."""
         return self.approaches[0] == "grounded"
 
+    @property
+    def trains_embedder(self) -> bool:
+        """Whether a sentence embedder is trained, which the memory approach alone has no use for."""
+        return self.retrieval.train_embedder and "grounded" in self.approaches
+
     def of_approach(self, approach: Approach) -> StudyConfig:
         """The settings with one of the approaches alone."""
         return self.model_copy(update={"approaches": [approach]})

@@ -85,7 +85,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     if other:
         embedder, known = Embedder.of(other), {}
     shutil.rmtree(study.embedder_folder, ignore_errors=True)
-    if study.config.retrieval.train_embedder:
+    if study.config.trains_embedder:
         from assistant_builder.retrieval.index import facts_of
         from assistant_builder.retrieval.train_embedder import train_embedder
 

@@ -219,7 +219,7 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         other = config.retrieval.embedder
         return {**common, **hashes, "data.embedding_threshold": config.data.embedding_threshold,
                 "data.remove_leaks": config.data.remove_leaks, **({"retrieval.embedder": other} if other else {}),
-                **({"retrieval.train_embedder": True} if config.retrieval.train_embedder else {})}
+                **({"retrieval.train_embedder": True} if config.trains_embedder else {})}
     if step.startswith("train-"):
         run = step.removeprefix("train-")
         _, seed = split_run(run)

@@ -112,6 +112,13 @@ def test_a_single_arm_stops_early_on_its_own() -> None:
     assert early_stop_decision(stale, [stale, {1: 1.0}], 3, 10, patience=2) == "wait"
 
 
+def test_the_embedder_of_assistants_without_facts_is_not_trained() -> None:
+    study = with_data(new_study(approaches=["memory"]))
+    for approaches, read in ((["memory"], False), (["grounded"], True), (["grounded", "memory"], True)):
+        config = study.config.model_copy(update={"approaches": approaches})
+        assert ("retrieval.train_embedder" in step_inputs(study, "data-embed", config=config)) == read
+
+
 def test_only_what_a_step_reads_of_looking_up_makes_it_stale() -> None:
     study = finished()
 

@@ -50,6 +50,7 @@ def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: P
         "data", "data-embed", "train-lora", "train-qlora", "evaluate", "report"
     ]
     folder = Path(document["folder"])
+    assert not (folder / "embedder").exists()  # nothing is looked up
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
     report = json.loads(cli("report", "tiny", "--format", "json").stdout)
@@ -156,6 +157,7 @@ def test_a_run_with_both_approaches(bundled_models: Path, tmp_path: Path) -> Non
         "data", "data-embed", "train-lora", "train-qlora", "train-lora+memory", "train-qlora+memory", "evaluate",
         "report"]
     folder = Path(document["folder"])
+    assert (folder / "embedder").is_dir()
     report = json.loads(cli("report", "both", "--format", "json").stdout)
     assert [row["name"] for row in report["approaches"]] == [
         "copy", "base+facts", "lora", "qlora", "lora+facts", "qlora+facts"]
