@@ -62,7 +62,7 @@ class Chunk:
 
     text_delta: str
     tokens: int  # tokens generated so far
-    first_token_seconds: float | None
+    first_token_seconds: float | None  # seconds until the first text can be shown
     seconds: float
     # ``stop`` (complete), ``length`` (truncated) or ``cancelled``; None before the last chunk
     finish: Finish | None = None
@@ -95,7 +95,7 @@ class Grounded:
     taught: tuple[str, ...] = ()  # answers of the data that decline
 
     def decide(self, found: Found, prompt_tokens: int, chunks: Iterator[Chunk],
-               certainties: Sequence[float]) -> Iterator[Chunk]:
+               certainties: Sequence[float], search_seconds: float = 0.0) -> Iterator[Chunk]:
         """The chunks of an answer with its sources, or a decline instead.
 
         The first tokens are held back until the rule has seen them.
@@ -105,29 +105,32 @@ class Grounded:
             prompt_tokens: Tokens of the prompt with the facts.
             chunks: The answer.
             certainties: Log-probabilities of its tokens, which grow while it is generated.
+            search_seconds: Seconds that the search took, which are added to those of the chunks.
         """
         from assistant_builder.retrieval.decline import FIRST_TOKENS, evidence_of
 
-        sources = tuple(found.source_records())
-        held: list[Chunk] | None = []
-        for chunk in chunks:
-            if chunk.finish or held == []:
-                chunk = replace(chunk, sources=sources, prompt_tokens=prompt_tokens)
-            if held is None:
-                yield chunk
-                continue
-            held.append(chunk)
-            if chunk.finish is None and chunk.tokens < FIRST_TOKENS:
-                continue
-            text = "".join(each.text_delta for each in held)
-            evidence = evidence_of(found.evidence, text, certainties, self.taught)
-            if self.rule is not None and chunk.finish != "cancelled" and self.rule.declines(evidence):
-                chunks.close()  # type: ignore[attr-defined]
-                yield replace(chunk, text_delta=self.rule.sentence, finish="stop", sources=sources,
-                              prompt_tokens=prompt_tokens, declined=True)
-                return
-            yield from held
-            held = None
+        extra: dict[str, Any] = {"sources": tuple(found.source_records()), "prompt_tokens": prompt_tokens}
+        held: list[Chunk] = []
+        shown: float | None = None  # seconds until the first text
+        for generated in chunks:
+            chunk = replace(generated, seconds=generated.seconds + search_seconds)
+            if shown is None:
+                held.append(chunk)
+                if self.rule is not None and chunk.finish is None and chunk.tokens < FIRST_TOKENS:
+                    continue
+                shown = chunk.seconds
+                text = "".join(each.text_delta for each in held)
+                evidence = evidence_of(found.evidence, text, certainties, self.taught)
+                if self.rule is not None and chunk.finish != "cancelled" and self.rule.declines(evidence):
+                    chunks.close()  # type: ignore[attr-defined]
+                    yield replace(chunk, text_delta=self.rule.sentence, first_token_seconds=shown, finish="stop",
+                                  declined=True, **extra)
+                    return
+                held[0] = replace(held[0], **extra)
+            else:
+                held = [chunk]
+            for each in held:
+                yield replace(each, first_token_seconds=shown, **(extra if each.finish else {}))
 
 
 class Session(abc.ABC):
@@ -177,11 +180,12 @@ class Session(abc.ABC):
         if stop_event.is_set():  # set during loading
             yield Chunk("", 0, None, 0.0, "cancelled")
             return
-        found, context = None, self._context(speaker)
+        found, context, started = None, self._context(speaker), time.perf_counter()
         if speaker in self._grounded and sampling.look_up:
             with self._searching:  # assistants share the embedder
                 found = self._grounded[speaker].retriever.find([messages], context=context)[0]
             messages = found.messages
+        search_seconds = time.perf_counter() - started
         ids = prompter.prompt_ids(list(messages))
         if len(ids) >= context:
             raise ModelError(
@@ -190,7 +194,8 @@ class Session(abc.ABC):
         limit = min(sampling.max_new_tokens, context - len(ids))
         certainties: list[float] = []
         chunks = self._generate(speaker, ids, limit, sampling, stop_event, certainties)
-        yield from chunks if found is None else self._grounded[speaker].decide(found, len(ids), chunks, certainties)
+        yield from chunks if found is None else self._grounded[speaker].decide(
+            found, len(ids), chunks, certainties, search_seconds)
 
     def close(self) -> None:  # noqa: B027 - PyTorch's models are freed with the session
         """End processes that the session has started."""

@@ -26,7 +26,7 @@ from assistant_builder.inference.session import (
     clone_sharing_weights,
 )
 from assistant_builder.quantization import METHODS
-from assistant_builder.retrieval.decline import NAMES, DeclineRule
+from assistant_builder.retrieval.decline import FIRST_TOKENS, NAMES, DeclineRule
 from assistant_builder.retrieval.index import Index
 from assistant_builder.study import Study
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
@@ -368,6 +368,19 @@ def test_a_declined_question_is_answered_by_the_sentence_alone() -> None:
     assert (only.text_delta, only.finish, only.declined) == ("I was not told.", "stop", True)
     assert only.sources and only.prompt_tokens
     assert not answer(session, ASK_HALL)[-1].declined
+
+
+def test_seconds_count_the_search_and_what_the_rule_holds_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = grounded_session("It opens at nine o'clock.")
+    grounded = session._grounded["lora"]
+    find = grounded.retriever.find
+    monkeypatch.setattr(grounded.retriever, "find", lambda *words, **more: (time.sleep(0.05), find(*words, **more))[1])
+    first, *_ = chunks = answer(session, ASK_HALL)
+    released = next(chunk for chunk in chunks if chunk.tokens == FIRST_TOKENS)
+    assert {chunk.first_token_seconds for chunk in chunks} == {released.seconds} and first.seconds >= 0.05
+    session._grounded["lora"] = Grounded(grounded.retriever, None)  # without a rule nothing is held back
+    first, *_ = answer(session, ASK_HALL)
+    assert first.tokens == 1 and first.first_token_seconds == first.seconds >= 0.05
 
 
 def test_without_looking_up_nothing_is_found_or_declined() -> None:
