@@ -57,7 +57,7 @@ def _take(step: str, donor: Study, study: Study) -> bool:
     if record.inputs != step_inputs(study, step):
         return False
     for name in record.outputs:
-        (study.folder / name).parent.mkdir(exist_ok=True)
+        (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(donor.folder / name, study.folder / name)
     if step == "data":
         study.record_template_date(like=donor)

@@ -219,7 +219,8 @@ DATA = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "f
 
 
 def mark(study: Study, step: str, names: Iterable[str]) -> None:
-    outputs = {f"data/{name}": file_hash(study.folder / "data" / name) for name in names}
+    paths = [(study.folder / "data" / name).resolve() for name in names]
+    outputs = {path.relative_to(study.folder.resolve()).as_posix(): file_hash(path) for path in paths}
     study.write_step(StepRecord(step, "succeeded", step_inputs(study, step), seconds=7.0, outputs=outputs))
 
 
@@ -231,7 +232,9 @@ def sweep() -> Sweep:
     mark(first, "data", DATA)
     write_json(first.embedding_file, {"threshold": 0.95, "removed": True, "leaks": []})
     write_json(first.folder / "provenance.json", {"python": "3.11"})
-    mark(first, "data-embed", ["embedding.json"])
+    (first.embedder_folder / "1_Pooling").mkdir(parents=True)
+    (first.embedder_folder / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
+    mark(first, "data-embed", ["embedding.json", "../embedder/1_Pooling/config.json"])
     return sweep
 
 
@@ -241,6 +244,7 @@ def test_the_others_take_the_split_as_it_was_frozen(sweep: Sweep) -> None:
     take_split(sweep, study)
     for name in (*DATA, "embedding.json"):
         assert (study.folder / "data" / name).read_bytes() == (first.folder / "data" / name).read_bytes()
+    assert (study.embedder_folder / "1_Pooling" / "config.json").read_text(encoding="utf-8") == "{}"
     for step in ("data", "data-embed"):
         record = study.step(step)
         assert record.state == "succeeded" and record.seconds == 0 and not damaged_outputs(study, record)
