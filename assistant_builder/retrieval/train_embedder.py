@@ -51,23 +51,34 @@ def embedder_of_study(study: Study) -> Embedder:
 
 
 def batches(facts: Sequence[Fact], seed: int) -> Iterator[list[Triple]]:
-    """The batches of a training; answers within one differ. None if there are fewer than two answers."""
-    wordings: dict[str, list[Fact]] = {}
+    """The batches of a training; answers within one differ. None if there are fewer than two answers.
+
+    Wordings of a fact are questions of one cluster, or of one group, with the same answer: two things may share one.
+    """
+    wordings: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
         if fact.answerable:
-            wordings.setdefault(fact.answer_key, []).append(fact)
-    if len(wordings) < 2:
+            wordings.setdefault((fact.answer_key, fact.cluster or fact.group or ""), []).append(fact)
+    if len({answer for answer, _ in wordings}) < 2:
         return
     rng, keys = random.Random(f"embedder/{seed}"), list(wordings)
     rows = sum(map(len, wordings.values()))
     steps = min(max(PASSES * rows // min(BATCH, len(keys)), LEAST_STEPS), MOST_STEPS)
     while steps > 0:
         rng.shuffle(keys)
-        for start in range(0, len(keys), BATCH):
-            part = keys[start : start + BATCH]
-            if len(part) > 1 and steps > 0:
+        rest = keys
+        while rest and steps > 0:
+            part: dict[str, tuple[str, str]] = {}
+            later = []
+            for key in rest:
+                if len(part) < BATCH and key[0] not in part:
+                    part[key[0]] = key
+                else:
+                    later.append(key)
+            if len(part) > 1:
                 steps -= 1
-                yield [_triple(wordings[key], rng) for key in part]
+                yield [_triple(wordings[key], rng) for key in part.values()]
+            rest = later
 
 
 def _triple(wordings: Sequence[Fact], rng: random.Random) -> Triple:

@@ -35,6 +35,15 @@ def test_every_question_has_another_wording_or_spelling_and_answers_of_a_batch_d
     assert not found or found != list(batches(facts_with(wordings, answers), 1))
 
 
+def test_things_that_share_an_answer_are_not_wordings_of_one_fact() -> None:
+    shared = [fact for number, (thing, answer) in enumerate([("a", "Yes."), ("b", "Yes."), ("c", "No.")] * 2)
+              for fact in facts_of(pair(1 + number, f"Is {thing} inherited, {number}?", answer, group=thing))]
+    found = list(batches(shared, 0))
+    assert {len(batch) for batch in found} == {2} and len(found) == LEAST_STEPS
+    assert all(asked.split()[1] == other.split()[1] for batch in found for asked, other, _ in batch)
+    assert {asked.split()[1] for batch in found for asked, *_ in batch} == {"a", "b", "c"}
+
+
 def test_questions_to_decline_are_not_trained() -> None:
     facts = facts_with(2, 3) + facts_of(pair(90, "Who will win?", "I cannot say.", answerable=False))
     assert not any("cannot" in answer for batch in batches(facts, 0) for *_, answer in batch)
