@@ -28,6 +28,10 @@ def export(
     sample: Annotated[int, typer.Option(min=1, help="Number of held-out items for the check after writing.")] = 20,
     with_data: Annotated[bool, typer.Option("--with-data", help="Add the index of a grounded assistant, with which it "
                                             "looks facts up. It contains the training pairs as plain text.")] = False,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", show_default=False, help="Upload the export to the "
+                                             "model hub as a private repository. Needs a token with write access: "
+                                             "HF_TOKEN or 'hf auth login'.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: let everyone read the repository.")] = False,
     approach: ApproachName = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
@@ -37,18 +41,30 @@ def export(
     A model card is included. The written files are checked by scoring some held-out items again.
     """
     from assistant_builder.export.job import export_to, summary_lines
+    from assistant_builder.export.push import check_push, push_export, upload_lines
 
+    if public and push is None:
+        raise typer.BadParameter("--public needs --push OWNER/NAME", param_hint="--public")
     try:
         spec = parse_export(arm, format, type)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     study = Study.open(name).of_choice(output.check_approach(approach))
     Consent(trust_remote_code).allow(study.config)
+    if push is not None:
+        check_push(push)
     if as_json:
-        return output.print_json(export_to(study, spec, to, force=force, sample=sample, with_data=with_data))
+        record = export_to(study, spec, to, force=force, sample=sample, with_data=with_data)
+        pushed = {} if push is None else {"pushed": push_export(record, push, public=public)}
+        return output.print_json({**record, **pushed})
     with output.run_display() as display:
         record = export_to(study, spec, to, force=force, sample=sample, with_data=with_data,
                            on_progress=lambda at: display(Event("export", "running", at)))
         display(Event("export", "succeeded"))
     for line in summary_lines(record):
         typer.echo(line)
+    if push is not None:
+        for line in upload_lines(record, push, public=public):
+            typer.echo(line)
+        pushed = push_export(record, push, public=public)
+        typer.echo(f"Uploaded ({'private' if pushed['private'] else 'public'}): {pushed['url']}")
