@@ -33,6 +33,7 @@ from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, DeclineRule, Retrieved, evidence_of, rule_of
 from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS
+from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
 from evals.report.approaches import add_approaches
@@ -118,6 +119,7 @@ class _FormatScoring:
     def __init__(self, study: Study) -> None:
         self._study, self._config = study, study.config
         self._types = self._config.formats.types
+        self._resources = MetricResources()
         tasks = study.evals_folder / "tasks" / "items.jsonl"
         if not tasks.is_file():
             raise EvaluationError("the evaluation has left no held-out items", where=str(tasks),
@@ -194,7 +196,7 @@ class _FormatScoring:
         targets = self._likelihoods(files.path(type))
         seconds = time.monotonic() - began
         self._clock.set_message(f"{title}: similarity of answer and reference")
-        scores = score_answers(texts, [item["reference"] for item in self._items], self,
+        scores = score_answers(texts, [item["reference"] for item in self._items], self._resources,
                                embedder=self._config.eval.similarity)
         samples = [sample_record(item, answer=text, target=target, scores=found, taught=self._taught)
                    for item, text, target, found in zip(self._items, texts, targets, scores, strict=True)]
@@ -294,22 +296,3 @@ class _FormatScoring:
         training = load_split(self._study.folder / "data", "train")
         return {*self._given, *(item["reference"] for item in self._items if not item["answerable"]),
                 *([decline_sentence(training)] if self._config.grounded else [])}
-
-    @cached_property
-    def embedder(self) -> Any:
-        """The sentence embedder, loaded at first use."""
-        from assistant_builder.models.embedding import Embedder
-
-        return Embedder.load()
-
-    def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
-        """Sentence embeddings for metrics, see :class:`evals.metrics.Resources`."""
-        key = tuple(texts)
-        vectors = self._vectors[key] if key in self._vectors else self.embedder.encode(texts)
-        if keep:
-            self._vectors[key] = vectors
-        return vectors
-
-    @cached_property
-    def _vectors(self) -> dict[tuple[str, ...], Any]:
-        return {}
