@@ -38,6 +38,8 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
 
     ``delta`` and ``ci`` of a file are on the primary metric, candidate − reference in its units; ``level`` is the
     coverage of ``ci``, at which the file was tested, 0.95 if it was not. ``bounds`` has every metric of the decision.
+    ``kl`` is the mean KL divergence of the dequantized weights from the reference in nats per token, over the reference
+    answers of ``kl_items`` items; None if it was not computed.
 
     Raises:
         EvaluationError: The scores of a file are of other items than those of the reference.
@@ -121,7 +123,7 @@ def _row(cell: Cell, arm: str, reference: Cell, rules: Rules, compared: Mapping[
                   "gained": sum(was != 1 and now == 1 for was, now in right)},
         "same_answers": {"same": sum(sample["answer"] == reference.by_item[item]["answer"]
                                      for item, sample in cell.by_item.items()), "of": len(cell.by_item)},
-        "warnings": list(result.warnings),
+        "warnings": list(result.warnings), "kl": cell.scores.get("kl"), "kl_items": cell.scores.get("kl_items", 0),
     }
 
 
@@ -183,10 +185,20 @@ def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
             "tone": {"no worse": "yes", "worse": "no"}.get(row["verdict"], "cannot-be-told"),
             "loss": number(row["metrics"].get("nll_per_token"), "nll_per_token"),
             "declines": _share(row["metrics"].get("false_decline")),
+            "kl": fmt.nats(row.get("kl")),
             "speed": fmt.rate(row["tokens_per_second"]), "first": f"{row['first_token_seconds']:.2g} s",
             "memory": fmt.size(row["resident_bytes"]), "smallest": "smallest no worse" if smallest else "",
         })
     return rows
+
+
+def kl_sentence(report: Mapping[str, Any]) -> str:
+    """What the divergences in the table are; empty without any."""
+    items = [row["kl_items"] for row in report.get("formats", ()) if row.get("kl") is not None]
+    if not items:
+        return ""
+    return (f"KL is the mean divergence of the next-token distribution from that of {report['formats_reference']}, in "
+            f"nats per token over {items[0]:,} reference answers, with dequantized weights in PyTorch.")
 
 
 def _share(value: float | None) -> str:

@@ -100,7 +100,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     monkeypatch.setattr(step, "extra_installed", lambda: True)
     monkeypatch.setattr(step._FormatScoring, "_prompter", prompter())
     monkeypatch.setattr(step._FormatScoring, "_dtype", "bfloat16", raising=False)
-    monkeypatch.setattr(step._FormatScoring, "_likelihoods", lambda self, path: [None] * len(self._items))
+    monkeypatch.setattr(step._FormatScoring, "_likelihoods", lambda self, path: step._Likelihoods(
+        [None] * len(self._items), 0.004, 20))
     monkeypatch.setattr(invalidation, "base_model_identity", lambda model: "f" * 64)
     return found
 
@@ -131,7 +132,7 @@ def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(study: Study, s
     scores = read_json(format_folder(study, "qlora", "Q4_0") / "scores.json")
     assert (scores["bytes"], scores["tokens_per_second"], scores["first_token_seconds"]) == (92, 80.0, 0.2)
     assert (scores["resident_bytes"], scores["load_seconds"]) == (123_000_000, 0.4)
-    assert scores["prompts_checked"] == len(cell)
+    assert scores["prompts_checked"] == len(cell) and (scores["kl"], scores["kl_items"]) == (0.004, 20)
     assert study.progress("formats") is not None
 
 
@@ -247,4 +248,5 @@ def test_a_file_is_written_and_answers_in_llama_cpp(short_base: Path, converter:
         found, merged = (read_json(folder / "scores.json") for folder in (
             format_folder(study, arm, "Q8_0"), study.cell_folder(cell)))
         assert found["nll_per_token"] == pytest.approx(merged["nll_per_token"], abs=0.05)
+        assert found["kl_items"] == 6 and (0 < found["kl"] < 0.01 if arm == "lora" else found["kl"] > 0.01), arm
         assert found["tensor_types"]["Q8_0"] > 20 and found["items"] == 6 and found["resident_bytes"] > 1e6

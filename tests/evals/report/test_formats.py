@@ -52,6 +52,7 @@ def test_the_smallest_file_that_is_no_worse_is_named() -> None:
     assert report["formats"][0]["same_answers"] == {"same": row["same_answers"]["of"], "of": row["same_answers"]["of"]}
     assert row["same_answers"]["same"] == row["same_answers"]["of"] - BAD
     assert {"bytes", "tensor_types", "tokens_per_second", "first_token_seconds", "resident_bytes"} <= row.keys()
+    assert (row["kl"], row["kl_items"]) == (0.0432, 32)
     assert report["formats_sentence"].startswith("The smallest file that is no worse than 16-bit LoRA in PyTorch (L16) "
                                                  "is QLoRA as Q4_0 (92 MB)")
     assert "--arm qlora --format gguf --type Q4_0" in report["formats_action"]
@@ -130,9 +131,19 @@ def test_the_section_has_table_and_picture() -> None:
     places = [float(found) for found in re.findall(r'c[xy]="([\d.-]+)%"', section)]
     assert places and all(0 <= place <= 100 for place in places)
     assert "Bretz" in page and "Bretz" in text
+    for shown in (section, text):
+        assert "0.0011" in shown and "0.0432" in shown and "from that of L16, in nats per token over 32" in shown
     table = text[text.index("### Which file to ship"):text.index("### What the verdict rests on")]
     assert "| Q4\\_0 | LoRA (16-bit) | 91.7 MB |" in table or "| LoRA (16-bit) | 92 MB |" in table
     assert "88 tokens/s" in table and report["formats_sentence"].split(":")[0] in table.replace("\\_", "_")
+
+
+def test_files_that_were_scored_without_a_divergence_are_shown() -> None:
+    study = files({("lora", "Q8_0"): FINE})
+    path = study.format_scores_folder / "lora-Q8_0" / "scores.json"
+    write_json(path, {key: value for key, value in read_json(path).items() if not key.startswith("kl")})
+    report = build_report(study)
+    assert report["formats"][0]["kl"] is None and "next-token distribution from" not in render_html(report)
 
 
 def test_without_scores_the_report_says_why_or_nothing() -> None:
