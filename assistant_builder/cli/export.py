@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +28,8 @@ def export(
     sample: Annotated[int, typer.Option(min=1, help="Number of held-out items for the check after writing.")] = 20,
     with_data: Annotated[bool, typer.Option("--with-data", help="Add the index of a grounded assistant, with which it "
                                             "looks facts up. It contains the training pairs as plain text.")] = False,
+    importance: Annotated[bool, typer.Option("--importance", help="With gguf as Q8_0, Q5_1, Q4_1 or Q4_0: choose block "
+                                             "scales by the activations on training rows.")] = False,
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", show_default=False, help="Upload the export to the "
                                              "model hub as a private repository. Needs a token with write access: "
                                              "HF_TOKEN or 'hf auth login'.")] = None,
@@ -53,13 +55,13 @@ def export(
     Consent(trust_remote_code).allow(study.config)
     if push is not None:
         check_push(push)
+    options: dict[str, Any] = {"force": force, "sample": sample, "with_data": with_data, "importance": importance}
     if as_json:
-        record = export_to(study, spec, to, force=force, sample=sample, with_data=with_data)
+        record = export_to(study, spec, to, **options)
         pushed = {} if push is None else {"pushed": push_export(record, push, public=public)}
         return output.print_json({**record, **pushed})
     with output.run_display() as display:
-        record = export_to(study, spec, to, force=force, sample=sample, with_data=with_data,
-                           on_progress=lambda at: display(Event("export", "running", at)))
+        record = export_to(study, spec, to, on_progress=lambda at: display(Event("export", "running", at)), **options)
         display(Event("export", "succeeded"))
     for line in summary_lines(record):
         typer.echo(line)

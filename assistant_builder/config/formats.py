@@ -21,6 +21,13 @@ class FormatsConfig(ConfigModel):
         "without it nothing is written.",
     )
 
+    importance: bool = Field(
+        default=False, title="Importance matrix",
+        description="Choose the block scales of "
+        f"{', '.join(type.name for type in GGUF_TYPES.values() if type.takes_importance)} by how large the activations "
+        "of each column are on training rows, which costs some minutes. Other types are written without.",
+    )
+
     @field_validator("types", mode="before")
     @classmethod
     def _sort(cls, value: Any) -> list[str]:

@@ -212,6 +212,10 @@ def test_the_step_is_one_of_the_study_s(study: Study, script: Script) -> None:
     inputs = step_inputs(study, "formats")
     assert inputs["lora adapter"] and inputs["formats.types"] == ["Q8_0", "Q4_0"] and inputs["held-out items"]
     study.write_step(StepRecord("formats", state="succeeded", inputs=inputs, outputs=outputs))
+    assert "formats.importance" not in inputs
+    study.write_config(study.config.with_changes({"formats.importance": "true"}))
+    assert step_inputs(study, "formats")["formats.importance"] and step_inputs(study, "report")["formats.importance"]
+    study.write_config(study.config.with_changes({"formats.importance": "false"}))
     assert first_stale_step(study, redo=True) == "formats"
     invalidation.delete_stale_steps(study, redo=True)
     assert not study.format_scores_folder.exists() and study.step("evaluate").state == "succeeded"
@@ -231,7 +235,7 @@ def test_an_older_study_has_no_such_step(study: Study) -> None:
     path = study.folder / "study.yaml"
     lines = path.read_text().splitlines()
     at = lines.index("formats:")
-    path.write_text("\n".join([*lines[:at], *lines[at + 4:]]) + "\n")
+    path.write_text("\n".join([*lines[:at], *lines[at + 5:]]) + "\n")
     assert study.config.formats.types == [] and "formats" not in study.steps
 
 
