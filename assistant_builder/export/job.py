@@ -20,6 +20,7 @@ from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.export.atomic_dir import check_target
 from assistant_builder.export.export import read_export
 from assistant_builder.export.importance import uses_importance
+from assistant_builder.export.ollama import create_command
 from assistant_builder.export.retrieval_files import check_with_data
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import ExportSpec, estimated_bytes, require_trained
@@ -186,4 +187,6 @@ def summary_lines(record: dict[str, Any]) -> list[str]:
     lines = [*record["sentences"], f"{folder}: {size(record['bytes'])} in {len(record['files'])} files"]
     if record["archive"]:
         lines.append(f"In one file: {folder / record['archive']}")
+    if record["format"] == "gguf":
+        lines.append(f"In Ollama: {create_command(folder, record['study'])}")
     return [*lines, f"How to load it: {folder / 'LOADING.md'}"]

@@ -368,17 +368,18 @@ def _stored(tensor: Any, kind: str, weights: NDArray[Any] | None) -> NDArray[Any
     return joined.view(np.uint8).reshape(*values.shape[:-1], -1)
 
 
-def require_writer(type: str) -> None:
-    """Check that a type can be written here.
+def require_writer(type: str, where: str = "--type") -> None:
+    """Check that a type can be written here; ``where`` is the option or setting that names it.
 
     Raises:
         ConfigError: Only llama.cpp writes it, and neither its Python package nor its program is installed.
     """
     if GGUF_TYPES[type].by_llama_cpp and _llama_cpp_command(Path(), Path(), type) is None:
         own = ", ".join(each.name for each in GGUF_TYPES.values() if not each.by_llama_cpp)
-        raise ConfigError(f"{type} is written by llama.cpp alone, which is not installed", where="--type",
-                          remedy="Put llama.cpp's program llama-quantize on the PATH, install llama-cpp-python (it "
-                          f"compiles llama.cpp with cmake and a C++ compiler), or choose one of {own}")
+        raise ConfigError(f"{type} is written by llama.cpp alone, and neither its program llama-quantize is on the "
+                          "PATH nor is llama-cpp-python installed", where=where, remedy="Install one of them "
+                          "(llama-cpp-python compiles llama.cpp with cmake and a C++ compiler), or choose one of "
+                          f"{own}")
 
 
 def _llama_cpp_command(source: Path, target: Path, type: str) -> list[str] | None:

@@ -227,7 +227,7 @@ def test_a_type_that_cannot_be_written_is_refused_before_training(study: Study,
     monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
     check_tasks(study)
     study.write_config(study.config.with_changes({"formats.types": "Q6_K,Q8_0"}))
-    with pytest.raises(ConfigError, match="Q6_K is written by llama.cpp alone"):
+    with pytest.raises(ConfigError, match=r"formats\.types: Q6_K is written by llama.cpp alone"):
         check_tasks(study)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,32 @@ def test_files_of_a_study_are_written_together_and_once(study: Study, monkeypatc
     summary = study.arm_folder("lora") / "summary.json"
     write_json(summary, {**read_json(summary), "adapter_sha256": "another"})
     assert files.record("Q4_0") is None
+
+
+def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch,
+                                                                       tmp_path: Path) -> None:
+    monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
+    monkeypatch.setattr("assistant_builder.export.gguf.require_extra", lambda *_: None)
+    study = finished_study()
+    (study.arm_folder("lora") / "adapter").mkdir(exist_ok=True)
+    (study.arm_folder("lora") / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    job = ExportJob(study, parse_export("lora", "gguf", "Q4_K_M"))
+    with pytest.raises(ConfigError, match="neither its program llama-quantize is on the PATH nor"):
+        job.start(tmp_path / "out")
+    assert job.record() is None and not (tmp_path / "out").exists()
+
+
+@pytest.mark.train
+@pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
+def test_a_k_quant_is_written_by_the_program_on_the_path(study: Study, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$3" = Q4_K_M ] && cp "$1" "$2"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    record = export(study, "Q4_K_M", tmp_path / "out")
+    assert record["type"] == "Q4_K_M" and only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
 
 
 @pytest.mark.parametrize(("format", "type"), [("adapter", None), ("merged", None), ("gguf", "BF16"),

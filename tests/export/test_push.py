@@ -43,8 +43,8 @@ def written(folder: Path, *more: str) -> Path:
     for name in ("README.md", "adapter_model.safetensors", "library-lora.zip", *more):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"content of {name}")
-    write_json(folder / "export.json", {"archive": "library-lora.zip", "files": describe_files(folder),
-                                        "sentences": []})
+    write_json(folder / "export.json", {"study": "library", "format": "adapter", "archive": "library-lora.zip",
+                                        "files": describe_files(folder), "sentences": []})
     (folder / "notes [1].txt").write_text("of the user")
     return folder
 
