@@ -58,20 +58,22 @@ def compute_environment() -> dict[str, str]:
     return {"GOMP_SPINCOUNT": "10000", **python_environment()}
 
 
-def run_program(command: Sequence[str], environment: Mapping[str, str], poll: Callable[[], None]) -> tuple[int, str]:
+def run_program(command: Sequence[str], environment: Mapping[str, str], poll: Callable[[], None], *,
+                folder: Path | None = None) -> tuple[int, str]:
     """Run a program to its end without input.
 
     Args:
         command: Its argument vector.
         environment: Its environment.
         poll: Called a few times a second; an exception from it kills the program.
+        folder: Its working directory; by default that of this process.
 
     Returns:
         Exit code, negative for a signal, and the last line of its output.
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   env=dict(environment), start_new_session=True)
+                                   env=dict(environment), cwd=folder, start_new_session=True)
         try:
             while True:
                 poll()

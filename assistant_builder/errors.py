@@ -59,6 +59,10 @@ class ModelError(AssistantBuilderError):
     """A base model or embedder is unknown, unreachable, refused or damaged."""
 
 
+class HubError(AssistantBuilderError):
+    """The model hub cannot be reached, or refuses an upload."""
+
+
 class ResourceError(AssistantBuilderError):
     """Memory or disk space is insufficient."""
 

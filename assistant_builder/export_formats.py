@@ -67,6 +67,7 @@ class ExportSource:
     sample: int = 0  # held-out items for checks of what is written
     # progress callback: fraction of the writing that is done, and current activity; an exception cancels the export
     report: Callable[[float, str], None] = lambda fraction, message: None
+    importance: bool = False  # whether block scales are chosen by an importance matrix, in a format that has any
 
 
 class ExportFormat(ABC):

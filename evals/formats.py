@@ -1,9 +1,9 @@
 """The step ``formats``: write the GGUF files of a study's assistants and score each on every held-out item.
 
 A file is scored as it will be served: prompts are compared token by token, llama.cpp itself answers, and the rule of
-the assistant declines. The loss of the reference answers is that of the dequantized weights in PyTorch, because
-llama.cpp's server has no log-probabilities of prompts. The scores have the records of cells, in
-``evals/formats/ARM-TYPE/``.
+the assistant declines. The loss of the reference answers and the KL divergence from the 16-bit assistant are those of
+the dequantized weights in PyTorch, because llama.cpp's server has no log-probabilities of prompts. The scores have the
+records of cells, in ``evals/formats/ARM-TYPE/``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assistant_builder import __version__
+from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import EvaluationError, ModelError
@@ -33,17 +34,25 @@ from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, DeclineRule, Retrieved, evidence_of, rule_of
 from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS
+from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
 from evals.report.approaches import add_approaches
 from evals.report.build import build_report
 from evals.report.formats import SKIPPED
+from evals.report.load import tuned_cells
 from evals.work_items import ProgressTracker
+
+if TYPE_CHECKING:
+    from evals.kl_divergence import ReferenceDistributions
+    from evals.lm_eval_model import ReferenceScore
 
 SLOTS = 4
 """Answers that llama.cpp generates at a time, as in ``serve``."""
 TIMED = 12
 """Items that are answered first and one at a time, by whose answers speed is measured."""
+KL_ITEMS = 32
+"""Most items, evenly spread, on which the KL divergence is computed, because both models read them."""
 _WRITING = "writing"
 _ANSWERS = "file answers"
 
@@ -112,12 +121,22 @@ class _Answers:
     cost: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Likelihoods:
+    """What the dequantized weights of a file say of the reference answers, if transformers can read the file."""
+
+    targets: list[ReferenceScore | None]  # the score of each item's answer
+    kl: float | None = None  # mean divergence from the reference, in nats per token
+    kl_items: int = 0  # number of items of that mean
+
+
 class _FormatScoring:
     """Scores the files of one view of a study."""
 
     def __init__(self, study: Study) -> None:
         self._study, self._config = study, study.config
         self._types = self._config.formats.types
+        self._resources = MetricResources()
         tasks = study.evals_folder / "tasks" / "items.jsonl"
         if not tasks.is_file():
             raise EvaluationError("the evaluation has left no held-out items", where=str(tasks),
@@ -156,7 +175,7 @@ class _FormatScoring:
         self._likelihood = "long likelihood" if self._config.grounded else "likelihood"
         self._clock = ProgressTracker(self._study, {
             _WRITING: len(self.pending), _ANSWERS: count * items, self._likelihood: count * items,
-            "similarity": count * items * embeds}, FORMATS)
+            "similarity": count * items * embeds, "fidelity": (count + 1) * min(KL_ITEMS, items)}, FORMATS)
         for arm, types in self.pending.items():
             try:
                 self._write(arm, types)
@@ -191,13 +210,13 @@ class _FormatScoring:
             rule.sentence if sure < rule.threshold else text for sure, text in zip(confidence, generated, strict=True)]
         self._clock.set_message(f"{title}: scoring the reference answers with the dequantized weights")
         began = time.monotonic()
-        targets = self._likelihoods(files.path(type))
+        likelihoods = self._likelihoods(files.path(type))
         seconds = time.monotonic() - began
         self._clock.set_message(f"{title}: similarity of answer and reference")
-        scores = score_answers(texts, [item["reference"] for item in self._items], self,
+        scores = score_answers(texts, [item["reference"] for item in self._items], self._resources,
                                embedder=self._config.eval.similarity)
         samples = [sample_record(item, answer=text, target=target, scores=found, taught=self._taught)
-                   for item, text, target, found in zip(self._items, texts, targets, scores, strict=True)]
+                   for item, text, target, found in zip(self._items, texts, likelihoods.targets, scores, strict=True)]
         for sample, text, sure, completion in zip(samples, generated, confidence, answers.completions, strict=True):
             sample |= {"finish": completion.finish, **({} if rule is None else {"generated": text, "confidence": sure})}
         if self._config.eval.similarity:
@@ -205,7 +224,8 @@ class _FormatScoring:
         write_scores(format_folder(self._study, arm, type), samples, {
             "arm": arm, "type": type, "file": files.path(type).name,
             **{key: file[key] for key in ("bytes", "sha256", "tensor_types")}, "prompts_checked": len(self._items),
-            **answers.cost, "compute_dtype": self._dtype, "seconds": {"nll": seconds, **answers.cost["seconds"]},
+            "kl": likelihoods.kl, "kl_items": likelihoods.kl_items, **answers.cost, "compute_dtype": self._dtype,
+            "seconds": {"nll": seconds, **answers.cost["seconds"]},
         }, self._inputs(arm, type))
 
     def _confidence(self, rule: DeclineRule, item: Mapping[str, Any], completion: Completion) -> float:
@@ -248,8 +268,7 @@ class _FormatScoring:
             self._clock.tick(_ANSWERS, 1)
             yield completion
 
-    def _likelihoods(self, path: Path) -> list[Any]:
-        """The score of each reference answer; None for each if transformers cannot read the file."""
+    def _likelihoods(self, path: Path) -> _Likelihoods:
         from assistant_builder.inference.packed_batch import supports_packing
         from assistant_builder.inference.prepacked_linear import prepack
         from assistant_builder.models import loading
@@ -259,17 +278,35 @@ class _FormatScoring:
 
         spec = base_of(self._study, self._base, UNQUANTIZED)
         self._dtype = spec.compute_dtype
+        reference = self._reference  # loaded and released first, so that one model is in memory at a time
         loading.free_memory()
         model = load_dequantized(path, dtype=loading.DTYPES[spec.compute_dtype])
         if model is None:
             self._clock.tick(self._likelihood, len(self._items))
-            return [None] * len(self._items)
+            self._clock.tick("fidelity", reference.items)
+            return _Likelihoods([None] * len(self._items))
         model = model.to(spec.device).eval()
         if supports_packing(model):
             prepack(model, batches=True)
         lm = StudyLM(model, self._prompter, own_tasks=(), batch_size=self._config.eval.batch_size, max_new_tokens=0,
                      tick=lambda kind, items: self._clock.tick(self._likelihood, items if kind == "likelihood" else 0))
-        return lm.score_targets([(item["prompt"], item["target"]) for item in self._items])
+        targets = lm.score_targets([(item["prompt"], item["target"]) for item in self._items])
+        divergence = reference.mean_kl(model)
+        self._clock.tick("fidelity", reference.items)
+        return _Likelihoods([*targets], divergence, reference.items)
+
+    @cached_property
+    def _reference(self) -> ReferenceDistributions:
+        """The distributions of the assistant that all files are compared with, see :mod:`evals.report.formats`."""
+        from evals.cells import Variant, load_cells
+        from evals.kl_divergence import ReferenceDistributions
+
+        cell = CELLS[tuned_cells(self._config.arms)[0]]
+        (found,) = [ReferenceDistributions(loaded.model, self._prompter, evenly_spaced(self._items, KL_ITEMS),
+                                           self._config.eval.batch_size)
+                    for loaded in load_cells(self._study, self._base, [Variant(cell)])]
+        self._clock.tick("fidelity", found.items)
+        return found
 
     @cached_property
     def _base(self) -> Path:
@@ -294,22 +331,3 @@ class _FormatScoring:
         training = load_split(self._study.folder / "data", "train")
         return {*self._given, *(item["reference"] for item in self._items if not item["answerable"]),
                 *([decline_sentence(training)] if self._config.grounded else [])}
-
-    @cached_property
-    def embedder(self) -> Any:
-        """The sentence embedder, loaded at first use."""
-        from assistant_builder.models.embedding import Embedder
-
-        return Embedder.load()
-
-    def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
-        """Sentence embeddings for metrics, see :class:`evals.metrics.Resources`."""
-        key = tuple(texts)
-        vectors = self._vectors[key] if key in self._vectors else self.embedder.encode(texts)
-        if keep:
-            self._vectors[key] = vectors
-        return vectors
-
-    @cached_property
-    def _vectors(self) -> dict[tuple[str, ...], Any]:
-        return {}

@@ -1,7 +1,8 @@
-"""Fidelity: KL divergence of the 4-bit model's next-token distributions from the 16-bit model's.
+"""Fidelity: KL divergence of one model's next-token distributions from those of its 16-bit counterpart.
 
-Both bases are loaded at once and compared batch by batch over the full vocabulary; logits are not stored. The module
-imports torch, so only worker processes import it.
+The 4-bit and the 16-bit base are loaded at once and compared batch by batch over the full vocabulary; logits are not
+stored. GGUF files are compared one after the other with stored distributions of few items. The module imports torch,
+so only worker processes import it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from evals.work_items import ProgressTracker
 PAIRS: tuple[tuple[str, str], ...] = (("B16", "B4"), (LORA.cell, "L4"), ("Q16", QLORA.cell), (LORA.cell, QLORA.cell))
 """Reference and candidate: three pairs with the same adapter, and one that includes training."""
 _MEMORY_RESERVE = 1.3
+_KEPT_BYTES = 512_000_000
+"""Most memory for the distributions of :class:`ReferenceDistributions`."""
 _STORED_BYTES = (16 + 4.127) / 8
 """Bytes of a parameter on a GPU in both bases: float16, and NF4 with double quantization."""
 
@@ -160,6 +163,51 @@ def _table(reference: torch.Tensor, candidate: torch.Tensor, targets: torch.Tens
     at = targets.unsqueeze(1)
     rise = (reference.gather(1, at).double() - candidate.gather(1, at).double()).squeeze(1)
     return torch.stack([divergence.double(), same.double(), rise], dim=1).cpu().numpy()
+
+
+class ReferenceDistributions:
+    """Next-token distributions of one model on reference answers, with which other models are compared.
+
+    They are kept in main memory, so that the models need not be loaded at once.
+
+    Args:
+        model: The reference.
+        prompter: Tokenizer of the base.
+        items: Items with ``prompt`` and ``target``. They are reduced, from the end, until the distributions take at
+            most 512 MB, but not to none.
+        size: Maximum batch size.
+    """
+
+    def __init__(self, model: Any, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]], size: int) -> None:
+        self._prompter, self._size = prompter, size
+        sequences = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
+        values = np.cumsum([len(target) for _, target in sequences]) * len(prompter.tokenizer)
+        self._sequences = sequences[: max(1, int(np.searchsorted(values, _KEPT_BYTES / 4, side="right")))]
+        parts: list[list[torch.Tensor]] = [[] for _ in self._sequences]
+        for index, found in self._distributions(model):
+            parts[index].append(found)
+        self._known = [each[0] if len(each) == 1 else torch.cat(each) for each in parts]
+
+    @property
+    def items(self) -> int:
+        """The number of items that are compared."""
+        return len(self._sequences)
+
+    def mean_kl(self, model: Any) -> float:
+        """Mean KL(reference ‖ model) over the tokens of the reference answers, in nats per token."""
+        found, places = 0.0, [0] * self.items
+        for index, distributions in self._distributions(model):
+            start, end = places[index], places[index] + len(distributions)
+            reference, places[index] = self._known[index][start:end], end
+            found += float((reference.exp() * (reference - distributions)).sum(dim=-1).clamp(min=0).double().sum())
+        return found / sum(places)
+
+    @torch.no_grad()
+    def _distributions(self, model: Any) -> Iterator[tuple[int, torch.Tensor]]:
+        """Index of a sequence and log-probabilities [tokens, vocabulary] of its next tokens, in their order."""
+        for read in reader(model, self._prompter, self._size).passes(self._sequences):
+            for index, logits in zip(read.sequences, read.logits.split(read.counts), strict=True):
+                yield index, torch.log_softmax(logits, dim=-1).cpu()
 
 
 def _name(pair: tuple[str, str]) -> str:

@@ -24,6 +24,7 @@ from evals.baselines import Neighbour, nearest, retrieval_prompt, similar_questi
 from evals.cells import LoadedCell, Variant, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, HeldOut, freeze
 from evals.decline_rules import copy_rule, decline_sentence, fit_rules, found_alone, leave_out_rule
+from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
 from evals.tasks.extra import ExtraTasks
@@ -95,7 +96,7 @@ class _Scoring:
         self.extra = ExtraTasks(list(dict.fromkeys(names)))
         self.plan = EvaluationPlan(study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part)
         self.planned = self.plan.planned(len(self.items), self.extra.documents)
-        self._embeddings: dict[tuple[str, ...], Any] = {}
+        self.resources = MetricResources()
 
     def run(self, clock: ProgressTracker) -> list[Path]:
         """Run the plan, cells of one base together."""
@@ -159,7 +160,7 @@ class _Scoring:
         """Groups of similar questions, by which the report checks whether the differences are correlated."""
         path, inputs = self.plan.evals / SIMILAR_QUESTIONS, {"items": file_hash(self.tasks.folder / "items.jsonl")}
         if not path.exists() or read_json(path)["inputs"] != inputs:
-            groups = similar_questions(self.embedder.encode([item["question"] for item in self.items]))
+            groups = similar_questions(self.resources.embedder.encode([item["question"] for item in self.items]))
             write_json(path, {"inputs": inputs, "groups": {
                 item["item"]: group for item, group in zip(self.items, groups, strict=True)}})
 
@@ -272,25 +273,10 @@ class _Scoring:
         covered = HeldOut.read(self.study).covered
         return [item["row"] in covered for item in self.items]
 
-    @cached_property
-    def embedder(self) -> Any:
-        """The sentence embedder (all-MiniLM-L6-v2), loaded at first use."""
-        from assistant_builder.models.embedding import Embedder
-
-        return Embedder.load()
-
-    def embed(self, texts: Sequence[str], *, keep: bool = False) -> Any:
-        """Sentence embeddings for metrics, see :class:`evals.metrics.Resources`."""
-        key = tuple(texts)
-        vectors = self._embeddings[key] if key in self._embeddings else self.embedder.encode(texts)
-        if keep:
-            self._embeddings[key] = vectors
-        return vectors
-
     def _model_scores(self, answers: Sequence[str]) -> list[dict[str, float]]:
         """The metrics that need a model, in item order; the references are embedded once."""
         references = [item["reference"] for item in self.items]
-        scores = score_answers(answers, references, self, embedder=self.config.similarity)
+        scores = score_answers(answers, references, self.resources, embedder=self.config.similarity)
         if self.config.similarity:
             self.clock.tick("similarity", len(answers))
         return scores
@@ -298,7 +284,7 @@ class _Scoring:
     @cached_property
     def _neighbours(self) -> list[list[Neighbour]]:
         training = load_split(self.study.folder / "data", "train")
-        return nearest([item["question"] for item in self.items], training, self.embedder)
+        return nearest([item["question"] for item in self.items], training, self.resources.embedder)
 
     def _retrieval_prompts(self) -> tuple[list[str], list[list[Neighbour]]]:
         context = read_config(self.base).get("max_position_embeddings")

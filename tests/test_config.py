@@ -90,3 +90,26 @@ def test_a_judge_needs_an_address_without_secrets_and_a_model(url: str, says: st
     with pytest.raises(ConfigError, match=says):
         StudyConfig().with_changes({"eval.judge_url": url})
     assert StudyConfig().with_changes({"eval.judge_url": "http://judge.example/v1", "eval.judge_model": "m"})
+
+
+@pytest.mark.parametrize(("types", "problem"), [
+    (["Q9"], "'Q9' is no type"), (["q8_0"], "'q8_0' is no type"), ([""], "'' is no type"), (["Q8_0", " "], "' ' is"),
+    ([8], "8 is no type"), ([None], "None is no type"), ([True, "Q8_0"], "True is no type"), ([["Q8_0"]], "['Q8_0']"),
+    ([{"Q8_0": 1}], "{'Q8_0': 1} is no type"), (["Q8_0", "Q4_0", "Q8_0"], "Q8_0 occurs twice"), ("Q8_0", "should be"),
+    (None, "should be a list"), ({"Q8_0": True}, "should be a list"), (["x" * 10_000], "is no type"),
+    ([f"Q{number}" for number in range(10_000)], "'Q0' is no type"), (["Q8_0\nQ4_0"], "is no type"),
+])
+def test_types_of_gguf_files_that_cannot_be_are_refused(types: object, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"formats": {"types": types}})
+    message = str(caught.value)
+    assert "formats.types" in message and problem in message and "\n" not in message and len(message) < 600
+    assert "a list of BF16, Q8_0, Q6_K, Q5_1, Q5_K_M, Q4_1, Q4_K_M, Q4_0, each at most once" in message
+
+
+def test_types_of_gguf_files_are_read_from_the_command_line() -> None:
+    for text, expected in (("Q4_0,BF16", ["BF16", "Q4_0"]), ("Q4_0", ["Q4_0"]), ("[]", []), ("[Q8_0]", ["Q8_0"])):
+        assert StudyConfig().with_changes({"formats.types": text}).formats.types == expected
+    for text in ("Q4_0,Q4_0", "on", "8", "{}", ""):
+        with pytest.raises(ConfigError, match="formats.types"):
+            StudyConfig().with_changes({"formats.types": text})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +29,14 @@ def export(
     sample: Annotated[int, typer.Option(min=1, help="Number of held-out items for the check after writing.")] = 20,
     with_data: Annotated[bool, typer.Option("--with-data", help="Add the index of a grounded assistant, with which it "
                                             "looks facts up. It contains the training pairs as plain text.")] = False,
+    importance: Annotated[bool, typer.Option("--importance", help="With gguf as Q8_0, Q5_1, Q4_1 or Q4_0: choose block "
+                                             "scales by the activations on training rows.")] = False,
+    ollama: Annotated[str | None, typer.Option(metavar="NAME", show_default=False, help="With gguf: also make it a "
+                                               "model of Ollama with this name ('ollama create').")] = None,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", show_default=False, help="Upload the export to the "
+                                             "model hub as a private repository. Needs a token with write access: "
+                                             "HF_TOKEN or 'hf auth login'.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: let everyone read the repository.")] = False,
     approach: ApproachName = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
@@ -37,18 +46,43 @@ def export(
     A model card is included. The written files are checked by scoring some held-out items again.
     """
     from assistant_builder.export.job import export_to, summary_lines
+    from assistant_builder.export.ollama import create_in_ollama, require_ollama
+    from assistant_builder.export.push import check_push, push_export, upload_lines
 
+    if public and push is None:
+        raise typer.BadParameter("--public needs --push OWNER/NAME", param_hint="--public")
+    if ollama is not None and format != "gguf":
+        raise typer.BadParameter("--ollama needs --format gguf", param_hint="--ollama")
     try:
         spec = parse_export(arm, format, type)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     study = Study.open(name).of_choice(output.check_approach(approach))
     Consent(trust_remote_code).allow(study.config)
+    if ollama is not None:
+        require_ollama(ollama)
+    if push is not None:
+        check_push(push)
+    options: dict[str, Any] = {"force": force, "sample": sample, "with_data": with_data, "importance": importance}
     if as_json:
-        return output.print_json(export_to(study, spec, to, force=force, sample=sample, with_data=with_data))
-    with output.run_display() as display:
-        record = export_to(study, spec, to, force=force, sample=sample, with_data=with_data,
-                           on_progress=lambda at: display(Event("export", "running", at)))
-        display(Event("export", "succeeded"))
+        record = export_to(study, spec, to, **options)
+    else:
+        with output.run_display() as display:
+            record = export_to(study, spec, to, on_progress=lambda at: display(Event("export", "running", at)),
+                               **options)
+            display(Event("export", "succeeded"))
+    say: Callable[[str], None] = (lambda line: None) if as_json else typer.echo
     for line in summary_lines(record):
-        typer.echo(line)
+        say(line)
+    if ollama is not None:
+        say(f"Creating {ollama} in Ollama")
+        create_in_ollama(Path(record["folder"]), ollama)
+        record["ollama"] = {"name": ollama}
+        say(f"Ask it: ollama run {ollama}")
+    if push is not None:
+        for line in upload_lines(record, push, public=public):
+            say(line)
+        record["pushed"] = pushed = push_export(record, push, public=public)
+        say(f"Uploaded ({'private' if pushed['private'] else 'public'}): {pushed['url']}")
+    if as_json:
+        output.print_json(record)

@@ -85,7 +85,7 @@ def check_tasks(study: Study) -> None:
 
     if extra_installed() and "formats" in study.steps and study.step("formats").state != "succeeded":
         for type in study.config.formats.types:
-            require_writer(type)
+            require_writer(type, "formats.types")
     tasks = study.config.eval.tasks
     if tasks and study.step("evaluate").state != "succeeded":
         from evals.tasks.extra import ExtraTasks

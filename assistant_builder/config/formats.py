@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from reprlib import repr as shortened
+from typing import Any
+
 from pydantic import Field, field_validator
 
 from assistant_builder.config.base import ConfigModel
@@ -18,11 +21,24 @@ class FormatsConfig(ConfigModel):
         "without it nothing is written.",
     )
 
-    @field_validator("types")
+    importance: bool = Field(
+        default=False, title="Importance matrix",
+        description="Choose the block scales of "
+        f"{', '.join(type.name for type in GGUF_TYPES.values() if type.takes_importance)} by how large the activations "
+        "of each column are on training rows, which costs some minutes. Other types are written without.",
+    )
+
+    @field_validator("types", mode="before")
     @classmethod
-    def _sort(cls, value: list[str]) -> list[str]:
-        """Each type once, largest first."""
-        unknown = [name for name in value if name not in GGUF_TYPES]
+    def _sort(cls, value: Any) -> list[str]:
+        """The types, largest first."""
+        allowed = f"it should be a list of {', '.join(GGUF_TYPES)}, each at most once, or [] for none"
+        if not isinstance(value, list):
+            raise ValueError(allowed)
+        unknown = [name for name in value if not isinstance(name, str) or name not in GGUF_TYPES]
         if unknown:
-            raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(GGUF_TYPES)}")
+            raise ValueError(f"{shortened(unknown[0])} is no type of a GGUF file; {allowed}")
+        twice = next((name for name in value if value.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} occurs twice; {allowed}")
         return [name for name in GGUF_TYPES if name in value]

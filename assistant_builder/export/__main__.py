@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="replace files in it")
     parser.add_argument("--zip", type=Path, help="an archive to write as well")
     parser.add_argument("--with-data", action="store_true", help="with the index of a grounded assistant")
+    parser.add_argument("--importance", action="store_true", help="choose block scales by an importance matrix")
     parser.add_argument("--sample", type=int, default=DEFAULT_SAMPLE, help="held-out items to score again")
     arguments = parser.parse_args()
     configure_libraries()
@@ -56,7 +57,7 @@ def main() -> int:
 
     try:
         write_export(job.study, job.spec, arguments.to, force=arguments.force, sample=arguments.sample, report=report,
-                     archive=arguments.zip, with_data=arguments.with_data)
+                     archive=arguments.zip, with_data=arguments.with_data, importance=arguments.importance)
     except Cancelled as stop:
         finish("cancelled", stop)
         return 3

@@ -18,6 +18,7 @@ from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.export.adapter import write_object
 from assistant_builder.export.atomic_dir import RECORD, atomic_directory, describe_files
 from assistant_builder.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
+from assistant_builder.export.importance import uses_importance
 from assistant_builder.export.ollama import match_family
 from assistant_builder.export.retrieval_files import (
     FOLDER,
@@ -53,15 +54,17 @@ _LOADED, _WRITTEN, _READ_BACK, _SCORED = 10, 35, 45, 90
 
 
 def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, report: Report,
-                 archive: Path | None = None, with_data: bool = False) -> dict[str, Any]:
+                 archive: Path | None = None, with_data: bool = False, importance: bool = False) -> dict[str, Any]:
     """Export one arm to the folder ``target``, and to the zip file ``archive``; returns :func:`read_export` of it.
 
     ``force``: files in the folder may be replaced; ``sample``: number of held-out items to score again; ``with_data``:
-    the export of a grounded assistant contains its index, and with it the pairs of the study.
+    the export of a grounded assistant contains its index, and with it the pairs of the study; ``importance``: the
+    block scales of a GGUF file are chosen by an importance matrix, as they are anyway if the scored files of the study
+    are (``formats.importance``).
 
     Raises:
         StudyError: The arm is not trained, the folder cannot be written, or index or rule are damaged.
-        ConfigError: There is no index to export.
+        ConfigError: There is no index to export, or the format takes no importance matrix.
         ModelError: The base is not available, or the weights do not fit the format.
         EvaluationError: The written model does not score as the evaluation measured.
         ResourceError: Memory or disk does not suffice.
@@ -70,11 +73,12 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
     summary = require_trained(study, spec)
     spec.export_format.check()
     check_with_data(study, with_data=with_data)
+    importance = uses_importance(study, spec, asked=importance)
     needed = spec.export_format.estimated_bytes(summary) + spec.export_format.working_bytes(summary) + (
         2 * index_bytes(study) if with_data else 0)
     with atomic_directory(target, force=force, needed=needed) as scratch:
         try:
-            record = _write_files(study, spec, scratch, sample, report, with_data=with_data)
+            record = _write_files(study, spec, scratch, sample, report, with_data=with_data, importance=importance)
         except Exception as error:
             if "No space left" in str(error):  # safetensors has an error of its own
                 raise ResourceError("the disk is full; nothing was written", where=str(target),
@@ -91,8 +95,8 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
     return read_export(target) or {}
 
 
-def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report, *,
-                 with_data: bool) -> dict[str, Any]:
+def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report, *, with_data: bool,
+                 importance: bool) -> dict[str, Any]:
     model = study.config.model
     report(0, "Looking for the base model")
     ref = resolve(model.base, trust_remote_code=allows_code(model))
@@ -106,7 +110,7 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
         report(_LOADED + round((_WRITTEN - _LOADED) * fraction), message)
 
     source = ExportSource(study, spec.arm, title(study, spec), base, base_name(study)[0], prompter, system, sample,
-                          write_report)
+                          write_report, importance)
     notes = spec.export_format.write(source, folder)
     copy_tokenizer(base, folder, prompter, adds_bos=match.adds_bos if match else None)
     if with_data:
@@ -123,7 +127,7 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     record = _write_documents(
         study, spec, folder, found, template=match.family.name if match else None, notes=notes, dated=dated,
         with_data=with_data)
-    return {**record, **spec.export_format.record(folder)}
+    return {**record, **spec.export_format.record(folder), **({"importance": True} if importance else {})}
 
 
 def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescore, *, template: str | None,

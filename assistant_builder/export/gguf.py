@@ -21,6 +21,7 @@ from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.export.adapter import QUESTION, curl_command, shell_word, write_object
+from assistant_builder.export.importance import importance_matrix, importance_rows
 from assistant_builder.export.merged import write_merged_weights, write_modelfile
 from assistant_builder.export.ollama import match_family
 from assistant_builder.export_formats import (
@@ -40,7 +41,15 @@ from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.models.download import fetch
 from assistant_builder.models.gguf_convert import CONVERTER, convert_checkpoint, load_dequantized, require_extra
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.quantization.ggml import GGUF_TYPES, GgufFile, Report, quantize, read_gguf, require_writer
+from assistant_builder.quantization.ggml import (
+    GGUF_TYPES,
+    GgufFile,
+    Importance,
+    Report,
+    quantize,
+    read_gguf,
+    require_writer,
+)
 from assistant_builder.study import Study
 
 DEFAULT_TYPE = "Q8_0"
@@ -94,12 +103,15 @@ class GgufFormat(ExportFormat):
         work = folder / _WORK
         work.mkdir()
         full = work / "merged-f16.gguf"
-        write_float16_gguf(source, work / "merged", full, source.report)
+        importance = write_float16_gguf(source, work / "merged", full, source.report)
         path = folder / gguf_name(source.study.name, source.arm, self.type)
         written = quantize(full, path, self.type, lambda fraction, message: source.report(
-            _CONVERTED + (_QUANTIZED - _CONVERTED) * fraction, message))
+            _CONVERTED + (_QUANTIZED - _CONVERTED) * fraction, message), importance=importance)
         shutil.rmtree(work)
         notes = [_types_sentence(written, self.type), self._check_prompts(source, path)]
+        if importance is not None:
+            notes.append(f"Block scales were chosen by the importance of {len(importance):,} matrices' columns on "
+                         "training rows.")
         return [*(note for note in notes if note), *write_modelfile(source, folder, f"./{path.name}")]
 
     def _check_prompts(self, source: ExportSource, path: Path) -> str:
@@ -174,7 +186,7 @@ def only_gguf(folder: Path) -> Path:
     return path
 
 
-def write_float16_gguf(source: ExportSource, merged: Path, target: Path, report: Report) -> GgufFile:
+def write_float16_gguf(source: ExportSource, merged: Path, target: Path, report: Report) -> Importance | None:
     """Merge the adapter, and write the merged model as a GGUF file in float16, from which every type is quantized.
 
     The adapter is merged in float32 and the sum is rounded once to float16, so that the weights are exactly those of
@@ -186,12 +198,16 @@ def write_float16_gguf(source: ExportSource, merged: Path, target: Path, report:
         target: The file to write.
         report: Progress callback.
 
+    Returns:
+        The importance matrix for :func:`assistant_builder.quantization.ggml.quantize`, if the source asks for one.
+
     Raises:
         ConfigError: The extra ``gguf`` is not installed.
-        ModelError: The adapter is not the one that was trained, its weights do not fit float16, or llama.cpp's
-            converter does not support the model.
+        ModelError: The adapter is not the one that was trained, its weights do not fit float16, llama.cpp's
+            converter does not support the model, or its importance matrix cannot be measured.
     """
     from assistant_builder.export.export import copy_tokenizer
+    from assistant_builder.models.loading import pick_device, resolve_compute_dtype
 
     report(0.0, "Merging adapter and base")
     merged.mkdir()
@@ -203,8 +219,13 @@ def write_float16_gguf(source: ExportSource, merged: Path, target: Path, report:
                                      if key != "auto_map"})
     written = convert_checkpoint(merged, target, lambda fraction, message: report(
         _MERGED + (_CONVERTED - _MERGED) * fraction, message))
+    importance = None
+    if source.importance:
+        dtype = resolve_compute_dtype(source.study.config.eval.compute_dtype, pick_device())
+        importance = importance_matrix(merged, written.architecture, importance_rows(source.study, source.prompter),
+                                       dtype, lambda fraction, message: report(_CONVERTED, message))
     shutil.rmtree(merged)
-    return written
+    return importance
 
 
 def heldout_prompts(study: Study, most: int | None = None) -> list[tuple[dict[str, Any], list[Message]]]:
@@ -273,13 +294,15 @@ class GgufFiles:
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{self.arm}-") as work:
             full = Path(work) / "merged-f16.gguf"
-            write_float16_gguf(_source(self.study, self.arm), Path(work) / "merged", full, report)
+            weighted = self.study.config.formats.importance and any(GGUF_TYPES[type].takes_importance for type in types)
+            importance = write_float16_gguf(_source(self.study, self.arm, importance=weighted), Path(work) / "merged",
+                                            full, report)
             for place, type in enumerate(types):
                 def within(fraction: float, message: str, place: int = place) -> None:
                     report(_CONVERTED + (1 - _CONVERTED) * (place + fraction) / len(types), message)
 
                 made = Path(work) / self.path(type).name
-                written = quantize(full, made, type, within)
+                written = quantize(full, made, type, within, importance=importance)
                 record = {"type": type, "bytes": made.stat().st_size, "sha256": file_hash(made),
                           "tensor_types": written.tensor_types, "inputs": self.inputs()}
                 self._record_file(type).unlink(missing_ok=True)
@@ -292,15 +315,17 @@ class GgufFiles:
     def inputs(self) -> dict[str, Any]:
         """What a file is made of."""
         return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json")["adapter_sha256"],
-                "template_date": self.study.template_date.isoformat(), "converter": CONVERTER.wheel.requirement}
+                "template_date": self.study.template_date.isoformat(), "converter": CONVERTER.wheel.requirement,
+                **({"importance": True} if self.study.config.formats.importance else {})}
 
 
-def _source(study: Study, arm: str) -> ExportSource:
+def _source(study: Study, arm: str, *, importance: bool) -> ExportSource:
     model = study.config.model
     base = fetch(resolve(model.base, trust_remote_code=allows_code(model)), revision=model.revision,
                  trust_remote_code=allows_code(model))
     return ExportSource(study, arm, f"{study.name}: {arm}", base, base_name(study)[0],
-                        ChatTokenizer.load(base, study.record_template_date()), default_system_prompt(study))
+                        ChatTokenizer.load(base, study.record_template_date()), default_system_prompt(study),
+                        importance=importance)
 
 
 def _types_sentence(written: GgufFile, type: str) -> str:

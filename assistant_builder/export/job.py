@@ -19,6 +19,8 @@ from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.export.atomic_dir import check_target
 from assistant_builder.export.export import read_export
+from assistant_builder.export.importance import uses_importance
+from assistant_builder.export.ollama import create_command
 from assistant_builder.export.retrieval_files import check_with_data
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import ExportSpec, estimated_bytes, require_trained
@@ -82,20 +84,21 @@ class ExportJob:
         write_json(self.status_file, asdict(record))
 
     def start(self, target: Path | None = None, *, force: bool = False, sample: int = DEFAULT_SAMPLE,
-              with_data: bool = False) -> subprocess.Popen[bytes]:
+              with_data: bool = False, importance: bool = False) -> subprocess.Popen[bytes]:
         """Start the export as a process that outlives this one.
 
         Without ``target`` the export is written to the study, where files are always replaced, with an archive unless
-        it is too large. ``with_data``: see :func:`assistant_builder.export.export.write_export`.
+        it is too large. ``with_data``, ``importance``: see :func:`assistant_builder.export.export.write_export`.
 
         Raises:
             StudyError: The arm is not trained, or is being exported.
-            ConfigError: The folder must not be written to, there is no index to export, or a package that the format
-                needs is not installed.
+            ConfigError: The folder must not be written to, there is no index to export, the format takes no importance
+                matrix, or a package that the format needs is not installed.
         """
         require_trained(self.study, self.spec)
         self.spec.export_format.check()
         check_with_data(self.study, with_data=with_data)
+        uses_importance(self.study, self.spec, asked=importance)
         if self.running:
             raise StudyError(f"the {self.spec.arm} assistant is being exported already ({self.spec.format})",
                              where=f"study {self.study.name}", remedy="Wait until that is done")
@@ -103,7 +106,7 @@ class ExportJob:
                                "--approach", self.study.config.approaches[0],
                                "--arm", self.spec.arm, "--format", self.spec.format, "--type", self.spec.type,
                                "--sample", str(sample),
-                               *(["--with-data"] if with_data else []))
+                               *(["--with-data"] if with_data else []), *(["--importance"] if importance else []))
         if target is not None:
             check_target(target, force=force)
             words += ["--to", str(target), *(["--force"] if force else [])]
@@ -162,6 +165,7 @@ def _follow(job: ExportJob, process: subprocess.Popen[bytes], on_progress: Calla
 
 
 def export_to(study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, with_data: bool = False,
+              importance: bool = False,
               on_progress: Callable[[Progress], None] = lambda progress: None) -> dict[str, Any]:
     """Export to a folder, wait for the end, and return ``export.json``; arguments as of :meth:`ExportJob.start`.
 
@@ -170,7 +174,7 @@ def export_to(study: Study, spec: ExportSpec, target: Path, *, force: bool, samp
     """
     job = ExportJob(study, spec)
     target = target.expanduser().absolute()
-    _follow(job, job.start(target, force=force, sample=sample, with_data=with_data), on_progress)
+    _follow(job, job.start(target, force=force, sample=sample, with_data=with_data, importance=importance), on_progress)
     record = read_export(target)
     if record is None:
         raise StudyError("the export is missing", where=str(target), remedy="Export again")
@@ -183,4 +187,6 @@ def summary_lines(record: dict[str, Any]) -> list[str]:
     lines = [*record["sentences"], f"{folder}: {size(record['bytes'])} in {len(record['files'])} files"]
     if record["archive"]:
         lines.append(f"In one file: {folder / record['archive']}")
+    if record["format"] == "gguf":
+        lines.append(f"In Ollama: {create_command(folder, record['study'])}")
     return [*lines, f"How to load it: {folder / 'LOADING.md'}"]

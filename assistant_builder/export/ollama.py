@@ -1,4 +1,4 @@
-"""An Ollama Modelfile over the merged weights, its template checked against the model's own chat template.
+"""An Ollama Modelfile over the merged weights, its template checked against the model's own chat template, and its use.
 
 A family is recognised by rendering conversations with it and with the chat template. If no family renders exactly the
 same text, the Modelfile has a comment instead of a template, because a slightly wrong prompt reduces quality unnoticed.
@@ -6,12 +6,18 @@ same text, the Modelfile has a comment instead of a template, because a slightly
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from assistant_builder.child_process import run_program
 from assistant_builder.data import Message
+from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.models.chat_template import ChatTokenizer
 
 Turns = Sequence[tuple[str, str]]
@@ -205,3 +211,43 @@ def _parse_problem(text: str) -> str:
         return "a line ends with three quotation marks, which would end the value"
     dropped = next((character for character in text if not character.isprintable() and character not in "\t\r\n"), "")
     return f"there is the character U+{ord(dropped):04X}, which Ollama drops" if dropped else ""
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,199}")
+"""Names of models in Ollama, with host, namespace and tag; Ollama checks them further."""
+
+
+def create_command(folder: Path, name: str) -> str:
+    """The shell command that makes an export a model of Ollama, which copies the weights to a folder of its own."""
+    return f"cd {shlex.quote(str(folder))} && {shlex.join(['ollama', 'create', name, '-f', 'Modelfile'])}"
+
+
+def require_ollama(name: str) -> str:
+    """Check before an export starts whether Ollama can be given its model; returns the path of the program.
+
+    Raises:
+        ConfigError: ``name`` cannot be the name of a model, or the program ``ollama`` is not installed.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{name[:_SHOWN]!r} cannot be the name of a model in Ollama", where="--ollama",
+                          remedy="Use letters, digits and . _ - with an optional :tag, e.g. support:q4")
+    program = shutil.which("ollama")
+    if program is None:
+        raise ConfigError("the program ollama is not on the PATH", where="--ollama",
+                          remedy="Install Ollama (https://ollama.com), or export without --ollama")
+    return program
+
+
+def create_in_ollama(folder: Path, name: str) -> None:
+    """Run ``ollama create`` on an export with a Modelfile; its server must be running.
+
+    Raises:
+        ConfigError: As :func:`require_ollama`.
+        AssistantBuilderError: Ollama failed; the export stays in its folder.
+    """
+    program = require_ollama(name)
+    code, last = run_program([program, "create", name, "-f", "Modelfile"], os.environ, lambda: None, folder=folder)
+    if code:
+        raise AssistantBuilderError(f"Ollama could not create {name}: {last[:300] or f'exit code {code}'}",
+                                    where="--ollama", remedy=f"The export is complete in {folder}. Start Ollama "
+                                    f"('ollama serve') and correct what it names. Then: {create_command(folder, name)}")

@@ -25,11 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.child_process import compute_environment, python_command, run_program
 from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES, quantize_weighted
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Importance = Mapping[str, "NDArray[Any]"]
+"""Name of a matrix → weight of each column, shape ``[columns]``: the mean square of what it is multiplied by."""
 Report = Callable[[float, str], None]
 """Progress callback: fraction done and current activity; an exception from it cancels the work."""
 FALLBACK_TYPE = "F16"
@@ -61,6 +64,11 @@ class GgufType:
     def lossy(self) -> bool:
         """Whether weights have fewer than 16 bits."""
         return self.bits < 16
+
+    @property
+    def takes_importance(self) -> bool:
+        """Whether its block scales can be chosen by an importance matrix."""
+        return self.name in WEIGHTED_TYPES
 
 
 GGUF_TYPES: dict[str, GgufType] = {each.name: each for each in (
@@ -259,7 +267,8 @@ def tensor_type(tensor: GgufTensor, wanted: str, *, tied: bool, experts: int) ->
     return found if tensor.shape[-1] % 32 == 0 else FALLBACK_TYPE
 
 
-def quantize(source: Path, target: Path, type: str, report: Report = lambda fraction, message: None) -> GgufFile:
+def quantize(source: Path, target: Path, type: str, report: Report = lambda fraction, message: None, *,
+             importance: Importance | None = None) -> GgufFile:
     """Write a GGUF file of a type from one in float16; an unfinished file is removed.
 
     Args:
@@ -268,6 +277,8 @@ def quantize(source: Path, target: Path, type: str, report: Report = lambda frac
         target: The file to write.
         type: A name of :data:`GGUF_TYPES`.
         report: Progress callback.
+        importance: Weights of the columns of matrices, by which their block scales are chosen; other matrices, and
+            files of a type that takes none, are written without.
 
     Raises:
         ConfigError: The type does not exist, or only llama.cpp writes it and it is not installed.
@@ -276,16 +287,18 @@ def quantize(source: Path, target: Path, type: str, report: Report = lambda frac
     if type not in GGUF_TYPES:
         raise ConfigError(f"{type!r} is not one of {', '.join(GGUF_TYPES)}", where="--type")
     read_gguf(source)
-    write = _with_llama_cpp if GGUF_TYPES[type].by_llama_cpp else _with_numpy
     try:
-        write(source, target, type, report)
+        if GGUF_TYPES[type].by_llama_cpp:
+            _with_llama_cpp(source, target, type, report)
+        else:
+            _with_numpy(source, target, type, report, importance or {})
         return read_gguf(target)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
 
 
-def _with_numpy(source: Path, target: Path, type: str, report: Report) -> None:
+def _with_numpy(source: Path, target: Path, type: str, report: Report, importance: Importance) -> None:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quant_shape_to_byte_shape
 
@@ -309,7 +322,7 @@ def _with_numpy(source: Path, target: Path, type: str, report: Report) -> None:
         writer.write_ti_data_to_file()
         for done, tensor in enumerate(reader.tensors):
             report(done / len(reader.tensors), f"Quantizing to {type}")
-            writer.write_tensor_data(_stored(tensor, chosen[tensor.name]))
+            writer.write_tensor_data(_stored(tensor, chosen[tensor.name], importance.get(tensor.name)))
     finally:
         writer.close()
 
@@ -331,10 +344,12 @@ def _copy_metadata(reader: Any, writer: Any, file_type: int) -> None:
 _QUANTIZATION_VERSION = 2  # ``GGML_QNT_VERSION`` in ggml.h
 _GROUP_VALUES = 1 << 24
 """Values that are quantized at a time, so that a large matrix needs little memory besides the file."""
+_SEARCHED_VALUES = 1 << 20
+"""The same for a search of scales, which has more intermediate results."""
 
 
-def _stored(tensor: Any, kind: str) -> NDArray[Any]:
-    """The data of a float16 tensor in another type."""
+def _stored(tensor: Any, kind: str, weights: NDArray[Any] | None) -> NDArray[Any]:
+    """The data of a float16 tensor in another type; ``weights`` are those of its columns."""
     import numpy as np
     from gguf import GGMLQuantizationType, quantize
 
@@ -343,23 +358,28 @@ def _stored(tensor: Any, kind: str) -> NDArray[Any]:
     if wanted == tensor.tensor_type:
         return values
     rows = values.reshape(-1, values.shape[-1])
-    step = max(1, _GROUP_VALUES // rows.shape[-1])
-    parts = [quantize(rows[start : start + step].astype(np.float32), wanted) for start in range(0, len(rows), step)]
+    if weights is not None and kind in WEIGHTED_TYPES and len(weights) == rows.shape[-1]:
+        group, convert = _SEARCHED_VALUES, lambda part: quantize_weighted(part, kind, weights)
+    else:
+        group, convert = _GROUP_VALUES, lambda part: quantize(part, wanted)
+    step = max(1, group // rows.shape[-1])
+    parts = [convert(rows[start : start + step].astype(np.float32)) for start in range(0, len(rows), step)]
     joined: NDArray[Any] = np.concatenate(parts)
     return joined.view(np.uint8).reshape(*values.shape[:-1], -1)
 
 
-def require_writer(type: str) -> None:
-    """Check that a type can be written here.
+def require_writer(type: str, where: str = "--type") -> None:
+    """Check that a type can be written here; ``where`` is the option or setting that names it.
 
     Raises:
         ConfigError: Only llama.cpp writes it, and neither its Python package nor its program is installed.
     """
     if GGUF_TYPES[type].by_llama_cpp and _llama_cpp_command(Path(), Path(), type) is None:
         own = ", ".join(each.name for each in GGUF_TYPES.values() if not each.by_llama_cpp)
-        raise ConfigError(f"{type} is written by llama.cpp alone, which is not installed", where="--type",
-                          remedy="Put llama.cpp's program llama-quantize on the PATH, install llama-cpp-python (it "
-                          f"compiles llama.cpp with cmake and a C++ compiler), or choose one of {own}")
+        raise ConfigError(f"{type} is written by llama.cpp alone, and neither its program llama-quantize is on the "
+                          "PATH nor is llama-cpp-python installed", where=where, remedy="Install one of them "
+                          "(llama-cpp-python compiles llama.cpp with cmake and a C++ compiler), or choose one of "
+                          f"{own}")
 
 
 def _llama_cpp_command(source: Path, target: Path, type: str) -> list[str] | None:

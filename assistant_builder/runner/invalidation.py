@@ -240,7 +240,9 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
                 **_grounding(study, config),
                 **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
                 **_flat("eval", config.eval, leave_out=_REPORT_ONLY)}
-    types = {"formats.types": config.formats.types} if config.formats.types else {}
+    types: dict[str, Any] = {"formats.types": config.formats.types} if config.formats.types else {}
+    if types and config.formats.importance:  # not recorded where it is off, as by earlier versions
+        types |= {"formats.importance": True}
     if step == FORMATS:
         return {**common, **types, **_format_inputs(study, config)}
     return {**common, **types, **adapters, **_flat("eval", config.eval),

@@ -1,13 +1,15 @@
 """Which GGUF file to ship: every file against the 16-bit assistant, and the smallest one that is no worse.
 
-The files of an arm are tested from the largest to the smallest, and testing stops at the first one that is not shown to
-be no worse (a fixed sequence, Maurer, Hothorn and Lehmacher 1995), so that no adjustment is needed within an arm. The
-arms share the error rate equally: with two of them the intervals have 97.5 %.
+The files of an arm are tested from the largest to the smallest. The level of a verdict begins at the largest file of
+the reference's arm; a file that is shown to be no worse passes its level on (:mod:`evals.stats.graphical`). The
+probability of naming any file that is worse by more than a margin is thus at most that of one verdict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from assistant_builder.arms import ARMS, label
@@ -15,17 +17,18 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.study import Study
 from evals.compare import Comparison
-from evals.decision import decide, rounded
+from evals.decision import Decision, decide, rounded
 from evals.metrics import METRICS
 from evals.report import format as fmt
 from evals.report.format import difference, interval, number, percent, shown
 from evals.report.load import Cell, figure, read_formats, tuned_cells
 from evals.report.rules import Rules
+from evals.stats.graphical import graphical_test, sequences_graph
 from evals.stats.intervals import LEVEL
 
 NOT_TESTED = "not tested"
 VERDICTS = {"no worse": "no worse", "worse": "worse", "inconclusive": "inconclusive",
-            NOT_TESTED: "not tested, because a larger file was not shown to be no worse"}
+            NOT_TESTED: "not tested, because a file before it was not shown to be no worse"}
 SKIPPED = "skipped.json"
 """File in the folder of the scores of files: why some are missing."""
 
@@ -33,8 +36,10 @@ SKIPPED = "skipped.json"
 def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[str, Any]:
     """The fields of the report about GGUF files; none if the settings name none, or another approach has them.
 
-    ``delta`` and ``ci`` of a file are on the primary metric, candidate − reference in its units; ``ci`` has the level
-    ``formats_level``. ``bounds`` has every metric of the decision.
+    ``delta`` and ``ci`` of a file are on the primary metric, candidate − reference in its units; ``level`` is the
+    coverage of ``ci``, at which the file was tested, 0.95 if it was not. ``bounds`` has every metric of the decision.
+    ``kl`` is the mean KL divergence of the dequantized weights from the reference in nats per token, over the reference
+    answers of ``kl_items`` items; None if it was not computed.
 
     Raises:
         EvaluationError: The scores of a file are of other items than those of the reference.
@@ -43,35 +48,45 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
     own = study.approach or study.views[0].approach
     if not study.config.formats.types or own not in (scored or [study.views[0].approach]):
         return {}
-    arms = study.config.arms
-    reference = cells[tuned_cells(arms)[0]]
-    level = 1 - (1 - LEVEL) / len(arms)
+    name = tuned_cells(study.config.arms)[0]
+    reference = cells[name]
+    arms = sorted(study.config.arms, key=lambda arm: ARMS[arm].cell != name)  # that of the reference first
+    files = {arm: {str(cell.scores["type"]): cell for cell in read_formats(study, arm, reference)} for arm in arms}
+
+    @cache
+    def decided(arm: str, type: str, level: float) -> tuple[dict[str, Comparison], Decision]:
+        compared = _compare(reference, files[arm][type], rules, level)
+        return compared, decide(compared)
+
+    tested = graphical_test(sequences_graph([[(arm, type) for type in files[arm]] for arm in arms]),
+                            lambda file, share: decided(*file, _level(share))[1].outcome == "no worse")
     rows, harms, needed = [], {}, {}
-    for arm in arms:
-        failed = False
-        for cell in read_formats(study, arm, reference):
-            compared = _compare(reference, cell, rules, level)
-            result, decision = next(iter(compared.values())), decide(compared)
-            row = _row(cell, arm, reference, rules, compared)
-            row |= {"outcome": decision.outcome, "verdict": NOT_TESTED if failed else decision.outcome}
-            failed = failed or decision.outcome != "no worse"
-            rows.append(row)
-            harms[arm, row["name"]], needed[arm, row["name"]] = result.harm[0], decision.needed
+    for (arm, type), result in tested.items():
+        level = _level(result.share)
+        compared, decision = decided(arm, type, level)
+        rows.append(_row(files[arm][type], arm, reference, rules, compared) | {
+            "level": level, "outcome": decision.outcome, "verdict": decision.outcome if result.share else NOT_TESTED})
+        harms[arm, type], needed[arm, type] = next(iter(compared.values())).harm[0], decision.needed
     passed = [row for row in rows if row["verdict"] == "no worse"]
     order = list(GGUF_TYPES)
     smallest = min(passed, key=lambda row: (-order.index(row["name"]), harms[row["arm"], row["name"]]), default=None)
     path = study.format_scores_folder / SKIPPED
     found: dict[str, Any] = {
-        "formats": rows, "formats_reference": reference.name, "formats_level": level,
+        "formats": rows, "formats_reference": reference.name,
         "smallest_no_worse": smallest and {"name": smallest["name"], "arm": smallest["arm"]},
         "formats_skipped": read_json(path)["reason"] if path.is_file() else "" if rows else "No GGUF file was scored.",
     }
     if rows:
         metric = rules.declared.primary_metric
         first = smallest or next((row for row in rows if row["verdict"] != NOT_TESTED), rows[0])
-        found |= {"formats_sentence": _sentence(first, metric, reference, level, found=smallest is not None),
+        found |= {"formats_sentence": _sentence(first, metric, reference, found=smallest is not None),
                   "formats_action": _action(study, first, needed[first["arm"], first["name"]])}
     return found
+
+
+def _level(share: Fraction) -> float:
+    """Coverage of the interval of a file that is tested at a share of the level; that of a verdict if it is not."""
+    return float(1 - (1 - LEVEL) * (share or 1))
 
 
 def _compare(reference: Cell, cell: Cell, rules: Rules, level: float) -> dict[str, Comparison]:
@@ -108,7 +123,7 @@ def _row(cell: Cell, arm: str, reference: Cell, rules: Rules, compared: Mapping[
                   "gained": sum(was != 1 and now == 1 for was, now in right)},
         "same_answers": {"same": sum(sample["answer"] == reference.by_item[item]["answer"]
                                      for item, sample in cell.by_item.items()), "of": len(cell.by_item)},
-        "warnings": list(result.warnings),
+        "warnings": list(result.warnings), "kl": cell.scores.get("kl"), "kl_items": cell.scores.get("kl_items", 0),
     }
 
 
@@ -116,11 +131,11 @@ def _named(row: Mapping[str, Any]) -> str:
     return f"{ARMS[row['arm']].short} as {row['name']} ({fmt.size(row['bytes'])})"
 
 
-def _measured(row: Mapping[str, Any], level: float) -> str:
+def _measured(row: Mapping[str, Any]) -> str:
     ends = {"ci_low": row["ci"][0], "ci_high": row["ci"][1]}
     return (f"{shown(row['metric']).phrase} {number(row['metrics'][row['metric']], row['metric'])}, "
             f"{difference(row['delta'], row['metric'], ends)} {shown(row['metric']).unit} "
-            f"({level_text(level)} interval {interval(ends, row['metric'], plus=False)})")
+            f"({level_text(row['level'])} interval {interval(ends, row['metric'], plus=False)})")
 
 
 def level_text(level: float) -> str:
@@ -128,12 +143,12 @@ def level_text(level: float) -> str:
     return f"{100 * level:.3g}%"
 
 
-def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, level: float, *, found: bool) -> str:
+def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, *, found: bool) -> str:
     against = f"{ARMS[reference.scores.get('adapter') or 'lora'].short} in PyTorch ({reference.name})"
     if found:
-        return f"The smallest file that is no worse than {against} is {_named(row)}: {_measured(row, level)}."
+        return f"The smallest file that is no worse than {against} is {_named(row)}: {_measured(row)}."
     return (f"No file is shown to be no worse than {against}. The first one tested is {_named(row)}, {row['verdict']}: "
-            f"{_measured(row, level)}.")
+            f"{_measured(row)}.")
 
 
 def _action(study: Study, row: Mapping[str, Any], needed: int | None) -> str:
@@ -163,16 +178,27 @@ def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
         rows.append({
             "name": row["name"], "arm": label(row["arm"]), "size": fmt.size(row["bytes"]),
             "right": number(row["metrics"][metric], metric), "difference": difference(row["delta"], metric, ends),
-            "interval": interval(ends, metric), "flips": f"{lost:,} lost, {gained:,} gained",
+            "interval": interval(ends, metric), "level": level_text(row.get("level", LEVEL)),
+            "flips": f"{lost:,} lost, {gained:,} gained",
             "same": "{same:,} of {of:,}".format(**row["same_answers"]),
             "verdict": VERDICTS[row["verdict"]], "why": f"not shown: {why}" if why else "",
             "tone": {"no worse": "yes", "worse": "no"}.get(row["verdict"], "cannot-be-told"),
             "loss": number(row["metrics"].get("nll_per_token"), "nll_per_token"),
             "declines": _share(row["metrics"].get("false_decline")),
+            "kl": fmt.nats(row.get("kl")),
             "speed": fmt.rate(row["tokens_per_second"]), "first": f"{row['first_token_seconds']:.2g} s",
             "memory": fmt.size(row["resident_bytes"]), "smallest": "smallest no worse" if smallest else "",
         })
     return rows
+
+
+def kl_sentence(report: Mapping[str, Any]) -> str:
+    """What the divergences in the table are; empty without any."""
+    items = [row["kl_items"] for row in report.get("formats", ()) if row.get("kl") is not None]
+    if not items:
+        return ""
+    return (f"KL is the mean divergence of the next-token distribution from that of {report['formats_reference']}, in "
+            f"nats per token over {items[0]:,} reference answers, with dequantized weights in PyTorch.")
 
 
 def _share(value: float | None) -> str:

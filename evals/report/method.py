@@ -85,6 +85,13 @@ FORMULAS: tuple[Formula, ...] = (
             "hold together, so none is adjusted (intersection–union test, each one-sided 2.5%). Metrics, margins and "
             "claim are fixed when scoring starts. A right/wrong metric below 5% in both cells cannot yield “no "
             "worse”.", (19,)),
+    Formula("Levels of the files to ship",
+            "α_f of a file f that is no worse passes on:   first: ½ to the next smaller file, ½ to the other "
+            "assistant's largest;   later: all to the next smaller",
+            "The level α = 5% begins at the largest file of the 16-bit assistant, and a file is tested with an "
+            "interval of 1 − α_f. The last file of an assistant, or the only one, passes its level to the first open "
+            "file of the other. A file that failed is tested again when more level arrives. The probability of naming "
+            "any file that is worse by more than a margin is at most that of one verdict.", (21,)),
     Formula("Detectable difference", "2.8 × standard error,   2.8 ≈ z(0.975) + z(0.8)",
             "The true difference that 80 of 100 such studies would detect. Before a run it is about 2.8 √(share of "
             "answers that flip ÷ n).", (1,)),
@@ -139,6 +146,8 @@ REFERENCES: tuple[str, ...] = (
     "Sets. Statistical Science 11, 283–319",
     "Tango, T. (1998). Equivalence Test and Confidence Interval for the Difference in Proportions for the "
     "Paired-Sample Design. Statistics in Medicine 17, 891–908",
+    "Bretz, F., Maurer, W., Brannath, W., Posch, M. (2009). A Graphical Approach to Sequentially Rejective Multiple "
+    "Test Procedures. Statistics in Medicine 28, 586–604",
 )
 """The sources of the methods, cited by number from 1."""
 

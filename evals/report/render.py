@@ -118,8 +118,7 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "approach_rows": approaches.approach_rows(report), "approach_comparisons": approaches.comparison_rows(report),
         "approach_metric": shown(report["approach_metric"]).label if "approach_metric" in report else "",
         "format_rows": formats.format_rows(report), "format_chart": charts.size_chart(report.get("formats")),
-        "format_metric": shown(report["primary_metric"]).label,
-        "format_level": formats.level_text(report.get("formats_level", 0.95)),
+        "format_kl": formats.kl_sentence(report), "format_metric": shown(report["primary_metric"]).label,
         # further measurements
         "fidelity": rows_other.fidelity_rows(report), "fidelity_note": fidelity["sentence"] if fidelity else "",
         "worst": rows_other.worst_items(report), "flips": rows_other.flip_rows(report),

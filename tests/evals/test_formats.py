@@ -100,7 +100,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     monkeypatch.setattr(step, "extra_installed", lambda: True)
     monkeypatch.setattr(step._FormatScoring, "_prompter", prompter())
     monkeypatch.setattr(step._FormatScoring, "_dtype", "bfloat16", raising=False)
-    monkeypatch.setattr(step._FormatScoring, "_likelihoods", lambda self, path: [None] * len(self._items))
+    monkeypatch.setattr(step._FormatScoring, "_likelihoods", lambda self, path: step._Likelihoods(
+        [None] * len(self._items), 0.004, 20))
     monkeypatch.setattr(invalidation, "base_model_identity", lambda model: "f" * 64)
     return found
 
@@ -131,7 +132,7 @@ def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(study: Study, s
     scores = read_json(format_folder(study, "qlora", "Q4_0") / "scores.json")
     assert (scores["bytes"], scores["tokens_per_second"], scores["first_token_seconds"]) == (92, 80.0, 0.2)
     assert (scores["resident_bytes"], scores["load_seconds"]) == (123_000_000, 0.4)
-    assert scores["prompts_checked"] == len(cell)
+    assert scores["prompts_checked"] == len(cell) and (scores["kl"], scores["kl_items"]) == (0.004, 20)
     assert study.progress("formats") is not None
 
 
@@ -211,6 +212,10 @@ def test_the_step_is_one_of_the_study_s(study: Study, script: Script) -> None:
     inputs = step_inputs(study, "formats")
     assert inputs["lora adapter"] and inputs["formats.types"] == ["Q8_0", "Q4_0"] and inputs["held-out items"]
     study.write_step(StepRecord("formats", state="succeeded", inputs=inputs, outputs=outputs))
+    assert "formats.importance" not in inputs
+    study.write_config(study.config.with_changes({"formats.importance": "true"}))
+    assert step_inputs(study, "formats")["formats.importance"] and step_inputs(study, "report")["formats.importance"]
+    study.write_config(study.config.with_changes({"formats.importance": "false"}))
     assert first_stale_step(study, redo=True) == "formats"
     invalidation.delete_stale_steps(study, redo=True)
     assert not study.format_scores_folder.exists() and study.step("evaluate").state == "succeeded"
@@ -222,7 +227,7 @@ def test_a_type_that_cannot_be_written_is_refused_before_training(study: Study,
     monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
     check_tasks(study)
     study.write_config(study.config.with_changes({"formats.types": "Q6_K,Q8_0"}))
-    with pytest.raises(ConfigError, match="Q6_K is written by llama.cpp alone"):
+    with pytest.raises(ConfigError, match=r"formats\.types: Q6_K is written by llama.cpp alone"):
         check_tasks(study)
 
 
@@ -230,7 +235,7 @@ def test_an_older_study_has_no_such_step(study: Study) -> None:
     path = study.folder / "study.yaml"
     lines = path.read_text().splitlines()
     at = lines.index("formats:")
-    path.write_text("\n".join([*lines[:at], *lines[at + 4:]]) + "\n")
+    path.write_text("\n".join([*lines[:at], *lines[at + 5:]]) + "\n")
     assert study.config.formats.types == [] and "formats" not in study.steps
 
 
@@ -247,4 +252,5 @@ def test_a_file_is_written_and_answers_in_llama_cpp(short_base: Path, converter:
         found, merged = (read_json(folder / "scores.json") for folder in (
             format_folder(study, arm, "Q8_0"), study.cell_folder(cell)))
         assert found["nll_per_token"] == pytest.approx(merged["nll_per_token"], abs=0.05)
+        assert found["kl_items"] == 6 and (0 < found["kl"] < 0.01 if arm == "lora" else found["kl"] > 0.01), arm
         assert found["tensor_types"]["Q8_0"] > 20 and found["items"] == 6 and found["resident_bytes"] > 1e6

@@ -117,3 +117,30 @@ def _tensors(base: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return load_file(base / "model.safetensors")
+
+
+def test_stored_distributions_give_the_divergence_of_whole_logits(tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = tiny_base(tmp_path / "base")
+    prompter = ChatTokenizer.load(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    items = [{"prompt": f"question {place} " * place, "target": f"answer {place}"} for place in (1, 2, 9, 40)]
+    reference = kl_divergence.ReferenceDistributions(model, prompter, items, 3)
+    assert reference.items == 4 and reference.mean_kl(model) == pytest.approx(0, abs=1e-6)
+    other = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for value in other.parameters():
+            value += 0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+        total, tokens = 0.0, 0
+        for item in items:
+            prompt, target = prompter.split_ids(item["prompt"], item["target"])
+            known, changed = (each(torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+                              for each in (model, other))
+            total, tokens = total + float((known.exp() * (known - changed)).sum()), tokens + len(target)
+    assert reference.mean_kl(other) == pytest.approx(total / tokens, rel=1e-3) and total > 0.01
+    one = 4 * len(prompter.tokenizer) * len(prompter.split_ids(items[0]["prompt"], items[0]["target"])[1])
+    for limit, count in ((1, 1), (one, 1), (2 * one, 2), (10 * one, 4)):
+        monkeypatch.setattr(kl_divergence, "_KEPT_BYTES", limit)
+        assert kl_divergence.ReferenceDistributions(model, prompter, items, 3).items == count

@@ -19,6 +19,7 @@ from assistant_builder.export.export import loading_snippets, read_export, write
 from assistant_builder.export_formats import ExportSpec, export_specs
 from assistant_builder.study import Study
 from tests.export.tiny import scored, tiny_base, tiny_study
+from tests.export.upload_hub import upload_hub
 
 pytestmark = pytest.mark.train
 
@@ -206,6 +207,23 @@ def test_the_command_exports_and_tells(study: Study, tmp_path: Path, monkeypatch
     forced = subprocess.run([*words, "--force"], capture_output=True, text=True)
     assert forced.returncode == 0, forced.stderr
     assert "held-out items" in forced.stdout and (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_the_command_uploads_to_the_hub_of_the_environment(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
+    with upload_hub("hf_canaryCANARYcanaryCANARYcanary1234") as hub:
+        done = subprocess.run(
+            [sys.executable, "-m", "assistant_builder", "export", "tiny", "--arm", "lora", "--sample", "2", "--to",
+             str(tmp_path / "out"), "--push", "me/tiny", "--json"],
+            capture_output=True, text=True, env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token})
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["pushed"]["private"] is True and hub.private == {"me/tiny": True}
+    assert {name: len(content) for name, content in hub.files["me/tiny"].items()} == {
+        file["name"]: file["bytes"] for file in document["files"] if file["name"] != document["archive"]}
+    assert b"library_name: peft" in hub.files["me/tiny"]["README.md"] and "canary" not in done.stdout + done.stderr
 
 
 def test_a_failure_in_the_child_reaches_the_command(base: Path, home: Path, tmp_path: Path) -> None:

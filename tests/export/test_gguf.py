@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.errors import Cancelled, ConfigError, ModelError
 from assistant_builder.export.export import loading_snippets, write_export
 from assistant_builder.export.gguf import GGUF, GgufFiles, only_gguf
+from assistant_builder.export.importance import ROWS, importance_matrix, importance_rows, uses_importance
 from assistant_builder.export.job import ExportJob
 from assistant_builder.export_formats import EXPORT_FORMATS, export_specs, parse_export
 from assistant_builder.inference import llamacpp
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.gguf_convert import convert_checkpoint, load_dequantized
 from assistant_builder.quantization.ggml import GGUF_TYPES, read_gguf
 from assistant_builder.study import Study
@@ -129,6 +132,78 @@ def test_files_of_a_study_are_written_together_and_once(study: Study, monkeypatc
     summary = study.arm_folder("lora") / "summary.json"
     write_json(summary, {**read_json(summary), "adapter_sha256": "another"})
     assert files.record("Q4_0") is None
+
+
+def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch,
+                                                                       tmp_path: Path) -> None:
+    monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
+    monkeypatch.setattr("assistant_builder.export.gguf.require_extra", lambda *_: None)
+    study = finished_study()
+    (study.arm_folder("lora") / "adapter").mkdir(exist_ok=True)
+    (study.arm_folder("lora") / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    job = ExportJob(study, parse_export("lora", "gguf", "Q4_K_M"))
+    with pytest.raises(ConfigError, match="neither its program llama-quantize is on the PATH nor"):
+        job.start(tmp_path / "out")
+    assert job.record() is None and not (tmp_path / "out").exists()
+
+
+@pytest.mark.train
+@pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
+def test_a_k_quant_is_written_by_the_program_on_the_path(study: Study, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$3" = Q4_K_M ] && cp "$1" "$2"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    record = export(study, "Q4_K_M", tmp_path / "out")
+    assert record["type"] == "Q4_K_M" and only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
+
+
+@pytest.mark.parametrize(("format", "type"), [("adapter", None), ("merged", None), ("gguf", "BF16"),
+                                            ("gguf", "Q4_K_M")])
+def test_an_importance_matrix_needs_block_scales(format: str, type: str | None) -> None:
+    study, spec = finished_study(formats__importance=True), parse_export("lora", format, type)
+    with pytest.raises(ConfigError, match="--importance: an export as .* takes no importance matrix"):
+        uses_importance(study, spec, asked=True)
+    assert not uses_importance(study, spec, asked=False)
+    assert uses_importance(study, parse_export("lora", "gguf"), asked=False)
+    study.write_config(study.config.with_changes({"formats.importance": "false"}))
+    assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=True)
+    assert not uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
+
+
+@pytest.mark.train
+def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from gguf import GGUFReader, dequantize
+
+    prompter = ChatTokenizer.load(short_base)
+    rows = importance_rows(study, prompter)
+    assert 0 < len(rows) <= ROWS and max(map(len, rows)) <= study.config.train.max_length
+    found = importance_matrix(short_base, "llama", rows, "float32", lambda fraction, message: None)
+    assert len(found) == LINEAR and all((weights > 0).all() for weights in found.values())
+    assert np.array_equal(found["blk.1.attn_q.weight"], found["blk.1.attn_k.weight"])  # they have the same inputs
+    assert found["blk.0.ffn_down.weight"].shape == (GGUFReader(GgufFiles(study, "lora").ensure(["BF16"])["BF16"])
+                                                    .fields["llama.feed_forward_length"].contents(),)
+    plain = GgufFiles(study, "lora").ensure(["Q4_0"])["Q4_0"].read_bytes()
+    study.write_config(study.config.with_changes({"formats.importance": "true"}))
+    files = GgufFiles(study, "lora")
+    assert files.record("Q4_0") is None  # the file without is out of date
+    path = files.ensure(["Q4_0"])["Q4_0"]
+    assert path.read_bytes() != plain and len(path.read_bytes()) == len(plain)
+    (tmp_path / "plain.gguf").write_bytes(plain)
+    full, before, after = ({each.name: dequantize(each.data, each.tensor_type) for each in GGUFReader(file).tensors}
+                           for file in (files.path("BF16"), tmp_path / "plain.gguf", path))
+    for name, weights in found.items():  # those of the base; the adapter changes them little
+        errors = [(weights * (full[name] - values[name]) ** 2).sum() for values in (before, after)]
+        assert errors[1] < errors[0], name
+    record = export(study, "Q4_0", tmp_path / "out")  # as the files of the study
+    assert record["importance"] is True and any("importance of" in line for line in record["sentences"])
+    assert only_gguf(tmp_path / "out").read_bytes() == path.read_bytes()
+    study.write_config(study.config.with_changes({"formats.importance": "false"}))
+    assert export(study, "Q8_0", tmp_path / "other", importance=True)["importance"] is True
+    assert "importance" not in export(study, "BF16", tmp_path / "full")
 
 
 @pytest.mark.train

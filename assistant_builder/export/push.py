@@ -1,0 +1,137 @@
+"""Upload of a finished export to the model hub, as a private repository unless the user asks for a public one.
+
+The token is that of the hub's client (``HF_TOKEN``, or the file that ``hf auth login`` writes), and the hub is that of
+``HF_ENDPOINT``. Only files that ``export.json`` lists are uploaded, so that other files of the folder stay on this
+machine.
+"""
+
+from __future__ import annotations
+
+import glob
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.errors import AssistantBuilderError, ConfigError, HubError
+from assistant_builder.export.atomic_dir import describe_files
+from assistant_builder.export.retrieval_files import FOLDER
+from assistant_builder.models import hub
+from evals.report.format import size
+
+
+def check_push(repo: str) -> None:
+    """Check before an export starts whether it can be uploaded to ``repo``; the hub is not asked.
+
+    Raises:
+        ConfigError: ``repo`` is not a name of the form owner/name, or there is no token.
+        HubError: The hub is switched off by ``HF_HUB_OFFLINE``.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ConfigError(f"{repo!r} is not a repository: {hub.error_summary(error)}", where="--push",
+                          remedy="Name it owner/name, e.g. me/support-assistant") from error
+    if repo.count("/") != 1:
+        raise ConfigError(f"{repo!r} has no owner", where="--push", remedy="Name it owner/name, e.g. "
+                          f"me/{repo or 'support-assistant'}")
+    if hub.offline():
+        raise HubError("HF_HUB_OFFLINE is set", where="--push", remedy="Unset it, or export without --push")
+    _token()
+
+
+def _token() -> str:
+    from huggingface_hub import get_token
+
+    try:
+        token = get_token()
+    except Exception as error:  # a token that must be refreshed, or exchanged for another one
+        raise HubError(f"the token of the hub cannot be used: {hub.error_summary(error)}", where="--push",
+                       remedy="Log in with 'hf auth login', or set HF_TOKEN") from error
+    if not token:
+        raise ConfigError("there is no token of the hub", where="--push",
+                          remedy="Log in with 'hf auth login', or set HF_TOKEN to a token with write access")
+    return token
+
+
+def uploaded_files(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Name and bytes of each file of an export that is uploaded: all but the archive, which contains the others.
+
+    ``record`` is the content of ``export.json``.
+    """
+    return [file for file in record["files"] if file["name"] != record["archive"]]
+
+
+def upload_lines(record: Mapping[str, Any], repo: str, *, public: bool) -> list[str]:
+    """What will be uploaded, in lines for the terminal: repository, files and sizes, and whether pairs are in it."""
+    files = uploaded_files(record)
+    total, width = sum(file["bytes"] for file in files), max(len(file["name"]) for file in files)
+    lines = [f"Uploading {len(files)} files ({size(total)}) to {repo} ({'public' if public else 'private'}):",
+             *(f"  {file['name']:{width}}  {size(file['bytes'])}" for file in files)]
+    if any(file["name"].startswith(f"{FOLDER}/") for file in files):
+        lines.append(f"The folder {FOLDER}/ contains the training pairs as plain text (--with-data).")
+    return lines
+
+
+def push_export(record: Mapping[str, Any], repo: str, *, public: bool = False) -> dict[str, Any]:
+    """Upload an export.
+
+    Args:
+        record: ``export.json`` with the path of the folder, see :func:`assistant_builder.export.export.read_export`.
+        repo: Repository, ``owner/name``; it is created if it does not exist.
+        public: Whether a new repository is public, and an existing one may be.
+
+    Returns:
+        ``repo``, ``url``, ``private`` and ``files``, the names and bytes of the uploaded files.
+
+    Raises:
+        HubError: The hub cannot be reached, refuses the token or the upload, or an existing repository is public. The
+            export stays in its folder.
+        ConfigError: There is no token.
+    """
+    from huggingface_hub import HfApi, constants
+
+    files = uploaded_files(record)
+    again = f"The export is complete in {record['folder']}. {{}} Then upload it with: {_command(record, repo, public)}"
+    api = HfApi(token=_token())
+    try:
+        repo = api.create_repo(repo, private=not public, exist_ok=True).repo_id
+        private = bool(api.model_info(repo, timeout=hub.TIMEOUT_SECONDS).private)
+        if not private and not public:
+            raise HubError(f"the repository {repo} exists and is public", where=constants.ENDPOINT,
+                           remedy=again.format("Make it private on its page, name another one, or pass --public."))
+        api.upload_folder(repo_id=repo, folder_path=record["folder"], commit_message="Upload an export of "
+                          "Assistant Builder", allow_patterns=[glob.escape(file["name"]) for file in files])
+    except AssistantBuilderError:
+        raise
+    except Exception as error:  # see models/hub.py: the client's errors differ between its releases
+        raise _explained(error, repo, again) from error
+    return {"repo": repo, "url": f"{constants.ENDPOINT}/{repo}", "private": private, "files": files}
+
+
+def _command(record: Mapping[str, Any], repo: str, public: bool) -> str:
+    """The command that uploads the same files later."""
+    uploaded = {file["name"] for file in uploaded_files(record)}
+    others = [file["name"] for file in describe_files(Path(record["folder"])) if file["name"] not in uploaded]
+    return shlex.join(["hf", "upload", repo, record["folder"], ".", *([] if public else ["--private"]),
+                       *(word for name in others for word in ("--exclude", name))])
+
+
+def _explained(error: Exception, repo: str, again: str) -> HubError:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    what, remedy = {
+        401: ("the hub does not accept the token", "Log in with 'hf auth login', or set HF_TOKEN."),
+        403: (f"the token may not write to {repo}", "Use a token with write access, or an owner that is yours."),
+        404: (f"the hub does not know {repo} or its owner", "Check the spelling of --push."),
+    }.get(status or 0, ("", ""))
+    if not what:
+        reached = "refused the upload" if status else "cannot be reached"
+        what = f"the hub {reached} for {repo} ({hub.error_summary(error)})"
+        remedy = "Correct what it names." if status and status < 500 else "Check the network connection."
+    return HubError(what, where=constants.ENDPOINT, remedy=again.format(remedy))
