@@ -16,6 +16,7 @@ from assistant_builder.errors import DataError
 
 if TYPE_CHECKING:
     from assistant_builder.data import Pair
+    from assistant_builder.data.types import RowNumbers
     from assistant_builder.data.wordings import WordingCount
 
 
@@ -84,13 +85,13 @@ def draft(
     from assistant_builder.drafting import SMALL_MODEL_NOTE, draft_wordings
     from assistant_builder.models.bundled import BASE_MODEL
 
-    config, pairs = _usable(file, settings)
+    config, pairs, numbers = _usable(file, settings)
     if not url and config.model.base == BASE_MODEL:
         output.note(SMALL_MODEL_NOTE)
     if url:
         output.note(f"this command sends the questions and answers to {printable(url)} (--url)")
     found = draft_wordings(pairs, number, model=None if url else config.model, url=url, name=model)
-    write_drafts(to, pairs, found)
+    write_drafts(to, pairs, found, numbers)
     typer.echo(f"{len(found)} drafts in {to}. Write yes into the column accept of those to use, then: "
                f"assistant-builder data add-wordings {shlex.quote(str(file))} {shlex.quote(str(to))} --to NEW.jsonl")
 
@@ -107,8 +108,8 @@ def add_wordings(
 
     if to.suffix != ".jsonl":
         raise typer.BadParameter("the new file is JSON Lines: end its name in .jsonl", param_hint="--to")
-    config, pairs = _usable(file, settings)
-    found, unmatched = module.match_wordings(pairs, module.read_wordings(wordings))
+    config, pairs, numbers = _usable(file, settings)
+    found, unmatched = module.match_wordings(pairs, module.read_wordings(wordings), numbers)
     if not found:
         raise DataError(f"no wording was added: {len(unmatched)} match no row of {file.name}", where=str(wordings),
                         remedy="Copy the answers from the data file, or accept drafts with yes in the column accept")
@@ -120,8 +121,9 @@ def add_wordings(
                f"{f' {keys}' if keys else ''}'; --from STUDY takes over the settings of a study.")
 
 
-def _usable(file: Path, settings: list[str]) -> tuple[StudyConfig, Sequence[Pair]]:
+def _usable(file: Path, settings: list[str]) -> tuple[StudyConfig, Sequence[Pair], RowNumbers]:
     from assistant_builder.data import check_pairs, load_pairs
 
     config = StudyConfig().with_changes(parse_settings(settings))
-    return config, check_pairs(load_pairs(file, columns=config.data.columns, system=config.data.system)).usable
+    dataset = load_pairs(file, columns=config.data.columns, system=config.data.system)
+    return config, check_pairs(dataset).usable, dataset.numbers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +18,11 @@ from typing import Any
 from assistant_builder.atomic_io import write_text
 from assistant_builder.data.columns import normalize_name
 from assistant_builder.data.csv_reader import escape_formula, unescape_formula
-from assistant_builder.data.edit import write_rows
+from assistant_builder.data.edit import NO_NUMBERS, write_rows
 from assistant_builder.data.load import load_pairs, load_rows, read_table
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
 from assistant_builder.data.split import fact_of
-from assistant_builder.data.types import Pair, RawRow, is_empty
+from assistant_builder.data.types import Pair, RawRow, RowNumbers, is_empty
 from assistant_builder.errors import DataError
 
 _MAX_CHARACTERS = 400
@@ -109,19 +110,19 @@ class Wording:
     doubt: str = ""
 
 
-def match_wordings(pairs: Sequence[Pair], cells: Iterable[tuple[str, str]]) -> tuple[list[Wording], list[str]]:
+def match_wordings(pairs: Sequence[Pair], cells: Iterable[tuple[str, str]],
+                   numbers: RowNumbers = NO_NUMBERS) -> tuple[list[Wording], list[str]]:
     """Match new questions to the rows of a file.
 
     Args:
         pairs: The usable pairs of the file.
-        cells: New question and what it belongs to: the answer, the known question or the number of a row.
+        cells: New question and what it belongs to: the answer, the known question or the shown number of a row.
+        numbers: The row numbers of the file.
 
     Returns:
         The wordings, without those that the file already has, and the new questions that match no row.
     """
-    rows: dict[str, Pair] = {}
-    for pair in pairs:
-        rows.setdefault(str(pair.row), pair)
+    rows: dict[str, Pair] = {str(numbers.shown(pair.row)): pair for pair in pairs}
     for text in (lambda pair: pair.question, lambda pair: pair.answer):  # an answer is the more certain reference
         found: dict[str, Pair] = {}
         for pair in pairs:
@@ -198,7 +199,8 @@ def read_wordings(path: Path) -> list[tuple[str, str]]:
         raise DataError(error.what, where=error.where, remedy=_FILE_REMEDY) from error
 
 
-def write_drafts(path: Path, pairs: Sequence[Pair], wordings: Sequence[Wording]) -> None:
+def write_drafts(path: Path, pairs: Sequence[Pair], wordings: Sequence[Wording],
+                 numbers: RowNumbers = NO_NUMBERS) -> None:
     """Write wordings as a CSV file, in which a person accepts them."""
     by_row = {pair.row: pair for pair in pairs}
     out = io.StringIO(newline="")
@@ -206,7 +208,8 @@ def write_drafts(path: Path, pairs: Sequence[Pair], wordings: Sequence[Wording])
     writer.writerow(DRAFT_COLUMNS)
     for wording in wordings:
         pair = by_row[wording.row]
-        writer.writerow(["", *map(escape_formula, (wording.question, str(wording.row), pair.question, pair.answer))])
+        cells = (wording.question, str(numbers.shown(wording.row)), pair.question, pair.answer)
+        writer.writerow(["", *map(escape_formula, cells)])
     write_text(path, "\ufeff" + out.getvalue())  # by the mark spreadsheet programs recognize UTF-8
 
 
@@ -244,7 +247,7 @@ def add_wordings(source: Path, accepted: Sequence[Wording], target: Path,
     for raw in table.rows:
         fact = fact_of(pairs[raw.row]) if raw.row in pairs else None
         if raw.cells is not None and fact is not None and is_empty(raw.cells.get(cluster)):
-            raw = RawRow(raw.row, {**raw.cells, cluster: names.setdefault(fact, f"row {raw.row}")})
+            raw = RawRow(raw.row, {**raw.cells, cluster: names.setdefault(fact, f"row {table.numbers.shown(raw.row)}")})
         rows.append(raw)
     by_number = {raw.row: raw.cells for raw in rows}
     last = rows[-1].row
@@ -260,7 +263,7 @@ def add_wordings(source: Path, accepted: Sequence[Wording], target: Path,
         if mapping["split"] and not is_empty(cells.get(mapping["split"])):
             cells[mapping["split"]] = "train"
         rows.append(RawRow(number, cells))
-    write_rows(rows, target)
+    write_rows(rows, target, table.numbers)
     return new_columns
 
 
@@ -271,6 +274,8 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
 
 # Drafting
 
+_ECHO = re.compile("(?:answer is|customer (?:asks|asking)):?", re.IGNORECASE)
+"""Parts of the prompt, which a small model repeats."""
 
 Ask = Callable[[str], str]
 """A model: prompt → reply."""
@@ -288,7 +293,7 @@ def parse_drafts(reply: str, pair: Pair, number: int) -> list[Wording]:
     found = []
     for line in reply.splitlines():
         text = line.strip().lstrip("-*•0123456789.) ").strip().strip("\"“”'«»").strip()
-        if len(text.split()) > 1 and not text.endswith(":"):
+        if len(text.split()) > 1 and not text.endswith(":") and not _ECHO.search(text):
             found.append(Wording(pair.row, text))
     return found[:number]
 

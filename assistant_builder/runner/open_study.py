@@ -60,16 +60,17 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
     config, data = read_source(path)
     if like is not None:
         config = _settings_of(like, data, config.name)
-    named = {"name": name} if name is not None else {}
-    config = config.with_changes({**changes, **named, "data.source": str(data)})
+    config = config.with_changes({**changes, "data.source": str(data)})
+    if name is not None:
+        config = config.named(name)
     return create_or_update(config, data, redo=redo, before=before)
 
 
 def _update(study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool,
             before: Callable[[StudyConfig], None]) -> Study:
     """Change a study's settings, or create a study of another name from its data and settings."""
-    if name is not None and name != study.name:
-        config = study.config.with_changes({**changes, "name": name})
+    if name is not None and study.config.named(name).name != study.name:
+        config = study.config.with_changes(dict(changes)).named(name)
         return create_or_update(config, study.source, redo=redo, before=before)
     return create_or_update(study.config.with_changes(dict(changes)), None, redo=redo, before=before)
 

@@ -94,8 +94,8 @@ def test_accepted_wordings_become_rows_of_the_cluster_of_their_fact(tmp_path: Pa
     first, last = data.pairs[0], data.pairs[30]
     assert len(data.pairs) == 60 and not data.rejected
     assert last.question == "Other wording 1?" and last.answer == first.answer
-    assert first.cluster == last.cluster == "row 1" and data.pairs[1].cluster == "row 2"
-    assert '"page": "1"' in (tmp_path / "more.jsonl").read_text().splitlines()[30]
+    assert first.cluster == last.cluster == "row 2" and data.pairs[1].cluster == "row 3"
+    assert '"page": "1"' in (tmp_path / "more.jsonl").read_text().splitlines()[31]
     split = split_pairs(check_pairs(data).usable, DataConfig(columns=mapped))
     assert counted(split).known == len(split.heldout) > 5
 

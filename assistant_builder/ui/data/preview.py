@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, check_name
+from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, slug
 from assistant_builder.data import Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
 from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import read_table
@@ -115,11 +115,7 @@ def _title(folder: Path) -> str:
 
 def unused_name(proposed: str) -> str:
     """A valid study name from any text, with a number if the name is taken."""
-    base = re.sub(r"[^a-z0-9]+", "-", proposed.lower()).strip("-")[:48].strip("-") or "study"
-    try:
-        check_name(base)
-    except ValueError:
-        base = f"study-{base}"
+    base = slug(proposed)
     taken = {study.name for study in Study.all()}
     numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
     return base if base not in taken else next(name for name in numbered if name not in taken)
