@@ -124,6 +124,16 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where
     return ColumnMapping({role: columns.get(role) or None for role in COLUMN_ROLES}, notes)
 
 
+def automatic_roles(names: Sequence[str]) -> dict[str, str]:
+    """Role → column, by the names alone; without question and answer if no column is named so."""
+    try:
+        found = map_columns(names, None, "").columns
+    except DataError:
+        found = {role: next((name for name in names if normalize_name(name) in known), None)
+                 for role, known in _OTHER_NAMES.items() if role not in ("context", "messages")}
+    return {role: name for role, name in found.items() if name}
+
+
 def guess_columns(table: Table) -> dict[str, str] | None:
     """Question and answer column by the content of the first rows; None if nothing suggests them.
 

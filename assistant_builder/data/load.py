@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import re
 import zipfile
 import zlib
@@ -66,6 +67,7 @@ _UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the data",
      "Download the file itself with 'git lfs pull'"),
 )
+_FIRST_ROWS = 3
 _ZIP_MEMBER, _MAX_ZIP_MEMBERS = b"PK\x01\x02", 10_000
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")
 _CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")  # not tab, line feed, next line
@@ -112,7 +114,7 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
                  "answer": mapping["answer"] or messages},
         pairs=tuple(pairs), rejected=tuple(rejected), rows=len(table.rows), notes=(*table.notes, *mapping.notes),
         changes={change: tuple(rows) for change, rows in changes.items()}, column_names=table.columns,
-        numbers=table.numbers,
+        numbers=table.numbers, first_rows=first_rows(table),
     )
 
 
@@ -135,6 +137,12 @@ def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[T
         found = " ".join(f"--set data.columns.{role}={name!r}" for role, name in guess.items())
         raise DataError(error.what, where=error.where,
                         remedy=f"By their content these may be {found}. {error.remedy}") from error
+
+
+def first_rows(table: Table) -> tuple[dict[str, Any], ...]:
+    """The cells of the first rows that can be parsed."""
+    cells = (row.cells for row in table.rows if row.cells is not None)
+    return tuple(itertools.islice(cells, _FIRST_ROWS))
 
 
 def _require_table(table: Table, source: Path) -> None:

@@ -159,6 +159,7 @@ class Dataset:
     changes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # change made to the text while reading → rows
     column_names: tuple[str, ...] = ()
     numbers: RowNumbers = RowNumbers()
+    first_rows: tuple[dict[str, Any], ...] = ()  # cells of the first rows, as read
 
 
 @dataclass(frozen=True)

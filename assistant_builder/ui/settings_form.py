@@ -239,7 +239,7 @@ ROLE_TITLES = {
     "family": "Family, facts of one kind", "split": "Split", "answerable": "Answerable",
     "system": "System prompt",
 }
-MAPPING_TITLE = "Which column is which"
+MAPPING_TITLE = "Match your columns"
 _KEY = r"(?:data|model|train|eval)\.[a-z][a-z_.]*[a-z]"
 _VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
 _SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
@@ -256,7 +256,7 @@ _CLI_PHRASES = (
 def use_page_labels(text: str) -> str:
     """Replace keys of settings and command-line options by the labels of the page.
 
-    ``--set data.columns.group=NAME`` becomes “Group, kept together” under “Which column is which”;
+    ``--set data.columns.group=NAME`` becomes “Group, kept together” under “Match your columns”;
     ``train.max_length`` becomes “Longest pair”; ``data.remove_leaks=never`` becomes “Remove leaks” (never).
     """
     for pattern, words in _CLI_PHRASES:
