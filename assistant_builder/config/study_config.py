@@ -219,10 +219,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Values that each preset sets in ``train``; all other options keep their defaults."""
 PRESET_LABELS: dict[str, tuple[str, str]] = {
-    "quick": ("Quick look", "a test of the workflow with your data; the answers are not representative."),
-    "balanced": ("Balanced", "suitable for most data and the recommended start."),
-    "thorough": ("Thorough", "for difficult or large data; takes twice as long as balanced."),
-    "custom": ("Custom", "your own values from the settings."),
+    "quick": ("Quick look", "tests the workflow with your data; the answers are not representative."),
+    "balanced": ("Balanced", "suits most data; the recommended start."),
+    "thorough": ("Thorough", "learns difficult or large data better; takes twice as long as Balanced."),
+    "custom": ("Custom", "your own values, under Advanced."),
 }
 """Preset → its name on the page and its purpose."""
 

@@ -164,8 +164,8 @@ def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) 
     place = f"ab-{option.key.replace('.', '-')}"
     shared: dict[str, Any] = {"label": option.title, "info": option.help, "interactive": True, "elem_id": place}
     if option.key == "train.preset":
-        choices = [(": ".join(PRESET_LABELS[name]), name) for name in option.choices]  # title and purpose
-        return gr.Radio(choices, value=value, elem_classes="ab-presets", **shared)
+        return gr.Radio(preset_choices(), value=value, elem_classes="ab-preset-cards", show_label=False,
+                        **{**shared, "info": None})
     if option.kind in ("integer", "number") and not option.optional:  # gr.Number turns "not set" into 0
         # No bounds here: the component would round, and refuse one value at a time without a remedy.
         return gr.Number(value=value, step=number_step(option), **shared)
@@ -212,6 +212,18 @@ class OptionForm:
     def preset_targets(self) -> list[Component]:
         """The components that a preset sets."""
         return [self.components[f"train.{key}"] for key in preset_keys()]
+
+
+def preset_choices(times: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """The cards of the presets: title, time (``times``) and purpose in lines; CSS hides “custom” unless chosen."""
+    return [("\n".join(filter(None, (title, (times or {}).get(name, ""), purpose))), name)
+            for name, (title, purpose) in PRESET_LABELS.items()]
+
+
+def matching_preset(values: Mapping[str, Any], chosen: str) -> str:
+    """The chosen preset, or ``custom`` if a value of ``train`` differs from it."""
+    wanted = PRESETS.get(chosen, {})
+    return chosen if wanted and all(values[key] == value for key, value in wanted.items()) else "custom"
 
 
 def preset_keys() -> list[str]:

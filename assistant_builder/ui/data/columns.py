@@ -99,5 +99,6 @@ def column_note(seen: Inspection, shown: int) -> Markup:
         return callout("info", f"Is “{question}” the question and “{answer}” the answer?",
                        f"They were guessed from the content. If not, choose in the header of the table.{rest}")
     if seen.findings is None:
-        return callout("warn", "Which column is the question, and which the answer?", f"Choose in the header of the table.{rest}")
+        return callout("warn", "Which column is the question, and which the answer?",
+                       f"Choose in the header of the table.{rest}")
     return Markup('<p class="ab-note">{}</p>').format(rest.strip()) if rest else Markup("")
