@@ -225,7 +225,7 @@ def test_the_command_line_gives_the_same_study(changes: dict[str, Any]) -> None:
 def test_a_catalogued_model_has_a_note() -> None:
     assert "apache-2.0" in model_note(ModelConfig(base="smollm2-135m-instruct"))
     assert "terms must be accepted" in model_note(ModelConfig(base="llama-3.1-8b-instruct"))
-    assert model_note(ModelConfig(base="someone/else")) == ""
+    assert model_note(ModelConfig(base="someone/else")) == "It is downloaded from the hub first."
 
 
 # data
