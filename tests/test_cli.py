@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app, output
+from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import ChatSession, Chunk, Sampling
 from assistant_builder.runner.backend import QUEUE, Event, waiting_message
+from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
+from tests.evals.judge.fake_server import judge_server
 from tests.synthetic_study import finished_study, new_study, with_data
 
 FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
@@ -208,3 +211,56 @@ def test_a_comparison_can_fail_a_build(outcomes: list[str], fail_if: str, code: 
     done = CliRunner().invoke(app, ["compare", "a", "b", "--json", "--fail-if", fail_if])
     assert done.exit_code == code and json.loads(done.stdout) == comparison
     assert done.stderr.count("\n") == (code == 3)
+
+
+def write_faq(path: Path, number: int = 40) -> Path:
+    rows = "".join(f"What is the price of article {n * 7919}?,It is {n} crowns today.\n" for n in range(1, number + 1))
+    path.write_text(f"question,answer\n{rows}", encoding="utf-8")
+    return path
+
+
+def test_a_file_whose_answers_occur_once_is_told_and_wordings_are_added(tmp_path: Path) -> None:
+    file, runner = write_faq(tmp_path / "faq.csv"), CliRunner()
+    shown = runner.invoke(app, ["data", "check", str(file)]).stdout
+    assert "Each answer occurs once. The test asks 8 questions, and none of their answers" in shown
+    assert f"data draft {file}" in shown
+    counted = json.loads(runner.invoke(app, ["data", "check", str(file), "--json"]).stdout)["wordings"]
+    assert counted["occurs_once"] and (counted["facts"], counted["test"], counted["known"]) == (40, 8, 0)
+    more = tmp_path / "more.csv"
+    more.write_text("question,answer\n" + "".join(f"How much for {n}?,It is {n} crowns today.\n" for n in range(1, 41)))
+    added = runner.invoke(app, ["data", "add-wordings", str(file), str(more), "--to", str(tmp_path / "new.jsonl")])
+    assert "40 wordings were added" in added.stdout
+    checked = runner.invoke(app, ["data", "check", str(tmp_path / "new.jsonl"), "--json"])
+    counted = json.loads(checked.stdout)["wordings"]
+    assert not counted["occurs_once"] and counted["known"] == counted["test"]
+    more.write_text("question,answer\nWho?,Nobody.\n")
+    refused = runner.invoke(app, ["data", "add-wordings", str(file), str(more), "--to", str(tmp_path / "no.jsonl")])
+    assert refused.exit_code == 1 and "1 match no row of faq.csv" in str(refused.exception)
+
+
+def test_drafts_of_an_endpoint_are_used_only_when_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, drafts, runner = write_faq(tmp_path / "faq.csv", 5), tmp_path / "drafts.csv", CliRunner()
+    with judge_server(lambda texts: "1. How dear is it?\n2. Price please, clerk?") as server:
+        monkeypatch.setenv("ASSISTANT_BUILDER_DRAFT_KEY", "canary")  # of no known URL: it is not sent
+        words = ["data", "draft", str(file), "--to", str(drafts), "--url"]
+        done = runner.invoke(app, [*words, server.url, "--model", "m"])
+        assert done.exit_code == 0 and "2 drafts in" in done.stdout and "sends the questions" in done.stderr
+        assert len(server.bodies) == 5 and not any("canary" in str(head) for head in server.headers)
+    words = ["data", "add-wordings", str(file), str(drafts), "--to", str(tmp_path / "new.jsonl")]
+    assert runner.invoke(app, words).exit_code == 1
+    drafts.write_text(drafts.read_text(encoding="utf-8-sig").replace("\n,How", "\nyes,How"), encoding="utf-8")
+    assert "1 wordings were added" in runner.invoke(app, words).stdout
+    wrong = runner.invoke(app, ["data", "draft", str(file), "--to", str(drafts), "--url", "ftp://x"])
+    assert wrong.exit_code == 1 and "not the URL of an endpoint" in str(wrong.exception)
+
+
+def test_a_new_file_takes_over_the_settings_of_a_study(tmp_path: Path) -> None:
+    file = write_faq(tmp_path / "faq.csv")
+    new_study("old", file, train__epochs="7", data__columns__group="missing")
+    study = open_or_create(str(file), name="old-2", changes={"train.rank": "8"}, redo=False, like="old")
+    config = study.config
+    assert (config.name, config.train.epochs, config.train.rank, config.data.columns) == ("old-2", 7, 8, {})
+    assert config.data.source == str(file) and open_or_create("old-2", name="old-3", changes={},
+                                                              redo=False).config.train.epochs == 7
+    with pytest.raises(ConfigError, match="--from old takes over settings for a data file"):
+        open_or_create("old-2", name="old-4", changes={}, redo=False, like="old")

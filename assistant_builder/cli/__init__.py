@@ -21,10 +21,12 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Fine-tune a domain assistant with QLoRA and with 16-bit LoRA, and measure what 4-bit quantization costs.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Inspect a data file.")
+data_app = typer.Typer(no_args_is_help=True, help="Inspect a data file, and add wordings.")
 app.add_typer(data_app, name="data")
 
 data_app.command("check")(data.check)
+data_app.command("draft")(data.draft)
+data_app.command("add-wordings")(data.add_wordings)
 app.command()(doctor.doctor)
 app.command()(plan.settings)
 app.command()(plan.plan)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Settings, parse_settings
-from assistant_builder.config import DataConfig, StudyConfig
+from assistant_builder.config import DataConfig, StudyConfig, printable
 from assistant_builder.errors import DataError
 
 if TYPE_CHECKING:
     from assistant_builder.data import Pair
-    from evals.stats.power import Power
+    from assistant_builder.data.types import RowNumbers
+    from assistant_builder.data.wordings import WordingCount
 
 
 def check(
@@ -28,27 +30,100 @@ def check(
     The exit code is 0 if a study can start from the file, else 1.
     """
     from assistant_builder.data import check_pairs, load_pairs
-    from evals.stats.power import power_sentence
+    from assistant_builder.data.wordings import count_wordings
+    from evals.stats.power import power_sentence, split_power
 
     config = StudyConfig().with_changes(parse_settings(settings)).data
     dataset = load_pairs(file, columns=config.columns, system=config.system)
     findings = check_pairs(dataset, near_duplicate_threshold=config.near_duplicate_threshold)
-    power = _held_out_power(findings.usable, config)
+    split = _split_record(findings.usable, config)
+    power = split_power(split) if split else None
+    wordings = count_wordings(split) if split else None
     if as_json:
-        output.print_json({**findings.to_record(), "power": power.to_record() if power else None})
+        output.print_json({**findings.to_record(), "power": power.to_record() if power else None,
+                           "wordings": wordings.to_record() if wordings else None})
     else:
         output.print_findings(findings)
+        if wordings and wordings.occurs_once:
+            typer.echo(once_line(wordings, f"assistant-builder data draft {shlex.quote(str(file))} --to drafts.csv"))
         if power:
             typer.echo(f"power: {power_sentence(power.to_record())}")
     findings.require_start()
 
 
-def _held_out_power(pairs: Sequence[Pair], config: DataConfig) -> Power | None:
-    """Statistical power of the held-out set that a study would split off; None if there are too few pairs."""
+def once_line(wordings: WordingCount, command: str) -> str:
+    """What a test can show where each answer occurs once, and the command that helps."""
+    return f"note: {wordings.title}. {wordings.meaning} {wordings.remedy} Drafts to look over: {command}"
+
+
+def _split_record(pairs: Sequence[Pair], config: DataConfig) -> dict[str, Any] | None:
+    """The record of the split that a study would get; None if there are too few pairs."""
     from assistant_builder.data import split_pairs
-    from evals.stats.power import split_power
 
     try:
-        return split_power(split_pairs(pairs, config).to_record())
+        return split_pairs(pairs, config).to_record()
     except DataError:
         return None
+
+
+def draft(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON, JSONL, XLSX or Parquet.")],
+    to: Annotated[Path, typer.Option(help="CSV file for the drafts.")],
+    number: Annotated[int, typer.Option("--number", min=1, max=10, help="Wordings of each question.")] = 2,
+    url: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, which receives the questions and "
+                                     "answers. Its key is read from ASSISTANT_BUILDER_DRAFT_KEY, if "
+                                     "ASSISTANT_BUILDER_DRAFT_URL is this URL.")] = "",
+    model: Annotated[str, typer.Option(help="Name of the model at that server.")] = "",
+    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+) -> None:
+    """Draft other wordings of questions whose answer occurs once, by the base model or by an endpoint.
+
+    Nothing is used before you accept it: write "yes" into the column "accept" of the good ones, correct them where
+    needed, and give the file to 'data add-wordings'.
+    """
+    from assistant_builder.data.wordings import write_drafts
+    from assistant_builder.drafting import SMALL_MODEL_NOTE, draft_wordings
+    from assistant_builder.models.bundled import BASE_MODEL
+
+    config, pairs, numbers = _usable(file, settings)
+    if not url and config.model.base == BASE_MODEL:
+        output.note(SMALL_MODEL_NOTE)
+    if url:
+        output.note(f"this command sends the questions and answers to {printable(url)} (--url)")
+    found = draft_wordings(pairs, number, model=None if url else config.model, url=url, name=model)
+    write_drafts(to, pairs, found, numbers)
+    typer.echo(f"{len(found)} drafts in {to}. Write yes into the column accept of those to use, then: "
+               f"assistant-builder data add-wordings {shlex.quote(str(file))} {shlex.quote(str(to))} --to NEW.jsonl")
+
+
+def add_wordings(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The data file.")],
+    wordings: Annotated[Path, typer.Argument(metavar="WORDINGS", help="A file with the columns question and answer, "
+                                             "whose answers are those of FILE, or accepted drafts.")],
+    to: Annotated[Path, typer.Option(help="The new data file (.jsonl).")],
+    settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
+) -> None:
+    """Write a copy of a data file with other wordings of its questions, each in the cluster of its fact."""
+    from assistant_builder.data import wordings as module
+
+    if to.suffix != ".jsonl":
+        raise typer.BadParameter("the new file is JSON Lines: end its name in .jsonl", param_hint="--to")
+    config, pairs, numbers = _usable(file, settings)
+    found, unmatched = module.match_wordings(pairs, module.read_wordings(wordings), numbers)
+    if not found:
+        raise DataError(f"no wording was added: {len(unmatched)} match no row of {file.name}", where=str(wordings),
+                        remedy="Copy the answers from the data file, or accept drafts with yes in the column accept")
+    columns = module.add_wordings(file, found, to, config.data.columns)
+    for question in unmatched:
+        output.note(f"no row has the answer of {question!r}")
+    keys = " ".join(f"--set data.columns.{role}={shlex.quote(name)}" for role, name in columns.items())
+    typer.echo(f"{len(found)} wordings were added. Start from the new file with 'assistant-builder run {to}"
+               f"{f' {keys}' if keys else ''}'; --from STUDY takes over the settings of a study.")
+
+
+def _usable(file: Path, settings: list[str]) -> tuple[StudyConfig, Sequence[Pair], RowNumbers]:
+    from assistant_builder.data import check_pairs, load_pairs
+
+    config = StudyConfig().with_changes(parse_settings(settings))
+    dataset = load_pairs(file, columns=config.data.columns, system=config.data.system)
+    return config, check_pairs(dataset).usable, dataset.numbers

@@ -88,7 +88,10 @@ def print_findings(findings: Findings) -> None:
     columns = ", ".join(f"{role} = {name}" for role, name in dataset.columns.items() if name)
     lines = [f"{Path(dataset.source).name}: {dataset.format}, {dataset.rows} rows, {len(findings.usable)} usable",
              f"columns: {columns}"]
-    lines += [f"{problem['severity']}: {problem['title']}. {problem['detail']}" for problem in findings.problems]
+    lines += [dataset.numbers.in_text(f"{problem['severity']}: {problem['title']}. {problem['detail']}")
+              for problem in findings.problems]
+    if dataset.numbers.note:
+        lines.append(dataset.numbers.note)
     sys.stdout.write(escape_control_characters("\n".join(lines)) + "\n")
 
 

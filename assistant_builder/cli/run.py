@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
+from assistant_builder.cli.data import once_line
 from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, parse_settings, split_consent
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.runner.backend import Event
@@ -21,6 +23,8 @@ def run(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A data file, a study.yaml, the name of a "
                                           "study, or its URL in a store.")],
     name: Annotated[str | None, typer.Option(help="Name of the study. Default: the name of the file.")] = None,
+    like: Annotated[str | None, typer.Option("--from", metavar="STUDY", help="Take over the settings of this study, "
+                                             "where SOURCE is a data file.")] = None,
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
     redo: Annotated[bool, typer.Option("--redo", help="Run the steps whose inputs changed, and all later steps, again. "
                                        "If no inputs changed, run every step again.")] = False,
@@ -37,7 +41,7 @@ def run(
     from assistant_builder.runner.run import run_study
 
     settings, consent = split_consent(settings, trust_remote_code)
-    study = open_or_create(source, name=name, changes=parse_settings(settings), redo=redo, before=consent)
+    study = open_or_create(source, name=name, like=like, changes=parse_settings(settings), redo=redo, before=consent)
     try:
         if as_json:
             run_study(study, redo=redo, now=now, check=check_tasks)
@@ -59,11 +63,16 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
     def show(event: Event) -> None:
         display(event)
         if event.step == "data" and event.state == "succeeded" and not event.reused:
+            from assistant_builder.data.wordings import count_wordings
             from assistant_builder.planning.memory_check import memory_note
             from evals.report.verdict import explain_study
             from evals.stats.power import power_sentence, split_power
 
             split = read_json(study.folder / "data" / "split.json")
+            once = count_wordings(split)
+            if once is not None and once.occurs_once:
+                typer.echo(once_line(once, f"assistant-builder data draft {shlex.quote(str(study.source))} --to "
+                                     "drafts.csv"))
             power = split_power(split) if study.config.compares else None  # power is defined for the comparison
             declared = explain_study(study) if study.config.compares else ""
             for line in (declared, power_sentence(power.to_record()) if power else "", memory_note(study)):

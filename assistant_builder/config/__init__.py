@@ -17,13 +17,15 @@ from assistant_builder.config.study_config import (
     StudyConfig,
     check_name,
     load_config,
+    name_and_title,
     option_fields,
     parse_config,
     printable,
     read_value,
+    slug,
 )
 from assistant_builder.config.train import TrainConfig
 
 __all__ = ["BEFORE_APPROACHES", "PRESETS", "PRESET_LABELS", "Approach", "DataConfig", "EvalConfig", "ExecutorConfig",
            "FormatsConfig", "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig", "check_name", "load_config",
-           "option_fields", "parse_config", "printable", "read_value"]
+           "name_and_title", "option_fields", "parse_config", "printable", "read_value", "slug"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -32,6 +33,8 @@ BEFORE_APPROACHES: dict[str, Any] = {"approaches": ["memory"], "formats": {"type
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "å": "aa"})
+_MAX_TITLE = 100
 _MAX_PROBLEMS = 20
 _SHORT = reprlib.Repr()  # truncates values in messages
 _SHORT.maxstring = _SHORT.maxother = 120
@@ -48,6 +51,22 @@ def check_name(name: str) -> str:
     return name
 
 
+def slug(title: str) -> str:
+    """A valid study name from any text: ``Krumm & Linde Bäckerei`` becomes ``krumm-linde-baeckerei``."""
+    plain = unicodedata.normalize("NFKD", title.casefold().translate(_UMLAUTS))
+    base = re.sub(r"[^a-z0-9]+", "-", plain.encode("ascii", "ignore").decode()).strip("-")[:48].strip("-") or "study"
+    return f"study-{base}" if base in _RESERVED else base
+
+
+def name_and_title(given: str) -> tuple[str, str]:
+    """The study name for what a person calls it, and the title to show if that is something else."""
+    text = " ".join(given.split())
+    try:
+        return check_name(text), ""
+    except ValueError:
+        return slug(text), text[:_MAX_TITLE]
+
+
 class StudyConfig(ConfigModel):
     """One study: one data file, one base model, and arms that differ in how the frozen base is stored."""
 
@@ -55,6 +74,8 @@ class StudyConfig(ConfigModel):
     name: Annotated[str, AfterValidator(check_name)] = Field(
         "study", title="Name", description="Name of the study and of its folder.", json_schema_extra=BASIC
     )
+    title: str = Field("", max_length=_MAX_TITLE, title="Title",
+                       description="What is shown instead of the name. Empty: the name.")
     arms: list[ArmName] = Field(
         default_factory=lambda: list(TWINS), min_length=1, title="Arms",
         description="The assistants that are trained. With both twins, lora and qlora, the report measures the cost of "
@@ -107,6 +128,16 @@ class StudyConfig(ConfigModel):
                 "step are divided evenly"
             )
         return self
+
+    @property
+    def shown_name(self) -> str:
+        """The title, or the name."""
+        return self.title or self.name
+
+    def named(self, given: str) -> StudyConfig:
+        """A copy with a valid name and, where it differs, the title that a person gave."""
+        name, title = name_and_title(given)
+        return self.model_copy(update={"name": name, "title": title})
 
     @property
     def compares(self) -> bool:
@@ -193,10 +224,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Values that each preset sets in ``train``; all other options keep their defaults."""
 PRESET_LABELS: dict[str, tuple[str, str]] = {
-    "quick": ("Quick look", "a test of the workflow with your data; the answers are not representative."),
-    "balanced": ("Balanced", "suitable for most data and the recommended start."),
-    "thorough": ("Thorough", "for difficult or large data; takes twice as long as balanced."),
-    "custom": ("Custom", "your own values from the settings."),
+    "quick": ("Quick look", "tests the workflow with your data; the answers are not representative."),
+    "balanced": ("Balanced", "suits most data; the recommended start."),
+    "thorough": ("Thorough", "learns difficult or large data better; takes twice as long as Balanced."),
+    "custom": ("Custom", "your own values, under Advanced."),
 }
 """Preset → its name on the page and its purpose."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from assistant_builder.data.types import COLUMN_ROLES, SplitName
+from assistant_builder.data.types import COLUMN_ROLES, SplitName, Table, is_empty
 from assistant_builder.errors import DataError
 
 # Names that belong together, the most common first; compared as normalize_name returns them.
@@ -44,6 +45,10 @@ _BOOLEANS = {
     "true": True, "yes": True, "1": True, "y": True, "t": True,
     "false": False, "no": False, "0": False, "n": False, "f": False,
 }  # fmt: skip
+_QUESTION_MARKS = ("?", "？", "؟")
+_LEAST_ASKED = 0.3
+_GUESS_ROWS = 200
+_NUMBER = re.compile(r"[\d.,:/ -]*")
 _PAIRED_NAMES = tuple(dict.fromkeys(name for names in _NAME_PAIRS for name in names))
 _KNOWN_NAMES = {*_PAIRED_NAMES, *_QUESTION_NAMES, *_ANSWER_NAMES}.union(*_OTHER_NAMES.values())
 
@@ -117,6 +122,38 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where
         raise DataError(f"no {' and '.join(missing)} column found; the columns are: {_list_names(names)}", where=where,
                         remedy=f"Choose the columns ({options}), or name them question and answer in a header row")
     return ColumnMapping({role: columns.get(role) or None for role in COLUMN_ROLES}, notes)
+
+
+def automatic_roles(names: Sequence[str]) -> dict[str, str]:
+    """Role → column, by the names alone; without question and answer if no column is named so."""
+    try:
+        found = map_columns(names, None, "").columns
+    except DataError:
+        found = {role: next((name for name in names if normalize_name(name) in known), None)
+                 for role, known in _OTHER_NAMES.items() if role not in ("context", "messages")}
+    return {role: name for role, name in found.items() if name}
+
+
+def guess_columns(table: Table) -> dict[str, str] | None:
+    """Question and answer column by the content of the first rows; None if nothing suggests them.
+
+    Questions end with a question mark, or are the shorter one of two columns of text; the answer is the longest text.
+    """
+    rows = [row.cells for row in table.rows if row.cells is not None][:_GUESS_ROWS]
+    texts = {name: [str(cells[name]) for cells in rows if not is_empty(cells.get(name))] for name in table.columns}
+    words = {name: sum(len(text) for text in found) / len(found) for name, found in texts.items()
+             if len(set(found)) * 2 > len(rows) and not all(_NUMBER.fullmatch(text) for text in found)}
+    asked = {name: sum(text.rstrip().endswith(_QUESTION_MARKS) for text in texts[name]) / len(texts[name])
+             for name in words}
+    if len(words) < 2:
+        return None
+    question = max(asked, key=lambda name: asked[name])
+    if asked[question] < _LEAST_ASKED:
+        if len(words) > 2:
+            return None
+        question = min(words, key=lambda name: words[name])
+    answer = max((name for name in words if name != question), key=lambda name: words[name])
+    return {"question": question, "answer": answer}
 
 
 def _requested_columns(names: Sequence[str], requested: Mapping[str, str], where: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from assistant_builder.data.limits import check_cells, check_columns
-from assistant_builder.data.types import RawRow, Table, count_noun, header_names
+from assistant_builder.data.types import RawRow, RowNumbers, Table, count_noun, header_names
 from assistant_builder.errors import DataError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
@@ -70,19 +70,24 @@ def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]
     separator = declared or _detect_separator(lines, suffix, where, is_known, notes)
     dialect = _detect_quoting(lines, separator, notes)
     records = iter(_records(lines, dialect))
-    header = next((record for record in records if record.cells or record.problem), None)
+    header_row, header = next(((place, record) for place, record in enumerate(records, start=1)
+                               if record.cells or record.problem), (0, None))
     if header is None or header.problem:
         problem = header.problem if header else "there is no header row"
         raise DataError(f"the header row cannot be read: {problem}", where=where, remedy="Correct the first line")
     check_columns(len(header.cells), where)
     names = header_names(header.cells, notes)
     table = Table("tsv" if separator == "\t" else "csv", names, [], notes)
-    blank = 0
+    blank, starts = 0, [(1, header_row)]
     for record in records:
         if record.cells or record.problem:
             table.rows.append(_raw_row(len(table.rows) + 1, record, lines, dialect, table))
+            if starts[-1][1] != header_row + blank:
+                starts.append((len(table.rows), header_row + blank))
         else:
             blank += 1
+    table.numbers = RowNumbers("Row numbers are those that a spreadsheet program shows: the header is row "
+                               f"{header_row}.", tuple(starts))
     if blank:
         notes.append(f"skipped {count_noun(blank, 'blank line')}; blank lines are not counted as rows")
     return table

@@ -20,25 +20,28 @@ from assistant_builder.data.columns import ColumnMapping, is_known_column, parse
 from assistant_builder.data.csv_reader import REJECTED_COLUMNS, escape_formula
 from assistant_builder.data.json_reader import looks_like_json, parse_json
 from assistant_builder.data.load import detect_file_type, load_pairs, load_rows
-from assistant_builder.data.types import RawRow, SplitName, Table, is_empty, to_json_safe
+from assistant_builder.data.types import RawRow, RowNumbers, SplitName, Table, is_empty, to_json_safe
 from assistant_builder.errors import DataError
 
 JSONL_SUFFIX = ".jsonl"
 ROW_TITLE, PROBLEM_TITLE = "Row", "Problem"
 """Titles of the two read-only columns of the edit grid, before the columns of the file."""
 _MAX_RAW_CHARACTERS = 500
+NO_NUMBERS = RowNumbers()
 _PASTE_REMEDY = "Copy the question and answer columns of a spreadsheet and paste them here, or paste CSV or JSON Lines"
 
 
-def write_rows(rows: Iterable[RawRow], target: Path) -> None:
+def write_rows(rows: Iterable[RawRow], target: Path, numbers: RowNumbers = NO_NUMBERS) -> None:
     """Write rows as JSON Lines; missing row numbers become blank lines.
+
+    With the ``numbers`` of the source, the lines have the row numbers that its reader saw.
 
     A row that could not be parsed is written as its raw text: it is rejected again, and its content is preserved.
     """
     assert target.suffix == JSONL_SUFFIX, f"{target} must end in {JSONL_SUFFIX}"
     lines: list[str] = []
     for row in rows:
-        lines += [""] * (row.row - 1 - len(lines))
+        lines += [""] * (numbers.shown(row.row) - 1 - len(lines))
         content = row.cells if row.cells is not None else {} if row.raw is None else row.raw
         lines.append(json.dumps(to_json_safe(content), ensure_ascii=False, allow_nan=False))
     write_text(target, "\n".join(lines) + "\n")
@@ -189,7 +192,8 @@ def edit_grid(table: Table, numbers: Iterable[int], problems: Mapping[int, str])
             problem = problems.get(row.row, "")
             if row.cells is None and not is_empty(row.raw):
                 problem += f". The row contains: {cell_text(row.raw)[:_MAX_RAW_CHARACTERS]}"
-            lines.append([str(row.row), problem, *_row_texts(row, table.columns)])
+            shown = str(table.numbers.shown(row.row))
+            lines.append([shown, table.numbers.in_text(problem), *_row_texts(row, table.columns)])
     return lines
 
 
@@ -215,7 +219,7 @@ def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[An
             remedy="Press “Undo all edits” and edit only cells and rows; add columns in a spreadsheet program",
         )
     texts = [["" if cell is None else str(cell) for cell in line] for line in edited]
-    lines = {int(line[0]): line[2:] for line in texts if _is_row_number(line[0])}
+    lines = {table.numbers.row_of(int(line[0])): line[2:] for line in texts if _is_row_number(line[0])}
     removed = set(shown) - lines.keys()
     changed = 0
     rows: list[RawRow] = []
@@ -273,6 +277,7 @@ def rejected_csv(table: Table, reasons: Mapping[int, str]) -> bytes:
     writer.writerow(map(escape_formula, [*REJECTED_COLUMNS, *table.columns, *(["raw text"] if has_raw else [])]))
     for row in rejected:
         raw = [cell_text(row.raw) if row.cells is None else ""] if has_raw else []
-        cells = [str(row.row), reasons[row.row], *_row_texts(row, table.columns), *raw]
+        numbers = table.numbers
+        cells = [str(numbers.shown(row.row)), numbers.in_text(reasons[row.row]), *_row_texts(row, table.columns), *raw]
         writer.writerow(map(escape_formula, cells))
     return out.getvalue().encode("utf-8-sig", errors="backslashreplace")

@@ -12,7 +12,7 @@ from typing import Any
 
 from assistant_builder.data.columns import parse_split
 from assistant_builder.data.limits import MAX_DEPTH, check_cells, exceeds_max_depth
-from assistant_builder.data.types import RawRow, Table
+from assistant_builder.data.types import RawRow, RowNumbers, Table
 from assistant_builder.errors import DataError
 
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=lambda name: None)
@@ -149,7 +149,7 @@ def _read_json_lines(text: str, where: str) -> Table:
     if rows and all(row.cells is None for row in rows):
         raise DataError(f"none of the {len(rows)} lines is a JSON object (first line: {rows[0].problem})", where=where,
                         remedy=f"JSON Lines contain {_OBJECT}, one per line")
-    return Table("jsonl", _columns(rows), rows)
+    return Table("jsonl", _columns(rows), rows, numbers=RowNumbers("Row numbers are those of the lines of the file."))
 
 
 def _raw_row(row: int, value: Any) -> RawRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import re
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from assistant_builder.data import limits
 from assistant_builder.data.chat_formats import RowError, is_conversation, order_turns, parse_turns
 from assistant_builder.data.columns import (
     ColumnMapping,
+    guess_columns,
     is_known_column,
     map_columns,
     normalize_name,
@@ -45,11 +47,15 @@ _FORMATS = {
     ".jsonlines": "jsonl", ".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 _USE_SUPPORTED = "Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"
+_MAKE_TABLE = ("Copy each question and its answer into one row of a spreadsheet with the columns question and answer, "
+               "and save it as .xlsx or CSV")
 _UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel file (.xls), or a workbook with a password",
-     "Open it in a spreadsheet program and save it as .xlsx without a password"),
-    (b"%PDF", "a PDF document", _USE_SUPPORTED),
-    ((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "an image", _USE_SUPPORTED),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file (.xls or .doc), or one with a password",
+     "Open a workbook in a spreadsheet program and save it as .xlsx without a password. From a Word document, copy "
+     "each question and its answer into one row of a spreadsheet"),
+    (b"%PDF", "a PDF document, and questions and answers are read from a table", _MAKE_TABLE),
+    (b"{\\rtf", "a text document (RTF), and questions and answers are read from a table", _MAKE_TABLE),
+    ((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "an image", _MAKE_TABLE),
     (b"SQLite format 3\0", "an SQLite database", "Export the table as CSV"),
     (b"ARROW1", "an Arrow file", "Save it as Parquet"),
     (b"Obj\x01", "an Avro file", "Save it as Parquet"),
@@ -61,6 +67,7 @@ _UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the data",
      "Download the file itself with 'git lfs pull'"),
 )
+_FIRST_ROWS = 3
 _ZIP_MEMBER, _MAX_ZIP_MEMBERS = b"PK\x01\x02", 10_000
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")
 _CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")  # not tab, line feed, next line
@@ -107,19 +114,46 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
                  "answer": mapping["answer"] or messages},
         pairs=tuple(pairs), rejected=tuple(rejected), rows=len(table.rows), notes=(*table.notes, *mapping.notes),
         changes={change: tuple(rows) for change, rows in changes.items()}, column_names=table.columns,
+        numbers=table.numbers, first_rows=first_rows(table),
     )
 
 
 def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[Table, ColumnMapping]:
     """Read the rows of a data file with all their columns, and map the columns to roles as :func:`load_pairs` does."""
     table = read_table(source, {name for name in (columns or {}).values() if name})
+    _require_table(table, source)
     if not table.rows:
         raise DataError("the file has a header, but no rows" if table.columns else "the file has no rows",
                         where=str(source), remedy="Add at least a few question-answer pairs")
     if not table.columns:
         raise DataError(f"none of its {len(table.rows)} rows can be read (row 1: {table.rows[0].problem})",
                         where=str(source), remedy="Use one object with a question and an answer for each pair")
-    return table, map_columns(table.columns, columns, str(source))
+    try:
+        return table, map_columns(table.columns, columns, str(source))
+    except DataError as error:
+        guess = None if columns else guess_columns(table)
+        if guess is None:
+            raise
+        found = " ".join(f"--set data.columns.{role}={name!r}" for role, name in guess.items())
+        raise DataError(error.what, where=error.where,
+                        remedy=f"By their content these may be {found}. {error.remedy}") from error
+
+
+def first_rows(table: Table) -> tuple[dict[str, Any], ...]:
+    """The cells of the first rows that can be parsed."""
+    cells = (row.cells for row in table.rows if row.cells is not None)
+    return tuple(itertools.islice(cells, _FIRST_ROWS))
+
+
+def _require_table(table: Table, source: Path) -> None:
+    """Raise DataError for running text, which reads as a table of one column."""
+    if table.format not in ("csv", "tsv") or len(table.columns) != 1 or is_known_column(table.columns[0]):
+        return
+    suffix = source.suffix.lower()
+    workbook = f"the name ends in {suffix}, but this is a text file and not a workbook"
+    raise DataError(workbook if _FORMATS.get(suffix) in ("xlsx", "parquet") else
+                    "this is text in one column, and not a table with a column of questions and one of answers",
+                    where=str(source), remedy=_MAKE_TABLE)
 
 
 def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
@@ -247,8 +281,9 @@ def _check_workbook(data: bytes, where: str) -> None:
     if any(name.startswith("xl/workbook") for name in names):
         return
     if "mimetype" in names or any(name.startswith("word/") for name in names):
-        raise DataError("this is an office document, not an Excel workbook", where=where,
-                        remedy="Save the table as .xlsx or CSV")
+        kind = "a Word document" if any(name.startswith("word/") for name in names) else "an office document"
+        raise DataError(f"this is {kind}, and questions and answers are read from a table", where=where,
+                        remedy=_MAKE_TABLE)
     raise DataError(f"this is a zip archive of {len(names)} files", where=where,
                     remedy="Extract it and use the data file in it")
 

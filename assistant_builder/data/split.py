@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,13 @@ def unit_of(pair: Pair) -> str:
     if pair.group is not None:
         return f"group {pair.group}"
     return f"question {casefold_normalize(pair.compared_question)}"
+
+
+def fact_of(pair: Pair) -> str | None:
+    """The fact that a pair is a wording of: its cluster, else its answer; None for declines and conversations."""
+    if not pair.answerable or pair.turns != 1:
+        return None
+    return f"cluster {pair.cluster}" if pair.cluster is not None else f"answer {casefold_normalize(pair.answer)}"
 
 
 def has_given_split(pairs: Iterable[Pair]) -> bool:
@@ -217,8 +225,16 @@ class Split:
                       "ungrouped_rows": ungrouped, "straddling": sorted(straddling_groups(placed))},
             "clusters": {split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None})
                          for split in SPLITS},
-            "notes": list(self.notes),
+            "facts": self._fact_counts(), "notes": list(self.notes),
         }
+
+
+    def _fact_counts(self) -> dict[str, int]:
+        """Facts, those with one wording, test questions that have a fact, and those whose fact is in training."""
+        facts = _facts([*self.train, *self.validation, *self.heldout])
+        taught, test = _facts(self.train), _facts(self.heldout)
+        return {"facts": len(facts), "single": sum(number == 1 for number in facts.values()), "test": test.total(),
+                "known": sum(number for fact, number in test.items() if fact in taught)}
 
 
 def _to_jsonl(pairs: Sequence[Pair]) -> bytes:
@@ -275,7 +291,8 @@ def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_S
         free = [pair for pair in sets["train"] if unit_of(pair) not in elsewhere]
         still_empty = sum(not sets[other] for other in fractions if other != name)
         train_keeps = 0 if len(free) < len(sets["train"]) else 1
-        drawn, _ = _draw(free, fraction, config.seed, name, leave=still_empty + train_keeps)
+        drawn, _ = _draw(free, fraction, config.seed, name, leave=still_empty + train_keeps,
+                         elsewhere=_facts(pair for pair in pairs if pair.split != "train"))
         rows = {pair.row for pair in drawn}
         sets[name], sets["train"] = drawn, [pair for pair in sets["train"] if pair.row not in rows]
         cut.append(name)
@@ -285,7 +302,8 @@ def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_S
 
 def _draw_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
     heldout, rest = _draw(pairs, config.heldout_fraction, config.seed, "heldout", leave=2)
-    validation, train = _draw(rest, config.validation_fraction, config.seed, "validation", leave=1)
+    validation, train = _draw(rest, config.validation_fraction, config.seed, "validation", leave=1,
+                              elsewhere=_facts(heldout))
     kind = "group" if any(pair.group is not None for pair in pairs) else "question"
     notes = [f"split by {kind}, drawn with seed {config.seed}"]
     return {"train": train, "validation": validation, "heldout": heldout}, ("validation", "heldout"), notes
@@ -300,14 +318,16 @@ def _hash_order(units: Iterable[str], seed: int, purpose: str) -> list[str]:
     return sorted(units, key=key)
 
 
-def _draw(pairs: Sequence[Pair], fraction: float, seed: int, purpose: str, *,
-          leave: int) -> tuple[list[Pair], list[Pair]]:
+def _draw(pairs: Sequence[Pair], fraction: float, seed: int, purpose: str, *, leave: int,
+          elsewhere: Collection[str] = ()) -> tuple[list[Pair], list[Pair]]:
     """Draw complete units until their size is as close to the fraction as possible, leaving at least ``leave`` units.
 
-    Returns the drawn pairs (at least one unit) and the rest, both in file order.
+    Units whose facts keep another wording in the rest are drawn first, so that a test asks for answers that training
+    has; ``elsewhere`` are the facts of another set that was drawn. Returns the drawn pairs (at least one unit) and the
+    rest, both in file order.
     """
     units = group_by(pairs, unit_of)
-    order = _hash_order(units, seed, purpose)
+    order = _reworded_first(units, _hash_order(units, seed, purpose), elsewhere)
     # a single held-out item has no confidence interval
     minimum = 2 if purpose == "heldout" and len(units) > leave + 1 else 1
     target = max(minimum, round(fraction * len(pairs)))
@@ -323,6 +343,30 @@ def _draw(pairs: Sequence[Pair], fraction: float, seed: int, purpose: str, *,
         drawn.add(min(order, key=lambda unit: len(units[unit])))
     chosen = [pair for pair in pairs if unit_of(pair) in drawn]
     return chosen, [pair for pair in pairs if unit_of(pair) not in drawn]
+
+
+def _reworded_first(units: dict[str, list[Pair]], order: list[str], elsewhere: Collection[str]) -> list[str]:
+    """``order`` with the units first whose facts keep another wording, and those last that are the only wording left.
+
+    ``elsewhere`` are facts that are drawn already. Units without facts keep their places.
+    """
+    total = Counter(fact for pairs in units.values() for fact in _facts(pairs))
+    left = total.copy()
+    ranks: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for unit in order:
+        facts = _facts(units[unit])
+        if facts and all(left[fact] > number for fact, number in facts.items()):
+            left.subtract(facts)
+            ranks[0].append(unit)
+        elif facts:
+            needed = any(fact in elsewhere or total[fact] > number for fact, number in facts.items())
+            ranks[2 if needed else 1].append(unit)
+    moved = iter([unit for rank in ranks for unit in rank])
+    return [next(moved) if _facts(units[unit]) else unit for unit in order]
+
+
+def _facts(pairs: Iterable[Pair]) -> Counter[str]:
+    return Counter(fact for pair in pairs if (fact := fact_of(pair)) is not None)
 
 
 def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, notes: list[str]) -> list[Leak]:

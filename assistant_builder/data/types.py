@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -110,6 +111,40 @@ class RejectedRow:
         return {"row": self.row, "reason": self.reason}
 
 
+_ROW_MENTION = re.compile(r'("[^"]*")|\b([Rr]ows? )(\d+(?:(?:, | and )\d+)*)')
+
+
+@dataclass(frozen=True)
+class RowNumbers:
+    """The row numbers that a spreadsheet program or an editor shows for a file.
+
+    Attributes:
+        note: What they are, in a sentence; empty if they are the numbers of :class:`Pair`.
+        starts: First row (1-based, the header not counted) and what is added to it and to later rows, in order.
+    """
+
+    note: str = ""
+    starts: tuple[tuple[int, int], ...] = ()
+
+    def shown(self, row: int) -> int:
+        """The number that a person sees."""
+        return row + next((added for first, added in reversed(self.starts) if first <= row), 0)
+
+    def row_of(self, shown: int) -> int:
+        """The inverse of :meth:`shown`."""
+        return shown - next((added for first, added in reversed(self.starts) if first + added <= shown), 0)
+
+    def in_text(self, text: str) -> str:
+        """A message with its row numbers replaced, except in quoted text."""
+        def replaced(match: re.Match[str]) -> str:
+            if match.group(1):
+                return match.group(1)
+            numbers = re.sub(r"\d+", lambda number: str(self.shown(int(number.group()))), match.group(3))
+            return match.group(2) + numbers
+
+        return _ROW_MENTION.sub(replaced, text) if self.starts else text
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The content of a data file: usable and rejected rows in file order, and how they were read."""
@@ -123,6 +158,8 @@ class Dataset:
     notes: tuple[str, ...] = ()  # encoding, separator, sheet, choice of columns
     changes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # change made to the text while reading → rows
     column_names: tuple[str, ...] = ()
+    numbers: RowNumbers = RowNumbers()
+    first_rows: tuple[dict[str, Any], ...] = ()  # cells of the first rows, as read
 
 
 @dataclass(frozen=True)
@@ -144,6 +181,7 @@ class Table:
     rows: list[RawRow]
     notes: list[str] = field(default_factory=list)
     remarks: dict[str, list[int]] = field(default_factory=dict)  # observation about single rows → those rows
+    numbers: RowNumbers = RowNumbers()
 
 
 def header_names(cells: Iterable[str], notes: list[str]) -> tuple[str, ...]:

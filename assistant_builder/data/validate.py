@@ -137,6 +137,7 @@ class Findings:
                 what += (
                     f"; {len(left_out)} of {self.dataset.rows} rows were left out (row {first.row}: {first.reason})"
                 )
+            what = self.dataset.numbers.in_text(what)
             raise DataError(what, where=self.dataset.source, remedy=remedy)
 
     @property
@@ -160,7 +161,7 @@ class Findings:
             **{kind: len(getattr(self, kind)) for kind in _COUNTED},
             "token_lengths": self.token_lengths(), "max_length": self.max_length,
             "near_duplicate_threshold": self.threshold, "can_start": self.can_start(),
-            "notes": list(dataset.notes), "problems": self.problems,
+            "notes": list(dataset.notes), "problems": self.problems, "row_numbers": asdict(dataset.numbers),
             "details": {"exact_duplicates": listed(self.exact_duplicates),
                         "near_duplicates": listed(self.near_duplicates), "conflicts": listed(self.conflicts),
                         "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),

@@ -9,7 +9,7 @@ from typing import Any
 
 from assistant_builder.data.columns import is_known_column
 from assistant_builder.data.limits import MAX_DEPTH, check_bytes, check_cells, check_columns
-from assistant_builder.data.types import RawRow, Table, count_noun, header_names, is_empty
+from assistant_builder.data.types import RawRow, RowNumbers, Table, count_noun, header_names, is_empty
 from assistant_builder.errors import DataError
 
 _MAX_SHEET_ROWS = 2**20  # the limit of spreadsheet programs
@@ -71,7 +71,9 @@ def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomput
         else RawRow(number, dict(zip(names, cells, strict=True)))
         for number, cells in enumerate(padded[1:], start=1)
     ]
-    return Table("xlsx", names, table_rows, notes)
+    numbers = RowNumbers(f"Row numbers are those of sheet {title!r}, as a spreadsheet program shows them.",
+                         ((1, header + 1),))
+    return Table("xlsx", names, table_rows, notes, numbers=numbers)
 
 
 def _header_row(rows: list[list[str | None]]) -> int:

@@ -119,6 +119,11 @@ CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
 """Catalog entries by name; the first is the default and needs no hub."""
 
 
+def weight_bytes(entry: CatalogEntry) -> int:
+    """Bytes of the weights on the hub, which has them in 16 bits."""
+    return 2 * entry.parameters
+
+
 @dataclass(frozen=True)
 class ModelRef:
     """A resolved reference to a base model."""

@@ -12,7 +12,7 @@ from assistant_builder.config import ModelConfig
 from assistant_builder.data import Pair
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models import bundled, hub
-from assistant_builder.models.catalog import resolve
+from assistant_builder.models.catalog import resolve, weight_bytes
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 
@@ -63,6 +63,17 @@ def local_model_folder(model: ModelConfig) -> Path | None:
         return ref.folder
     except (AssistantBuilderError, ValueError):
         return None
+
+
+def download_bytes(model: ModelConfig) -> int | None:
+    """Bytes to download before a model of the hub can be used; 0 if it is here, None if that is not known."""
+    try:
+        ref = resolve(model.base, trust_remote_code=allows_code(model))
+    except AssistantBuilderError:
+        return 0  # the checks before a start report it
+    if ref.kind != "hub" or local_model_folder(model) is not None:
+        return 0
+    return None if ref.entry is None else weight_bytes(ref.entry)
 
 
 def render(prompter: ChatTokenizer, pair: Pair, max_length: int) -> list[RenderedSequence]:

@@ -33,7 +33,7 @@ from assistant_builder.study.steps import evaluates, split_run
 KNOWN_ERROR = 0.15  # assumed error of a predicted peak; the measured errors in docs/planner.md are smaller
 _SHORTEST = Lengths(32, 32, 16.0, 16)
 """Assumed lengths until the data step has counted tokens: a lower bound for any data."""
-LOW_MEMORY_SETTING = "train.allow_low_memory=true (on the page “Start without enough memory”, under All settings)"
+LOW_MEMORY_SETTING = "train.allow_low_memory=true (on the page “Start without enough memory”, under Advanced)"
 
 
 def methods_over_budget(plan: Plan, *methods: str) -> list[MethodPlan]:

@@ -11,6 +11,7 @@ from typing import Any
 from assistant_builder.atomic_io import file_hash, write_bytes
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.data import prepare_dataset
+from assistant_builder.data.load import read_table
 from assistant_builder.errors import ConfigError, StoreError, StudyError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
@@ -19,23 +20,28 @@ from assistant_builder.runner.invalidation import delete_unreadable_steps, first
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.locks import study_lock
 
+_YAML = (".yaml", ".yml")
 _GENERIC_NAMES = {"data", "dataset", "train", "pairs", "qa"}
 """File names that are too generic for a study name; the name of the folder is used instead."""
 
 
 def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any], redo: bool,
-                   before: Callable[[StudyConfig], None] = lambda config: None) -> Study:
+                   before: Callable[[StudyConfig], None] = lambda config: None, like: str | None = None) -> Study:
     """Open the study that ``source`` names, or create it; nothing is written if an error is raised.
 
     ``source`` is a data file, a ``study.yaml``, a study's name, or its URL in a store. ``changes`` are settings by
     dotted key. ``before`` is called with the settings before an address in them is contacted and before the base model
-    is looked up, and again if the store has other settings.
+    is looked up, and again if the store has other settings. ``like`` is a study whose settings a data file takes over.
 
     Raises:
-        ConfigError: A setting is invalid, or ``source`` does not exist.
+        ConfigError: A setting is invalid, ``source`` does not exist, or ``like`` is given for another source than a
+            data file.
         ChangedInputsError: The study exists with other inputs, and ``redo`` is off.
     """
     path = Path(source).expanduser()
+    if like is not None and (not path.is_file() or path.suffix.lower() in _YAML):
+        raise ConfigError(f"--from {like} takes over settings for a data file, and {source} is none",
+                          remedy="A study as SOURCE keeps its settings: leave --from out")
     if "://" in source:
         changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
         StudyConfig().with_changes(changes)  # rejects a URL with a secret before it is contacted
@@ -52,23 +58,34 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
                 load_store().pull_updates(study, store)
         return _update(study, name, changes, redo=redo, before=before)
     config, data = read_source(path)
-    named = {"name": name} if name is not None else {}
-    config = config.with_changes({**changes, **named, "data.source": str(data)})
+    if like is not None:
+        config = _settings_of(like, data, config.name)
+    config = config.with_changes({**changes, "data.source": str(data)})
+    if name is not None:
+        config = config.named(name)
     return create_or_update(config, data, redo=redo, before=before)
 
 
 def _update(study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool,
             before: Callable[[StudyConfig], None]) -> Study:
     """Change a study's settings, or create a study of another name from its data and settings."""
-    if name is not None and name != study.name:
-        config = study.config.with_changes({**changes, "name": name})
+    if name is not None and study.config.named(name).name != study.name:
+        config = study.config.with_changes(dict(changes)).named(name)
         return create_or_update(config, study.source, redo=redo, before=before)
     return create_or_update(study.config.with_changes(dict(changes)), None, redo=redo, before=before)
 
 
+def _settings_of(name: str, data: Path, new_name: str) -> StudyConfig:
+    """The settings of a study for another data file; columns that the file does not have are mapped anew."""
+    config = Study.open(name).config
+    known = set(read_table(data, {column for column in config.data.columns.values() if column}).columns)
+    columns = {role: column for role, column in config.data.columns.items() if not column or column in known}
+    return config.with_changes({"name": new_name, "data.columns": columns})
+
+
 def read_source(path: Path) -> tuple[StudyConfig, Path]:
     """The settings and the data file of a ``study.yaml``, or of a data file alone; raises ConfigError."""
-    if path.suffix.lower() not in (".yaml", ".yml"):
+    if path.suffix.lower() not in _YAML:
         stem = path.name.split(".")[0]
         if stem.lower() in _GENERIC_NAMES and path.resolve().parent.name:
             stem = path.resolve().parent.name

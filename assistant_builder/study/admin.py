@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assistant_builder.atomic_io import write_text
-from assistant_builder.config import StudyConfig, parse_config
+from assistant_builder.config import StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.study.locks import study_lock
 from assistant_builder.study.study import Study, studies_folder
@@ -33,8 +33,9 @@ class DeletedStudy:
 
 def rename_study(study: Study, name: str) -> Study:
     """Rename a study that does not run (else StudyError); its report shows the old name until it is rendered again."""
-    config = parse_config({**study.config.model_dump(mode="json"), "name": name.strip()}, where="settings")
+    config = _renamed(study.config, name)
     if config.name == study.name:
+        study.write_config(config)
         return study
     target = _free_folder(config.name)
     with _locked_and_idle(study, "renamed"):
@@ -50,8 +51,13 @@ def rename_study(study: Study, name: str) -> Study:
 
 def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) -> Study:
     """Create a study with the same data file, without results; ``config`` replaces the settings of ``study``."""
-    tree = {**(config or study.config).model_dump(mode="json"), "name": name.strip()}
-    return Study.create(parse_config(tree, where="settings"), study.source)
+    return Study.create(_renamed(config or study.config, name), study.source)
+
+
+def _renamed(config: StudyConfig, given: str) -> StudyConfig:
+    if not given.strip():
+        raise StudyError("the study has no name", remedy="Write one")
+    return config.named(given)
 
 
 def delete_study(study: Study) -> DeletedStudy:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from assistant_builder.atomic_io import read_json, write_bytes, write_json, write_text
-from assistant_builder.config import BEFORE_APPROACHES, Approach, StudyConfig, check_name, load_config
+from assistant_builder.config import BEFORE_APPROACHES, Approach, StudyConfig, load_config, name_and_title
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
 from assistant_builder.study.steps import (
@@ -154,12 +154,10 @@ class Study:
 
     @classmethod
     def open(cls, name: str) -> Study:
-        """Find a study by name; raises StudyError if there is none."""
-        try:
-            folder = studies_folder() / check_name(name)
-        except ValueError as error:
-            raise StudyError(f"{name!r} is not the name of a study: {error}") from error
-        if not (folder / "study.yaml").is_file():
+        """Find a study by its name or title; raises StudyError if there is none."""
+        valid, title = name_and_title(name)
+        folder = studies_folder() / valid
+        if not (folder / "study.yaml").is_file() or title and cls(folder).config.title != title:
             names = [study.name for study in Study.all()]
             known = f"Existing studies: {', '.join(names)}" if names else "Create one with 'assistant-builder run FILE'"
             raise StudyError(f"no study named {name!r}", where=str(studies_folder()), remedy=known)

@@ -164,8 +164,8 @@ def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) 
     place = f"ab-{option.key.replace('.', '-')}"
     shared: dict[str, Any] = {"label": option.title, "info": option.help, "interactive": True, "elem_id": place}
     if option.key == "train.preset":
-        choices = [(": ".join(PRESET_LABELS[name]), name) for name in option.choices]  # title and purpose
-        return gr.Radio(choices, value=value, elem_classes="ab-presets", **shared)
+        return gr.Radio(preset_choices(), value=value, elem_classes="ab-preset-cards", show_label=False,
+                        **{**shared, "info": None})
     if option.kind in ("integer", "number") and not option.optional:  # gr.Number turns "not set" into 0
         # No bounds here: the component would round, and refuse one value at a time without a remedy.
         return gr.Number(value=value, step=number_step(option), **shared)
@@ -214,6 +214,18 @@ class OptionForm:
         return [self.components[f"train.{key}"] for key in preset_keys()]
 
 
+def preset_choices(times: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """The cards of the presets: title, time (``times``) and purpose in lines; CSS hides “custom” unless chosen."""
+    return [("\n".join(filter(None, (title, (times or {}).get(name, ""), purpose))), name)
+            for name, (title, purpose) in PRESET_LABELS.items()]
+
+
+def matching_preset(values: Mapping[str, Any], chosen: str) -> str:
+    """The chosen preset, or ``custom`` if a value of ``train`` differs from it."""
+    wanted = PRESETS.get(chosen, {})
+    return chosen if wanted and all(values[key] == value for key, value in wanted.items()) else "custom"
+
+
 def preset_keys() -> list[str]:
     """The fields of ``train`` that presets set."""
     return sorted({key for values in PRESETS.values() for key in values})
@@ -239,7 +251,7 @@ ROLE_TITLES = {
     "family": "Family, facts of one kind", "split": "Split", "answerable": "Answerable",
     "system": "System prompt",
 }
-MAPPING_TITLE = "Which column is which"
+MAPPING_TITLE = "Match your columns"
 _KEY = r"(?:data|model|train|eval)\.[a-z][a-z_.]*[a-z]"
 _VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
 _SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
@@ -256,7 +268,7 @@ _CLI_PHRASES = (
 def use_page_labels(text: str) -> str:
     """Replace keys of settings and command-line options by the labels of the page.
 
-    ``--set data.columns.group=NAME`` becomes “Group, kept together” under “Which column is which”;
+    ``--set data.columns.group=NAME`` becomes “Group, kept together” under “Match your columns”;
     ``train.max_length`` becomes “Longest pair”; ``data.remove_leaks=never`` becomes “Remove leaks” (never).
     """
     for pattern, words in _CLI_PHRASES:

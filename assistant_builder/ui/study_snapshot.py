@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from assistant_builder.arms import CELLS, label, plain_order
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.study import Study
+from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
 from assistant_builder.ui.html import STATE_LABELS, badge, bar, empty, error_callout, join
 from evals.report.format import duration
@@ -223,7 +223,17 @@ def step_title(step: str) -> str:
 
 def picker_label(name: str, state: str) -> str:
     """Label of a study in the picker."""
-    return f"{name}  ·  {STATE_LABELS.get(state, state)}"
+    path = studies_folder() / name / "study.yaml"
+    return f"{_shown_name(path, stamp([path]))}  ·  {STATE_LABELS.get(state, state)}"
+
+
+@functools.lru_cache(maxsize=256)
+def _shown_name(path: Path, seen: str) -> str:
+    """Title of a study; ``seen`` is the stamp of its settings."""
+    try:
+        return load_config(path).shown_name
+    except AssistantBuilderError:
+        return path.parent.name
 
 
 def study_strip(snapshot: Snapshot) -> Markup:
@@ -231,7 +241,7 @@ def study_strip(snapshot: Snapshot) -> Markup:
     steps = join(_step(snapshot, record) for record in snapshot.steps)
     return Markup(
         '<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2>{}</div><ol class="ab-steps">{}</ol></div>'
-    ).format(snapshot.name, badge(snapshot.shown_state), steps)
+    ).format(snapshot.config.shown_name, badge(snapshot.shown_state), steps)
 
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:

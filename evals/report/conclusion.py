@@ -205,7 +205,7 @@ def _improvement(report: Mapping[str, Any], *, learned: bool) -> tuple[str, tupl
         return ("Train longer, or show users the pairs themselves.",
                 (f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",))
     return ("Add other wordings of the questions that it got wrong to the data file, and train again.",
-            (f"assistant-builder run {shlex.quote(source)} --name {name}-2",))
+            (f"assistant-builder run {shlex.quote(source)} --name {name}-2 --from {name}",))
 
 
 def _sample_question(report: Mapping[str, Any]) -> str:

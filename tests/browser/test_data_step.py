@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -12,6 +14,28 @@ from tests.browser.serving import Site
 pytestmark = pytest.mark.browser
 
 PASTED = "متى يفتح المكتب؟\tيفتح في الثامنة.\nWo ist das Büro?\tAm Pier.\nHow much?\t\nWho?\tThe clerk does it.\n"
+
+
+def test_other_wordings_are_pasted_looked_over_and_used(page: Page, at_site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "bakery.csv"
+    rows = "".join(f"What does loaf {n * 7919} cost?,It is {n} crowns today.\n" for n in range(1, 31))
+    file.write_text(f"question,answer\n{rows}")
+    page.goto(f"{at_site.url}?study=&tab=data")
+    page.wait_for_function("window.abArrived")
+    page.locator("#ab-file input[type=file]").set_input_files(str(file))
+    expect(page.locator("#ab-once")).to_contain_text("Each answer occurs once", timeout=20_000)
+    page.locator("#ab-wordings-paste textarea").fill(
+        "".join(f"Price of number {n}, please?\tIt is {n} crowns today.\n" for n in range(1, 31)))
+    page.locator("#ab-wordings-match").click()
+    expect(page.locator("#ab-wordings-table")).to_contain_text("Price of number 2, please?")
+    page.locator("#ab-wordings-table [role=row] input[type=checkbox]:visible").nth(1).click()
+    page.locator("#ab-wordings-use").click()
+    expect(page.locator("#ab-brief")).to_contain_text("59 of 59 rows can be used", timeout=20_000)
+    page.locator("#ab-name input, #ab-name textarea").fill("Krumm & Linde Bäckerei")
+    page.locator("#ab-create").click()
+    expect(page.locator("#ab-strip")).to_contain_text("Krumm & Linde Bäckerei", timeout=20_000)
+    source = Study.open("krumm-linde-baeckerei").source
+    assert source is not None and len(load_pairs(source).pairs) == 59
 
 
 def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Site) -> None:

@@ -102,8 +102,7 @@ def test_a_study_is_created_from_a_file_and_survives_a_reload(page: Page, site: 
     assert page.locator("#ab-name input, #ab-name textarea").input_value() == "tower-heights"
     page.locator("#ab-create").click()
     expect(page.locator("#ab-strip")).to_contain_text("tower-heights")
-    expect(page.get_by_role("tab", name="Plan", selected=True)).to_be_visible()
-    page.locator("#ab-to-train").click()
+    expect(page.get_by_role("tab", name="Train", selected=True)).to_be_visible()
     expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
     page.wait_for_function("location.search.includes('study=tower-heights&tab=train')")
     page.reload()
@@ -141,18 +140,17 @@ def test_a_bad_file_is_refused_with_the_remedy(
     assert str(tmp_path) not in found.inner_text() and "gradio" not in found.inner_text()
 
 
-def test_unknown_columns_are_reported_and_can_be_mapped(page: Page, site: Site, tmp_path: Path) -> None:
+def test_guessed_columns_are_asked_about_and_can_be_changed(page: Page, site: Site, tmp_path: Path) -> None:
     file = tmp_path / "odd.csv"
     file.write_text(some_pairs(30).replace("question,answer", "stem,key"))
     upload(page, site, file)
-    expect(page.locator("#ab-found")).to_contain_text("no question and answer column found")
-    for role, column in (("question", "stem"), ("answer", "key")):
-        box = page.locator(f"#ab-role-{role} input")
-        box.click()
-        box.fill(column)
-        box.press("Enter")
-        expect(box).to_have_value(column)
+    expect(page.locator("#ab-columns")).to_contain_text("Is “stem” the question and “key” the answer?")
+    for place, role, other in ((2, "Question", "Not used"), (1, "Answer", "Question")):
+        page.locator(f"#ab-column-{place} input").click()
+        page.get_by_role("option", name=role, exact=True).click()
+        expect(page.locator(f"#ab-column-{3 - place} input")).to_have_value(other)
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
+    expect(page.locator("#ab-preview")).to_contain_text("What is the height of tower 2?")
     page.locator("#ab-create").click()
     expect(page.locator("#ab-strip")).to_contain_text("odd")
 

@@ -41,13 +41,14 @@ def test_from_upload_to_a_file_to_hand_on(
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
     page.locator("#ab-create").click()
     expect(page.locator("#ab-strip")).to_contain_text("towers")
+    page.get_by_role("tab", name="Plan").click()
     expect(page.locator("#ab-plan")).to_contain_text("Memory by component")
     page.locator("#ab-to-train").click()
 
     base = page.locator("#ab-model-base input")
     base.fill(str(short_base))
     base.press("Enter")
-    page.get_by_role("button", name="All settings").click()
+    page.get_by_role("button", name="Advanced").click()
     for option, value in (("train-max_steps", "2"), ("train-evaluations", "1"), ("eval-max_new_tokens", "8"),
                           ("formats-types", "")):
         page.locator(f"#ab-{option}").locator("input:visible, textarea:visible").first.fill(value)
@@ -56,9 +57,6 @@ def test_from_upload_to_a_file_to_hand_on(
     for cell in ("L4", "Q16", "QD", "QR", "LM", "LR"):
         page.locator("#ab-eval-cells").get_by_label(cell, exact=True).uncheck()
     expect(page.get_by_text("Very few training pairs")).to_be_visible()
-    page.locator("#ab-start").click()
-    expect(page.get_by_text("The study was not started: there are warnings")).to_be_visible()
-    page.get_by_label("Start anyway").check()
     page.locator("#ab-start").click()
     expect(page.locator("#ab-run")).to_contain_text("Training", timeout=3 * MINUTES)
     page.goto(f"{other.url}?study=towers&tab=train")

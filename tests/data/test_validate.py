@@ -148,7 +148,7 @@ def test_can_start_with_three_pairs():
 
 def test_require_start_states_how_many_rows_were_left_out(write):
     found = check_pairs(load_pairs(write("a.csv", "question,answer\na b,c d\ne f,\n,g h\n")))
-    with pytest.raises(DataError, match=r"2 of 3 rows were left out \(row 2: the answer is empty\)"):
+    with pytest.raises(DataError, match=r"2 of 3 rows were left out \(row 3: the answer is empty\)"):
         found.require_start()
 
 

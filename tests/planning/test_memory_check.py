@@ -86,7 +86,7 @@ def test_a_run_is_refused_before_any_download(monkeypatch: pytest.MonkeyPatch):
         run_study(study, now=True)
     assert study.step("data").state == "queued"
     runner = study.run_record()
-    assert runner is not None and runner["error"]["remedy"].endswith("All settings)")
+    assert runner is not None and runner["error"]["remedy"].endswith("Advanced)")
     study.write_config(study.config.with_changes({"train.allow_low_memory": "true"}))
     require_study_fit(study)
 

@@ -10,7 +10,6 @@ import pytest
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
-from assistant_builder.ui.data.new_study import AUTOMATIC, UNUSED, column_mapping, mapped_roles
 from assistant_builder.ui.data.preview import inspect_file, with_system
 from assistant_builder.ui.data.row_editor import NO_ROWS, EditorRows, edited_file, editor_view, left_out_download
 from assistant_builder.ui.data.tab import study_left_out, study_template_preview
@@ -45,9 +44,9 @@ def file(tmp_path: Path) -> Path:
     ("text", "shown"),
     [
         ("Say which (--set data.columns.question=NAME --set data.columns.answer=NAME), or",
-         "Say which (“Question” and “Answer” under “Which column is which”), or"),
+         "Say which (“Question” and “Answer” under “Match your columns”), or"),
         ("none (--set data.columns.group='')",
-         "none (“Group, kept together” under “Which column is which” (not used))"),
+         "none (“Group, kept together” under “Match your columns” (not used))"),
         ("Raise train.max_length to keep", "Raise “Longest pair” to keep"),
         ("with data.remove_leaks=never", "with “Remove leaks” (never)"),
         ("file data.csv and data.parquet.gz", "file data.csv and data.parquet.gz"),
@@ -78,12 +77,6 @@ def test_edits_create_a_new_file_and_edits_of_another_file_are_ignored(file: Pat
     for stale in (EditorRows("elsewhere", view.numbers).to_text(), NO_ROWS.to_text(), "", "nonsense"):
         assert edited_file(file, {}, stale, view.lines)[0] == file
     assert "left-out" in (left_out_download(edited, {}, "pairs") or "")
-
-
-def test_column_mapping_round_trip() -> None:
-    columns = {"question": "stem", "group": ""}
-    shown = mapped_roles(columns)
-    assert UNUSED in shown and AUTOMATIC in shown and column_mapping(shown) == columns
 
 
 def test_learned_text_is_marked_by_more_than_colour() -> None:
@@ -123,8 +116,7 @@ def test_leaks_and_unknown_columns_are_shown_with_examples() -> None:
     text = leaks_view([leak], 1)
     assert "<img" not in text and "9: Why?" in text and "1 removed from the test" in plain(text)
     assert leaks_view([], 0) == ""
-    peek = unreadable_view({"what": "no columns"}, ["a", "b"], [[HOSTILE, "x"]])
-    assert "<img" not in peek and "Which column is which" in peek
+    assert "Match your columns" in unreadable_view({"what": "no columns"}, ["a", "b"])
     assert "too few" in brief_view({"usable": 1, "rows": 4, "can_start": False})
 
 

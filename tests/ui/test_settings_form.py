@@ -75,7 +75,7 @@ def test_every_option_of_the_config_is_described() -> None:
 def test_every_option_of_the_config_is_on_the_page() -> None:
     train, data = inside_blocks(lambda: (TrainTab(), DataTab()))
     shown = set(train.form.components)
-    assert shown == set(study_options()) - {"name", *FIXED_KEYS}
+    assert shown == set(study_options()) - {"name", "title", *FIXED_KEYS}
     assert set(data.new.upload.form.components) == {
         key for key in study_options() if key.startswith("data.") and key not in ("data.source", "data.columns")
     }
@@ -137,7 +137,7 @@ def test_presets_have_labels_and_every_value_is_shown() -> None:
             assert cells == [*(f"{other[key]:g}" for other in PRESETS.values()), f"{values[key]:g}"]
     assert set(PRESET_LABELS) == set(study_options()["train.preset"].choices)
     radio = inside_blocks(lambda: make_component(study_options()["train.preset"]))
-    assert radio.choices[0][0].startswith("Quick look: ")
+    assert radio.choices[0][0].startswith("Quick look\n")
     assert all(isinstance(update, dict) for update in preset_values("custom"))
 
 

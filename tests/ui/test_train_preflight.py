@@ -12,12 +12,14 @@ import psutil
 import pytest
 
 from assistant_builder.atomic_io import write_json
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import PRESETS, StudyConfig
 from assistant_builder.models.catalog import CATALOG, resolve
+from assistant_builder.models.hub import HubStatus
 from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, StepRecord
+from assistant_builder.ui.settings_form import preset_choices, preset_keys
 from assistant_builder.ui.study_snapshot import take_snapshot
 from assistant_builder.ui.train import preflight
 from assistant_builder.ui.train import tab as train_tab
@@ -31,9 +33,10 @@ from assistant_builder.ui.train.preflight import (
     run_preflight,
     scoring_seconds,
     time_left,
-    unconfirmed_callout,
 )
+from assistant_builder.ui.train.settings import _switch_preset, model_choices, preset_times
 from assistant_builder.ui.train.tab import TrainTab
+from assistant_builder.ui.train.view import model_note
 from evals.report.format import size
 from evals.report.verdict import explain_study
 from tests.synthetic_study import LARGE, finished_study, new_study, running, trained, with_data, with_metrics
@@ -66,7 +69,7 @@ def test_a_good_study_is_ready_with_its_figures() -> None:
     assert seen.errors == seen.warnings == ()
     assert (seen.data.train, seen.data.validation, seen.data.heldout) == (420, 168, 352)  # type: ignore[union-attr]
     said = plain(preflight_card(seen))
-    assert "Ready to start" in said and "micro-batch 8 × 2" in said and "16 pairs" in said
+    assert "Fits this computer, about" in said and "micro-batch 8 × 2" in said and "16 pairs" in said
     assert "Steps 79 in each of 2 training runs" in said and "a rough estimate" in said
     assert "Proceed" not in said
 
@@ -92,14 +95,13 @@ def test_the_rule_of_the_verdict_is_shown_before_the_start() -> None:
     assert not run_preflight(study, study.config.with_changes({"arms": ["qlora"]})).rule
 
 
-def test_little_data_is_warned_of_and_can_be_overruled() -> None:
+def test_little_data_is_warned_of() -> None:
     study = new_study()  # 48 pairs
     seen = run_preflight(study, study.config)
     said = " ".join(whats(seen.warnings))
     assert not seen.errors
     assert "Very few training pairs" in said and "held-out set is small" in said and "training steps" in said
-    assert "Ready to start, with warnings" in preflight_card(seen)
-    assert "Start anyway" in unconfirmed_callout(seen.warnings)
+    assert "Very few training pairs" in preflight_card(seen)
 
 
 def test_a_run_that_would_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +123,9 @@ def test_a_run_that_cannot_fit_is_refused_unless_it_is_wanted(
     tiny = CARDS["T4 16 GB"].with_memory(500_000_000)
     for module in (preflight, planner):
         monkeypatch.setattr(module, "this_machine", lambda: tiny)
-    refused = press_start(tab, study, proceed=True)
+    refused = press_start(tab, study)
     assert "Not ready" in refused and "Start without enough memory" in refused and begun == []
-    assert press_start(tab, study, proceed=True, train__allow_low_memory=True) == "" and len(begun) == 1
+    assert press_start(tab, study, train__allow_low_memory=True) == "" and len(begun) == 1
 
 
 def test_what_is_trained_is_not_refused_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,24 +180,24 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
 
 
 def press_start(
-    tab: TrainTab, study: Study, *, proceed: bool, now: bool = False, trust: bool = False, **changes: object
+    tab: TrainTab, study: Study, *, now: bool = False, trust: bool = False, **changes: object
 ) -> str:
     config = study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()})
-    return str(tab._start(study.name, False, now, proceed, trust, *tab.form.values(config))[0])
+    return str(tab._start(study.name, False, now, trust, *tab.form.values(config))[0])
 
 
-def test_warnings_must_be_overruled_and_errors_cannot(begun: list[tuple[str, bool, bool]]) -> None:
+def test_warnings_do_not_stop_a_start_and_errors_do(begun: list[tuple[str, bool, bool]]) -> None:
     tab, study = inside_blocks(TrainTab), new_study()
-    assert "there are warnings" in press_start(tab, study, proceed=False)
-    assert "Not ready" in press_start(tab, study, proceed=True, model__base="smollm9")
+    assert "Not ready" in press_start(tab, study, model__base="smollm9")
     assert begun == [] and study.config.model.base == BASE
-    assert press_start(tab, study, proceed=True, now=True) == "" and begun == [("library", False, True)]
+    assert run_preflight(study, study.config).warnings
+    assert press_start(tab, study, now=True) == "" and begun == [("library", False, True)]
 
 
 def test_invalid_settings_start_nothing(begun: list[tuple[str, bool, bool]]) -> None:
     tab, study = inside_blocks(TrainTab), new_study()
     shown = {**dict(zip(tab.form.components, tab.form.values(study.config), strict=True)), "train.rank": 0}
-    message = str(tab._start(study.name, False, False, True, False, *shown.values())[0])
+    message = str(tab._start(study.name, False, False, False, *shown.values())[0])
     assert "train.rank=0" in message and "not valid" in message and begun == []
 
 
@@ -203,7 +205,50 @@ def test_what_is_carried_on_is_not_asked_again(begun: list[tuple[str, bool, bool
     tab, study = inside_blocks(TrainTab), new_study()
     study.write_step(StepRecord("data", state="cancelled"))
     study.write_run_record("cancelled")
-    assert press_start(tab, study, proceed=False) == "" and begun == [("library", False, False)]
+    assert press_start(tab, study) == "" and begun == [("library", False, False)]
+
+
+def test_a_test_without_known_answers_is_told_before_training(tmp_path: Path) -> None:
+    file = tmp_path / "faq.csv"
+    file.write_text("question,answer\n" + "".join(f"What is {n * 7919}?,It is number {n} of all.\n" for n in range(60)))
+    study = new_study("faq", file)
+    for each in (study, with_data(study)):
+        seen = run_preflight(each, each.config)
+        assert "Each answer occurs once" in whats(seen.warnings)
+        assert "asks 12 questions, and none of their answers" in plain(preflight_card(seen))
+
+
+def test_a_download_without_a_hub_is_told_before_the_start(
+    monkeypatch: pytest.MonkeyPatch, begun: list[tuple[str, bool, bool]]
+) -> None:
+    tab, study = inside_blocks(TrainTab), new_study("ferries", LARGE)
+    config = study.config.with_changes({"model.base": "qwen3-8b"})
+    for status, errors in ((HubStatus(False, "no route"), 1), (HubStatus(True), 0)):
+        preflight._hub_status.cache_clear()
+        monkeypatch.setattr(preflight, "check_hub", lambda seconds, found=status: found)
+        found = [error.what for error in run_preflight(study, config).errors if "hub cannot be reached" in error.what]
+        assert len(found) == errors and all("16.4 GB" in what for what in found)
+    preflight._hub_status.cache_clear()
+    monkeypatch.setattr(preflight, "check_hub", lambda seconds: HubStatus(False, "no route"))
+    assert "cannot be reached" in press_start(tab, study, model__base="qwen3-8b") and begun == []
+    labels = {value: label for label, value in model_choices()}
+    assert labels[BASE].endswith("on this computer") and labels["qwen3-8b"].endswith("download 16.4 GB")
+    assert "downloaded from the hub first: 16.4 GB" in model_note(config.model)
+
+
+def test_a_changed_value_of_a_preset_makes_it_custom() -> None:
+    values = {**PRESETS["balanced"], "epochs": 25.0}
+    shown = [values[key] for key in preset_keys()]
+    assert _switch_preset("balanced", *shown) == "custom" and _switch_preset("custom", *shown) == "custom"
+    same = [PRESETS["balanced"][key] for key in preset_keys()]
+    assert _switch_preset("balanced", *same) == "balanced"
+
+
+def test_presets_are_cards_with_their_time() -> None:
+    study = new_study("ferries", LARGE)
+    cards = dict((name, label) for label, name in preset_choices(preset_times(study, study.config)))
+    assert all("about" in cards[name] for name in PRESETS) and cards["balanced"].startswith("Balanced\nabout ")
+    assert "about" not in cards["custom"] and "recommended start" in cards["balanced"]
 
 
 # time

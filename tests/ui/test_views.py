@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import ModelConfig, StudyConfig
 from assistant_builder.data import Message, Pair, RejectedRow
 from assistant_builder.errors import DataError
 from assistant_builder.planning.training_time import WorkRemaining
@@ -223,9 +223,9 @@ def test_the_command_line_gives_the_same_study(changes: dict[str, Any]) -> None:
 
 
 def test_a_catalogued_model_has_a_note() -> None:
-    assert "apache-2.0" in model_note("smollm2-135m-instruct")
-    assert "terms must be accepted" in model_note("llama-3.1-8b-instruct")
-    assert model_note("someone/else") == ""
+    assert "apache-2.0" in model_note(ModelConfig(base="smollm2-135m-instruct"))
+    assert "terms must be accepted" in model_note(ModelConfig(base="llama-3.1-8b-instruct"))
+    assert model_note(ModelConfig(base="someone/else")) == "It is downloaded from the hub first."
 
 
 # data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.config import StudyConfig, parse_config
-from assistant_builder.data import load_pairs
+from assistant_builder.data import Findings, load_pairs
 from assistant_builder.data.edit import append_pairs, write_pasted
-from assistant_builder.data.types import COLUMN_ROLES
+from assistant_builder.data.wordings import add_wordings, count_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.study import Study
+from assistant_builder.ui.data.columns import MAX_COLUMNS, UNUSED, ColumnHeader, choose_roles, shown_columns
 from assistant_builder.ui.data.preview import (
     Inspection,
     heldout_power,
@@ -33,18 +35,22 @@ from assistant_builder.ui.data.view import (
     split_view,
     unreadable_view,
 )
+from assistant_builder.ui.data.wordings import WordingsForm, accepted_wordings, once_view, wording_lines
 from assistant_builder.ui.html import Markup, callout, card, empty, error_callout
 from assistant_builder.ui.refresh import user_facing_errors
-from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, OptionForm, keys_of
+from assistant_builder.ui.settings_form import OptionForm, keys_of
+from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.uploads import new_folder
+from evals.report.format import plural
 
-FILE_TYPES = [".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".parquet", ".gz", ".txt"]
-AUTOMATIC, UNUSED = "(as found)", "(not used)"
+FILE_TYPES = [".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".parquet", ".gz", ".txt",
+              ".xls", ".pdf", ".docx", ".doc", ".odt", ".rtf"]
+"""The last ones are no tables: they are accepted so that the page can say how to get one."""
 _PASTE = "Where is the ferry office?\tBeside the north pier.\nWhen does it open?\tAt half past seven."
 
 
 class DataSource:
-    """Components of the upload, the column mapping and the settings of a new study, without events."""
+    """Components of the upload and the settings of a new study, without events."""
 
     def __init__(self) -> None:
         self.form = OptionForm()
@@ -59,18 +65,17 @@ class DataSource:
                                        value=self.shipped[0].name if self.shipped else None, interactive=True,
                                        filterable=False, visible=bool(self.shipped))
             self.try_example = gr.Button("Try the example", visible=bool(self.shipped), elem_id="ab-example")
-        with gr.Accordion(MAPPING_TITLE, open=False, visible=False) as self.mapping:
-            with gr.Group(elem_classes="ab-group ab-grid"):
-                self.roles = {role: gr.Dropdown([AUTOMATIC, UNUSED], value=AUTOMATIC, label=ROLE_TITLES[role],
-                                                interactive=True, min_width=140, allow_custom_value=True,
-                                                elem_id=f"ab-role-{role}") for role in COLUMN_ROLES}
         with gr.Group(visible=False, elem_classes="ab-group") as self.naming:
             gr.HTML("<h3>2 · Name and split</h3>")
-            self.name = gr.Textbox(label="Name of the study", info="a-z 0-9 . _ -", elem_id="ab-name")
-            with gr.Group(elem_classes="ab-group ab-grid"):
-                self.form.show(keys_of("data", basic=True))
-            with gr.Accordion("More about the split", open=False):
-                self.form.show(keys_of("data", basic=False, without=("data.source", "data.columns")))
+            self.name = gr.Textbox(label="Name of the study", elem_id="ab-name")
+            gr.HTML("<h3>What is your assistant called, and for whom?</h3>")
+            with gr.Row():
+                self.called = gr.Textbox(label="Called", placeholder="Linde", min_width=120, elem_id="ab-called")
+                self.whom = gr.Textbox(label="For whom", placeholder="customers of Krumm & Linde Bakery", min_width=160,
+                                       elem_id="ab-whom")
+            self.form.show(["data.system"])
+            with gr.Accordion("Test and split", open=False):
+                self.form.show(keys_of("data", without=("data.source", "data.columns", "data.system")))
             self.create = gr.Button("Create the study", variant="primary", elem_id="ab-create")
             self.message = gr.HTML()
 
@@ -86,17 +91,15 @@ class DataSource:
             self.paste_note = gr.HTML(elem_id="ab-paste-note")
 
 
-def column_mapping(mapped: Sequence[str | None]) -> dict[str, str]:
-    """Role → column from the values of the dropdowns; automatically mapped roles are omitted."""
-    chosen = {role: value for role, value in zip(COLUMN_ROLES, mapped, strict=True) if value and value != AUTOMATIC}
-    return {role: "" if value == UNUSED else value for role, value in chosen.items()}
+def system_prompt(called: str, whom: str, before: str) -> str:
+    """The system prompt for a name and an audience; ``before`` is kept if a person wrote it or nothing is given."""
+    called, whom = called.strip(), whom.strip().rstrip(".")
+    if not (called or whom) or before.strip() and not before.startswith(_SYSTEM_START):
+        return before
+    return f"{_SYSTEM_START}{called or 'an assistant'}. You answer questions{f' of {whom}' if whom else ''}."
 
 
-def mapped_roles(columns: dict[str, str]) -> list[str]:
-    """The inverse of :func:`column_mapping`: the values of the dropdowns, in the order of the roles."""
-    return [AUTOMATIC if role not in columns else columns[role] or UNUSED for role in COLUMN_ROLES]
-
-
+_SYSTEM_START = "You are "
 ROWS = (1, 3, 10)
 
 
@@ -121,9 +124,9 @@ NOTHING_YET = empty(
     "Usable pairs, rejected rows with the reason, duplicates, and the split. Nothing is stored until you create the "
     "study.",
 )
-_ROLES = len(COLUMN_ROLES)
-_SHOWN = 9 + _ROLES
+_SHOWN = 13 + 2 + 3 * MAX_COLUMNS
 """Number of outputs of :meth:`NewStudyForm._look`."""
+_HEADER = 2 + 3 * MAX_COLUMNS
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 
@@ -132,11 +135,16 @@ class NewStudyForm:
 
     def __init__(self) -> None:
         self.source, self.origin = gr.State(None), gr.State(None)  # the edited file, and the original
+        self.mapping = gr.State({})  # role → column, as in data.columns
+        self.base = gr.State(None)  # study whose settings the new one takes over
         with gr.Column(visible=False) as self.body:
             with gr.Row():
                 with gr.Column(scale=4, min_width=300):
                     self.upload = DataSource()
                 with gr.Column(scale=7, min_width=300):
+                    self.header = ColumnHeader()
+                    self.once = gr.HTML(elem_id="ab-once")
+                    self.wordings = WordingsForm()
                     self.found = gr.HTML(NOTHING_YET, elem_id="ab-found")
                     self.split = gr.HTML(elem_id="ab-split")
             self.rejected = gr.HTML(elem_id="ab-rejected")
@@ -150,16 +158,16 @@ class NewStudyForm:
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs, revise: gr.Button) -> None:
         """Connect the events; the button ``revise`` loads the data of the selected study for a new one."""
-        upload, editor, seen = self.upload, self.editor, self.seen
-        roles, form = list(upload.roles.values()), upload.form.inputs
-        shown = [upload.brief, self.found, self.split, self.rejected, self.left_out, upload.mapping, upload.naming,
-                 editor.body, upload.add_pasted, *roles]
-        new = [self.source, self.origin, upload.name, upload.message, editor.message, *shown]
+        upload, editor, seen, extra = self.upload, self.editor, self.seen, self.wordings
+        mapping, form = self.mapping, upload.form.inputs
+        shown = [upload.brief, self.found, self.split, self.rejected, self.left_out, upload.naming, editor.body,
+                 upload.add_pasted, self.once, extra.body, extra.table, extra.message, mapping, *self.header.outputs]
+        new = [self.source, self.origin, self.base, upload.name, upload.message, editor.message, *shown]
         looked: dict[str, Any] = {**_PRIVATE, "show_progress_on": self.found}
         settled: dict[str, Any] = {**_PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
-        edit = [self.source, editor.held, editor.table, *roles, *form]  # the data and the table's unsaved edits
+        edit = [self.source, editor.held, editor.table, mapping, *form]  # the data and the table's unsaved edits
         checked = [self.source, editor.message, *shown]
-        view = [self.source, seen.rows, *roles, *form]
+        view = [self.source, seen.rows, mapping, *form]
         events = [
             upload.file.upload(self._load_file, [upload.file, *form], new, **looked),
             upload.file.clear(self._clear, None, new, show_progress="hidden", **_PRIVATE),
@@ -170,22 +178,35 @@ class NewStudyForm:
                                     **looked),
             revise.click(self._revise, picker, [picker, *form, upload.file, *new], **_PRIVATE),
             # A choice made while another one is being processed must not be dropped or overwritten by its result.
-            gr.on([role.input for role in roles], self._remap, edit, [self.source, *shown[:-_ROLES]],
-                  trigger_mode="always_last", **looked),
+            gr.on([role.input for role in self.header.roles], self._remap, [*self.header.roles, *edit],
+                  [self.source, *shown], trigger_mode="always_last", **looked),
             editor.check.click(self._recheck, edit, checked, **looked),
-            editor.undo.click(self._undo, [self.origin, *roles, *form], checked, **looked),
+            editor.undo.click(self._undo, [self.origin, mapping, *form], checked, **looked),
+            extra.use.click(self._use_wordings, [extra.table, *edit], [self.source, *shown], **looked),
         ]
         for event in events:
-            event.then(self._first_rows, [self.source, *roles], editor.outputs, **settled).then(
+            event.then(self._first_rows, [self.source, mapping], editor.outputs, **settled).then(
                 self._model_view, view, seen.outputs, **settled)
         # Edits are checked before other rows are shown, so that they are not lost.
         gr.on([editor.which.input, editor.search.submit], partial(self._recheck, requested=False), edit, checked,
-              **settled).then(self._rows, [self.source, editor.which, editor.search, *roles], editor.outputs, **settled)
-        gr.on([component.change for component in form], self._split, [self.source, *roles, *form], self.split,
-              **settled).then(self._model_view, view, seen.outputs, **settled)
+              **settled).then(self._rows, [self.source, editor.which, editor.search, mapping], editor.outputs,
+                              **settled)
+        gr.on([component.change for component in form], self._split, [self.source, mapping, *form],
+              [self.split, self.once], **settled).then(self._model_view, view, seen.outputs, **settled)
         seen.rows.input(self._model_view, view, seen.outputs, **settled)
-        upload.create.click(self._create, [upload.name, *edit], [picker, tabs, upload.message],
-                           show_progress_on=upload.message, **_PRIVATE)
+        system = upload.form.components["data.system"]
+        gr.on([upload.called.input, upload.whom.input], system_prompt, [upload.called, upload.whom, system], system,
+              **settled)
+        told = [extra.message, extra.table]
+        on_table: dict[str, Any] = {**_PRIVATE, "show_progress_on": extra.message}
+        extra.use_pasted.click(self._match, [self.source, mapping, extra.pasted], told, **on_table)
+        extra.file.upload(self._match_file, [self.source, mapping, extra.file], told, **on_table)
+        drafting = extra.draft.click(
+            self._draft, [self.source, mapping, self.base, extra.by, extra.url, extra.model, extra.number], told,
+            **on_table)
+        extra.stop.click(None, None, None, cancels=[drafting])
+        upload.create.click(self._create, [upload.name, self.base, *edit], [picker, tabs, upload.message],
+                            show_progress_on=upload.message, **_PRIVATE)
 
     # adding data
 
@@ -205,13 +226,12 @@ class NewStudyForm:
         try:
             path, note = write_pasted(text, new_folder(), name="pasted-pairs")
         except DataError as error:
-            return [error_callout(error.to_record()), *[gr.skip()] * (1 + 5 + _SHOWN)]
+            return [error_callout(error.to_record()), *[gr.skip()] * (1 + 6 + _SHOWN)]
         return [callout("info", note), None, *self._new(path, form)]
 
     @user_facing_errors
     def _add_pasted(self, text: str, source: str | None, held: str, lines: Sequence[Sequence[Any]],
-                    *shown: Any) -> list[Any]:
-        columns = column_mapping(shown[:_ROLES])
+                    columns: dict[str, str], *form: Any) -> list[Any]:
         try:
             path, note = write_pasted(text, new_folder())
             pasted = load_pairs(path)
@@ -227,7 +247,7 @@ class NewStudyForm:
             "warn" if lost else "good", f"{len(pasted.pairs)} pairs were added at the end",
             f"{note} {len(pasted.rejected)} could not be read and were not added ({lost})." if lost else note,
         )
-        return [message, str(target), *self._look(str(target), *shown)]
+        return [message, str(target), *self._look(str(target), columns, *form)]
 
     @user_facing_errors
     def _revise(self, name: str | None) -> list[Any]:
@@ -236,78 +256,84 @@ class NewStudyForm:
             raise DataError("the data file is not in the study's folder", remedy="Upload it again under New study")
         config = study.config
         form = self.upload.form.values(config)
-        return [None, *form, None, *self._new(study.source, form, name, mapped_roles(config.data.columns))]
+        return [None, *form, None, *self._new(study.source, form, name, config.data.columns, base=study.name)]
 
-    def _new(self, path: Path, form: Sequence[Any], name: str | None = None,
-             mapped: Sequence[str] = (AUTOMATIC,) * _ROLES) -> list[Any]:
-        """All outputs of new data, from ``source`` to the column mapping."""
+    def _new(self, path: Path, form: Sequence[Any], name: str | None = None, columns: dict[str, str] | None = None,
+             base: str | None = None) -> list[Any]:
+        """All outputs of new data, from ``source`` to the columns."""
         place = str(path)
-        return [place, place, unused_name(name or path.name.split(".")[0]), "", "", *self._look(place, *mapped, *form)]
+        if columns is None:
+            columns = dict(inspect_file(path, {}).guessed)
+        return [place, place, base, unused_name(name or path.name.split(".")[0]), "", "",
+                *self._look(place, columns, *form)]
 
     def _clear(self) -> list[Any]:
         hidden = gr.update(visible=False)
-        return [None, None, "", "", "", "", NOTHING_YET, "", "", *[hidden] * 5, *[gr.skip()] * _ROLES]
+        return [None, None, None, "", "", "", "", NOTHING_YET, "", "", *[hidden] * 4, "", hidden, gr.skip(), "", {},
+                *self.header.values(None)]
 
     # showing data
 
-    def _look(self, path: str | None, *shown: Any) -> list[Any]:
-        """Outputs for a file with the mapped columns; the mapping is opened if the columns are the problem."""
+    def _look(self, path: str | None, columns: dict[str, str], *form: Any) -> list[Any]:
+        """Outputs for a file with the mapped columns."""
         if not path:
-            return self._clear()[5:]
-        mapped, form = shown[:_ROLES], shown[_ROLES:]
-        columns = column_mapping(mapped)
+            return self._clear()[6:]
         seen = inspect_file(Path(path), columns)
-        roles = []
-        for role, value in zip(COLUMN_ROLES, mapped, strict=True):
-            found = seen.findings.dataset.columns.get(role) if seen.findings else None
-            automatic = (f"{AUTOMATIC}  {found}" if found else AUTOMATIC, AUTOMATIC)
-            choices = [automatic, *((name, name) for name in (UNUSED, *seen.columns))]
-            roles.append(gr.update(choices=choices, value=value))
-        changed = any(value != AUTOMATIC for value in mapped)
-        opened = gr.update(visible=bool(seen.columns), open=seen.findings is None or changed)
+        first = inspect_file(Path(path), {})
+        guess = first.guessed if dict(first.guessed) == columns else {}
+        header = self.header.values(replace(seen, guessed=guess))
         hidden, readable = gr.update(visible=False), gr.update(visible=True)
         if seen.findings is None:
-            view = unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns, seen.peek)
-            return [brief_view(None), view, "", "", hidden, opened, hidden, hidden, hidden, *roles]
+            view = unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns)
+            return [brief_view(None), view, "", "", *[hidden] * 4, "", hidden, gr.skip(), "", columns, *header]
         findings, record = seen.findings, seen.findings.to_record()
         csv = left_out_download(Path(path), columns, Path(path).name.split(".")[0])
-        return [brief_view(record), card(f"Findings in {Path(path).name}", findings_view(record)),
-                self._split_of(seen, form), rejected_view(findings.left_out, findings.dataset.rows),
-                gr.update(value=csv, visible=csv is not None), opened, gr.update(visible=findings.can_start()),
-                readable, readable, *roles]
+        split, once = self._split_of(seen, form)
+        return [brief_view(record), card(f"Findings in {Path(path).name}", findings_view(record)), split,
+                rejected_view(findings.left_out, findings.dataset.rows, findings.dataset.numbers),
+                gr.update(value=csv, visible=csv is not None), gr.update(visible=findings.can_start()), readable,
+                readable, once, gr.update(visible=True, open=bool(once)),
+                wording_lines(findings, [], accepted=True), "", columns, *header]
 
     @user_facing_errors
-    def _remap(self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any) -> list[Any]:
-        if path:
-            path = str(edited_file(Path(path), column_mapping(shown[:_ROLES]), held, lines)[0])
-        return [path, *self._look(path, *shown)[:-_ROLES]]
-
-    def _split(self, path: str | None, *shown: Any) -> Any:
+    def _remap(self, *shown: Any) -> list[Any]:
+        values, (path, held, lines, columns, *form) = shown[:MAX_COLUMNS], shown[MAX_COLUMNS:]
         if not path:
-            return gr.skip()
-        return self._split_of(inspect_file(Path(path), column_mapping(shown[:_ROLES])), shown[_ROLES:])
+            return [gr.skip()] * (1 + _SHOWN)
+        seen = inspect_file(Path(path), columns)
+        names = shown_columns(seen.columns, seen.roles)
+        chosen, cleared = choose_roles(seen.columns, names, seen.roles, values[:len(names)])
+        path = str(edited_file(Path(path), columns, held, lines)[0])
+        header = [gr.update(value=UNUSED) if place in cleared else gr.skip() for place in range(MAX_COLUMNS)]
+        looked = self._look(path, chosen, *form)[:-_HEADER]
+        note = self.header.values(inspect_file(Path(path), chosen))[1]
+        return [path, *looked, gr.skip(), note, *[gr.skip()] * MAX_COLUMNS, *header, *[gr.skip()] * MAX_COLUMNS]
 
-    def _split_of(self, seen: Inspection, form: Sequence[Any]) -> Markup | str:
+    def _split(self, path: str | None, columns: dict[str, str], *form: Any) -> list[Any]:
+        return list(self._split_of(inspect_file(Path(path), columns), form)) if path else [gr.skip()] * 2
+
+    def _split_of(self, seen: Inspection, form: Sequence[Any]) -> tuple[Markup | str, Markup | str]:
+        """The split, and what a test can show where each answer occurs once."""
         if seen.findings is None or not seen.findings.can_start():
-            return ""
+            return "", ""
         try:
             config = self.upload.form.read(form, StudyConfig()).data
         except AssistantBuilderError as error:
-            return error_callout(error.to_record())
+            return error_callout(error.to_record()), ""
         split = preview_split(seen.findings, config)
         if isinstance(split, dict):
-            return error_callout(split)
+            return error_callout(split), ""
         record = split.to_record()
-        return (card("Split", split_view(record, heldout_power(record)))
-                + leaks_view(record["leaks"], record["leaks_removed"]))
+        leaks = leaks_view(record["leaks"], record["leaks_removed"], seen.findings.dataset.numbers)
+        return card("Split", split_view(record, heldout_power(record))) + leaks, once_view(count_wordings(record))
 
     @user_facing_errors
-    def _model_view(self, path: str | None, rows: int, *shown: Any) -> list[Any]:
+    def _model_view(self, path: str | None, rows: int, columns: dict[str, str], *form: Any) -> list[Any]:
         try:
-            config = self.upload.form.read(shown[_ROLES:], StudyConfig())
+            config = self.upload.form.read(form, StudyConfig())
         except AssistantBuilderError:  # the split shows this error
             return [gr.skip()] * 3
-        data = config.data.model_copy(update={"columns": column_mapping(shown[:_ROLES])})
+        data = config.data.model_copy(update={"columns": columns})
         config = config.model_copy(update={"data": data})
         text, lengths = template_preview(Path(path), config, rows) if path else (Markup(""), Markup(""))
         return [gr.update(visible=bool(text)), text, lengths]
@@ -315,48 +341,92 @@ class NewStudyForm:
     # editing data
 
     @user_facing_errors
-    def _first_rows(self, path: str | None, *mapped: Any) -> list[Any]:
-        return self._rows(path, None, "", *mapped)
+    def _first_rows(self, path: str | None, columns: dict[str, str]) -> list[Any]:
+        return self._rows(path, None, "", columns)
 
     @user_facing_errors
-    def _rows(self, path: str | None, which: Any, search: str, *mapped: Any) -> list[Any]:
-        return self.editor.values(path, column_mapping(mapped), which, search)
+    def _rows(self, path: str | None, which: Any, search: str, columns: dict[str, str]) -> list[Any]:
+        return self.editor.values(path, columns, which, search)
 
     @user_facing_errors
-    def _recheck(self, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any,
-                 requested: bool = True) -> list[Any]:
+    def _recheck(self, path: str | None, held: str, lines: Sequence[Sequence[Any]], columns: dict[str, str],
+                 *form: Any, requested: bool = True) -> list[Any]:
         edits = None
         if path:
-            edited, edits = edited_file(Path(path), column_mapping(shown[:_ROLES]), held, lines)
+            edited, edits = edited_file(Path(path), columns, held, lines)
         if not edits:
             message = callout("info", "No cell was changed") if requested else gr.skip()
             return [gr.skip(), message, *[gr.skip()] * _SHOWN]
         done = callout("good", f"Checked again: {edits_summary(edits)}", "The findings above include the edits.")
-        return [str(edited), done, *self._look(str(edited), *shown)]
+        return [str(edited), done, *self._look(str(edited), columns, *form)]
 
     @user_facing_errors
-    def _undo(self, origin: str | None, *shown: Any) -> list[Any]:
+    def _undo(self, origin: str | None, columns: dict[str, str], *form: Any) -> list[Any]:
         if not origin:
             return [gr.skip()] * (2 + _SHOWN)
-        return [origin, callout("info", "All edits were undone"), *self._look(origin, *shown)]
+        known = set(inspect_file(Path(origin), {}).columns)  # added wordings have a column of their own
+        columns = {role: name for role, name in columns.items() if not name or name in known}
+        return [origin, callout("info", "All edits were undone"), *self._look(origin, columns, *form)]
+
+    # other wordings
+
+    @user_facing_errors
+    def _match(self, path: str | None, columns: dict[str, str], text: str) -> list[Any]:
+        return self.wordings.matched(_findings(path, columns), text=text)
+
+    @user_facing_errors
+    def _match_file(self, path: str | None, columns: dict[str, str], file: str) -> list[Any]:
+        return self.wordings.matched(_findings(path, columns), path=file)
+
+    @user_facing_errors
+    def _draft(self, path: str | None, columns: dict[str, str], base: str | None, by: str, url: str, model: str,
+               number: int, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008 - gradio requires it
+        return self.wordings.drafted(_findings(path, columns), base, by, url, model, number, progress)
+
+    @user_facing_errors
+    def _use_wordings(self, table: Sequence[Sequence[Any]], path: str | None, held: str,
+                      lines: Sequence[Sequence[Any]], columns: dict[str, str], *form: Any) -> list[Any]:
+        accepted = accepted_wordings(_findings(path, columns), table)
+        base, _ = edited_file(Path(path or ""), columns, held, lines)
+        target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
+        columns = add_wordings(base, accepted, target, columns)
+        looked = self._look(str(target), columns, *form)
+        looked[_MESSAGE] = callout("good", f"{plural(len(accepted), 'wording')} were added",
+                                   "They are rows of the data now; “Undo all edits” removes them.")
+        return [str(target), *looked]
 
     # creating a study
 
     @user_facing_errors
-    def _create(self, name: str, path: str | None, held: str, lines: Sequence[Sequence[Any]], *shown: Any) -> list[Any]:
+    def _create(self, given: str, base: str | None, path: str | None, held: str, lines: Sequence[Sequence[Any]],
+                columns: dict[str, str], *form: Any) -> list[Any]:
         if not path:
             raise DataError("there is no data file yet", remedy="Upload one, or try the example")
-        columns = column_mapping(shown[:_ROLES])
         try:
             source, edits = edited_file(Path(path), columns, held, lines)
             if edits and not (findings := inspect_file(source, columns).findings):
                 raise DataError("the edited rows cannot be read", remedy="Press “Check again” to see why")
             if edits and findings:
                 findings.require_start()
-            tree = self.upload.form.read(shown[_ROLES:], StudyConfig()).model_dump(mode="json")
-            tree["name"] = name.strip()
+            start = Study.open(base).config if base else StudyConfig()
+            config = self.upload.form.read(form, start).named(given)
+            if config.title:
+                config = config.model_copy(update={"name": unused_name(config.name)})
+            tree = config.model_dump(mode="json")
             tree["data"] |= {"source": source.name, "columns": columns}
             study = Study.create(parse_config(tree, where="settings"), source)
         except AssistantBuilderError as error:
             return [gr.skip(), gr.skip(), error_callout(error.to_record())]
-        return [gr.update(choices=[study.name], value=study.name), gr.Tabs(selected="plan"), ""]
+        label = picker_label(study.name, "queued")
+        return [gr.update(choices=[(label, study.name)], value=study.name), gr.Tabs(selected="train"), ""]
+
+
+_MESSAGE = 11
+"""Place of the message about wordings in the outputs of :meth:`NewStudyForm._look`."""
+
+
+def _findings(path: str | None, columns: dict[str, str]) -> Findings:
+    found = inspect_file(Path(path), columns).findings if path else None
+    if found is None:
+        raise DataError("there is no readable data file yet", remedy="Upload one first")
+    return found

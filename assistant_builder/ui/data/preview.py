@@ -7,16 +7,17 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, check_name
+from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, slug
 from assistant_builder.data import Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
+from assistant_builder.data.columns import automatic_roles, guess_columns
 from assistant_builder.data.edit import cell_text
-from assistant_builder.data.load import read_table
+from assistant_builder.data.load import first_rows, read_table
 from assistant_builder.errors import DataError, ModelError
 from assistant_builder.models.template_preview import Lengths, local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
@@ -24,8 +25,6 @@ from assistant_builder.study import Study
 from assistant_builder.ui.data.view import lengths_view, plain_view, rendered_view
 from assistant_builder.ui.html import Markup, error_callout
 from assistant_builder.ui.study_snapshot import stamp
-
-_PEEK = 3
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,17 @@ class Inspection:
         findings: Result of the check; None if the file cannot be read.
         columns: Columns of the file, if they are known.
         error: Record of the error if it cannot be read.
-        peek: Cells of the first rows as text, if the roles of the columns are unknown.
+        peek: Cells of the first rows as text.
+        roles: Role → column.
+        guessed: Question and answer column by their content, if their names do not tell.
     """
 
     findings: Findings | None
     columns: tuple[str, ...] = ()
     error: dict[str, Any] | None = None
     peek: tuple[tuple[str, ...], ...] = ()
+    roles: Mapping[str, str | None] = field(default_factory=dict)
+    guessed: Mapping[str, str] = field(default_factory=dict)
 
 
 def inspect_file(path: Path, columns: Mapping[str, str]) -> Inspection:
@@ -58,7 +61,8 @@ def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...]) -> Insp
     """``seen`` is the stamp of the file, so that a replaced file is read again."""
     try:
         dataset = load_pairs(path, columns=dict(columns))
-        return Inspection(check_pairs(dataset), dataset.column_names)
+        return Inspection(check_pairs(dataset), dataset.column_names, None, _peek(dataset.column_names,
+                          dataset.first_rows), dataset.columns)
     except DataError as error:
         record = error.to_record()
         record["where"] = record["where"].replace(path, Path(path).name)  # the path is temporary
@@ -66,9 +70,13 @@ def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...]) -> Insp
         table = read_table(Path(path))
     except DataError:
         return Inspection(None, (), record)
-    first = [row.cells for row in table.rows if row.cells is not None][:_PEEK]
-    rows = tuple(tuple(cell_text(cells.get(name)) for name in table.columns) for cells in first)
-    return Inspection(None, table.columns, record, rows)
+    chosen = {role: name for role, name in columns if name}
+    return Inspection(None, table.columns, record, _peek(table.columns, first_rows(table)),
+                      {**automatic_roles(table.columns), **chosen}, guess_columns(table) or {})
+
+
+def _peek(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(cell_text(cells.get(name)) for name in columns) for cells in rows)
 
 
 def preview_split(findings: Findings, config: DataConfig) -> Split | dict[str, Any]:
@@ -115,11 +123,7 @@ def _title(folder: Path) -> str:
 
 def unused_name(proposed: str) -> str:
     """A valid study name from any text, with a number if the name is taken."""
-    base = re.sub(r"[^a-z0-9]+", "-", proposed.lower()).strip("-")[:48].strip("-") or "study"
-    try:
-        check_name(base)
-    except ValueError:
-        base = f"study-{base}"
+    base = slug(proposed)
     taken = {study.name for study in Study.all()}
     numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
     return base if base not in taken else next(name for name in numbered if name not in taken)
@@ -148,7 +152,7 @@ def template_preview(path: Path, config: StudyConfig, rows: int, *, first: Seque
         first = [with_system(pair, config.data.system) for pair in findings.usable[:rows]]
     folder = local_model_folder(config.model)
     if folder is None:
-        return plain_view(first, config.model.base), Markup("")
+        return plain_view(first, config.model.base, findings.dataset.numbers), Markup("")
     try:
         limit = config.train.max_length
         seen = stamp(folder / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"))
@@ -156,8 +160,10 @@ def template_preview(path: Path, config: StudyConfig, rows: int, *, first: Seque
         columns = tuple(config.data.columns.items())
         lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, limit, seen, day)
     except ModelError as error:
-        return error_callout(error.to_record()) + plain_view(first, config.model.base), Markup("")
-    return rendered_view(first, rendered, config.model.base, limit), lengths_view(lengths, config.eval.max_new_tokens)
+        plain = plain_view(first, config.model.base, findings.dataset.numbers)
+        return error_callout(error.to_record()) + plain, Markup("")
+    shown = rendered_view(first, rendered, config.model.base, limit, findings.dataset.numbers)
+    return shown, lengths_view(lengths, config.eval.max_new_tokens)
 
 
 def with_system(pair: Pair, system: str | None) -> Pair:

@@ -114,7 +114,8 @@ def editor_view(path: Path, columns: Mapping[str, str], which: RowFilter | None,
     if search.strip():
         wanted = search.strip().casefold()
         lines = edit_grid(table, numbers, reasons)
-        numbers = [int(line[0]) for line in lines if any(wanted in cell.casefold() for cell in line[1:])]
+        numbers = [table.numbers.row_of(int(line[0])) for line in lines
+                   if any(wanted in cell.casefold() for cell in line[1:])]
     shown = numbers[:MAX_ROWS]
     counts = {kind: len(rows) for kind, rows in groups.items()}
     return EditorView(table.columns, edit_grid(table, shown, reasons), shown, len(numbers), counts)
@@ -162,11 +163,12 @@ def edited_file(path: Path, columns: Mapping[str, str], held: str,
     given = EditorRows.from_text(held)
     if given.path != str(path):
         return path, Edits()
-    rows, edits = apply_edits(_table(path, columns), given.rows, lines)
+    table = _table(path, columns)
+    rows, edits = apply_edits(table, given.rows, lines)
     if not edits:
         return path, edits
     target = new_folder() / f"{path.name.split('.')[0]}{JSONL_SUFFIX}"
-    write_rows(rows, target)
+    write_rows(rows, target, table.numbers)
     return target, edits
 
 

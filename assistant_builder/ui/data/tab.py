@@ -126,7 +126,7 @@ def _source_view(study: Study) -> Markup:
         return empty("The data file is not in the folder of the study", f"It is read from {study.config.data.source}.")
     seen = inspect_file(study.source, study.config.data.columns)
     if seen.findings is None:
-        return unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns, seen.peek)
+        return unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns)
     split = preview_split(seen.findings, study.config.data)
     record = None if isinstance(split, dict) else split.to_record()
     return study_data_view(seen.findings.to_record(), record, heldout_power(record) if record else None,

@@ -12,6 +12,8 @@ from typing import Any
 from markupsafe import Markup
 
 from assistant_builder.data import Message, Pair, RejectedRow
+from assistant_builder.data.types import RowNumbers
+from assistant_builder.data.wordings import count_wordings
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
@@ -20,6 +22,9 @@ from evals.report.format import count, percent
 SPLIT_TITLES = {"train": "Training", "validation": "Validation", "heldout": "Held-out"}
 _TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "info": "info"}
 _MAX_ROWS = 200
+FEW_ROWS = 30
+"""Rows below which an assistant can hardly be useful."""
+_PLAIN = RowNumbers()
 _MAX_LISTED = 50
 _GOOD_POINTS, _FAIR_POINTS = 5.0, 12.0
 """Minimum detectable differences, in percentage points, up to which the held-out set counts as good and fair."""
@@ -33,17 +38,28 @@ def findings_view(record: Mapping[str, Any]) -> Markup:
                ("Exact copies", count(record["exact_duplicates"]), "left out"),
                ("Near-duplicates", count(record["near_duplicates"]), "kept, checked for leaks"),
                ("Conflicts", count(record["conflicts"]), "one question, several answers")]
-    found = join(_problem(problem) for problem in record.get("problems", ()))
+    numbers = row_numbers(record)
+    found = join(_problem(problem, numbers) for problem in record.get("problems", ()))
     notes = fold("How the file was read", items(map(use_page_labels, record["notes"]))) if record["notes"] else ""
-    return join([tiles(figures), found, _examples(record.get("details", {})), notes])
+    which = Markup('<p class="ab-note-line">{}</p>').format(numbers.note) if numbers.note else ""
+    return join([tiles(figures), found, _examples(record.get("details", {}), numbers), which, notes])
 
 
-def _examples(details: Mapping[str, Any]) -> Markup:
+def row_numbers(record: Mapping[str, Any] | None) -> RowNumbers:
+    """The row numbers of ``Findings.to_record()``; plain ones for a record of an earlier version."""
+    found = (record or {}).get("row_numbers") or {}
+    return RowNumbers(found.get("note", ""), tuple((first, added) for first, added in found.get("starts", ())))
+
+
+def _examples(details: Mapping[str, Any], numbers: RowNumbers) -> Markup:
     """Lists of duplicate and contradicting rows."""
-    copies = [(str(entry["row"]), str(entry["of"])) for entry in details.get("exact_duplicates", ())]
-    near = [(str(entry["row"]), cut(entry["question"], 160), str(entry["of"]), cut(entry["other"], 160),
+    def shown(row: int) -> str:
+        return str(numbers.shown(row))
+
+    copies = [(shown(entry["row"]), shown(entry["of"])) for entry in details.get("exact_duplicates", ())]
+    near = [(shown(entry["row"]), cut(entry["question"], 160), shown(entry["of"]), cut(entry["other"], 160),
              percent(entry["similarity"], 0)) for entry in details.get("near_duplicates", ())]
-    conflicts = [(cut(entry["text"], 160), ", ".join(map(str, entry["rows"][:12])))
+    conflicts = [(cut(entry["text"], 160), ", ".join(map(shown, entry["rows"][:12])))
                  for entry in details.get("conflicts", ())]
     kinds = (("Exact copies", ("Row", "Copy of row"), copies, (0, 1)),
              ("Near-duplicates", ("Row", "Question", "Similar row", "Its question", "Shared words"), near, (0, 2, 4)),
@@ -52,21 +68,22 @@ def _examples(details: Mapping[str, Any]) -> Markup:
                 for title, headers, rows, numeric in kinds if rows)
 
 
-def _problem(problem: Mapping[str, Any]) -> Markup:
-    numbers = problem.get("rows") or ()
-    shown = ", ".join(map(str, numbers[:12])) + (" …" if len(numbers) > 12 else "")
-    rows = f"Row{'s' if len(numbers) > 1 else ''} {shown}" if numbers else ""
+def _problem(problem: Mapping[str, Any], numbers: RowNumbers) -> Markup:
+    found = problem.get("rows") or ()
+    shown = ", ".join(str(numbers.shown(row)) for row in found[:12]) + (" …" if len(found) > 12 else "")
+    rows = f"Row{'s' if len(found) > 1 else ''} {shown}" if found else ""
     return Markup('<div class="ab-finding ab-{}"><strong>{}</strong> <span>{}</span>{}</div>').format(
-        _TONES[problem["severity"]], use_page_labels(problem["title"]), use_page_labels(problem["detail"]),
+        _TONES[problem["severity"]], use_page_labels(problem["title"]),
+        use_page_labels(numbers.in_text(problem["detail"])),
         Markup("<small>{}</small>").format(rows) if rows else "")
 
 
-def rejected_view(rejected: Sequence[RejectedRow], of: int) -> Markup:
+def rejected_view(rejected: Sequence[RejectedRow], of: int, numbers: RowNumbers = _PLAIN) -> Markup:
     """The rows that are left out, with the reason and their contents."""
     if not rejected:
         return Markup("")
-    rows = [(str(entry.row), use_page_labels(entry.reason), cut(_cells(entry.record), 160))
-            for entry in rejected[:_MAX_ROWS]]
+    rows = [(str(numbers.shown(entry.row)), use_page_labels(numbers.in_text(entry.reason)),
+             cut(_cells(entry.record), 160)) for entry in rejected[:_MAX_ROWS]]
     title = f"{count(len(rejected))} of {count(of)} rows left out"
     body = table(("Row", "Reason", "Contents"), rows, numeric=(0,))
     if len(rejected) > _MAX_ROWS:
@@ -124,13 +141,15 @@ def power_view(power: Mapping[str, Any]) -> Markup:
     return callout(tone, title, body, remedy) + details
 
 
-def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int) -> Markup:
+def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int, numbers: RowNumbers = _PLAIN) -> Markup:
     """Held-out questions that also occur in training or validation."""
     if not leaks:
         return Markup("")
     kinds = {"exact": "the same", "near": "nearly the same words", "embedding": "the same meaning"}
-    rows = [(*(f"{leak[f'{side}_row']}: {cut(leak[f'{side}_question'], 160)}" for side in ("heldout", "other")),
-             f"{kinds[leak['kind']]}, {'removed' if leak['removed'] else 'kept'}") for leak in leaks[:_MAX_LISTED]]
+    sides = [[f"{numbers.shown(leak[f'{side}_row'])}: {cut(leak[f'{side}_question'], 160)}"
+              for side in ("heldout", "other")] for leak in leaks[:_MAX_LISTED]]
+    rows = [(*texts, f"{kinds[leak['kind']]}, {'removed' if leak['removed'] else 'kept'}")
+            for texts, leak in zip(sides, leaks, strict=False)]
     one = len(leaks) == 1
     what = f"test {'question also occurs' if one else 'questions also occur'} in training"
     done = f"{count(removed)} removed from the test" if removed else "kept in the test"
@@ -175,21 +194,20 @@ def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any]
     """
     columns = findings["columns"].items() if findings else ()
     roles = [(ROLE_TITLES.get(role, role), name) for role, name in columns if name]
-    return join((card("Findings", findings_view(findings)) if findings else "",
+    numbers, once = row_numbers(findings), count_wordings(split) if split else None
+    helps = Markup("") if once is None or not once.occurs_once else callout(
+        "warn", once.title, once.meaning, f"{once.remedy} Press “Edit a copy for a new study”.")
+    return join((helps, card("Findings", findings_view(findings)) if findings else "",
                  card("Split", split_view(split, power)) if split else "",
-                 leaks_view(leaks, sum(leak["removed"] for leak in leaks)), lookup_view(recall),
+                 leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers), lookup_view(recall),
                  Markup('<p class="ab-note-line">{}</p>').format(approach) if approach else "",
-                 rejected_view(rejected, findings["rows"] if findings else len(rejected)),
+                 rejected_view(rejected, findings["rows"] if findings else len(rejected), numbers),
                  card("Columns", table(("Role", "Column in the file"), roles)) if findings else ""))
 
 
-def unreadable_view(error: Mapping[str, Any], columns: Sequence[str], peek: Sequence[Sequence[str]] = ()) -> Markup:
-    """The record of the error of a file that cannot be read, with its first rows if its columns are known."""
-    if not columns:
-        return error_callout(error)
-    note = Markup("<p>Select the columns under “{}”.</p>").format(MAPPING_TITLE)
-    rows = table(columns, [[cut(cell, 120) for cell in row] for row in peek])
-    return error_callout(error) + card("The first rows of the file", note, rows)
+def unreadable_view(error: Mapping[str, Any], columns: Sequence[str]) -> Markup:
+    """The record of the error of a file that cannot be read; its columns can be chosen if they are known."""
+    return error_callout({**error, "remedy": f"Choose them under “{MAPPING_TITLE}”."} if columns else error)
 
 
 def brief_view(record: Mapping[str, Any] | None) -> Markup:
@@ -200,6 +218,8 @@ def brief_view(record: Mapping[str, Any] | None) -> Markup:
     tone, text = "good", f"{count(record['usable'])} of {count(record['rows'])} rows can be used"
     if not record["can_start"]:
         tone, text = "bad", f"{text}, too few for a study"
+    elif record["usable"] < FEW_ROWS:
+        tone, text = "warn", f"{text}: enough to try the page, too few for a useful assistant (about {FEW_ROWS})"
     elif record["usable"] < record["rows"]:
         tone = "warn"
     return Markup('<p class="ab-brief ab-{}" role="status">{}</p>').format(tone, text)
@@ -212,12 +232,12 @@ _TURNS = {"system": "System prompt", "user": "Question", "assistant": "Answer"}
 
 
 def rendered_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str,
-                  max_length: int) -> Markup:
+                  max_length: int, numbers: RowNumbers = _PLAIN) -> Markup:
     """The first rows in the chat template of the base model, truncated at ``max_length`` tokens as in training.
 
     ``rendered`` has the training sequences of each row.
     """
-    rows = join(_row(pair, sequence, max_length) for pair, found in zip(pairs, rendered, strict=True)
+    rows = join(_row(numbers.shown(pair.row), sequence, max_length) for pair, found in zip(pairs, rendered, strict=True)
                 for sequence in found)
     text = Markup(
         "<p>Your rows in the form in which <b>{}</b> is trained on them. Words in small frames are special tokens of "
@@ -235,7 +255,7 @@ def _legend(any_cut: bool) -> Markup:
         "<li><span>Plain</span> context that it reads</li>{}</ul>").format(struck if any_cut else "")
 
 
-def _row(pair: Pair, sequence: RenderedSequence, max_length: int) -> Markup:
+def _row(row: int, sequence: RenderedSequence, max_length: int) -> Markup:
     facts = f"{count(sequence.tokens)} tokens, {count(sequence.learned)} of them learned"
     if sequence.tokens > max_length:
         facts += f", truncated after {count(max_length)}"
@@ -244,7 +264,7 @@ def _row(pair: Pair, sequence: RenderedSequence, max_length: int) -> Markup:
     return Markup(
         '<figure class="ab-seen"><figcaption>Row {} <span>· {}</span></figcaption>'
         '<div class="ab-seen-text" tabindex="0" role="group" aria-label="Row {} as the model sees it">{}</div></figure>'
-    ).format(pair.row, facts, pair.row, join(_runs(sequence.segments)))
+    ).format(row, facts, row, join(_runs(sequence.segments)))
 
 
 def _runs(segments: Sequence[Segment]) -> list[Markup]:
@@ -265,7 +285,7 @@ def _shortened(text: str) -> str:
     return text[: _MAX_CHARACTERS * 3 // 4] + left_out + text[-_MAX_CHARACTERS // 4 :]
 
 
-def plain_view(pairs: Sequence[Pair], model: str) -> Markup:
+def plain_view(pairs: Sequence[Pair], model: str, numbers: RowNumbers = _PLAIN) -> Markup:
     """The first rows turn by turn, for a base model that is not on this machine."""
     def turn(message: Message) -> Markup:
         text = Markup('<mark class="ab-learned">{}</mark>' if message.role == "assistant" else "{}")
@@ -273,7 +293,7 @@ def plain_view(pairs: Sequence[Pair], model: str) -> Markup:
             _TURNS[message.role], text.format(_shortened(message.content)))
 
     row = Markup('<figure class="ab-seen"><figcaption>Row {}</figcaption>{}</figure>')
-    rows = join(row.format(pair.row, join(map(turn, pair.messages))) for pair in pairs)
+    rows = join(row.format(numbers.shown(pair.row), join(map(turn, pair.messages))) for pair in pairs)
     note = callout("info", f"The files of {model} are not on this machine yet", "They are downloaded when the study "
                    "first runs. Until then the rows are shown turn by turn, without the special tokens of the chat "
                    "template and without their lengths.")

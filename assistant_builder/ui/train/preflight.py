@@ -1,6 +1,6 @@
 """Preflight checks of a study: the data, steps, memory and time of a run, and what forbids or advises against it.
 
-Errors prevent a start; the user can confirm warnings. No gradio, no model.
+Errors prevent a start, warnings do not. No gradio, no model.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +20,14 @@ from markupsafe import Markup
 
 from assistant_builder.arms import TWINS, label, named
 from assistant_builder.atomic_io import read_json
-from assistant_builder.config import PRESET_LABELS, PRESETS, DataConfig, StudyConfig, option_fields
+from assistant_builder.config import PRESET_LABELS, PRESETS, DataConfig, ModelConfig, StudyConfig, option_fields
 from assistant_builder.data import Split, load_split
+from assistant_builder.data.wordings import WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.catalog import ModelRef, resolve
+from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.models.template_preview import download_bytes
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.planning.memory_check import refusal
 from assistant_builder.planning.plan import Lengths, Plan, plan_study
@@ -44,6 +48,8 @@ FEW_PAIRS = 50
 FEW_HELDOUT = 30
 """Held-out answers below which only a large difference between the assistants can be detected."""
 FEW_STEPS = 10
+_HUB_SECONDS, _HUB_WAIT = 60.0, 3.0
+"""How often the hub is asked whether it responds, and how long an answer is waited for."""
 _FILE_CELLS = 3.0
 """Time of writing and scoring a GGUF file, in that of scoring a cell."""
 _CHARACTERS_A_TOKEN = 4.0
@@ -90,6 +96,7 @@ class PreflightResult:
         plan: Memory and time of the arms; None if the model's architecture is unknown without a request to the hub.
         scoring: Measured scoring time in seconds per held-out answer and cell; None without an earlier run.
         rule: How the verdict will be reached, in one sentence; empty if nothing is compared.
+        wordings: Facts and wordings of the split; None if it is not known.
     """
 
     config: StudyConfig
@@ -101,6 +108,7 @@ class PreflightResult:
     rule: str = ""
     errors: tuple[PreflightIssue, ...] = ()
     warnings: tuple[PreflightIssue, ...] = ()
+    wordings: WordingCount | None = None
 
     @property
     def training_seconds(self) -> float | None:
@@ -133,6 +141,8 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
         errors.append(PreflightIssue(error.what, error.remedy))
     if isinstance(estimated, PreflightIssue):
         errors.append(estimated)
+    if issue := _download_issue(config.model):
+        errors.append(issue)
     local = config.executor.kind == "local"  # on a cluster the run checks the memory of the nodes
     now = study.config
     trains = (config.train, config.model) != (now.train, now.model) or any(
@@ -143,14 +153,60 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     steps = total_steps(config.train, training_rows(data, config)) if data else 0
     result = PreflightResult(config=config, data=data, steps=steps,
                              plan=plan, scoring=scoring_seconds(config.model.base), rule=_rule(study, config),
-                             free_bytes=this_machine().free_bytes, errors=tuple(errors))
+                             free_bytes=this_machine().free_bytes, errors=tuple(errors),
+                             wordings=_wordings(study, config.data))
     return replace(result, warnings=tuple(_warnings(result)))
+
+
+def _download_issue(model: ModelConfig) -> PreflightIssue | None:
+    """The error that a base model must be downloaded and the hub does not respond."""
+    needed = download_bytes(model)
+    if needed == 0:
+        return None
+    status = _hub_status(int(time.monotonic() / _HUB_SECONDS))
+    amount = "" if needed is None else f" ({size(needed)})"
+    return None if status.ok else PreflightIssue(
+        f"{model.base} is not on this computer, and the model hub cannot be reached to download it{amount}",
+        f"Connect to the internet, or choose another base model ({status.why}). {available_models_sentence()}.")
+
+
+@functools.lru_cache(maxsize=1)
+def _hub_status(tick: int) -> HubStatus:
+    """Whether the hub responds, asked once in :data:`_HUB_SECONDS`."""
+    return check_hub(_HUB_WAIT)
+
+
+def run_seconds(study: Study, config: StudyConfig) -> TimeRemaining | None:
+    """Estimated time of a run with these settings; None if the time of training is not known."""
+    data = estimate_data(study, config.data)
+    if not isinstance(data, DataEstimate):
+        return None
+    plan = make_plan(resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data)
+    result = PreflightResult(config, data, 0, plan, scoring_seconds(config.model.base), 0)
+    if result.training_seconds is None:
+        return None
+    scoring = result.scoring_seconds
+    return TimeRemaining(result.training_seconds + (scoring or 0.0), scoring is not None)
+
+
+def fit_line(result: PreflightResult) -> str:
+    """Whether a run fits this computer and how long it takes, in one line; empty if that is not known."""
+    needed, seconds = result.needed_bytes, result.training_seconds
+    if result.errors or needed is None or seconds is None:
+        return ""
+    scoring = result.scoring_seconds
+    time = f"about {rounded_duration(seconds + (scoring or 0.0))}" + ("" if scoring is not None else " to train")
+    return f"{'Fits' if needed <= result.free_bytes else 'Hardly fits'} this computer, {time}"
 
 
 def _warnings(result: PreflightResult) -> list[PreflightIssue]:
     found = []
     data, train = result.data, result.config.train
     if data is not None:
+        if result.wordings is not None and result.wordings.occurs_once:
+            once = result.wordings
+            found.append(PreflightIssue(once.title, f"{once.meaning} {once.remedy} On the Data tab, press “Edit a copy "
+                                        "for a new study”."))
         if data.train < FEW_PAIRS:
             why = ("The assistant can look few facts up, and a test on so few questions says little."
                    if result.config.grounded else
@@ -237,6 +293,15 @@ def _split_of_file(path: str, version: str, settings: str) -> Split | dict[str, 
     if inspected.findings is None:
         return inspected.error or {"what": "The data file cannot be read", "remedy": "See the Data tab."}
     return preview_split(inspected.findings, config)
+
+
+def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
+    if _is_split(study, config):
+        return count_wordings(read_json(study.folder / "data" / "split.json"))
+    if study.source is None:
+        return None
+    split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json())
+    return None if isinstance(split, dict) else count_wordings(split.to_record())
 
 
 def _rule(study: Study, config: StudyConfig) -> str:
@@ -346,9 +411,7 @@ def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again
     """
     if result.errors:
         return not_ready(result.errors)
-    title = "Ready to resume" if again else "Ready to start"
-    if result.warnings:
-        title += ", with a warning" if len(result.warnings) == 1 else ", with warnings"
+    title = "Ready to resume" if again else fit_line(result) or "Ready to start"
     notes = [_single_arm_note(result.config), _time_basis_note(result)]
     if before:
         notes.append(f"{_studies_are(before)} first: this study will wait in the queue and start automatically.")
@@ -386,10 +449,10 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
     if seconds is None:
         time = ("Time", "–", "known after the first run with this model")
     elif scoring is None:
-        time = ("Time", f"≈ {_rounded_duration(seconds)}", f"{plural(arms, 'training run')}, plus scoring")
+        time = ("Time", f"≈ {rounded_duration(seconds)}", f"{plural(arms, 'training run')}, plus scoring")
     else:
-        time = ("Time", f"≈ {_rounded_duration(seconds + scoring)}",
-                f"{_rounded_duration(seconds)} to train, {_rounded_duration(scoring)} to score")
+        time = ("Time", f"≈ {rounded_duration(seconds + scoring)}",
+                f"{rounded_duration(seconds)} to train, {rounded_duration(scoring)} to score")
     needed = result.needed_bytes
     memory = ("Memory", f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
               f"{size(result.free_bytes)} free" if needed else "known once the model is downloaded")
@@ -403,7 +466,7 @@ def _single_arm_note(config: StudyConfig) -> str:
     if config.compares:
         return ""
     return (f"Trains {' and '.join(map(label, config.arms))} only: the cost of 4-bit is not measured. To compare, "
-            f"select {named(TWINS)} under All settings → Arms; an arm that is already trained is kept.")
+            f"select {named(TWINS)} under Advanced → Arms; an arm that is already trained is kept.")
 
 
 def _time_basis_note(result: PreflightResult) -> str:
@@ -415,7 +478,7 @@ def _time_basis_note(result: PreflightResult) -> str:
             "model of this size has been trained on this machine yet. It can be off by a factor of two.")
 
 
-def _rounded_duration(seconds: float) -> str:
+def rounded_duration(seconds: float) -> str:
     """An estimated time, rounded to ten seconds, a minute or five minutes by its size."""
     grain = 10 if seconds < 120 else 60 if seconds < 3600 else 300
     return duration(max(grain, round(seconds / grain) * grain)).removesuffix(" 0 s")
@@ -423,10 +486,3 @@ def _rounded_duration(seconds: float) -> str:
 
 def _studies_are(before: Sequence[str]) -> str:
     return f"Study {before[0]} is" if len(before) == 1 else f"Studies {', '.join(before[:-1])} and {before[-1]} are"
-
-
-def unconfirmed_callout(warnings: Sequence[PreflightIssue]) -> Markup:
-    """A message that the warnings have to be confirmed before a start."""
-    return callout("warn", "The study was not started: there are warnings",
-                   " ".join(f"{note.what.rstrip('.')}." for note in warnings),
-                   "Correct the settings, or select “Start anyway” and press Start again.")

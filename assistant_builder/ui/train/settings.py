@@ -9,9 +9,11 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.arms import ARMS, QLORA
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import PRESETS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.models.catalog import CATALOG, resolve
+from assistant_builder.models.bundled import BASE_MODEL
+from assistant_builder.models.catalog import CATALOG, resolve, weight_bytes
+from assistant_builder.models.hub import available_offline
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.advice import Advice, advise, cheapest_saving
 from assistant_builder.planning.plan import Plan
@@ -19,8 +21,24 @@ from assistant_builder.study import Study
 from assistant_builder.study.admin import duplicate_study
 from assistant_builder.ui.html import Markup, callout
 from assistant_builder.ui.refresh import QUIET, StudyView, user_facing_errors
-from assistant_builder.ui.settings_form import OptionForm, get_value, keys_of, preset_values, study_options
-from assistant_builder.ui.train.preflight import DataEstimate, estimate_data, make_plan, preset_table
+from assistant_builder.ui.settings_form import (
+    OptionForm,
+    get_value,
+    keys_of,
+    matching_preset,
+    preset_choices,
+    preset_keys,
+    preset_values,
+    study_options,
+)
+from assistant_builder.ui.train.preflight import (
+    DataEstimate,
+    estimate_data,
+    make_plan,
+    preset_table,
+    rounded_duration,
+    run_seconds,
+)
 from assistant_builder.ui.train.view import model_note
 from evals.report.format import size
 
@@ -38,18 +56,18 @@ class TrainSettings:
     """Components of the settings; the caller has opened the column."""
 
     def __init__(self) -> None:
-        models = [(f"{entry.name}  ·  {_billions(entry.parameters)}", entry.name) for entry in CATALOG.values()]
-        self.form = OptionForm({"model.base": models})
+        self.form = OptionForm({"model.base": model_choices()})
         with gr.Group(elem_classes="ab-group"):
-            gr.HTML("<h3>Base model and preset</h3>")
+            gr.HTML("<h3>How thoroughly?</h3>")
+            self.form.show(["train.preset"])
             self.form.show(["model.base"])
             self.note = gr.HTML(elem_classes="ab-note")
+            self.start = gr.Button("Start", variant="primary", elem_id="ab-start")
+        with gr.Accordion("Advanced", open=False, elem_id="ab-advanced"):
             self.selected = gr.HTML(elem_id="ab-selected")
-            self.form.show(["train.preset"])
             self.presets = gr.HTML(preset_table(StudyConfig()), elem_classes="ab-note")
-        with gr.Group(elem_classes="ab-group ab-grid"):
-            self.form.show(["approaches", *keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
-        with gr.Accordion("All settings", open=False):
+            with gr.Group(elem_classes="ab-group ab-grid"):
+                self.form.show(["approaches", *keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
             for title, keys in (("Model", keys_of("model", basic=False)),
                                 ("Training", ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
                                 ("Looking up, of the grounded approach", keys_of("retrieval")),
@@ -67,13 +85,14 @@ class TrainSettings:
     @property
     def notes(self) -> list[Any]:
         """Notes about the settings, set by :meth:`note_values`."""
-        return [self.note, self.presets, self.selected]
+        return [self.note, self.presets, self.selected, self.form.components["train.preset"]]
 
     def note_values(self, study: Study, config: StudyConfig) -> list[Any]:
         """Notes about the model, the presets, and the planner's selection before the first start."""
         selection = recommend_settings(study, config) if not_started(study) else None
         recommended = recommendation_note(selection, config) if selection else ""
-        return [model_note(config.model.base), preset_table(config), recommended]
+        cards = gr.update(choices=preset_choices(preset_times(study, config)))
+        return [model_note(config.model), preset_table(config), recommended, cards]
 
     def draw_form(self, view: StudyView) -> Sequence[Any]:
         """Values of the form for the study."""
@@ -83,6 +102,8 @@ class TrainSettings:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         preset = self.form.components["train.preset"]
         preset.input(preset_values, preset, self.form.preset_targets(), **QUIET)
+        targets = self.form.preset_targets()
+        gr.on([target.input for target in targets], _switch_preset, [preset, *targets], preset, **QUIET)
         gr.on([self.form.components[key].input for key in ("model.base", "arms")], self._model_chosen,
               [picker, *self.form.inputs], [self.form.components[key] for key in PLANNED_KEYS],
               trigger_mode="always_last", **QUIET)
@@ -103,6 +124,34 @@ class TrainSettings:
         study = Study.open(name or "")
         made = duplicate_study(study, new_name, self.form.read(shown, study.config))
         return [gr.update(choices=[made.name], value=made.name), ""]
+
+
+def model_choices() -> list[tuple[str, str]]:
+    """The base models of the catalog, each with its size and whether it must be downloaded."""
+    here = {BASE_MODEL, *available_offline()}
+    found = []
+    for entry in CATALOG.values():
+        where = "on this computer" if here & {entry.name, entry.hub_id} else f"download {size(weight_bytes(entry))}"
+        found.append((f"{entry.name}  ·  {_billions(entry.parameters)}  ·  {where}", entry.name))
+    return found
+
+
+def preset_times(study: Study, config: StudyConfig) -> dict[str, str]:
+    """Preset → the estimated time of a run with it, where it is known."""
+    times = {}
+    for name in PRESETS:
+        try:
+            estimate = run_seconds(study, config.with_changes({"train.preset": name}))
+        except AssistantBuilderError:
+            continue
+        if estimate is not None:
+            times[name] = f"about {rounded_duration(estimate.seconds)}" + ("" if estimate.complete else " to train")
+    return times
+
+
+def _switch_preset(chosen: str, *values: Any) -> str:
+    """Switch to “custom” when a value of the preset is changed."""
+    return matching_preset(dict(zip(preset_keys(), values, strict=True)), chosen)
 
 
 def starting_config(study: Study) -> StudyConfig:
@@ -164,13 +213,12 @@ def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Mar
         reason = f"{chosen}. Training then needs {memory}; before the change it needed {_needed(selection.before)}."
     else:
         title = "The settings fit into memory" if _fits(selection.after) else "The study does not fit into memory"
-        again = "Activations are recomputed to save memory. " if selection.after.lora.checkpointing else ""
-        reason = f"{again}Training needs {memory}."
+        reason = f"Training needs {memory}."
     if selection.advice.method in ARMS:
         if selection.after.config.compares:
             reason += f" Recommended arm: {ARMS[selection.advice.method].short}. {selection.advice.why}"
         if not _fits(selection.after) and selection.after.qlora.fit != "no":
-            reason += " QLoRA alone fits: select it under All settings → Arms."
+            reason += " QLoRA alone fits: select it under Advanced → Arms."
     differing = [study_options()[key].title for key, value in selection.changes.items() if get_value(now, key) != value]
     remedy = f"You have changed: {', '.join(differing)}." if differing else "You can change these settings below."
     return callout("info" if _fits(selection.after) else "warn", title, reason, remedy)

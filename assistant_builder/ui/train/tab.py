@@ -32,7 +32,6 @@ from assistant_builder.ui.train.actions import (
 from assistant_builder.ui.train.preflight import (
     DataEstimate,
     PreflightIssue,
-    PreflightResult,
     TimeRemaining,
     contacts_note,
     estimate_data,
@@ -41,7 +40,6 @@ from assistant_builder.ui.train.preflight import (
     run_preflight,
     scoring_seconds,
     time_left,
-    unconfirmed_callout,
 )
 from assistant_builder.ui.train.settings import TrainSettings, starting_config
 from assistant_builder.ui.train.view import command_lines, resources_table, run_panel, samples_card
@@ -50,7 +48,6 @@ _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encodi
 _BELL = "Notify me when it is done"
 _TRUST = ("I have read the Python code of {} and allow it to run: in this run, and in chats and exports until the "
           "server stops")
-_PROCEED = "Start anyway: I have read the warnings"
 
 
 class TrainTab:
@@ -67,10 +64,8 @@ class TrainTab:
     def _watch(self) -> None:
         self.plan = gr.HTML(elem_classes="ab-plan")
         with gr.Row(elem_classes="ab-actions"):
-            self.start = gr.Button("Start", variant="primary", elem_id="ab-start")
             self.pause = gr.Button("Pause", visible=False, elem_id="ab-pause")
             self.bell = gr.Button(_BELL, visible=False, elem_id="ab-bell")
-        self.proceed = gr.Checkbox(False, label=_PROCEED, visible=False, elem_id="ab-proceed")
         self.now = gr.Checkbox(
             False, label="Do not wait: run at the same time as the other studies, which slows all of them down",
             visible=False, elem_id="ab-now",
@@ -87,6 +82,11 @@ class TrainTab:
         self.resources = gr.HTML()
         with gr.Accordion("Command line", open=False):
             self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True)
+
+    @property
+    def start(self) -> gr.Button:
+        """The start button, below the presets."""
+        return self.settings.start
 
     @property
     def form(self) -> OptionForm:
@@ -110,11 +110,11 @@ class TrainTab:
 
     @property
     def _plan_outputs(self) -> list[Component]:
-        return [*self.settings.notes, self.plan, self.proceed, self.trust, self.command]
+        return [*self.settings.notes, self.plan, self.trust, self.command]
 
     def _draw_plan(self, view: StudyView) -> Sequence[Any]:
         if view.study is None or view.snapshot is None:
-            return ["", gr.skip(), "", "", gr.update(visible=False), gr.update(visible=False, value=False), ""]
+            return ["", gr.skip(), "", gr.skip(), "", gr.update(visible=False, value=False), ""]
         return self._plan_values(view.study, starting_config(view.study))
 
     def _draw_run(self, view: StudyView) -> Sequence[Any]:
@@ -146,17 +146,16 @@ class TrainTab:
     def _plan_values(self, study: Study, config: StudyConfig, redo: bool = False, now: bool = False,
                      trust: bool = False) -> list[Any]:
         source = study.config.data.source or (study.source.name if study.source else "")
-        shown, asks = "", False
+        shown = ""
         code = code_needing_permission(config.model)
         trusted = trust and code is not None and is_allowed(code.source)  # the checkbox may be of another model
         if _shows_preflight(study, redo):
             result = run_preflight(study, config)
             before = [] if now else studies_ahead(study)
             shown = preflight_card(result, before=before, again=_has_begun(study) and not redo)
-            asks = not result.errors and bool(_warnings_to_confirm(study, result, redo))
         if study.state != "running" and not study.queued_behind:
             shown = contacts_note(config) + shown
-        return [*self.settings.note_values(study, config), shown, gr.update(visible=asks, value=False),
+        return [*self.settings.note_values(study, config), shown,
                 gr.update(visible=code is not None, value=trusted, label=_TRUST.format(code)),
                 command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted)]
 
@@ -171,7 +170,7 @@ class TrainTab:
               self._plan_outputs, trigger_mode="always_last", **QUIET)
         self.trust.input(self._ticked, shown, self._plan_outputs, **QUIET)
         self.start.click(
-            user_facing_errors(self._start), [picker, self.replace, self.now, self.proceed, self.trust, *form.inputs],
+            user_facing_errors(self._start), [picker, self.replace, self.now, self.trust, *form.inputs],
             [self.message, self.start, self.replace], api_visibility="private", show_progress_on=self.message,
         )
         self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
@@ -192,11 +191,11 @@ class TrainTab:
             return self._plan_values(study, self.form.read(shown, study.config), redo, now, trust)
         except ConfigError as error:
             wrong = not_ready([PreflightIssue(error.what, "Correct it in the settings.")])
-            return [gr.skip(), gr.skip(), gr.skip(), wrong, gr.update(visible=False), gr.skip(), gr.skip()]
+            return [*[gr.skip()] * len(self.settings.notes), wrong, gr.skip(), gr.skip()]
         except AssistantBuilderError:
             return [gr.skip()] * len(self._plan_outputs)
 
-    def _start(self, name: str | None, replace: bool, now: bool, proceed: bool, trust: bool, *shown: Any) -> list[Any]:
+    def _start(self, name: str | None, replace: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
         if replace and state_of(study) == "damaged":
             start_run(study.name, redo=True, now=now)
@@ -214,9 +213,6 @@ class TrainTab:
         result = run_preflight(study, config)
         if result.errors:
             return [not_ready(result.errors), gr.skip(), gr.skip()]
-        warnings = _warnings_to_confirm(study, result, replace)
-        if warnings and not proceed:
-            return [unconfirmed_callout(warnings), gr.skip(), gr.skip()]
         refused = start_or_resume(study, config, replace=replace, now=now, trust=code is not None)
         if refused:
             return [refused, gr.skip(), gr.skip()]
@@ -232,11 +228,6 @@ def _shows_preflight(study: Study, redo: bool) -> bool:
     if study.state == "running" or study.queued_behind:
         return False
     return redo or study.state in ("queued", "failed") or not _has_begun(study)
-
-
-def _warnings_to_confirm(study: Study, result: PreflightResult, redo: bool) -> Sequence[PreflightIssue]:
-    """The warnings of a new start; those of a run to resume were confirmed at its start."""
-    return result.warnings if redo or not _has_begun(study) else ()
 
 
 def _time_remaining(snapshot: Snapshot) -> TimeRemaining | None:

@@ -10,9 +10,10 @@ from typing import Any
 from markupsafe import Markup
 
 from assistant_builder.arms import label
-from assistant_builder.config import StudyConfig, read_value
+from assistant_builder.config import ModelConfig, StudyConfig, read_value
 from assistant_builder.errors import ConfigError
 from assistant_builder.models.catalog import CATALOG
+from assistant_builder.models.template_preview import download_bytes
 from assistant_builder.ui.html import (
     arm_chip,
     assistants,
@@ -130,14 +131,16 @@ def _validation(training: ArmSnapshot) -> list[tuple[str, str]]:
             ("Best so far", f"{best['loss']:.3f} at step {best['step']}")]
 
 
-def model_note(name: str) -> str:
-    """Description of a base model of the catalog; empty for any other model."""
-    entry = CATALOG.get(name)
+def model_note(model: ModelConfig) -> str:
+    """Description of a base model, and whether it must be downloaded; empty for a local one outside of the catalog."""
+    entry, needed = CATALOG.get(model.base), download_bytes(model)
+    download = "" if needed == 0 else "It is downloaded from the hub first" + (
+        "." if needed is None else f": {size(needed)}.")
     if entry is None:
-        return ""
+        return download
     terms = " (its terms must be accepted on the hub)" if entry.gated else ""
     return (f"Good for {entry.good_for}. {count(entry.parameters / 1e6)} million parameters, context length "
-            f"{count(entry.context_length)} tokens, licence {entry.licence}{terms}.")
+            f"{count(entry.context_length)} tokens, licence {entry.licence}{terms}. {download}").strip()
 
 
 def resources_table(snapshot: Snapshot) -> Markup:

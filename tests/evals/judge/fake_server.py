@@ -44,7 +44,8 @@ def judge_server(reply: Callable[[Texts], Reply] = honest) -> Iterator[JudgeServ
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            texts = json.loads(body["messages"][-1]["content"])
+            content = body["messages"][-1]["content"]
+            texts = json.loads(content) if content.startswith("{") else {"prompt": content}
             state.asked.append(texts)
             state.bodies.append(body)
             state.headers.append({name.lower(): value for name, value in self.headers.items()})

@@ -88,7 +88,7 @@ def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse() -> No
     ({}, "Ask it questions of your own", 'assistant-builder ask help "When do you open?" --arm lora'),
     ({"against_copy": "worse"}, "Train longer", "assistant-builder run help --name help-2 --set train.epochs=6"),
     ({"lora": 0.1, "copy": 0.2, "against_copy": "worse"}, "Add other wordings",
-     "assistant-builder run '/data/all questions.csv' --name help-2"),
+     "assistant-builder run '/data/all questions.csv' --name help-2 --from help"),
 ])
 def test_what_to_do_has_a_command_that_exists(changes: dict[str, Any], action: str, command: str) -> None:
     found = conclude(report(**changes))

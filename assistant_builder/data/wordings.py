@@ -1,0 +1,304 @@
+"""Wordings of a fact: whether a test asks known answers in other words, and further wordings for a data file.
+
+Rows of one cluster, or without a cluster of one answer, are wordings of one fact. Where each answer occurs once, a test
+can only ask for answers that training does not have.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.atomic_io import write_text
+from assistant_builder.data.columns import normalize_name
+from assistant_builder.data.csv_reader import escape_formula, unescape_formula
+from assistant_builder.data.edit import NO_NUMBERS, write_rows
+from assistant_builder.data.load import load_pairs, load_rows, read_table
+from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
+from assistant_builder.data.split import fact_of
+from assistant_builder.data.types import Pair, RawRow, RowNumbers, is_empty
+from assistant_builder.errors import DataError
+
+_MAX_CHARACTERS = 400
+_NEAR = 0.8
+_YES = {"yes", "y", "true", "1", "x", "ja", "oui", "si", "ok"}
+_FILE_REMEDY = ("Use a column with the new question, and a column with the answer, the known question or the row "
+                "number that it belongs to")
+DRAFT_COLUMNS = ("accept", "question", "row", "known question", "answer")
+"""Columns of a file of drafts; a row is used if ``accept`` says yes."""
+
+
+# Whether a test can show what was taught
+
+
+@dataclass(frozen=True)
+class WordingCount:
+    """Facts of a split, and how many of its test questions have an answer that training has.
+
+    Attributes:
+        facts: Facts that are answered, not declined.
+        single: Facts with one wording.
+        test: Test questions that are answered.
+        known: Test questions whose fact is in training in another wording.
+        grouped: Whether the rows have groups, which are never divided.
+    """
+
+    facts: int
+    single: int
+    test: int
+    known: int
+    grouped: bool = False
+
+    @property
+    def occurs_once(self) -> bool:
+        """Whether most answers occur once, and few of the test questions can have a known answer."""
+        return 2 * self.single > self.facts and 2 * self.known < self.test
+
+    @property
+    def title(self) -> str:
+        """The finding in a few words."""
+        if self.single == self.facts:
+            return "Each answer occurs once"
+        return f"{self.single:,} of {self.facts:,} answers occur once"
+
+    @property
+    def meaning(self) -> str:
+        """What a test on the file can show, in two sentences."""
+        few = "none" if not self.known else f"only {self.known:,}"
+        return (f"The test asks {self.test:,} questions, and {few} of their answers {_is_are(self.known)} among those "
+                "of training. It shows what the assistant does with unknown questions, and not how many of your "
+                f"{self.facts:,} answers it gives.")
+
+    @property
+    def remedy(self) -> str:
+        """What helps."""
+        text = "Add other wordings of the questions: then known answers are asked for in words that are new."
+        return text + (" Rows of one group stay together, so map no group column." if self.grouped else "")
+
+    def to_record(self) -> dict[str, Any]:
+        """The counts and messages for JSON."""
+        return {**asdict(self), "occurs_once": self.occurs_once,
+                **({"title": self.title, "meaning": self.meaning, "remedy": self.remedy} if self.occurs_once else {})}
+
+
+def _is_are(known: int) -> str:
+    return "is" if known in (0, 1) else "are"
+
+
+def count_wordings(split: Mapping[str, Any]) -> WordingCount | None:
+    """The counts of ``Split.to_record()``; None for the ``split.json`` of an earlier version."""
+    if "facts" not in split:
+        return None
+    return WordingCount(**split["facts"], grouped=split["units"]["kind"] == "group")
+
+
+# Wordings to be looked over
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A further question for the fact of a row; ``doubt`` is why it should be looked at, or empty."""
+
+    row: int
+    question: str
+    doubt: str = ""
+
+
+def match_wordings(pairs: Sequence[Pair], cells: Iterable[tuple[str, str]],
+                   numbers: RowNumbers = NO_NUMBERS) -> tuple[list[Wording], list[str]]:
+    """Match new questions to the rows of a file.
+
+    Args:
+        pairs: The usable pairs of the file.
+        cells: New question and what it belongs to: the answer, the known question or the shown number of a row.
+        numbers: The row numbers of the file.
+
+    Returns:
+        The wordings, without those that the file already has, and the new questions that match no row.
+    """
+    rows: dict[str, Pair] = {str(numbers.shown(pair.row)): pair for pair in pairs}
+    for text in (lambda pair: pair.question, lambda pair: pair.answer):  # an answer is the more certain reference
+        found: dict[str, Pair] = {}
+        for pair in pairs:
+            if pair.turns == 1:
+                found.setdefault(casefold_normalize(text(pair)), pair)
+        rows |= found
+    wordings, unmatched = [], []
+    for question, reference in cells:
+        match = rows.get(casefold_normalize(reference))
+        if match is None:
+            unmatched.append(question)
+        else:
+            wordings.append(Wording(match.row, " ".join(question.split())))
+    return check_wordings(pairs, wordings), unmatched
+
+
+def check_wordings(pairs: Sequence[Pair], wordings: Iterable[Wording]) -> list[Wording]:
+    """Remove the wordings that the file already has, and mark those that are doubtful."""
+    by_row = {pair.row: pair for pair in pairs}
+    known = {casefold_normalize(pair.question) for pair in pairs}
+    kept: list[Wording] = []
+    for wording in wordings:
+        key = casefold_normalize(wording.question)
+        if key and key not in known:
+            known.add(key)
+            kept.append(Wording(wording.row, wording.question, _doubt(wording.question, by_row[wording.row])))
+    return kept
+
+
+def _doubt(question: str, pair: Pair) -> str:
+    if len(question) > _MAX_CHARACTERS:
+        return "very long"
+    if casefold_normalize(question) == casefold_normalize(pair.answer):
+        return "this is the answer"
+    near = NearDuplicateIndex([pair.question, question], _NEAR)
+    near.add(0)
+    return "nearly the same words" if near.nearest(1) else ""
+
+
+def parse_wordings(text: str) -> list[tuple[str, str]]:
+    """Pasted lines, each a new question and, after a tab (or the separator of a CSV file), what it belongs to.
+
+    Raises:
+        DataError: A line has one column only.
+    """
+    lines = [line for line in text.replace("\r\n", "\n").splitlines() if line.strip()]
+    separator = next((sign for sign in ("\t", ";", "|", ",") if all(sign in line for line in lines)), None)
+    if not lines or separator is None:
+        raise DataError("nothing was pasted" if not lines else "not every line has a question and its answer",
+                        remedy="Write one new question per line and its answer after a tab, as copied from a "
+                        "spreadsheet")
+    rows = list(csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator))
+    return [(cells[0].strip(), cells[1].strip()) for cells in rows if len(cells) > 1 and cells[0].strip()]
+
+
+def read_wordings(path: Path) -> list[tuple[str, str]]:
+    """New questions of a file and what they belong to; of a file of drafts only those that were accepted.
+
+    Raises:
+        DataError: The file cannot be read, or has no such columns.
+    """
+    table = read_table(path)
+    names = {normalize_name(name): name for name in table.columns}
+    cells = [{key: unescape_formula(str(value)) for key, value in row.cells.items() if not is_empty(value)}
+             for row in table.rows if row.cells is not None]
+    accept, number = names.get("accept"), names.get("row")
+    if accept is not None:
+        cells = [row for row in cells if row.get(accept, "").strip().casefold() in _YES]
+    if number is not None and "question" in names:
+        return [(row[names["question"]], row[number]) for row in cells if names["question"] in row and number in row]
+    try:
+        return [(pair.question, pair.answer) for pair in load_pairs(path).pairs]
+    except DataError as error:
+        raise DataError(error.what, where=error.where, remedy=_FILE_REMEDY) from error
+
+
+def write_drafts(path: Path, pairs: Sequence[Pair], wordings: Sequence[Wording],
+                 numbers: RowNumbers = NO_NUMBERS) -> None:
+    """Write wordings as a CSV file, in which a person accepts them."""
+    by_row = {pair.row: pair for pair in pairs}
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(DRAFT_COLUMNS)
+    for wording in wordings:
+        pair = by_row[wording.row]
+        cells = (wording.question, str(numbers.shown(wording.row)), pair.question, pair.answer)
+        writer.writerow(["", *map(escape_formula, cells)])
+    write_text(path, "\ufeff" + out.getvalue())  # by the mark spreadsheet programs recognize UTF-8
+
+
+# The file with them
+
+
+def add_wordings(source: Path, accepted: Sequence[Wording], target: Path,
+                 columns: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Write a copy of a data file with the accepted wordings as rows of the clusters of their facts.
+
+    A new row has all cells of its fact but the question, and the split ``train`` where the file gives the split. Every
+    fact gets a cluster if it has none.
+
+    Args:
+        source: The data file; it is not changed.
+        accepted: Wordings of its rows.
+        target: The new ``.jsonl`` file.
+        columns: Role → column of the source, as in ``data.columns``.
+
+    Returns:
+        The ``columns`` for reading the new file.
+
+    Raises:
+        DataError: The source cannot be read.
+    """
+    table, mapping = load_rows(source, columns)
+    pairs = {pair.row: pair for pair in load_pairs(source, columns=columns).pairs}
+    new_columns = dict(columns or {})
+    cluster = mapping["cluster"]
+    if cluster is None:
+        cluster = _free_name("cluster", table.columns)
+        new_columns["cluster"] = cluster
+    names: dict[str, str] = {}
+    rows: list[RawRow] = []
+    for raw in table.rows:
+        fact = fact_of(pairs[raw.row]) if raw.row in pairs else None
+        if raw.cells is not None and fact is not None and is_empty(raw.cells.get(cluster)):
+            raw = RawRow(raw.row, {**raw.cells, cluster: names.setdefault(fact, f"row {table.numbers.shown(raw.row)}")})
+        rows.append(raw)
+    by_number = {raw.row: raw.cells for raw in rows}
+    last = rows[-1].row
+    for number, wording in enumerate(accepted, start=last + 1):
+        cells, pair = dict(by_number[wording.row] or {}), pairs[wording.row]
+        if mapping["messages"]:
+            system = [{"role": "system", "content": pair.system}] if pair.system and not mapping["system"] else []
+            cells[mapping["messages"]] = [*system, {"role": "user", "content": wording.question},
+                                          {"role": "assistant", "content": pair.answer}]
+        else:
+            assert mapping["question"] is not None  # load_rows requires it without messages
+            cells[mapping["question"]] = wording.question
+        if mapping["split"] and not is_empty(cells.get(mapping["split"])):
+            cells[mapping["split"]] = "train"
+        rows.append(RawRow(number, cells))
+    write_rows(rows, target, table.numbers)
+    return new_columns
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    return next(found for number in range(1, len(taken) + 2)
+                if (found := name if number == 1 else f"{name} {number}") not in taken)
+
+
+# Drafting
+
+_ECHO = re.compile("(?:answer is|customer (?:asks|asking)):?", re.IGNORECASE)
+"""Parts of the prompt, which a small model repeats."""
+
+Ask = Callable[[str], str]
+"""A model: prompt → reply."""
+
+
+def draft_prompt(pair: Pair, number: int) -> str:
+    """The prompt that asks a model for other wordings of the question of a pair."""
+    return (f"A customer asks: {pair.question}\nThe answer is: {pair.answer}\n\nWrite {number} other ways in which a "
+            "customer could ask for this answer, in the language of the question and in other words. One question per "
+            "line, no numbers, nothing else.")
+
+
+def parse_drafts(reply: str, pair: Pair, number: int) -> list[Wording]:
+    """The questions of a model's reply, at most ``number``."""
+    found = []
+    for line in reply.splitlines():
+        text = line.strip().lstrip("-*•0123456789.) ").strip().strip("\"“”'«»").strip()
+        if len(text.split()) > 1 and not text.endswith(":") and not _ECHO.search(text):
+            found.append(Wording(pair.row, text))
+    return found[:number]
+
+
+def pairs_to_word(pairs: Sequence[Pair]) -> list[Pair]:
+    """One pair of each fact with one wording."""
+    facts = Counter(fact_of(pair) for pair in pairs)
+    return [pair for pair in pairs if (fact := fact_of(pair)) is not None and facts[fact] == 1]

@@ -1,0 +1,160 @@
+"""Drafts of other wordings by a language model: the base model of a study, or an OpenAI-compatible endpoint.
+
+Drafts are proposals. Nothing uses them before a person has accepted them. The base model runs in a process of its own:
+``python -m assistant_builder.drafting`` reads ``{"model": {…}, "prompts": […]}`` and writes one JSON reply per line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from urllib.parse import urlsplit
+
+from assistant_builder.arms import LORA
+from assistant_builder.child_process import compute_environment, configure_libraries, last_line, python_command
+from assistant_builder.config import ModelConfig
+from assistant_builder.data import Message, Pair
+from assistant_builder.data.wordings import Wording, check_wordings, draft_prompt, pairs_to_word, parse_drafts
+from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
+from evals.judge.openai_client import ChatEndpoint, EndpointError
+
+KEY_VARIABLE = "ASSISTANT_BUILDER_DRAFT_KEY"
+"""Environment variable with the key of the endpoint."""
+URL_VARIABLE = "ASSISTANT_BUILDER_DRAFT_URL"
+"""Environment variable with the endpoint that the key belongs to; the key is sent to no other."""
+SMALL_MODEL_NOTE = ("The bundled model is small (135 million parameters): most of its drafts repeat the question or "
+                    "miss the point. Look every one over, or use an endpoint with a larger model.")
+_CONCURRENT = 4
+_MAX_TOKENS = 96
+
+Progress = Callable[[int, int], None]
+
+
+def draft_wordings(pairs: Sequence[Pair], number: int, *, model: ModelConfig | None = None, url: str = "",
+                   name: str = "", on_progress: Progress = lambda done, total: None) -> list[Wording]:
+    """Draft wordings for each fact with one wording.
+
+    Args:
+        pairs: The usable pairs of a file.
+        number: Wordings per fact.
+        model: The base model that drafts; None: the model ``name`` of the endpoint ``url``.
+        url: Base URL of an OpenAI-compatible server; it receives the questions and answers.
+        name: Name of the model at the endpoint.
+        on_progress: Called with the numbers of finished facts and of all.
+
+    Raises:
+        ConfigError: The endpoint is not a URL, or has no model name.
+        EvaluationError: The endpoint does not answer.
+        ModelError: The base model cannot be used.
+    """
+    single = pairs_to_word(pairs)
+    prompts = [draft_prompt(pair, number) for pair in single]
+    replies = _base_replies(model, prompts) if model is not None else _endpoint_replies(url, name, prompts)
+    found: list[Wording] = []
+    on_progress(0, len(single))
+    for done, (place, reply) in enumerate(replies, start=1):
+        found += parse_drafts(reply, single[place], number)
+        on_progress(done, len(single))
+    return sorted(check_wordings(pairs, found), key=lambda wording: wording.row)
+
+
+def _endpoint_replies(url: str, name: str, prompts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    parts = urlsplit(url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        raise ConfigError(f"{url.strip()!r} is not the URL of an endpoint",
+                          remedy="Write it like http://127.0.0.1:8000/v1, without a key")
+    if not name.strip():
+        raise ConfigError("the endpoint needs the name of a model", remedy="Write the name that its server uses")
+    key = os.environ.get(KEY_VARIABLE) if url.strip() == os.environ.get(URL_VARIABLE, "").strip() else None
+    for start in range(0, len(prompts), _CONCURRENT):
+        chunk = prompts[start:start + _CONCURRENT]
+        yield from enumerate(asyncio.run(_ask(url.strip(), name.strip(), key, chunk)), start=start)
+
+
+async def _ask(url: str, name: str, key: str | None, prompts: Sequence[str]) -> list[str]:
+    async with ChatEndpoint(url, name, key=key) as endpoint:
+        async def draft(text: str) -> str:
+            try:
+                return await endpoint.ask([{"role": "user", "content": text}])
+            except EndpointError as error:
+                if error.kind == "reply":  # no text for this one
+                    return ""
+                raise
+
+        try:
+            return await asyncio.gather(*map(draft, prompts))
+        except EndpointError as error:
+            keyed = (f"Set {KEY_VARIABLE} to the key and {URL_VARIABLE} to this URL in the environment of the program"
+                     if error.kind == "key" else "Check URL and model name, and that its server runs")
+            raise EvaluationError(f"the endpoint does not draft: {error.words}", where=endpoint.host,
+                                  remedy=keyed) from error
+
+
+def _base_replies(model: ModelConfig, prompts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(python_command("-m", "assistant_builder.drafting"), stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+                                   env=compute_environment())
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({"model": model.model_dump(mode="json"), "prompts": list(prompts)}))
+            process.stdin.close()
+            for place, line in enumerate(process.stdout):
+                record = json.loads(line)
+                if "error" in record:
+                    error = record["error"]
+                    raise ModelError(error["what"], where=error["where"], remedy=error["remedy"])
+                yield place, record["reply"]
+            if process.wait():
+                raise ModelError(f"the base model stopped: {last_line(log)}", remedy="Close other programs, and draft "
+                                 "again, or use an endpoint")
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def _draft_here(request: dict[str, object]) -> Iterator[str]:
+    """The replies of the base model, which is loaded into this process."""
+    from assistant_builder.inference.generate import generate_tokens
+    from assistant_builder.inference.session import KVCacheState, Sampling
+    from assistant_builder.models.catalog import resolve
+    from assistant_builder.models.chat_template import ChatTokenizer
+    from assistant_builder.models.download import fetch
+    from assistant_builder.models.loading import base_spec, load_base
+
+    model = ModelConfig.model_validate(request["model"])
+    folder = fetch(resolve(model.base), revision=model.revision)
+    base = load_base(base_spec(model, folder, LORA.base_storage(model.quant_type)))
+    prompter = ChatTokenizer.load(folder)
+    for text in request["prompts"]:  # type: ignore[attr-defined]
+        ids = prompter.prompt_ids([Message("user", text)])
+        tokens: list[int] = []
+        stream = generate_tokens(base, prompter, ids, _MAX_TOKENS, Sampling(temperature=0.7, top_p=0.9, seed=0),
+                                 threading.Event(), KVCacheState())
+        for token in stream:
+            if token in prompter.stop_ids:
+                break
+            tokens.append(token)
+        stream.close()  # type: ignore[attr-defined]
+        yield prompter.decode(tokens)
+
+
+def main() -> None:
+    """The process of the base model."""
+    configure_libraries()
+    try:
+        for reply in _draft_here(json.load(sys.stdin)):
+            print(json.dumps({"reply": reply}), flush=True)
+    except AssistantBuilderError as error:
+        print(json.dumps({"error": error.to_record()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

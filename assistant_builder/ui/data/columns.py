@@ -1,0 +1,104 @@
+"""The first rows of a data file, with the role of each column in the header of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from markupsafe import Markup
+
+from assistant_builder.data.columns import automatic_roles
+from assistant_builder.data.types import COLUMN_ROLES
+from assistant_builder.ui.data.preview import Inspection
+from assistant_builder.ui.html import callout, cut, join
+from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES
+
+MAX_COLUMNS = 12
+UNUSED = ""
+_CHOICES = [("Not used", UNUSED), *((ROLE_TITLES[role], role) for role in COLUMN_ROLES)]
+
+
+def shown_columns(names: Sequence[str], roles: Mapping[str, str | None]) -> list[str]:
+    """The columns of the table: all in the order of the file, or those with a role and the first ones."""
+    used = [name for name in names if name in roles.values()]
+    kept = {*used, *[name for name in names if name not in used][:max(0, MAX_COLUMNS - len(used))]}
+    return [name for name in names if name in kept][:MAX_COLUMNS]
+
+
+def choose_roles(names: Sequence[str], shown: Sequence[str], before: Mapping[str, str | None],
+                 values: Sequence[str]) -> tuple[dict[str, str], list[int]]:
+    """The mapping for the roles that are chosen in the header.
+
+    Args:
+        names: All columns of the file.
+        shown: Those in the table.
+        before: Role → column before the choice.
+        values: The chosen role of each column of the table.
+
+    Returns:
+        Role → column where it differs from the automatic mapping, as in ``data.columns``; and the places whose role was
+        given to another column.
+    """
+    had = {name: role for role, name in before.items()}
+    order = sorted(range(len(shown)), key=lambda place: values[place] == (had.get(shown[place]) or UNUSED))
+    roles: dict[str, str] = {}
+    cleared = []
+    for place in order:
+        if values[place] and values[place] in roles:
+            cleared.append(place)
+        elif values[place]:
+            roles[values[place]] = shown[place]
+    automatic = automatic_roles(names)
+    return {role: roles.get(role, "") for role in COLUMN_ROLES if roles.get(role) != automatic.get(role)}, cleared
+
+
+class ColumnHeader:
+    """Components of the table."""
+
+    def __init__(self) -> None:
+        with gr.Group(visible=False, elem_classes="ab-group", elem_id="ab-columns") as self.body:
+            gr.HTML(Markup("<h3>{}</h3>").format(MAPPING_TITLE))
+            self.note = gr.HTML()
+            with gr.Row(elem_classes="ab-columns"):
+                self.columns, self.roles, self.cells = [], [], []
+                for place in range(MAX_COLUMNS):
+                    with gr.Column(visible=False, min_width=150) as column:
+                        self.roles.append(gr.Dropdown(_CHOICES, value=UNUSED, interactive=True, filterable=False,
+                                                      elem_id=f"ab-column-{place + 1}"))
+                        self.cells.append(gr.HTML(elem_classes="ab-column-cells"))
+                    self.columns.append(column)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that :meth:`values` sets."""
+        return [self.body, self.note, *self.columns, *self.roles, *self.cells]
+
+    def values(self, seen: Inspection | None) -> list[Any]:
+        """Values of :attr:`outputs`; None hides the table."""
+        names = shown_columns(seen.columns, seen.roles) if seen else []
+        if seen is None or not names:
+            return [gr.update(visible=False), *[gr.skip()] * (1 + 3 * MAX_COLUMNS)]
+        had = {name: role for role, name in seen.roles.items()}
+        places = [seen.columns.index(name) for name in names]
+        hidden = MAX_COLUMNS - len(names)
+        labels = [gr.update(label=cut(name, 40), value=had.get(name) or UNUSED) for name in names]
+        cells = [join(Markup("<p dir='auto'>{}</p>").format(cut(row[place], 90)) for row in seen.peek)
+                 for place in places]
+        return [gr.update(visible=True), column_note(seen, len(names)),
+                *[gr.update(visible=True)] * len(names), *[gr.update(visible=False)] * hidden,
+                *labels, *[gr.skip()] * hidden, *cells, *[""] * hidden]
+
+
+def column_note(seen: Inspection, shown: int) -> Markup:
+    """The question about guessed columns, or the request to choose them."""
+    more = len(seen.columns) - shown
+    rest = f" {more} more columns are not shown." if more > 0 else ""
+    if seen.guessed:
+        question, answer = seen.guessed["question"], seen.guessed["answer"]
+        return callout("info", f"Is “{question}” the question and “{answer}” the answer?",
+                       f"They were guessed from the content. If not, choose in the header of the table.{rest}")
+    if seen.findings is None:
+        return callout("warn", "Which column is the question, and which the answer?",
+                       f"Choose in the header of the table.{rest}")
+    return Markup('<p class="ab-note">{}</p>').format(rest.strip()) if rest else Markup("")

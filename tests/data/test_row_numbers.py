@@ -1,0 +1,87 @@
+"""Row numbers as a spreadsheet program shows them, and files that are no tables."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.data import check_pairs, load_pairs
+from assistant_builder.data.edit import apply_edits, edit_grid, write_rows
+from assistant_builder.data.load import read_table
+from assistant_builder.data.types import RowNumbers
+from assistant_builder.errors import DataError
+from tests.data.samples import xlsx_bytes
+
+
+def test_rows_of_a_sheet_have_the_numbers_of_the_sheet(tmp_path: Path):
+    path = tmp_path / "faq.xlsx"
+    rows = [["Our FAQ"], [], ["question", "answer"], ["Open?", "At ten."], ["Open?", "At ten."]]
+    path.write_bytes(xlsx_bytes(rows))
+    findings = check_pairs(load_pairs(path))
+    numbers = findings.dataset.numbers
+    assert [numbers.shown(pair.row) for pair in findings.dataset.pairs] == [4, 5] and "sheet 'Pairs'" in numbers.note
+    assert numbers.in_text(findings.left_out[0].reason) == "an exact duplicate of row 4"
+    assert numbers.row_of(5) == 2 and findings.to_record()["rejected"] == []
+
+
+def test_blank_lines_of_a_csv_count_as_rows_of_the_sheet(tmp_path: Path):
+    path = tmp_path / "faq.csv"
+    path.write_text('question,answer\n"Open\nnow?",At ten.\n\nWho?,Me.\nWhere?,Here.\n')
+    table = read_table(path)
+    assert [table.numbers.shown(row.row) for row in table.rows] == [2, 4, 5] and "header is row 1" in table.numbers.note
+    assert [table.numbers.row_of(shown) for shown in (2, 4, 5)] == [1, 2, 3]
+
+
+def test_messages_are_renumbered_but_quoted_text_is_not():
+    numbers = RowNumbers("", ((1, 1), (5, 2)))
+    assert numbers.in_text('Rows 1, 4 and 5 answer "Is row 3 free?" like row 9.') == (
+        'Rows 2, 5 and 7 answer "Is row 3 free?" like row 11.')
+    assert RowNumbers().in_text("row 3") == "row 3"
+
+
+def test_an_edited_copy_keeps_the_numbers_of_the_sheet(tmp_path: Path):
+    path = tmp_path / "faq.csv"
+    path.write_text("question,answer\nOpen?,At ten.\nWho?,\n")
+    table = read_table(path)
+    lines = edit_grid(table, [2], {2: "the answer of row 2 is empty"})
+    assert lines == [["3", "the answer of row 3 is empty", "Who?", ""]]
+    rows, edits = apply_edits(table, [2], [["3", "", "Who?", "Me."]])
+    write_rows(rows, tmp_path / "copy.jsonl", table.numbers)
+    copy = load_pairs(tmp_path / "copy.jsonl")
+    assert edits.cells == 1 and [pair.row for pair in copy.pairs] == [2, 3] and copy.pairs[1].answer == "Me."
+
+
+def word_document() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("word/document.xml", "<w/>")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("faq.xlsx", b"When do you open? At ten.\nWho are you? A bakery.\n", "this is a text file and not a workbook"),
+    ("faq.txt", b"When do you open? At ten.\nWho are you? A bakery.\n", "text in one column"),
+    ("faq.pdf", b"%PDF-1.7", "this is a PDF document"),
+    ("faq.docx", word_document(), "this is a Word document"),
+])
+def test_what_is_no_table_says_how_to_get_one(tmp_path: Path, name: str, content: bytes, says: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        load_pairs(tmp_path / name)
+    assert says in error.value.what and "into one row of a spreadsheet" in error.value.remedy
+
+
+def test_columns_are_guessed_by_their_content(tmp_path: Path):
+    path = tmp_path / "faq.csv"
+    rows = "".join(f"{n},Was kostet Brot {n}?,Es kostet {n} Euro am Samstag.,Preise\n" for n in range(9))
+    path.write_text(f"Nr,Wunsch,Wir sagen,Thema\n{rows}")
+    with pytest.raises(DataError) as error:
+        load_pairs(path)
+    assert "--set data.columns.question='Wunsch' --set data.columns.answer='Wir sagen'" in error.value.remedy
+    path.write_text("a,b\n1,2\n3,4\n")
+    with pytest.raises(DataError) as error:
+        load_pairs(path)
+    assert "content" not in error.value.remedy
