@@ -74,7 +74,8 @@ def test_evaluate_shows_what_tuning_changed(alone: Study) -> None:
     assert all(panel.margin is None for panel in panels)
     assert report_tables(report) and not evaluation_state(seen)
     shown = drawn(inside_blocks(EvaluateTab), alone)
-    assert shown["evaluate"][-1]["visible"] and shown["evaluate-result"][3]["label"].startswith("Tuned minus untuned")
+    assert shown["evaluate"][-1]["visible"] and shown["evaluate-result"][4]["label"].startswith("Tuned minus untuned")
+    assert shown["evaluate-conclusion"][1]["visible"] and not shown["evaluate-conclusion"][4]["visible"]
 
 
 def test_answers_are_read_beside_those_of_the_untuned_base(alone: Study) -> None:
