@@ -135,6 +135,15 @@ def toast(what: str, remedy: str = "") -> str:
     return str(escape(use_page_labels(f"{what.rstrip('.')}. {remedy}" if remedy else what)))
 
 
+CLICKS = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-action]");
+  if (!button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  trigger("click", {action: button.dataset.action, name: button.dataset.name});
+});"""
+"""``js_on_load`` of a ``gr.HTML`` whose buttons and links have ``data-action``: a click event with that action."""
+
+
 STYLE_SHEETS = sorted((Path(__file__).parent / "styles").glob("*.css"),
                       key=lambda path: (path.name != "page.css", path.name))
 """The shared ``page.css`` first, then one style sheet per tab."""

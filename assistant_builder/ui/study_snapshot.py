@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
 from assistant_builder.ui.html import STATE_LABELS, badge, bar, empty, error_callout, join
+from evals.report.conclusion import Conclusion, conclude
 from evals.report.format import duration
 
 
@@ -143,6 +144,14 @@ def study_report(study: Study) -> dict[str, Any] | None:
     """report.json, cached until the file changes; callers must not modify it."""
     path = study.folder / "report.json"
     return _report(path, stamp([path])) if path.exists() else None
+
+
+def report_conclusion(report: Mapping[str, Any]) -> Conclusion | None:
+    """The conclusion of a report; None if it is of a version that lacks the figures."""
+    try:
+        return conclude(report)
+    except (AssistantBuilderError, KeyError, TypeError, ValueError):
+        return None
 
 
 @functools.lru_cache(maxsize=4)

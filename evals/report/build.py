@@ -67,6 +67,7 @@ def build_report(study: Study) -> dict[str, Any]:
     by_seed = seed_cells(study, cells)
     found_seeds = seeds(study, by_seed, usable[primary], rules)
     unlike = rules.uncovered(cells[tuned[0]])
+    items = [{**row, "uncovered": True} if row["item"] in unlike else row for row in items]
     headline = headline_comparisons(by_seed, usable, rules) if config.compares else {}
     verdict = (comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike)) if config.compares
                else verdict_alone(study, rows, len(usable[primary]), rules))

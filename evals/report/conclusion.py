@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from assistant_builder.arms import ARMS
+from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.export_formats import advice
 from evals.declaration import FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric
@@ -23,7 +23,28 @@ NOT_READY = 0.5
 """An assistant with a smaller share of right answers is called not ready."""
 NOT_READY_OVERLAP = 0.3
 """The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
+TOO_FEW = "Too few test questions to say"
+"""What an inconclusive comparison is called."""
 _MAX_QUESTION = 80  # characters of the question in the suggested command
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a conclusion: ``268 of 286``, ``right``, with what it is a part of."""
+
+    value: str
+    what: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of the comparison with copying; ``name`` is an arm or ``copy``, ``share`` is between 0 and 1."""
+
+    name: str
+    label: str
+    share: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -31,22 +52,41 @@ class Conclusion:
     """The answers of a report in the order in which they are needed.
 
     Attributes:
+        arm: The recommended assistant.
+        metric: The metric by which it is judged.
+        share: Its value of that metric, between 0 and 1; None if it is judged by the loss.
         ready: Whether nothing speaks against using the assistant: too few right answers, or copying is better.
-        good_enough: How good the recommended assistant is, and how it compares with copying.
+        sentences: How good the recommended assistant is, and how it compares with copying.
+        figures: The same as figures.
+        bars: Copying and the assistants on that metric, if copying is better; :attr:`rival` is their title.
+        rival: The sentence on copying; empty if copying was not scored.
         notes: What limits these figures.
         four_bit: Whether the 4-bit assistant is as good as the 16-bit one.
         file: The smallest GGUF file that is no worse, or why none was scored; empty if the settings name no type.
         action: What to do next.
+        next_tab: The tab of the page on which that is done.
         commands: The commands for it.
     """
 
+    arm: str
+    metric: str
+    share: float | None
     ready: bool
-    good_enough: str
+    sentences: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    bars: tuple[Bar, ...]
+    rival: str
     notes: tuple[str, ...]
     four_bit: str
     file: str
     action: str
+    next_tab: Literal["chat", "train", "data"]
     commands: tuple[str, ...]
+
+    @property
+    def good_enough(self) -> str:
+        """Its sentences as one text."""
+        return " ".join(self.sentences)
 
     @property
     def lines(self) -> list[str]:
@@ -66,15 +106,19 @@ def conclude(report: Mapping[str, Any]) -> Conclusion:
     rival, outcome = _copying(report, arm, metric)
     too_few = metric != LOSS and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
     ready = not too_few and outcome != "worse"
-    good_enough = " ".join(filter(None, (
-        _answers(report, arm, metric), _declines(report, arm), rival, "It is not ready for use." if too_few else "")))
+    sentences = filter(None, (
+        _answers(report, arm, metric), _declines(report, arm), rival, "It is not ready for use." if too_few else ""))
     action, commands = _next_step(report, arm) if ready else _improvement(report, learned=not too_few)
-    return Conclusion(ready, good_enough, _notes(report), _four_bit(report),
-                      report.get("formats_sentence") or report.get("formats_skipped") or "", action, commands)
+    return Conclusion(
+        arm=arm, metric=metric, share=None if metric == LOSS else metrics[metric], ready=ready,
+        sentences=tuple(sentences), figures=tuple(_figures(report, arm, metric)),
+        bars=_bars(report, metric) if outcome == "worse" else (), rival=rival, notes=_notes(report),
+        four_bit=_four_bit(report), file=report.get("formats_sentence") or report.get("formats_skipped") or "",
+        action=action, next_tab="chat" if ready else "data" if too_few else "train", commands=commands)
 
 
-def _total(report: Mapping[str, Any], metric: str) -> int:
-    """The number of items that a metric is computed on."""
+def total(report: Mapping[str, Any], metric: str) -> int:
+    """The number of test questions that a metric is computed on."""
     counted = [row["n"] for row in report["contrasts"] if row["metric"] == metric]
     return int(counted[0]) if counted else sum(
         any(metric in metrics for metrics in item["metrics"].values()) for item in report["items"])
@@ -83,7 +127,7 @@ def _total(report: Mapping[str, Any], metric: str) -> int:
 def _score(report: Mapping[str, Any], cell: Mapping[str, Any], metric: str) -> str:
     """A cell's figure: the number of right answers for exact match."""
     value = cell["metrics"][metric]
-    return f"{round(value * _total(report, metric)):,}" if metric == EXACT else number(value, metric)
+    return f"{round(value * total(report, metric)):,}" if metric == EXACT else number(value, metric)
 
 
 def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
@@ -94,32 +138,68 @@ def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
              *([{"grounded": "with facts looked up", "memory": "from memory"}[report["approach"]]]
                if len(ways) > 1 else [])]
     who = f"The recommended assistant ({', '.join(named)})" if named else "The assistant"
-    questions = plural(_total(report, metric), "new question")
+    questions = plural(total(report, metric), "new question")
     if metric == EXACT:
-        right = round(metrics[metric] * _total(report, metric))
+        right = round(metrics[metric] * total(report, metric))
         return f"{who} answered {right:,} of {questions} right ({percent(metrics[metric])})."
     best = " of 100" if shown(metric).factor == 100 and not shown(metric).suffix else ""
     text = f"{who} reached {shown(metric).phrase} {number(metrics[metric], metric)}{best} on {questions}"
     if metrics.get(EXACT) is None:
         return f"{text}."
-    right = round(metrics[EXACT] * _total(report, EXACT))
+    right = round(metrics[EXACT] * total(report, EXACT))
     return f"{text}; {right or 'no'} {'answer is' if right < 2 else 'answers are'} exactly right."
+
+
+def declined(report: Mapping[str, Any], arm: str) -> tuple[int | None, int | None]:
+    """The number of questions that an assistant declined wrongly and rightly; None if that was not scored."""
+    metrics = report["cells"][ARMS[arm].cell]["metrics"]
+    falsely, rightly = (
+        None if metrics.get(metric) is None else round(metrics[metric] * total(report, metric))
+        for metric in (FALSE_DECLINES, RIGHT_DECLINES))
+    return falsely, rightly
 
 
 def _declines(report: Mapping[str, Any], arm: str) -> str:
     """How many questions an assistant declined wrongly and rightly; empty without generated answers."""
-    metrics = report["cells"][ARMS[arm].cell]["metrics"]
-    falsely, rightly = (
-        None if metrics.get(metric) is None else round(metrics[metric] * _total(report, metric))
-        for metric in (FALSE_DECLINES, RIGHT_DECLINES))
+    falsely, rightly = declined(report, arm)
     if falsely is None:
         return ""
     text = f"It declined {falsely or 'none'} of them wrongly"
     if rightly is None:
         return f"{text}."
-    unknown = _total(report, RIGHT_DECLINES)
+    unknown = total(report, RIGHT_DECLINES)
     which = "all" if rightly == unknown else f"{rightly or 'none'} of the"
     return f"{text}, and {which} {unknown:,} that it should decline."
+
+
+def _figures(report: Mapping[str, Any], arm: str, metric: str) -> Iterator[Figure]:
+    """How good the answers of an assistant are, in figures."""
+    metrics, asked = report["cells"][ARMS[arm].cell]["metrics"], total(report, metric)
+    falsely, rightly = declined(report, arm)
+    if metric != EXACT:
+        best = " of 100" if shown(metric).factor == 100 and not shown(metric).suffix else ""
+        yield Figure(f"{number(metrics[metric], metric)}{best}", shown(metric).phrase, plural(asked, "test question"))
+    if metrics.get(EXACT) is not None:
+        asked = total(report, EXACT)
+        right = round(metrics[EXACT] * asked)
+        yield Figure(f"{right:,} of {asked:,}", "right" if metric == EXACT else "exactly right",
+                     f"{percent(metrics[EXACT])} of the test questions")
+        if metric == EXACT:
+            yield Figure(f"{max(0, asked - right - (falsely or 0)):,}", "wrong", "of those it answered")
+    if falsely is not None:
+        yield Figure(f"{falsely:,}", "declined wrongly", "questions it should answer")
+    if rightly is not None:
+        yield Figure(f"{rightly:,} of {total(report, RIGHT_DECLINES):,}", "declined rightly",
+                     "questions it should decline")
+
+
+def _bars(report: Mapping[str, Any], metric: str) -> tuple[Bar, ...]:
+    """Copying and the assistants on a metric."""
+    cells = [("copy", "Copying an answer", report["baselines"]["copy"]),
+             *((arm, ARMS[arm].label, report["cells"][ARMS[arm].cell]) for arm in reversed(TWINS)
+               if arm in arms_of(report))]
+    return tuple(Bar(name, label, cell["metrics"][metric], number(cell["metrics"][metric], metric))
+                 for name, label, cell in cells if cell["metrics"].get(metric) is not None)
 
 
 _BY_READING = {"worse": "worse", "better": "better"}
@@ -142,7 +222,7 @@ def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str
     texts = {
         "better": f"That is better than {rival} ({copied}).", "no worse": f"That is no worse than {rival} ({copied}).",
         "worse": f"{capitalised(rival)} is better ({copied}).",
-        "inconclusive": f"Too few test questions to say whether {rival} ({copied}) is better or worse.",
+        "inconclusive": f"{TOO_FEW} whether {rival} ({copied}) is better or worse.",
     }
     return texts.get(outcome, ""), outcome
 
@@ -166,7 +246,7 @@ def _four_bit(report: Mapping[str, Any]) -> str:
     if None in (qlora["metrics"].get(metric), lora["metrics"].get(metric)):
         metric = report["primary_metric"]
     ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
-    measured = f"{ours} of {_total(report, metric):,} right" if metric == EXACT else f"{shown(metric).phrase} {ours}"
+    measured = f"{ours} of {total(report, metric):,} right" if metric == EXACT else f"{shown(metric).phrase} {ours}"
     figures = f"{measured}, the 16-bit one {theirs}"
     bounds = verdict.get("bounds") or []
     if verdict["outcome"] == "no worse":
@@ -184,8 +264,10 @@ def _four_bit(report: Mapping[str, Any]) -> str:
         return (f"The test cannot show whether the 4-bit one is as good, because nearly all answers of both are wrong: "
                 f"{figures}.")
     again = verdict.get("trained_again")
-    what = "training seeds" if again and again["seed_share"] > 0.5 else "test questions"
-    return f"Too few {what} to say whether the 4-bit one is as good: {figures}."
+    few = TOO_FEW
+    if again and again["seed_share"] > 0.5:
+        few = TOO_FEW.replace("test questions", "training seeds")
+    return f"{few} whether the 4-bit one is as good: {figures}."
 
 
 def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from assistant_builder.arms import ARMS, CELLS, QLORA, TWINS, css_rules, css_variables, label
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
-from evals.report import approaches, charts, formats, rows_headline, rows_other
+from evals.report import approaches, brief, charts, formats, rows_headline, rows_other
 from evals.report.conclusion import conclude
 from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
@@ -56,7 +56,7 @@ def _environment(*, html: bool) -> Environment:
     styles = [environment.loader.get_source(environment, name)[0] for name in ("style.css", "print.css")]
     environment.globals |= {"style": Markup(f"{arm_styles()}\n{''.join(styles)}"), "plural": plural,
                             "nbsp": Markup("&nbsp;"), "symbols": {arm.name: arm.symbol for arm in ARMS.values()}}
-    environment.filters |= {"value": format_value, "subscripts": subscripts}
+    environment.filters |= {"value": format_value, "subscripts": subscripts, "short": short}
     return environment
 
 
@@ -77,8 +77,14 @@ def format_value(value: Any) -> str:
     return str(value) if value not in ({}, "") else "none"
 
 
+def short(text: str, length: int = 110) -> str:
+    """The text truncated to ``length`` characters, with an ellipsis."""
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
+
+
 def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str, Any]:
     """The variables of the templates, with at most ``listed`` held-out items."""
+    conclusion = conclude(report)
     groups, groups_of_sections, compared = answer_groups(report, listed), contents(report), is_compared(report)
     flips, fidelity, seeds, margin = report["flips"], report["fidelity"], report["seeds"], report["verdict"]["margin"]
     flipped = ("lost", "gained") if flips else ()
@@ -101,7 +107,10 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
         "settings": list(flatten(report["config"])),
         # the headline
-        "conclusion": conclude(report),
+        "conclusion": conclusion,
+        "brief": {"about": brief.about(report), "examples": brief.examples(report, conclusion),
+                  "risks": brief.risks(report, conclusion), "recommendation": brief.recommendation(conclusion)},
+        "verdict_title": "What did 4-bit cost?" if compared else rows_headline.NOT_COMPARED,
         "outcome": rows_headline.outcome_label(report), "tone": rows_headline.tone(report),
         "meaning": meaning(report["verdict"]), "action": report["verdict"]["action"] if compared else "",
         "changed": changed_text(report["verdict"]["frozen"]), "first_warnings": first, "more_warnings": more,

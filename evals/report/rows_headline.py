@@ -233,7 +233,7 @@ def tiles(report: Report) -> list[dict[str, str]]:
         {"label": f"{line['label']}, QLoRA", "value": line["texts"][QLORA.name],
          "note": f"{line['texts'][LORA.name]} with 16-bit LoRA ({line['ratio']})"}
         for line in resource_rows(report)
-        if line["key"] in ("base_bytes", "train_seconds") and line["values"].get(QLORA.name) is not None
+        if line["key"] in ("base_bytes", "peak_memory_bytes") and line["values"].get(QLORA.name) is not None
     ]
 
 
@@ -253,7 +253,7 @@ def _tiles_alone(report: Report) -> list[dict[str, str]]:
             })
     return found + [{"label": line["label"], "value": line["texts"][arm.name], "note": ""}
                     for line in resource_rows(report) if line["values"].get(arm.name) is not None
-                    and line["key"] in ("base_bytes", "peak_memory_bytes", "train_seconds")]
+                    and line["key"] in ("base_bytes", "peak_memory_bytes")]
 
 
 _LARGE = 10  # differences beyond this multiple of the margin, or of the headline's interval, get a separate axis

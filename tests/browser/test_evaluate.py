@@ -12,7 +12,7 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
 from tests.browser.serving import Site
 from tests.evals.study_compare.scored_studies import make
-from tests.synthetic_study import evaluated, new_study, reported, running, trained, with_data
+from tests.synthetic_study import LARGE, evaluated, finished_study, new_study, reported, running, trained, with_data
 
 pytestmark = pytest.mark.browser
 HOSTILE = '<img src="http://evil.invalid/a.png" onerror="window.bad=1"><script>window.bad=2</script>'
@@ -35,13 +35,16 @@ def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site
     reported(study)
     make("beside", train__rank=64)
     open_at(page, at_site, "looked-at", "evaluate", "&__theme=dark")
+    expect(page.get_by_role("heading", name="Is it good enough?")).to_be_visible()
+    expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(1)
+    page.get_by_role("button", name="For specialists").click()
     expect(page.locator("#ab-verdict .ab-verdict")).to_be_visible()
-    expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(4)
+    expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(5)
     label = page.locator(".ab-figure .annotation-text").first
     assert label.evaluate("text => getComputedStyle(text).fill") == page.evaluate(
         "getComputedStyle(document.querySelector('.gradio-container')).color"
     ), "the words of a picture are as light as those of the page"
-    page.get_by_role("tab", name="Answers").click()
+    page.get_by_role("tab", name="Every answer").click()
     items = page.locator("#ab-items article")
     expect(items).to_have_count(10)
     expect(items.first.locator("mark.ab-own").first).to_be_visible()
@@ -50,11 +53,29 @@ def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site
     expect(items).to_have_count(2)
     page.locator("#ab-items-search textarea, #ab-items-search input").fill("no such words")
     expect(page.locator("#ab-items")).to_contain_text("No matching items")
-    page.get_by_role("tab", name="Compare studies").click()
+    page.get_by_role("tab", name="Compare projects").click()
     expect(page.locator("#ab-other input")).to_have_value(re.compile("beside"))
     page.locator("#ab-compare").click()
     expect(page.locator("#ab-comparison .ab-verdict")).to_have_count(2)
     expect(page.locator("#ab-across-items article")).to_have_count(10)
+
+
+def test_the_result_is_short_and_its_button_leads_on(page: Page, at_site: Site) -> None:
+    """Fewer than 350 words and 1,500 pixels until something is unfolded."""
+    finished_study("short", LARGE, eval__primary_metric="exact_match", eval__bootstrap_resamples=400)
+    page.set_viewport_size({"width": 1366, "height": 900})
+    open_at(page, at_site, "short", "evaluate")
+    expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(1)
+    expect(page.locator("#ab-conclusion")).to_contain_text("wrong answers")
+    assert len(page.evaluate("document.body.innerText").split()) < 350
+    assert page.evaluate("document.documentElement.scrollHeight") < 1500
+    expect(page.locator(".ab-examples:visible tbody tr")).to_have_count(3)
+    page.get_by_text(re.compile(r"^\d+ wrong answers$")).click()
+    assert page.locator(".ab-examples:visible tbody tr").count() > 10
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("button", name="Chat with the assistant").click()
+    expect(page.get_by_role("tab", name="Chat", selected=True)).to_be_visible()
 
 
 def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> None:
@@ -66,7 +87,7 @@ def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> N
     (study.folder / "later.json").rename(study.cell_folder("Q4") / "scores.json")
     study.write_progress("evaluate", Progress(80, 100, "%", "QR: likelihood of the reference answers", 20.0))
     expect(page.locator("#ab-evaluation")).to_contain_text("Scored so far: 10 of 10 cells")
-    expect(page.get_by_role("tab", name="Answers")).to_be_visible()
+    expect(page.get_by_role("button", name="For specialists")).to_be_visible()
     page.locator("#ab-evaluate-pause").click()
     expect(page.locator("#ab-evaluate-pause")).to_have_text("Pausing…")
     assert study.cancel_requested

@@ -115,7 +115,7 @@ def log_in_upload_and_log_out(browser: Browser, url: str) -> None:
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)
     cookie = next(cookie for cookie in context.cookies() if cookie["name"] == COOKIE)
     assert cookie["secure"] and cookie["httpOnly"] and cookie["sameSite"] == "Strict"
-    page.get_by_role("button", name="New study from my file").click(timeout=SLOW)
+    page.get_by_role("button", name="New project from my file").click(timeout=SLOW)
     page.locator("#ab-file input[type=file]").set_input_files(FERRIES)
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs", timeout=SLOW)
     page.get_by_role("button", name="Log out").click()

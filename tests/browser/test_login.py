@@ -36,14 +36,14 @@ def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None
     assert Axe().run(page).violations_count == 0
     log_in(page)
     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)
-    page.get_by_role("button", name="New study from my file").click(timeout=SLOW)
+    page.get_by_role("button", name="New project from my file").click(timeout=SLOW)
     upload = page.locator("#ab-file input[type=file]")
     upload.set_input_files(FERRIES)
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs", timeout=SLOW)
     large = tmp_path / "large.csv"
     large.write_bytes(b"question,answer\n" + b"x,y\n" * 100_000)
     page.goto(guarded.url, timeout=START_SECONDS * 1000)
-    page.get_by_role("button", name="New study from my file").click(timeout=SLOW)
+    page.get_by_role("button", name="New project from my file").click(timeout=SLOW)
     upload.set_input_files(large, timeout=SLOW)
     expect(page.get_by_text("maximum allowed size").first).to_be_visible(timeout=SLOW)
     page.get_by_role("button", name="Log out").click()

@@ -67,6 +67,19 @@ def test_the_report_prints_on_a4(page: Page, report: str, tmp_path: Path) -> Non
     assert re.search(rb"/MediaBox\s*\[0 0 59[45][.\d]* 84[12]", pdf), "A4 in points"
 
 
+def test_the_first_page_is_one_sheet(page: Page, report: str) -> None:
+    """The outline of the PDF names the page of each heading: that after the first page is on the second, at its top."""
+    page.set_content(report)
+    pdf = page.pdf(prefer_css_page_size=True, outline=True, tagged=True)
+    kids = re.search(rb"/Type\s*/Pages\b.*?/Kids\s*\[(.*?)\]", pdf, re.S)
+    assert kids is not None
+    pages = re.findall(rb"(\d+) 0 R", kids.group(1))
+    places = dict(re.findall(rb"/Title \(([^)]*)\)\s*/Dest \[(\d+) 0 R", pdf))
+    assert places[b"Examples"] == places[b"Risks"] == pages[0]
+    top = re.search(rb"/Title \(What did 4-bit cost\?\)\s*/Dest \[(\d+) 0 R\s*/XYZ [\d.]+ ([\d.]+)", pdf)
+    assert top is not None and top.group(1) == pages[1] and float(top.group(2)) > 780
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (380, "light")])
 def test_the_report_fits_its_window(page: Page, report: str, width: int, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def b() -> Study:
 def test_verdicts_differences_and_figures_are_shown(a: Study, b: Study) -> None:
     record = compare_studies(a, b)
     said = plain(comparison_view(record))
-    assert "wide compared with narrow" in said and "12 held-out items in both" in said
+    assert "wide compared with narrow" in said and "12 test questions in both" in said
     for verdict in record["verdicts"]:
         assert verdict["sentence"] in said
     assert record["warnings"][0] in said
@@ -110,18 +110,18 @@ def choices(panel: CompareStudiesPanel, name: str | None) -> list[Any]:
 
 def test_only_studies_with_shared_items_are_on_offer(panel: CompareStudiesPanel, a: Study) -> None:
     note, body, _ = choices(panel, a.name)
-    assert "No other study has been evaluated yet" in note["value"] and not body["visible"]
+    assert "No other project has been evaluated yet" in note["value"] and not body["visible"]
     stranger = make("stranger")
     edit(stranger, each(lambda sample: {"reference": "elsewhere"}))
     note, body, _ = choices(panel, a.name)
-    assert "No other study has the same held-out questions" in note["value"] and "stranger" in note["value"]
+    assert "No other project has the same held-out questions" in note["value"] and "stranger" in note["value"]
     make("wide", train__rank=64)
     note, body, other = choices(panel, a.name)
     assert body["visible"] and other["value"] == "wide" and other["choices"] == [("wide  ·  12 shared items", "wide")]
     assert "stranger" in note["value"]
     fresh = with_data(new_study("fresh", LARGE))
     assert "Not evaluated yet" in choices(panel, fresh.name)[0]["value"]
-    assert "No study chosen" in choices(panel, None)[0]["value"]
+    assert "No project chosen" in choices(panel, None)[0]["value"]
     assert "narrow" not in no_comparison_note("x", ["y"])
 
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_compared_says_why(panel: CompareStudiesPanel, a: Study) 
     *_, last = panel._compare("narrow", "fresh")
     assert "has not been evaluated" in last[1] and last[0] is None and last[-1]["interactive"]
     (only,) = panel._compare("narrow", None)
-    assert "Choose a study" in only[1]
+    assert "Choose a project" in only[1]
 
 
 def test_the_list_follows_other_studies_and_the_result_its_own(panel: CompareStudiesPanel, a: Study) -> None:

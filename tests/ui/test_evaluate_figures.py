@@ -23,17 +23,24 @@ from assistant_builder.ui.evaluate.figures import (
     reliability_figure,
     reliability_table,
     seeds_figure,
+    verdict_panel,
     waterfall_figure,
 )
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.evaluate.view import (
     evaluation_state,
+    four_bit_card,
+    good_enough_card,
+    margin_key,
+    misses_card,
     power_sentence,
     report_tables,
+    specialists_title,
     verdict_callout,
 )
 from assistant_builder.ui.refresh import LiveRegion, StudyView
-from assistant_builder.ui.study_snapshot import Snapshot, take_snapshot
+from assistant_builder.ui.study_snapshot import Snapshot, report_conclusion, take_snapshot
+from evals.report.conclusion import TOO_FEW, Bar, conclude
 from tests.synthetic_study import done, evaluated, new_study, reported, running, trained, with_data
 from tests.ui.blocks import inside_blocks
 
@@ -160,11 +167,50 @@ def test_the_verdict_comes_with_the_tables_behind_it(finished: Snapshot, report:
     assert power_sentence({**report, "power": []}) == ""
 
 
+def test_the_conclusion_comes_with_figures_answers_and_a_button(report: dict[str, Any]) -> None:
+    found = conclude(report)
+    shown = good_enough_card(report, found)
+    said = plain(shown)
+    for words in ("Is it good enough?", "9 of 12 exactly right", found.good_enough, "Right answer", found.action):
+        assert words in said
+    assert 'data-action="chat"' in shown and "ab-bars" not in shown
+    assert found.four_bit in plain(four_bit_card(report, found))
+    assert "far from the right one" not in misses_card(report, found)
+    by_right = {**report, "primary_metric": "exact_match"}
+    assert "3 wrong answers" in plain(misses_card(by_right, conclude(by_right)))
+    assert margin_key(report).endswith("0.03 nats per token, 4-bit counts as no worse.")
+    (panel,) = verdict_panel(report)
+    assert panel.margin == 0.03 and len(panel.rows) == 1
+    assert specialists_title(report).startswith("For specialists (")
+    assert specialists_title(None) == "For specialists"
+
+
+def test_three_bars_show_that_copying_is_better(report: dict[str, Any]) -> None:
+    found = replace(conclude(report), bars=(Bar("copy", "Copying an answer", 0.9, "90.0%"),
+                                            Bar("lora", "LoRA (16-bit)", 0.5, "50.0%")), rival="Copying is better.")
+    shown = good_enough_card(report, found)
+    assert "<figcaption>Copying is better.</figcaption>" in shown and 'style="width:90.0%"' in shown
+
+
+@pytest.mark.parametrize("outcome", ["no worse", "worse", "inconclusive"])
+def test_four_bit_is_called_as_good_only_if_the_verdict_is_no_worse(report: dict[str, Any], outcome: str) -> None:
+    changed = {**report, "objection": "", "verdict": {**report["verdict"], "outcome": outcome}}
+    shown = four_bit_card(changed, conclude(changed))
+    assert ("The 4-bit one is as good:" in shown) == (outcome == "no worse")
+
+
+def test_an_inconclusive_verdict_is_called_too_few_questions(report: dict[str, Any]) -> None:
+    changed = {**report, "objection": "", "verdict": {**report["verdict"], "outcome": "inconclusive"}}
+    assert f"<strong>{TOO_FEW}<" in verdict_callout(changed)
+
+
 def test_a_change_after_scoring_is_not_folded(report: dict[str, Any]) -> None:
     declared = {"primary_metric": "nll_per_token", "margin": 0.03, "second_metric": "token_f1"}
     frozen = {"declared": declared, "sha256": "ab" * 32, "written": "2026-01-01T10:00:00+00:00",
               "changes": [{"name": "margin", "was": 0.03, "now": 0.05}]}
-    page = verdict_callout({**report, "verdict": {**report["verdict"], "frozen": frozen}})
+    changed = {**report, "verdict": {**report["verdict"], "frozen": frozen}}
+    assert "Changed after scoring: margin" in four_bit_card(changed, conclude(changed))
+    page = verdict_callout(changed)
     place = page.index("Changed after scoring: margin, was 0.03 nats per token, now 0.05 nats per token.")
     assert place < page.index("<details")
 
@@ -183,7 +229,8 @@ def test_a_report_of_an_earlier_version_is_shown(report: dict[str, Any]) -> None
     old["verdict"] = {key: value for key, value in report["verdict"].items() if key not in added}
     said = plain(verdict_callout(old))
     assert report["sentence"] in said.replace("&#39;", "'") and "What to do" not in said and "rests on" not in said
-    assert report_tables(old) and headline_panels(old)
+    assert report_tables(old) and headline_panels(old) and report_conclusion(old) is not None
+    assert report_conclusion({"verdict": {}}) is None
 
 
 def test_the_rules_of_the_verdict_are_told_before_scoring(tab: EvaluateTab) -> None:
@@ -318,7 +365,7 @@ def test_training_that_goes_on_draws_nothing_here_anew(tab: EvaluateTab, study: 
     assert {part.key: part.mark(StudyView(study.name)) for part in tab.sections()} == before
     (study.folder / "report.json").touch()
     changed = {part.key for part in tab.sections() if part.mark(StudyView(study.name)) != before[part.key]}
-    assert changed == {"evaluate", "evaluate-result", "evaluate-items"}
+    assert changed == {"evaluate", "evaluate-conclusion", "evaluate-result", "evaluate-items"}
 
 
 def test_a_thousand_items_are_drawn_quickly(tab: EvaluateTab, study: Study) -> None:

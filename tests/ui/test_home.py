@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -14,6 +15,7 @@ from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.admin import delete_study
+from assistant_builder.study.steps import Progress
 from assistant_builder.ui.home import tab as home_module
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
 from assistant_builder.ui.home.view import (
@@ -22,7 +24,9 @@ from assistant_builder.ui.home.view import (
     StudySummary,
     ago,
     list_studies,
+    score,
     study_list_view,
+    summarize,
     welcome_view,
 )
 from tests.synthetic_study import finished_study, new_study, running, with_data
@@ -39,12 +43,18 @@ def press(screen: HomeScreen, action: str, name: str = "") -> list:
 
 
 def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
-    finished_study("done")
-    running(with_data(new_study("busy")), "train-lora")
+    finished_study("done", eval__primary_metric="exact_match")
+    running(with_data(new_study("busy")), "train-lora", Progress(29, 60, "steps"))
     entries = {entry.name: entry for entry in list_studies().entries}
-    assert (entries["done"].state, entries["done"].outcome) == ("succeeded", "worse")
-    assert entries["done"].pairs == 30 and "QLoRA" in entries["done"].sentence
-    assert (entries["busy"].state, entries["busy"].outcome) == ("running", "")
+    assert entries["done"].state == "succeeded" and entries["done"].pairs == 30
+    found = entries["done"].conclusion
+    assert found is not None and score(found) == "75 % right"
+    assert (entries["busy"].state, entries["busy"].conclusion) == ("running", None)
+    assert entries["busy"].progress == ("Train LoRA (16-bit)", 0.45)
+    shown = study_list_view(list_studies(), time.time())
+    for words in ("75 % right", found.sentences[0], found.four_bit, "Train LoRA (16-bit), 45%"):
+        assert words in shown
+    assert "Chat with done" in shown and "Chat with busy" not in shown
 
 
 def test_the_last_changed_study_comes_first(home: Path) -> None:
@@ -90,7 +100,21 @@ def test_every_button_names_its_action_and_study() -> None:
     entries = (StudySummary("one", "succeeded"), StudySummary("two", "failed"))
     shown = study_list_view(StudyList(entries, None, ()), now=100.0)
     labels = re.findall(r'aria-label="([^"]+)"', shown)
-    assert len(labels) == len(set(labels)) == 8
+    assert len(labels) == len(set(labels)) == 10
+
+
+def test_a_card_is_a_link_to_the_tab_of_its_state() -> None:
+    entries = (StudySummary("one", "succeeded"), StudySummary("two", "failed"), StudySummary("three", "queued"))
+    shown = study_list_view(StudyList(entries, None, ()), now=100.0)
+    assert re.findall(r'href="([^"]+)"', shown) == [
+        "?study=one&amp;tab=evaluate", "?study=two&amp;tab=train", "?study=three&amp;tab=data"]
+
+
+def test_a_score_is_neither_rounded_to_all_nor_to_none(home: Path) -> None:
+    found = summarize(finished_study(eval__primary_metric="exact_match")).conclusion
+    assert found is not None
+    assert [score(replace(found, share=share)) for share in (0.001, 0.937, 0.999, 1.0)] == [
+        "1 % right", "94 % right", "99 % right", "100 % right"]
 
 
 def test_the_first_visit_shows_an_introduction() -> None:
@@ -113,6 +137,7 @@ def test_a_study_opens_on_the_tab_of_its_state(screen: HomeScreen) -> None:
     running(with_data(new_study("busy")), "train-lora")
     finished_study("done")
     assert [screen._opens("open", name)[1] for name in ("fresh", "busy", "done")] == ["data", "train", "evaluate"]
+    assert [screen._opens(action, "done")[1] for action in ("chat", "results")] == ["chat", "evaluate"]
     assert screen._opens("new", "") == (NEW_STUDY, "data")
 
 

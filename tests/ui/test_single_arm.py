@@ -17,7 +17,7 @@ from assistant_builder.ui.evaluate.item_filters import comparable_studies, share
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.evaluate.view import evaluation_state, interval_key, report_tables, verdict_callout
 from assistant_builder.ui.export.tab import ExportTab
-from assistant_builder.ui.home.view import OUTCOMES, summarize
+from assistant_builder.ui.home.view import summarize
 from assistant_builder.ui.plan.tab import study_plan
 from assistant_builder.ui.plan.view import plan_panel, verdict
 from assistant_builder.ui.refresh import StudyView
@@ -74,7 +74,8 @@ def test_evaluate_shows_what_tuning_changed(alone: Study) -> None:
     assert all(panel.margin is None for panel in panels)
     assert report_tables(report) and not evaluation_state(seen)
     shown = drawn(inside_blocks(EvaluateTab), alone)
-    assert shown["evaluate"][-1]["visible"] and shown["evaluate-result"][3]["label"].startswith("Tuned minus untuned")
+    assert shown["evaluate"][-1]["visible"] and shown["evaluate-result"][4]["label"].startswith("Tuned minus untuned")
+    assert shown["evaluate-conclusion"][1]["visible"] and not shown["evaluate-conclusion"][4]["visible"]
 
 
 def test_answers_are_read_beside_those_of_the_untuned_base(alone: Study) -> None:
@@ -138,5 +139,5 @@ def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class
 
 
 def test_home_says_that_nothing_was_compared(alone: Study) -> None:
-    entry: Any = summarize(alone)
-    assert entry.outcome == "not compared" and entry.outcome in OUTCOMES
+    found = summarize(alone).conclusion
+    assert found is not None and "without its 16-bit twin" in found.four_bit

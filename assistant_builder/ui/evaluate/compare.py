@@ -18,7 +18,8 @@ from assistant_builder.ui.html import callout, card, empty, error_callout, items
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import stamp
 from evals.report.charts import by_axis
-from evals.report.format import plural, shown
+from evals.report.conclusion import TOO_FEW
+from evals.report.format import in_sentence, plural, shown
 from evals.report.verdict import harm_interval
 from evals.study_compare.messages import contrast_rows, difference_rows
 
@@ -30,10 +31,10 @@ def comparison_view(record: Record) -> Markup:
     """Verdicts and warnings of a result of ``evals.study_compare.compare_studies``."""
     head = callout(
         "info", f"{record['b']} compared with {record['a']}",
-        f"{plural(record['shared_items'], 'held-out item')} in both studies. Differences are {record['b']} (B) minus "
+        f"{plural(record['shared_items'], 'test question')} in both projects. Differences are {record['b']} (B) minus "
         f"{record['a']} (A). The metric and the margin of {record['a']} decide.",
     )
-    none = callout("warn", "No verdict", "The deciding metric was not scored in both studies.")
+    none = callout("warn", "No verdict", "The deciding metric was not scored in both projects.")
     verdicts = join(map(_verdict, record["verdicts"])) or none
     caveats = card("Caveats", items(record["warnings"])) if record["warnings"] else Markup("")
     return join([head, verdicts, caveats])
@@ -41,6 +42,8 @@ def comparison_view(record: Record) -> Markup:
 
 def _verdict(verdict: Record) -> Markup:
     tone, title = {"worse": "bad", "inconclusive": "warn"}.get(verdict["outcome"], "good"), verdict["outcome"]
+    if tone == "warn":
+        title = in_sentence(TOO_FEW)
     if tone == "good" and harm_interval(verdict)[1] < 0:
         title = "better"
     elif tone == "good" and verdict["within_margin_but_worse"]:
@@ -55,7 +58,7 @@ def comparison_tables(record: Record) -> Markup:
     columns = ("Setting or file", f"A: {record['a']}", f"B: {record['b']}")
     differing = table(columns, differences) if differences else Markup("<p>No recorded setting or file differs.</p>")
     headers = ("Cell", "Metric", "A", "B", "B \N{MINUS SIGN} A", "95 % interval", "p (Holm)")
-    return join([card("Differences between the studies", differing),
+    return join([card("Differences between the projects", differing),
                  card("All metrics", table(headers, contrast_rows(record), numeric=range(2, 7)))])
 
 
@@ -82,21 +85,21 @@ def _row(row: Record) -> IntervalRow:
 
 def no_comparison_note(name: str, others: Sequence[str]) -> Markup:
     """A message that no other study can be compared; ``others`` share no held-out question with the study ``name``."""
-    remedy = ("Save the settings as a new study on the Train tab, change a setting and run it. Studies are compared on "
-              "the held-out questions that they share.")
+    remedy = ("Save the settings as a new project on the Train tab, change a setting and run it. Projects are compared "
+              "on the test questions that they share.")
     if not others:
-        return empty("No other study has been evaluated yet", remedy)
-    return empty(f"No other study has the same held-out questions as {name}", f"{excluded_note(others)} {remedy}")
+        return empty("No other project has been evaluated yet", remedy)
+    return empty(f"No other project has the same test questions as {name}", f"{excluded_note(others)} {remedy}")
 
 
 def excluded_note(others: Sequence[str]) -> str:
     """Lists the evaluated studies that cannot be compared; empty without any."""
     if not others:
         return ""
-    return f"Not listed, because they share no held-out question with this study: {', '.join(sorted(others))}."
+    return f"Not listed, because they share no test question with this project: {', '.join(sorted(others))}."
 
 
-EMPTY = "The study is compared with another one here."
+EMPTY = "The project is compared with another one here."
 
 
 class CompareStudiesPanel:
@@ -111,7 +114,7 @@ class CompareStudiesPanel:
                 self.go = gr.Button("Compare", variant="primary", scale=0, min_width=140, elem_id="ab-compare")
             self.message = gr.HTML(elem_id="ab-comparison")
             with gr.Column(visible=False) as self.result:
-                self.plot = gr.Plot(label="This study minus the other, 95 % intervals", elem_classes="ab-figure")
+                self.plot = gr.Plot(label="This project minus the other, 95 % intervals", elem_classes="ab-figure")
                 self.tables = gr.HTML()
                 gr.HTML("<h3>Answers that changed</h3>")
                 self.browser = ItemBrowser(
@@ -130,14 +133,14 @@ class CompareStudiesPanel:
     def _draw(self, view: StudyView) -> Sequence[Any]:
         hidden = [gr.update(visible=False), gr.update(choices=[], value=None)]
         if view.study is None:
-            return [gr.update(value=empty("No study chosen", EMPTY), visible=True), *hidden]
+            return [gr.update(value=empty("No project chosen", EMPTY), visible=True), *hidden]
         if view.study.step("evaluate").state != "succeeded":
-            message = empty("Not evaluated yet", "A study can be compared with another one after its evaluation.")
+            message = empty("Not evaluated yet", "A project can be compared with another one after its evaluation.")
             return [gr.update(value=message, visible=True), *hidden]
         name, found, parent = view.study.name, comparable_studies(view.study), parent_study(view.study)
         others = {other: items for other, items in found.items() if items > 1}
         note = excluded_note(list(found.keys() - others)) if others else no_comparison_note(name, list(found))
-        titles = [(f"{other}  ·  {plural(items, 'shared item')}{'  ·  parent study' if other == parent else ''}", other)
+        titles = [(f"{other}  ·  {plural(items, 'shared item')}{'  ·  the original' if other == parent else ''}", other)
                   for other, items in others.items()]
         return [gr.update(value=note, visible=bool(note)), gr.update(visible=bool(others)),
                 gr.update(choices=titles, value=next(iter(others), None))]
@@ -154,7 +157,7 @@ class CompareStudiesPanel:
         rest = [gr.skip()] * (2 + len(self.browser.outputs))
         hidden = gr.update(visible=False)
         if not name or not other:
-            yield [None, callout("warn", "Choose a study to compare with"), hidden, *rest, gr.skip()]
+            yield [None, callout("warn", "Choose a project to compare with"), hidden, *rest, gr.skip()]
             return
         yield [gr.skip(), callout("info", f"Comparing {name} with {other}…"), hidden, *rest,
                gr.update(interactive=False)]

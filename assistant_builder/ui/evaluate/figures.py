@@ -18,6 +18,7 @@ from assistant_builder.ui.html import cut, fold, table
 from assistant_builder.ui.plots import AXIS, GREY, Drawing, spread
 from evals.metrics import metric_of
 from evals.report.charts import by_axis
+from evals.report.conclusion import EXACT
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import capitalised, difference, interval, number, percent, shown
 from evals.report.load import is_compared, lead_pair
@@ -90,6 +91,17 @@ def headline_panels(report: Report) -> list[IntervalPanel]:
                                    unit_of(rows[0]["metric"]), bool(rows[0]["higher_is_better"]),
                                    _margin(report, primary["metric"]) if primary else None))
     return found
+
+
+def verdict_panel(report: Report) -> list[IntervalPanel]:
+    """The difference in the metric of the verdict with the margin; empty without a comparison."""
+    rows = [row for row in report["contrasts"]
+            if is_compared(report) and row["name"] == "-".join(lead_pair(report))
+            and row["metric"] == report["primary_metric"]]
+    return [IntervalPanel((contrast_row(row, "Right answers" if row["metric"] == EXACT else shown(row["metric"]).label,
+                                        ""),),
+                          unit_of(row["metric"]), bool(row["higher_is_better"]), _margin(report, row["metric"]))
+            for row in rows]
 
 
 def contrast_panels(report: Report, metric: str) -> list[IntervalPanel]:

@@ -1,4 +1,4 @@
-"""The Evaluate tab: verdict, figures, tables, the single answers, and the comparison with another study."""
+"""The Evaluate tab: the conclusion, and for specialists figures, tables, every answer and comparisons of studies."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from assistant_builder.ui.evaluate.figures import (
     reliability_figure,
     reliability_table,
     seeds_figure,
+    verdict_panel,
     waterfall_figure,
 )
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
@@ -29,15 +30,28 @@ from assistant_builder.ui.evaluate.item_filters import count_by_choice, study_it
 from assistant_builder.ui.evaluate.view import (
     declaration_note,
     evaluation_state,
+    four_bit_card,
+    good_enough_card,
     interval_key,
+    margin_key,
     metric_choices,
+    misses_card,
     power_sentence,
     report_tables,
+    specialists_title,
     verdict_callout,
 )
-from assistant_builder.ui.html import empty, error_callout, join
+from assistant_builder.ui.html import CLICKS, empty, error_callout, join
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
-from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of, stopped_step, study_report
+from assistant_builder.ui.study_snapshot import (
+    Snapshot,
+    log_tail,
+    needs_study,
+    report_conclusion,
+    state_of,
+    stopped_step,
+    study_report,
+)
 from assistant_builder.ui.train.actions import pause_label, pause_run, start_phase, start_refusal, start_run
 from assistant_builder.ui.train.preflight import contacts_note
 from evals.report.load import is_compared, served_cells
@@ -54,26 +68,35 @@ class EvaluateTab:
                 self.start = gr.Button("Evaluate now", variant="primary", visible=False, elem_id="ab-evaluate")
                 self.pause = gr.Button("Pause", visible=False, elem_id="ab-evaluate-pause")
             self.state = gr.HTML(needs_study(EMPTY))
-            self.verdict = gr.HTML(elem_id="ab-verdict")
-            with gr.Tabs(visible=False, elem_id="ab-evaluate-parts") as self.parts:
-                with gr.Tab("Result", id="result"):
-                    self._place_figures()
-                with gr.Tab("Answers", id="answers"):
-                    self.no_items = gr.HTML()
-                    with gr.Column() as self.browsing:
-                        self.browser = ItemBrowser(
-                            lambda name: study_items(Study.open(name)) if name else None, "ab-items")
-                with gr.Tab("Compare studies", id="across"):
-                    self.across = CompareStudiesPanel()
+            with gr.Column(visible=False, elem_id="ab-conclusion") as self.conclusion:
+                self.enough = gr.HTML(js_on_load=CLICKS)
+                with gr.Group(elem_classes="ab-group ab-four-bit"):
+                    self.cost = gr.HTML()
+                    self.picture = gr.Plot(label="QLoRA minus LoRA, 95 % interval", elem_classes="ab-figure")
+                    self.key = gr.HTML(elem_classes="ab-note")
+                self.misses = gr.HTML()
+            self.details = gr.Accordion(specialists_title(None), open=False, visible=False, elem_id="ab-specialists")
+            with self.details:
+                with gr.Tabs():
+                    with gr.Tab("Verdict and figures"):
+                        self._place_figures()
+                    with gr.Tab("Every answer"):
+                        self.no_items = gr.HTML()
+                        with gr.Column() as self.browsing:
+                            self.browser = ItemBrowser(
+                                lambda name: study_items(Study.open(name)) if name else None, "ab-items")
+                    with gr.Tab("Compare projects"):
+                        self.across = CompareStudiesPanel()
 
     def _place_figures(self) -> None:
         self.pending = gr.HTML(empty("The verdict is part of the report", "The report is written automatically after "
                                      "all cells are scored. The answers are available already."))
         with gr.Column(visible=False) as self.result:
+            self.verdict = gr.HTML(elem_id="ab-verdict")
             with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
                     self.headline = gr.Plot(label="QLoRA minus LoRA, 95 % intervals", elem_classes="ab-figure")
-                    self.key = gr.HTML(elem_classes="ab-note")
+                    self.marks = gr.HTML(elem_classes="ab-note")
                 with gr.Column(min_width=300):
                     self.waterfall = gr.Plot(label="Where the difference comes from", elem_classes="ab-figure")
                     self.origin = gr.HTML(elem_classes="ab-note")
@@ -95,12 +118,15 @@ class EvaluateTab:
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
         return [
-            LiveRegion("evaluate", [self.actions, self.start, self.pause, self.state, self.verdict, self.parts],
+            LiveRegion("evaluate", [self.actions, self.start, self.pause, self.state, self.details],
                        _state_mark, self._draw_state),
+            LiveRegion("evaluate-conclusion",
+                       [self.conclusion, self.enough, self.cost, self.picture, self.key, self.misses],
+                       lambda view: view.stamp("report.json"), self._draw_conclusion),
             LiveRegion("evaluate-result", [
-                self.pending, self.result, self.headline, self.key, self.waterfall, self.origin, self.metric,
-                self.contrasts, self.cells, self.trust, self.reliability, self.trusted, self.seeds, self.seeded,
-                self.tables,
+                self.pending, self.result, self.verdict, self.headline, self.marks, self.waterfall, self.origin,
+                self.metric, self.contrasts, self.cells, self.trust, self.reliability, self.trusted, self.seeds,
+                self.seeded, self.tables,
             ], lambda view: view.stamp("report.json"), self._draw_result),
             LiveRegion("evaluate-items", [self.no_items, self.browsing, *self.browser.outputs],
                        lambda view: view.stamp(*_item_files(view.study)), self._draw_items),
@@ -111,7 +137,7 @@ class EvaluateTab:
         snapshot, hidden = view.snapshot, gr.update(visible=False)
         if snapshot is None or view.study is None:
             message = error_callout(view.error) if view.error else needs_study(EMPTY)
-            return [hidden, hidden, hidden, gr.update(value=message, visible=True), hidden, hidden]
+            return [hidden, hidden, hidden, gr.update(value=message, visible=True), hidden]
         running = any(step.state == "running" for step in snapshot.steps if evaluates(step.step))
         stopped = stopped_step(snapshot)
         log = log_tail(view.study.log_file(stopped.step)) if stopped and stopped.state == "failed" else ""
@@ -126,19 +152,28 @@ class EvaluateTab:
         return [gr.update(visible=ready or running), _start_button(snapshot, start_phase(view.study), ready),
                 gr.update(visible=running, value=pause_label(view.study), interactive=not view.study.cancel_requested),
                 gr.update(value=message, visible=bool(message)),
-                gr.update(value=verdict_callout(report) if report else "", visible=bool(report)),
-                gr.update(visible=bool(report) or scored)]
+                gr.update(visible=bool(report) or scored, label=specialists_title(report))]
+
+    def _draw_conclusion(self, view: StudyView) -> Sequence[Any]:
+        report = view.snapshot.report if view.snapshot else None
+        found = report_conclusion(report) if report else None
+        if report is None or found is None:
+            return [gr.update(visible=False), *[gr.skip()] * 5]
+        panels = verdict_panel(report)
+        return [gr.update(visible=True), good_enough_card(report, found), four_bit_card(report, found),
+                gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels)),
+                margin_key(report) if panels else "", misses_card(report, found)]
 
     def _draw_result(self, view: StudyView) -> Sequence[Any]:
         report = view.snapshot.report if view.snapshot else None
         if report is None:
-            return [gr.update(visible=True), gr.update(visible=False), *[gr.skip()] * 13]
+            return [gr.update(visible=True), gr.update(visible=False), *[gr.skip()] * 14]
         primary, waterfall, reliability = report["primary_metric"], report["attribution"], report["reliability"]
         metrics = list(dict.fromkeys(row["metric"] for row in report["contrasts"]))
         several = report["seeds"]["count"] > 1
         panels = headline_panels(report)
         return [
-            gr.update(visible=False), gr.update(visible=True),
+            gr.update(visible=False), gr.update(visible=True), verdict_callout(report),
             gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels),
                       label=f"{'QLoRA minus LoRA' if is_compared(report) else 'Tuned minus untuned'}, 95 % intervals"),
             _paragraphs([interval_key(report)]),
@@ -167,6 +202,7 @@ class EvaluateTab:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         self.start.click(user_facing_errors(self._start), picker, self.start, **QUIET)
         self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
+        self.enough.click(user_facing_errors(_open_tab), None, tabs, queue=False, **QUIET)
         self.metric.input(user_facing_errors(self._redraw), [picker, self.metric], [self.contrasts, self.cells],
                           queue=False, **QUIET)
         self.browser.wire(picker)
@@ -181,6 +217,10 @@ class EvaluateTab:
         if report is None:
             raise StudyError("the report is missing", remedy="Press “Resume”")
         return _by_metric(report, metric)
+
+
+def _open_tab(event: gr.EventData) -> gr.Tabs:
+    return gr.Tabs(selected=str(getattr(event, "action", "")))
 
 
 def _start_button(snapshot: Snapshot, phase: str, ready: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Views of the evaluation: its progress, the verdict, the score tables, and the held-out items with their answers."""
+"""Views of the evaluation: its progress, the conclusion, the verdict, the score tables, and the answers."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ from assistant_builder.ui.html import (
 )
 from assistant_builder.ui.study_snapshot import Snapshot, step_title
 from evals.metrics import METRICS
+from evals.report.brief import Example, examples, misses, risks
+from evals.report.conclusion import EXACT, TOO_FEW, Bar, Conclusion
 from evals.report.format import (
     count,
     difference,
     duration,
     export_description,
     interval,
+    margin,
     number,
     p_value,
     plural,
@@ -55,10 +58,10 @@ from evals.report.warnings import by_weight
 _OUTCOMES: dict[str, tuple[Tone, str]] = {
     "no worse": ("good", "4-bit is no worse"),
     "worse": ("bad", "4-bit is worse"),
-    "inconclusive": ("warn", "Inconclusive"),
+    "inconclusive": ("warn", TOO_FEW),
 }
 _BOUND_TONES = {"yes": "good", "cannot-be-told": "warn", "no": "bad"}
-_KEEPS = {"measured": "measured itself", "yes": "✓ yes", "cannot be told": "inconclusive"}
+_KEEPS = {"measured": "measured itself", "yes": "✓ yes", "cannot be told": TOO_FEW}
 
 
 def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
@@ -94,7 +97,7 @@ def _not_begun(snapshot: Snapshot) -> Markup:
     who, several = assistants(count), count > 1
     if snapshot.trained and not snapshot.running:
         return empty("Trained, not evaluated", f"Press “Evaluate now” to score {who} and "
-                     f"{'their untuned bases' if several else 'its untuned base'} on the held-out questions.")
+                     f"{'their untuned bases' if several else 'its untuned base'} on the test questions.")
     if snapshot.running:
         return empty("Nothing to evaluate yet", f"The evaluation starts automatically after {who} "
                      f"{'are' if several else 'is'} trained. The scores are shown here as they are computed.")
@@ -135,6 +138,72 @@ def _so_far(snapshot: Snapshot) -> Markup:
         return Markup("")
     return card(f"Scored so far: {len(snapshot.scores)} of {len(snapshot.config.cells)} cells",
                 cells_table(snapshot.scores))
+
+
+_ACTIONS = {"chat": "Chat with the assistant", "train": "Train longer", "data": "Add other wordings"}
+"""Tab on which the advice of a conclusion is followed → title of the button that opens it."""
+_MISSES = 50
+"""Number of wrong answers that are listed."""
+_SHORT_TEXT = 110
+"""Characters of a question or an answer in a list of examples."""
+
+
+def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
+    """Whether the assistant is good enough: figures, sentences, three answers, a risk, and a button for what to do."""
+    tile = Markup('<div class="ab-tile"><b>{} <span>{}</span></b><small>{}</small></div>')
+    tiles = join(tile.format(figure.value, figure.what, figure.note) for figure in conclusion.figures)
+    said = join(Markup("<p>{}</p>").format(text) for text in (conclusion.good_enough, *conclusion.notes))
+    button = Markup('<button type="button" class="ab-button ab-primary" data-action="{}">{} →</button>').format(
+        conclusion.next_tab, _ACTIONS[conclusion.next_tab])
+    note = join(Markup('<p class="ab-sentence"><b>Note:</b> {}</p>').format(risk)
+                for risk in risks(report, conclusion)[:1])
+    return card(
+        "Is it good enough?", Markup('<div class="ab-tiles ab-counts">{}</div>').format(tiles),
+        Markup('<div class="ab-callout ab-{}" role="status">{}</div>').format(
+            "good" if conclusion.ready else "bad", said),
+        bars(conclusion.rival, conclusion.bars) if conclusion.bars else "", example_table(examples(report, conclusion)),
+        note, Markup('<div class="ab-next"><p>{}</p>{}</div>').format(conclusion.action, button))
+
+
+def bars(title: str, found: Sequence[Bar]) -> Markup:
+    """Bars from 0 to 100 %."""
+    row = Markup('<div class="ab-arm-{}"><span>{}</span><i><b style="width:{:.1f}%"></b></i><span>{}</span></div>')
+    return Markup('<figure class="ab-bars"><figcaption>{}</figcaption>{}</figure>').format(
+        title, join(row.format(bar.name, bar.label, 100 * bar.share, bar.text) for bar in found))
+
+
+def example_table(found: Sequence[Example]) -> Markup:
+    """Questions with the right answer and the answer of the assistant."""
+    rows = [(cut(example.question, _SHORT_TEXT), cut(example.reference, _SHORT_TEXT),
+             Markup('{} <span class="ab-kind ab-{}">{}</span>').format(
+                 cut(example.answer, _SHORT_TEXT), example.tone, example.verdict)) for example in found]
+    headers = ("Question", "Right answer", "Answer of the assistant")
+    return Markup('<div class="ab-examples">{}</div>').format(table(headers, rows)) if rows else Markup("")
+
+
+def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
+    """What 4-bit cost, in a sentence; what was changed after scoring is part of it."""
+    changed = changed_text(report["verdict"].get("frozen") or {})
+    return Markup('<h3>What did 4-bit cost?</h3><p class="ab-sentence">{}</p>{}').format(
+        conclusion.four_bit, Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
+
+
+def misses_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
+    """The wrong answers, folded; empty without any."""
+    found = misses(report, conclusion)
+    if not found:
+        return Markup("")
+    title = "wrong answer" if conclusion.metric == EXACT else "answer far from the right one"
+    many = None if conclusion.metric == EXACT else "answers far from the right ones"
+    more = Markup("<p>{}</p>").format("The others are listed under “Every answer”.") if len(found) > _MISSES else ""
+    return Markup('<section class="ab-card ab-misses">{}</section>').format(
+        fold(plural(len(found), title, many), example_table(found[:_MISSES]) + more))
+
+
+def specialists_title(report: Mapping[str, Any] | None) -> str:
+    """Title of the folded part, with the number of serious warnings in it."""
+    serious = sum(entry["level"] == "serious" for entry in (report or {}).get("warnings") or [])
+    return f"For specialists ({plural(serious, 'warning')})" if serious else "For specialists"
 
 
 def verdict_callout(report: Mapping[str, Any]) -> Markup:
@@ -269,16 +338,21 @@ def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
     return card("Which export keeps the measured quality", figures, note)
 
 
+def margin_key(report: Mapping[str, Any]) -> str:
+    """Explanation of the picture of the verdict."""
+    return (f"Up to the dashed line, {margin(report['primary_metric'], report['verdict']['margin'])}, 4-bit counts as "
+            "no worse.")
+
+
 def interval_key(report: Mapping[str, Any]) -> str:
     """Explanation of the interval figures."""
     marks = "▶ clearly worse, ◀ clearly better, ● no clear difference."
     if not is_compared(report):
         return ("A line is the 95 % interval of the difference between the tuned assistant and the untuned base. Right "
                 f"of zero the tuned assistant is worse. {marks}")
-    form, margin = shown(report["primary_metric"]), report["verdict"]["margin"]
-    allowed = f"{margin * form.factor:.3g} {form.unit}"
+    form, allowed = shown(report["primary_metric"]), margin(report["primary_metric"], report["verdict"]["margin"])
     return (f"A line is the 95 % interval of the difference. Right of zero is worse. {marks} The green area up to the "
-            f"dashed line is the margin of the study: {allowed} of {form.phrase}.")
+            f"dashed line is the margin: {allowed} of {form.phrase}.")
 
 
 def power_sentence(report: Mapping[str, Any]) -> str:

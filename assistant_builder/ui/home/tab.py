@@ -15,16 +15,19 @@ from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.study.admin import delete_study, deleted_studies, duplicate_study, rename_study, restore_study
 from assistant_builder.ui.data.preview import ShippedDataset, shipped_datasets, unused_name
-from assistant_builder.ui.home.view import StudyList, list_studies, study_list_view, welcome_view
+from assistant_builder.ui.home.view import StudyList, list_studies, study_list_view, summarize, welcome_view
+from assistant_builder.ui.html import CLICKS
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.train.actions import start_run
 
 NEW_STUDY = ""
 """Value of the picker for a new study; None is the home screen."""
-_CLICKS = """element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-action]");
-  if (button) trigger("click", {action: button.dataset.action, name: button.dataset.name});
-});"""
+_MENUS = """const close = (event) => element.querySelectorAll("details[open]").forEach((menu) => {
+  if (event.key === "Escape" || (event.type === "click" && !menu.contains(event.target))) menu.open = false;
+});
+document.addEventListener("click", close);
+element.addEventListener("keydown", close);"""
+"""Closes the menus of the cards on a click outside and on Escape."""
 _NAME_LABELS = {"rename": "New name of “{}”", "duplicate": "Name of the copy of “{}”"}
 _CONFIRM_LABELS = {"rename": "Rename", "duplicate": "Duplicate"}
 
@@ -34,14 +37,14 @@ class HomeScreen:
 
     def __init__(self) -> None:
         self.example = next((shipped for shipped in shipped_datasets() if _settings_of(shipped).is_file()), None)
-        self.welcome = gr.HTML("", js_on_load=_CLICKS, elem_id="ab-welcome")
+        self.welcome = gr.HTML("", js_on_load=CLICKS, elem_id="ab-welcome")
         self.pending = gr.State(("", ""))
         with gr.Group(visible=False, elem_id="ab-naming", elem_classes="ab-group") as self.naming:
             self.new_name = gr.Textbox(label="New name", info="a-z 0-9 . _ -", elem_id="ab-new-name", max_lines=1)
             with gr.Row(elem_classes="ab-actions"):
                 self.confirm = gr.Button("Rename", variant="primary", elem_id="ab-confirm-name")
                 self.cancel = gr.Button("Cancel")
-        self.list = gr.HTML("", js_on_load=_CLICKS, elem_id="ab-studies")
+        self.list = gr.HTML("", js_on_load=f"{CLICKS}\n{_MENUS}", elem_id="ab-studies")
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the studies."""
@@ -77,23 +80,21 @@ class HomeScreen:
             _restore(name) if action == "restore" else delete_study(Study.open(name))
             return [*unchanged, *no_dialog, *self._shown(list_studies())]
         opened, tab = self._opens(action, name)
-        picked = gr.update(choices=[(opened or "New study…", opened)], value=opened)
+        picked = gr.update(choices=[(opened or "New project…", opened)], value=opened)
         return [picked, gr.Tabs(selected=tab), *no_dialog, *unchanged]
 
     def _opens(self, action: str, name: str) -> tuple[str, str]:
         """The study and the tab that a button opens."""
         if action == "example":
             if self.example is None:
-                raise StudyError("the example dataset is not installed", remedy="Create a study from a file of yours")
+                raise StudyError("the example dataset is not installed", remedy="Create a project from a file of yours")
             study = open_or_create(str(_settings_of(self.example)), name=unused_name("example"), changes={}, redo=False)
             start_run(study.name)
             return study.name, "train"
         if action == "new":
             return NEW_STUDY, "data"
         study = Study.open(name)
-        if (study.folder / "report.json").is_file():
-            return study.name, "evaluate"
-        return study.name, "data" if study.state == "queued" else "train"
+        return study.name, {"chat": "chat", "results": "evaluate"}.get(action) or summarize(study).tab
 
     def _name(self, pending: tuple[str, str], new_name: str) -> list[Any]:
         action, name = pending
@@ -109,7 +110,7 @@ class HomeScreen:
 def _restore(folder: str) -> None:
     found = next((deleted for deleted in deleted_studies() if deleted.folder.name == folder), None)
     if found is None:
-        raise StudyError("the study is permanently deleted", remedy="Create a new one from its data file")
+        raise StudyError("the project is permanently deleted", remedy="Create a new one from its data file")
     restore_study(found)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from markupsafe import Markup
 
@@ -14,8 +16,9 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study
 from assistant_builder.study.admin import KEPT_DAYS, DeletedStudy, deleted_studies
-from assistant_builder.ui.html import STATE_LABELS, badge, cut, fold, join
-from assistant_builder.ui.study_snapshot import stamp, state_of
+from assistant_builder.ui.html import STATE_LABELS, badge, bar, cut, fold, join
+from assistant_builder.ui.study_snapshot import report_conclusion, stamp, state_of, step_title
+from evals.report.conclusion import EXACT, Conclusion
 from evals.report.format import count, plural
 
 CACHED_SUMMARIES = 2048
@@ -32,8 +35,8 @@ class StudySummary:
         state: Its state, or ``damaged``.
         model: Its base model; empty if the settings cannot be read.
         pairs: Number of training pairs; None before the split.
-        outcome: A key of :data:`OUTCOMES`; empty without a report.
-        sentence: The verdict as a sentence.
+        conclusion: That of its report; None without one.
+        progress: Title and progress of the running step, between 0 and 1.
         changed: Unix time of the last change.
     """
 
@@ -41,9 +44,16 @@ class StudySummary:
     state: str
     model: str = ""
     pairs: int | None = None
-    outcome: str = ""
-    sentence: str = ""
+    conclusion: Conclusion | None = None
+    progress: tuple[str, float] | None = None
     changed: float = 0.0
+
+    @property
+    def tab(self) -> str:
+        """The tab on which it opens."""
+        if self.conclusion is not None or self.state == "succeeded":
+            return "evaluate"
+        return "data" if self.state == "queued" else "train"
 
 
 @dataclass(frozen=True)
@@ -73,8 +83,19 @@ def summarize(study: Study) -> StudySummary:
     """Summarize a study."""
     entry = _read(study.folder, stamp(_files(study.folder)))
     if entry.state in ("running", "queued") and (study.folder / "run.json").exists():
-        return replace(entry, state=state_of(study))  # its process may have exited without a result
+        # its process may have exited without a result
+        return replace(entry, state=state_of(study), progress=_progress(study))
     return entry
+
+
+def _progress(study: Study) -> tuple[str, float] | None:
+    """Title and progress of the running step, in steps of 5 %, because every change draws the list anew."""
+    for step in study.shown_steps:
+        if study.step(step).state == "running":
+            found = study.progress(step)
+            share = found.done / found.total if found is not None and found.total else 0.0
+            return step_title(step), math.floor(20 * min(share, 1.0)) / 20
+    return None
 
 
 def _files(folder: Path) -> list[Path]:
@@ -89,11 +110,9 @@ def _read(folder: Path, seen: str) -> StudySummary:
     changed = max(map(_modified, _files(folder)))
     try:
         report, split = _optional(folder / "report.json"), _optional(folder / "data" / "split.json")
-        verdict = report.get("verdict") or {}
-        outcome = "not compared" if verdict.get("contrast", "") is None else str(verdict.get("outcome", ""))
         pairs = split["counts"]["train"] if split else None
-        return StudySummary(study.name, state_of(study), study.config.model.base, pairs, outcome,
-                            str(report.get("sentence", "")), changed)
+        return StudySummary(study.name, state_of(study), study.config.model.base, pairs,
+                            report_conclusion(report) if report else None, changed=changed)
     except (AssistantBuilderError, KeyError, TypeError, ValueError, AttributeError, OSError):
         return StudySummary(study.name, "damaged", changed=changed)
 
@@ -109,22 +128,13 @@ def _optional(path: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.is_file() else {}
 
 
-OUTCOMES = {
-    "no worse": ("good", "4-bit was no worse"),
-    "worse": ("bad", "4-bit was worse"),
-    "inconclusive": ("warn", "inconclusive: too few test questions"),
-    "not compared": ("info", "one assistant, not compared"),
-}
-_PROMISE = (
-    "Upload questions with their answers and get two assistants trained on them: one whose base model is stored in 4 "
-    "bits, one in 16 bits. You see what 4-bit costs on questions that neither has seen, and chat with both."
-)
-_STEPS = ("Upload a spreadsheet", "See the plan", "Train both", "Read the verdict", "Chat with both", "Export one")
+_PROMISE = "Turn your questions and answers into an assistant, and see how good it is."
+_STEPS = ("Upload a spreadsheet", "Train", "See how good it is", "Chat", "Use it")
 _STUDY_ACTIONS = (("rename", "Rename"), ("duplicate", "Duplicate"), ("delete", "Delete"))
 
 
 def study_list_view(studies: StudyList, now: float) -> Markup:
-    """The list of studies; ``now`` is the Unix time."""
+    """The list of studies, which the page calls projects; ``now`` is the Unix time."""
     parts, undo = [], studies.undo
     if undo is not None:
         button = _button("restore", undo.folder.name, "Undo", f"Undo the deletion of {undo.name}")
@@ -140,14 +150,14 @@ def study_list_view(studies: StudyList, now: float) -> Markup:
                 deleted.name, ago(now - deleted.when),
                 _button("restore", deleted.folder.name, "Restore", f"Restore {deleted.name}"))
             for deleted in others)
-        summary = f"Deleted studies ({len(others)}), kept for {plural(KEPT_DAYS, 'day')}"
+        summary = f"Deleted projects ({len(others)}), kept for {plural(KEPT_DAYS, 'day')}"
         parts.append(fold(summary, Markup('<ul class="ab-deleted">{}</ul>').format(rows)))
     return join(parts)
 
 
 def welcome_view(first: bool, example: str) -> Markup:
     """The buttons that create a study; ``first``: there is none yet; ``example``: title of its dataset, or empty."""
-    buttons = [_button("new", "", "New study from my file", "New study from my file", "ab-primary")]
+    buttons = [_button("new", "", "New project from my file", "New project from my file", "ab-primary")]
     if example:
         buttons.append(_button("example", "", "Run the example", f"Run the example: {example}"))
     begin = Markup('<div class="ab-begin">{}</div>').format(join(buttons))
@@ -176,20 +186,48 @@ def ago(seconds: float) -> str:
 
 
 def _card(entry: StudySummary, now: float) -> Markup:
+    """A study; all of the card is its link, apart from the buttons."""
     pairs = f"{count(entry.pairs)} training pairs" if entry.pairs else ""
-    facts = [text for text in (entry.model, pairs, f"changed {ago(now - entry.changed)}") if text]
-    verdict = Markup("")
-    if entry.outcome in OUTCOMES:
-        tone, short = OUTCOMES[entry.outcome]
-        verdict = Markup('<p class="ab-outcome ab-{}"><strong>{}</strong> {}</p>').format(
-            tone, short, cut(entry.sentence, 220))
-    actions = join(_button(action, entry.name, word, f"{word} {entry.name}") for action, word in _STUDY_ACTIONS)
+    facts = " · ".join(text for text in (entry.model, pairs, f"changed {ago(now - entry.changed)}") if text)
+    menu = join(_button(action, entry.name, word, f"{word} {entry.name}") for action, word in _STUDY_ACTIONS)
     described = f"Open {entry.name}, {STATE_LABELS.get(entry.state, entry.state)}"
+    body = [Markup('<p class="ab-facts">{}</p>').format(facts)]
+    buttons = [Markup('<details class="ab-menu"><summary aria-label="More for {}">⋯</summary><div>{}</div></details>')
+               .format(entry.name, menu)]
+    if entry.progress is not None:
+        title, share = entry.progress
+        body.append(Markup("<p>{}, {:.0%}</p>{}").format(title, share, bar(share, f"{entry.name}: {title}")))
+    if entry.conclusion is not None:
+        body.append(_result(entry.conclusion))
+        if entry.state == "succeeded":
+            buttons[:0] = [_button("chat", entry.name, "Chat", f"Chat with {entry.name}"),
+                           _button("results", entry.name, "Results", f"Results of {entry.name}")]
+    link = Markup('<a class="ab-open" href="?{}" data-action="open" data-name="{}" aria-label="{}">{}</a>').format(
+        urlencode({"study": entry.name, "tab": entry.tab}), entry.name, described, entry.name)
     return Markup(
-        '<li class="ab-entry"><div class="ab-entry-head">{}{}</div><p class="ab-facts">{}</p>{}'
-        '<div class="ab-entry-actions">{}</div></li>'
-    ).format(_button("open", entry.name, entry.name, described, "ab-open"), badge(entry.state), " · ".join(facts),
-             verdict, actions)
+        '<li class="ab-entry"><div class="ab-entry-head">{}{}</div>{}<div class="ab-entry-actions">{}</div></li>'
+    ).format(link, badge(entry.state), join(body), join(buttons))
+
+
+def _result(conclusion: Conclusion) -> Markup:
+    """The score with its ring, and the first sentences of the conclusion."""
+    ring = Markup("")
+    if conclusion.share is not None:
+        ring = Markup('<i class="ab-ring ab-{}" style="--share:{:.3f}" aria-hidden="true"></i>').format(
+            "good" if conclusion.ready else "bad", conclusion.share)
+    why = conclusion.four_bit if conclusion.ready else conclusion.sentences[-1]
+    return Markup('<div class="ab-result">{}<p><strong>{}</strong> {}</p></div>').format(
+        ring, score(conclusion), cut(" ".join([conclusion.sentences[0], why]), 240))
+
+
+def score(conclusion: Conclusion) -> str:
+    """The score of an assistant in a few words: ``94 % right``."""
+    if conclusion.share is None or conclusion.metric != EXACT:
+        return f"{conclusion.figures[0].what} {conclusion.figures[0].value}"
+    percent = round(100 * conclusion.share)
+    if 0 < conclusion.share < 1:
+        percent = min(max(percent, 1), 99)  # neither all nor none
+    return f"{percent} % right"
 
 
 def _button(action: str, name: str, text: str, label: str, classes: str = "") -> Markup:

@@ -99,9 +99,25 @@ def test_what_to_do_has_a_command_that_exists(changes: dict[str, Any], action: s
         get_command(app).commands[name].make_context(name, words)  # type: ignore[attr-defined] - raises for a wrong call
 
 
+def test_the_figures_are_those_of_the_sentences() -> None:
+    found = conclude(report())
+    assert [(figure.value, figure.what) for figure in found.figures] == [
+        ("180 of 200", "right"), ("10", "wrong"), ("10", "declined wrongly"), ("10 of 20", "declined rightly")]
+    assert (found.share, found.next_tab, found.arm) == (0.9, "chat", "lora")
+    assert found.sentences[0].startswith("The recommended assistant") and found.good_enough.endswith(found.rival)
+
+
+def test_copying_that_is_better_is_drawn_beside_the_assistants() -> None:
+    assert conclude(report(against_copy="no worse")).bars == ()
+    found = conclude(report(copy=0.95, against_copy="worse"))
+    assert found.rival == "Copying the best fact is better (190 right)." and found.next_tab == "train"
+    assert [(bar.name, bar.share, bar.text) for bar in found.bars] == [
+        ("copy", 0.95, "95.0%"), ("qlora", 0.89, "89.0%"), ("lora", 0.9, "90.0%")]
+
+
 def test_too_few_right_answers_are_not_ready() -> None:
     found = conclude(report(lora=0.0, qlora=0.0))
-    assert not found.ready and found.good_enough.endswith("It is not ready for use.")
+    assert not found.ready and found.next_tab == "data" and found.good_enough.endswith("It is not ready for use.")
 
 
 def test_long_answers_are_judged_by_their_metric() -> None:

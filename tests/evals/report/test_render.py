@@ -81,7 +81,7 @@ def test_links_inside_the_page_lead_somewhere(study: Study) -> None:
     assert len(sections) > 25 and sections <= links
 
 
-def test_the_first_screen_has_conclusion_verdict_meaning_action_and_three_warnings(study: Study) -> None:
+def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(study: Study) -> None:
     report = build_report(study)
     report["warnings"] = [
         {"code": "not_better_than_copy", "level": "serious", "text": "Copying is as good."},
@@ -91,10 +91,9 @@ def test_the_first_screen_has_conclusion_verdict_meaning_action_and_three_warnin
         {"code": "leaks_left", "level": "serious", "text": "Questions leak."},
     ]
     html = render_html(report)
-    head = html[: html.index("</header>")]
-    shown = [head.index(text) for text in (
+    shown = [html.index(text) for text in (
         "Is the assistant good enough?", 'class="sentence"', "What did 4-bit cost?", 'class="outcome"', "What it means",
-        "What to do", "They are no twins.", "Questions leak.", "The base was 4-bit.",
+        "<dt>What to do", "They are no twins.", "Questions leak.", "The base was 4-bit.",
         "<summary>2 more warnings</summary>", "Copying is as good.", "Computed in bfloat16.", 'class="tiles"')]
     assert shown == sorted(shown)
     assert report["verdict"]["action"] in "".join(Page(html).text)

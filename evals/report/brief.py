@@ -1,0 +1,130 @@
+"""What the first page of a report adds to the conclusion: what the assistant is, examples of its answers, and risks.
+
+The page is for readers who decide about the assistant and know no statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Literal
+
+from assistant_builder.arms import ARMS
+from evals.declaration import LOSS, RIGHT_DECLINES
+from evals.report.conclusion import EXACT, NOT_READY_OVERLAP, Conclusion, declined, total
+from evals.report.format import count, number, plural, shown
+from evals.report.load import arms_of
+
+Tone = Literal["good", "warn", "bad"]
+_SHORT = 160
+"""Characters of a question with its answers up to which it is preferred as an example."""
+_FEW = 100
+"""Number of test questions below which the share of right answers is called uncertain."""
+MOST_RISKS = 4
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test question with the right answer and the answer of the assistant; ``tone`` repeats ``verdict``."""
+
+    question: str
+    reference: str
+    answer: str
+    verdict: str
+    tone: Tone
+    cluster: str | None
+
+
+def about(report: Mapping[str, Any]) -> str:
+    """What the assistant is and what it was trained on."""
+    config, counts = report["config"], (report["data"].get("split") or {}).get("counts") or {}
+    source = str(report["data"].get("source") or config["data"]["source"] or "")
+    pairs = f"{count(counts['train'])} question–answer pairs" if "train" in counts else "question–answer pairs"
+    file = f" of {PurePath(source).name}" if source else ""
+    grounded = report.get("approach") == "grounded"
+    way = "It looks up the facts for each question." if grounded else "It answers from what it learned in training."
+    return f"An assistant trained on {pairs}{file}. Its base model is {PurePath(config['model']['base']).name}. {way}"
+
+
+def examples(report: Mapping[str, Any], conclusion: Conclusion) -> list[Example]:
+    """Up to three answers: a right one, then wrong ones, one of them declined; more right ones if none is wrong."""
+    found = list(_answers(report, conclusion))
+    best, worst = found[::-1], found
+    if conclusion.metric == EXACT:
+        best, worst = ([each for each in found if (each.tone == "good") == right] for right in (True, False))
+    answered, refused = ([each for each in worst if (each.verdict == "declined") == said] for said in (False, True))
+    chosen: list[Example] = []
+    for wanted in (best, answered, refused, answered, refused, best, best):
+        chosen += _readable(wanted, chosen)
+    return chosen[:3]
+
+
+def misses(report: Mapping[str, Any], conclusion: Conclusion) -> list[Example]:
+    """The test questions that the assistant answered wrong, or far from the right answer; the worst first."""
+    bound = 1.0 if conclusion.metric == EXACT else NOT_READY_OVERLAP
+    return list(_answers(report, conclusion, below=bound))
+
+
+def risks(report: Mapping[str, Any], conclusion: Conclusion) -> list[str]:
+    """What can go wrong if the assistant is used, in plain words; the gravest first."""
+    return list(_risks(report, conclusion))[:MOST_RISKS]
+
+
+def recommendation(conclusion: Conclusion) -> str:
+    """Whether to use the assistant."""
+    if conclusion.ready:
+        return "Use it first where a wrong answer does little harm, and read what people ask."
+    if conclusion.next_tab == "train":
+        return "Show people the stored answer of the most similar question. That is better than this assistant."
+    return "Do not use it yet."
+
+
+def _answers(report: Mapping[str, Any], conclusion: Conclusion, below: float = float("inf")) -> Iterator[Example]:
+    """The answers to the questions that the conclusion is about, the worst first, with a score less than ``below``."""
+    cell, metric = ARMS[conclusion.arm].cell, conclusion.metric
+    if metric == LOSS:
+        return
+    rows = [(row["metrics"][cell][metric], row) for row in report["items"]
+            if row["answerable"] and not row.get("uncovered") and cell in row["answers"]
+            and row["metrics"].get(cell, {}).get(metric, below) < below]
+    for score, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["row"] or 0)):
+        verdict: tuple[str, Tone] = ("wrong", "bad") if metric == EXACT else (
+            f"{shown(metric).phrase} {number(score, metric)}", "warn")
+        if row["metrics"][cell].get(EXACT) == 1:
+            verdict = "right", "good"
+        elif row["declined"].get(cell):
+            verdict = "declined", "bad"
+        yield Example(row["question"], row["reference"], row["answers"][cell], *verdict, row["cluster"])
+
+
+def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Example]:
+    """One of the examples: a short one about another subject than the chosen ones if there is any."""
+    clusters = {each.cluster for each in chosen if each.cluster}
+    left = [each for each in examples if each not in chosen]
+    other = [each for each in left if each.cluster not in clusters] or left
+    short = [each for each in other if len(each.question + each.reference + each.answer) <= _SHORT]
+    return (short or other)[:1]
+
+
+def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
+    _, rightly = declined(report, conclusion.arm)
+    unknown = total(report, RIGHT_DECLINES) if rightly is not None else 0
+    if rightly is not None and rightly < unknown:
+        yield (f"It answered {unknown - rightly:,} of {plural(unknown, 'question')} that it should have declined. "
+               "These answers are made up.")
+    wrong = next((figure.value for figure in conclusion.figures if figure.what == "wrong"), "0")
+    if wrong != "0":
+        yield f"{wrong} of its answers {'is' if wrong == '1' else 'are'} wrong. A wrong answer reads like a right one."
+    codes = {warning["code"] for warning in report["warnings"]}
+    if "leaks_left" in codes:
+        yield (f"{plural(report['data']['leaks']['left'], 'test question')} also occurred in training in nearly the "
+               "same words, so the result may look better than it is.")
+    if (asked := total(report, conclusion.metric)) < _FEW:
+        yield f"Only {plural(asked, 'question')} were tested. With other questions the result may be quite different."
+    if "tuning_did_not_help" in codes:
+        yield "Training did not make the base model better at these questions."
+    if "not_better_than_retrieval" in codes:
+        yield "The untrained base model is about as good if it is given the most similar pairs."
+    if len(arms_of(report)) > 1 and "base_requantized" in codes:
+        yield "The base model had been rounded to 4 bits before. With another base model 4-bit may cost more."
