@@ -1,7 +1,12 @@
-"""Feedback from the chat: blind votes (``votes.jsonl``) and corrected answers (``corrections.jsonl``)."""
+"""Feedback from the chat: blind votes (``votes.jsonl``) and corrected answers (``corrections.jsonl``).
+
+A study that is retrained on corrections lists them in ``made_from.json``. Their questions are asked again once it is
+trained, and ``corrected.json`` has the new answers.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections import Counter
@@ -156,6 +161,7 @@ def tally_sentence(found: Tally) -> str:
 
 
 MIN_HELDOUT = 2
+MAX_EPOCHS = 1000
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,7 @@ class Correction:
     answer: str
     wrong: str = ""  # the assistant's answer
     arm: str = ""
+    asked: str = ""  # the question that it was an answer to
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,7 @@ class RetrainingPlan:
     # rows that are removed from the held-out set, since a correction reveals their answer
     dropped: tuple[int, ...] = ()
     replaced: tuple[int, ...] = ()  # rows of the training and validation data whose answer is replaced by a correction
+    taught: tuple[Correction, ...] = ()  # corrections of ``trained`` that the training data have already
 
 
 def corrections_file(study: Study) -> Path:
@@ -199,7 +207,8 @@ def _read_records(path: Path, kind: type[Record]) -> list[Record]:
                          remedy="Fix or remove that line") from error
 
 
-def add_correction(study: Study, question: str, answer: str, *, wrong: str = "", arm: str = "") -> Correction:
+def add_correction(study: Study, question: str, answer: str, *, wrong: str = "", arm: str = "",
+                   asked: str = "") -> Correction:
     """Append a correction; it replaces an earlier correction of the same question.
 
     Raises:
@@ -215,12 +224,52 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
                         remedy="Enter the correct answer")
     existing, normalized = read_corrections(study), casefold_normalize(question)
     others = [other for other in existing if casefold_normalize(other.question) != normalized]
-    added = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm)
+    added = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm,
+                       asked.strip() or question)
     if len(others) == len(existing):
         append_jsonl(corrections_file(study), asdict(added))
     else:
         write_jsonl(corrections_file(study), map(asdict, (*others, added)))
     return added
+
+
+@dataclass(frozen=True)
+class TaughtPair:
+    """A training pair that has the answer of a correction."""
+
+    row: int
+    question: str
+    same_question: bool
+
+
+_MIN_WORDS = 3
+"""Words of an answer that is found under another question; "Yes." stands under many."""
+
+
+def taught_pair(study: Study, question: str, answer: str) -> TaughtPair | None:
+    """The training pair that has this answer already, preferably to the same question; None if there is none.
+
+    Training on it again without more epochs changes little: the assistant was trained on it and answered otherwise.
+    """
+    path = study.split_file("train")
+    if not path.is_file():
+        return None
+    asked = casefold_normalize(question)
+    rows = _rows_by_answer(study.folder / "data", path.stat().st_mtime_ns).get(casefold_normalize(answer), ())
+    same = next((row for row in rows if casefold_normalize(row[1]) == asked), None)
+    if same is not None:
+        return TaughtPair(*same, same_question=True)
+    return TaughtPair(*rows[0], same_question=False) if rows and len(answer.split()) >= _MIN_WORDS else None
+
+
+@functools.lru_cache(maxsize=2)
+def _rows_by_answer(folder: Path, changed: int) -> dict[str, list[tuple[int, str]]]:
+    """Normalized answer → (row, question) of the training pairs of one turn; ``changed`` identifies the file."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for pair in load_split(folder, "train"):
+        if pair.turns == 1:
+            found.setdefault(casefold_normalize(pair.answer), []).append((pair.row, pair.question))
+    return found
 
 
 def remove_correction(study: Study, time: str) -> None:
@@ -276,11 +325,14 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
         pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)
         if pair.turns == 1 and casefold_normalize(pair.question) in answered
     ]
-    return RetrainingPlan(tuple(trained), tuple(left_out), tuple(dropped), tuple(replaced))
+    taught = [found for found in trained if taught_pair(study, found.question, found.answer)]
+    return RetrainingPlan(tuple(trained), tuple(left_out), tuple(dropped), tuple(replaced), tuple(taught))
 
 
-def create_retraining_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
+def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, longer: bool = False) -> Study:
     """Create a study with the same settings and split, and with the corrections in its training data.
+
+    ``longer`` doubles the epochs, for corrections that the training data have already.
 
     Raises:
         ConfigError: The name is invalid.
@@ -310,7 +362,51 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str) -> St
             "max_train": None, "max_heldout": None,  # the split is already sampled
             "remove_leaks": "always",  # the run finds and removes leaks by paraphrases
         }
+        if longer:
+            tree["train"]["epochs"] = min(2 * config.train.epochs, MAX_EPOCHS)
         created = Study.create(parse_config(tree, where="settings"), corrected)
-        write_json(created.folder / "made_from.json", {"study": study.name})
+        write_json(created.folder / "made_from.json", {
+            "study": study.name, "corrections": [asdict(found) for found in plan.trained]})
         created.record_template_date(like=study)
         return created
+
+
+@dataclass(frozen=True)
+class AskedAgain:
+    """A correction, and the answer of the retrained assistant; None until it is asked."""
+
+    correction: Correction
+    after: str | None = None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the new answer is the correction."""
+        return self.after is not None and casefold_normalize(self.after) == casefold_normalize(self.correction.answer)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the new answer differs from the one that was corrected."""
+        return self.after is not None and self.after.strip() != self.correction.wrong
+
+
+def corrections_asked_again(study: Study, adapters: str) -> list[AskedAgain]:
+    """The corrections that a study was retrained on, with the answers of its present adapters as far as it was asked.
+
+    ``adapters`` identifies the adapters, see :func:`save_asked_again`. Empty for other studies, and for those that an
+    earlier release created.
+    """
+    path, answers = study.folder / "made_from.json", study.folder / "corrected.json"
+    record = read_json(answers) if answers.is_file() else {}
+    after = record.get("answers", {}) if record.get("adapters") == adapters else {}
+    found = (read_json(path) if path.is_file() else {}).get("corrections", ())
+    try:
+        return [AskedAgain(Correction(**each), after.get(each["question"])) for each in found]
+    except (TypeError, KeyError) as error:
+        raise StudyError("a correction is from another version or damaged", where=str(path),
+                         remedy="Remove the corrections from that file") from error
+
+
+def save_asked_again(study: Study, adapters: str, asked: Iterable[AskedAgain]) -> None:
+    """Write ``corrected.json``."""
+    answers = {each.correction.question: each.after for each in asked if each.after is not None}
+    write_json(study.folder / "corrected.json", {"adapters": adapters, "answers": answers})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import gradio as gr
 
 from assistant_builder.chat.client import WorkerPool
+from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study.admin import purge_deleted
 from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.data.tab import DataTab
@@ -17,7 +21,7 @@ from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
 from assistant_builder.ui.home.view import list_studies
-from assistant_builder.ui.html import Markup
+from assistant_builder.ui.html import Markup, callout
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (
     POLL_SCRIPT,
@@ -27,6 +31,7 @@ from assistant_builder.ui.refresh import (
     LiveRegion,
     Page,
     StudyView,
+    is_local,
     refresh,
 )
 from assistant_builder.ui.report.tab import ReportTab
@@ -39,15 +44,15 @@ from assistant_builder.web.access import Access
 
 LIST_SECONDS = 5.0
 _BRAND = """<div class="ab-brand"><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36" height="36"
-rx="9"/><path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>One dataset, two assistants: 4-bit QLoRA
-and its 16-bit twin, measured against each other.</p></div></div>"""
-_REMEMBER_STUDY = """(name) => { if (!window.abArrived) return; const url = new URL(window.location);
-if (name === null || name === undefined) { url.searchParams.delete("study"); url.searchParams.delete("tab"); }
-else url.searchParams.set("study", name);
-window.history.replaceState(null, "", url); }"""
-_REMEMBER_TAB = """() => {{ if (!window.abArrived) return; const url = new URL(window.location);
-if (!url.searchParams.has("study")) return;
-url.searchParams.set("tab", "{}"); window.history.replaceState(null, "", url); }}"""
+rx="9"/><path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>Turn your questions
+and answers into an assistant, and see how good it is.</p></div></div>"""
+_OPEN_TAB = """element.addEventListener("click", (event) => {
+  const tab = event.target.closest("button[data-tab]")?.dataset.tab;
+  if (tab) document.querySelector(`#ab-tabs [role="tab"][data-tab-id="${tab}"]`)?.click();
+});"""
+_RETURN_ID = "ab-return"
+_ADDRESS_SCRIPT = (Path(__file__).parent / "scripts" / "address.js").read_text(encoding="utf-8").replace(
+    "RETURN_ID", _RETURN_ID)
 
 
 def study_choices() -> list[tuple[str, str]]:
@@ -65,21 +70,22 @@ def build_app(pool: WorkerPool | None = None) -> Page:
         with gr.Row(elem_id="ab-top"):
             gr.HTML(_BRAND)
             home_button = gr.Button("All studies", size="sm", min_width=110, scale=0, visible=False, elem_id="ab-home")
-            picker = gr.Dropdown(study_choices(), value=None, label="Study", interactive=True, min_width=260,
-                                 visible=False, elem_id="ab-picker")
+            picker = gr.Dropdown(study_choices(), value=None, label="Study", show_label=False, container=False,
+                                 interactive=True, min_width=160, visible=False, elem_id="ab-picker")
             session = gr.HTML(visible=False, elem_id="ab-session")
         with gr.Column(elem_id="ab-overview") as overview:
+            notice = gr.HTML(visible=False, elem_id="ab-notice")
             home = HomeScreen()
         with gr.Column(visible=False, elem_id="ab-study") as study:
-            strip = gr.HTML(new_study_strip(), elem_id="ab-strip")
-            with gr.Tabs(elem_id="ab-tabs") as tabs:
+            strip = gr.HTML(new_study_strip(), js_on_load=_OPEN_TAB, elem_id="ab-strip")
+            with gr.Tabs(elem_id="ab-tabs", overflow_behavior="wrap") as tabs:
                 steps = StudyTabs(pool)
-        sections = [LiveRegion("frame", [overview, study, picker, home_button], _frame_mark, _draw_frame),
+        sections = [LiveRegion("frame", [overview, study, picker, home_button, notice], _frame_mark, _draw_frame),
                     LiveRegion("strip", [strip], lambda look: look.mark, _draw_strip), *home.sections(),
                     *steps.sections()]
         home.wire(picker, tabs)
         steps.wire(picker, tabs)
-        _follow(demo, picker, home_button, tabs, sections)
+        _follow(demo, picker, home_button, tabs, notice, sections)
         demo.load(_session, None, session, queue=False, **QUIET)
     return Page(demo, sections)
 
@@ -111,15 +117,14 @@ class StudyTabs:
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the selected study."""
-        found = [LiveRegion("steps", [*self.items.values(), *self.next_buttons.values()],
-                            lambda look: " ".join(sorted(ready_steps(look))), self._draw)]
+        found = [LiveRegion("steps", [*self.items.values(), *self.next_buttons.values()], _steps_mark, self._draw)]
         for tab in self.tabs.values():
             found += tab.sections()
         return found
 
     def _draw(self, look: StudyView) -> Sequence[Any]:
         ready = ready_steps(look)
-        return [*(gr.update(interactive=name in ready) for name in self.items),
+        return [*(gr.update(interactive=name in ready, label=TABS[name].shown_title(look)) for name in self.items),
                 *(gr.update(visible=name in ready) for name in self.next_buttons)]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
@@ -128,8 +133,8 @@ class StudyTabs:
             tab.wire(picker, tabs)
         for name, button in self.next_buttons.items():
             button.click(partial(gr.Tabs, selected=name), None, tabs, queue=False, **QUIET)
-        for name, tab in self.items.items():
-            tab.select(None, None, None, js=_REMEMBER_TAB.format(name))
+        for opened in self.items.values():
+            opened.select(None, None, None, js="() => window.abAddress?.showTab()")
 
 
 def ready_steps(look: StudyView) -> set[str]:
@@ -137,17 +142,33 @@ def ready_steps(look: StudyView) -> set[str]:
     return {tab.name for tab in TABS.values() if tab.ready(look)}
 
 
+def _steps_mark(look: StudyView) -> str:
+    ready = ready_steps(look)
+    return " ".join(tab.shown_title(look) for tab in TABS.values() if tab.name in ready)
+
+
+def _is_done(step: str) -> Callable[[StudyView], bool]:
+    def done(look: StudyView) -> bool:
+        try:
+            return look.study is not None and look.study.step(step).state == "succeeded"
+        except AssistantBuilderError:
+            return False
+
+    return done
+
+
 def _has_report(look: StudyView) -> bool:
     return look.study is not None and (look.study.folder / "report.html").is_file()
 
 
-DATA_TAB = Tab("data", lambda pool: DataTab(), ready=lambda look: True)
+DATA_TAB = Tab("data", lambda pool: DataTab(), ready=lambda look: True, done=_is_done("data"))
 PLAN_TAB = Tab("plan", lambda pool: PlanTab())
-TRAIN_TAB = Tab("train", lambda pool: TrainTab())
-EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), ready=lambda look: look.trained or _has_report(look))
+TRAIN_TAB = Tab("train", lambda pool: TrainTab(), done=lambda look: look.trained)
+EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), ready=lambda look: look.trained or _has_report(look),
+                   done=_is_done("evaluate"))
 CHAT_TAB = Tab("chat", ChatTab, ready=lambda look: look.trained)
-REPORT_TAB = Tab("report", lambda pool: ReportTab(), ready=_has_report)
-EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=lambda look: look.trained)
+REPORT_TAB = Tab("report", lambda pool: ReportTab(), ready=_has_report, done=_has_report)
+EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=lambda look: look.trained, label="Use it")
 
 
 @lru_cache(maxsize=1)
@@ -162,9 +183,9 @@ def _frame_mark(look: StudyView) -> str:
 
 def _draw_frame(look: StudyView) -> Sequence[Any]:
     if look.name is None:
-        return [gr.update(visible=True), *[gr.update(visible=False)] * 3]
+        return [gr.update(visible=True), *[gr.update(visible=False)] * 3, gr.skip()]
     return [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True, choices=study_choices()),
-            gr.update(visible=True)]
+            gr.update(visible=True), gr.update(visible=False)]
 
 
 def _draw_strip(look: StudyView) -> Sequence[Any]:
@@ -173,34 +194,53 @@ def _draw_strip(look: StudyView) -> Sequence[Any]:
     return [damaged_strip(look.name or "", look.error) if look.error else new_study_strip()]
 
 
-def _follow(demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs,
+def _follow(demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: gr.Tabs, notice: gr.HTML,
             sections: list[LiveRegion]) -> None:
-    """Redraw the regions when the selected study changes, and store the selection in the URL of the page."""
+    """Redraw the regions when the selected study changes, and keep the address of the page in step with it."""
     # The browser window stores the versions that it shows: responses in the wrong order are corrected by the next poll.
     seen = gr.Textbox("", visible="hidden")
     outputs = [seen, *(output for section in sections for output in section.outputs)]
+    place = [picker, tabs, notice]
 
-    def follow(name: str | None, versions: str) -> list[Any]:
+    def follow(name: str | None, versions: str, request: gr.Request) -> list[Any]:
         if not versions:  # the page has not read its URL yet
             return [gr.skip()] * len(outputs)
-        return refresh(sections, name, versions)
+        return refresh(sections, name, versions, local=is_local(request))
 
     def arrive(request: gr.Request) -> list[Any]:
-        offered = study_choices()
-        name = initial_study(request.query_params.get("study"), [name for _, name in offered])
-        tab = initial_tab(name, request.query_params.get("tab"))
-        return [gr.update(choices=offered, value=name), gr.Tabs(selected=tab), *refresh(sections, name, "")]
+        name, opened = _opened(request.query_params)
+        return [*refresh(sections, name, "", local=is_local(request)), *opened]
+
+    def come_back(address: Any) -> list[Any]:
+        return _opened(dict(parse_qsl(str(address).removeprefix("?"), keep_blank_values=True)))[1]
 
     # Not queued: the queue records every event, and a running study causes one per second.
     quiet = {**QUIET, "queue": False}
     refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
+    return_button = gr.Button("Return", visible="hidden", elem_id=_RETURN_ID)
+    address = gr.Textbox("", visible="hidden")
+    titles = json.dumps({tab.name: tab.title for tab in TABS.values()})
     # Before the page has read its URL, the tab that opens first must not write itself into it.
-    demo.load(arrive, None, [picker, tabs, *outputs], **quiet).then(None, picker, None, js=POLL_SCRIPT)
+    demo.load(arrive, None, [*outputs, *place], **quiet).then(
+        None, picker, None, js=_ADDRESS_SCRIPT.replace("TITLES", titles)).then(None, None, None, js=POLL_SCRIPT)
     seen.change(None, seen, None, js=STORE_VERSION_SCRIPT)
     picker.change(follow, [picker, seen], outputs, trigger_mode="always_last", **quiet)
-    picker.change(None, picker, None, js=_REMEMBER_STUDY)
+    picker.change(None, picker, None, js="(name) => window.abAddress?.show(name)")
     refresh_button.click(follow, [picker, seen], outputs, **quiet)
+    return_button.click(come_back, address, place, js="() => [window.location.search]", trigger_mode="always_last",
+                        **quiet).then(None, picker, None, js="(name) => window.abAddress.arrived(name)")
     home_button.click(lambda: gr.update(value=None), None, picker, **quiet)
+
+
+def _opened(address: Mapping[str, str]) -> tuple[str | None, list[Any]]:
+    """The study that an address names, and updates of the picker, the tabs and the notice on the home screen."""
+    offered, requested = study_choices(), address.get("study")
+    name = initial_study(requested, [name for _, name in offered])
+    missing = requested is not None and name is None
+    notice = callout("warn", f"There is no study “{requested}”", "It was renamed or deleted, or the address is wrong.",
+                     "Choose one of the studies below.") if missing else ""
+    return name, [gr.update(choices=offered, value=name), gr.Tabs(selected=initial_tab(name, address.get("tab"))),
+                  gr.update(value=notice, visible=missing)]
 
 
 def initial_study(requested: str | None, names: Sequence[str]) -> str | None:

@@ -143,6 +143,16 @@ CLICKS = """element.addEventListener("click", (event) => {
 });"""
 """``js_on_load`` of a ``gr.HTML`` whose buttons and links have ``data-action``: a click event with that action."""
 
+COPY_SCRIPT = (Path(__file__).parent / "scripts" / "copy.js").read_text(encoding="utf-8")
+"""JavaScript for the ``js_on_load`` of a component with :func:`copyable` texts."""
+
+
+def copyable(text: str, what: str) -> Markup:
+    """Preformatted text with a button that copies it; ``what`` names it for screen readers."""
+    return Markup(
+        '<div class="ab-copied" data-copied><pre class="ab-code ab-wrap" data-text>{}</pre><button type="button" '
+        'class="ab-tool" data-action="copy" aria-label="Copy {}">Copy</button></div>').format(text, what)
+
 
 STYLE_SHEETS = sorted((Path(__file__).parent / "styles").glob("*.css"),
                       key=lambda path: (path.name != "page.css", path.name))

@@ -29,6 +29,7 @@ from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import toast
 from assistant_builder.ui.study_snapshot import Snapshot, all_trained, stamp, study_stamp, take_snapshot
+from assistant_builder.web.access import is_from_this_machine
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of an event that shows no progress."""
@@ -38,10 +39,13 @@ _log = logging.getLogger(__name__)
 
 
 class StudyView:
-    """The study ``name``, or none; its files are read on first access."""
+    """The study ``name``, or none; its files are read on first access.
 
-    def __init__(self, name: str | None) -> None:
-        self.name = name
+    ``local`` says whether the browser is on the computer that runs the page, so that paths of it are of use.
+    """
+
+    def __init__(self, name: str | None, *, local: bool = True) -> None:
+        self.name, self.local = name, local
         self.error: dict[str, Any] | None = None
         self.study: Study | None = None
         try:
@@ -126,18 +130,24 @@ def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str,
     return _digest(json.dumps([look.name, parts])), parts
 
 
-def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str) -> list[Any]:
+def is_local(request: gr.Request) -> bool:
+    """Whether a browser is on the computer that runs the page."""
+    return is_from_this_machine(request.client.host if request.client else None, request.headers)
+
+
+def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str, *, local: bool = True) -> list[Any]:
     """Redraw the regions that have changed.
 
     Args:
         sections: The regions of the page.
         name: The selected study.
         drawn: :func:`page_versions` that the browser window shows, as JSON; empty or invalid: everything is redrawn.
+        local: See :class:`StudyView`.
 
     Returns:
         The new versions as JSON, then the values of all outputs in order; unchanged ones are skipped.
     """
-    look, seen = StudyView(name), {}
+    look, seen = StudyView(name, local=local), {}
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # a window older than the server
         seen = json.loads(drawn)["parts"]
     whole, current = page_versions(sections, look)
@@ -189,7 +199,7 @@ PATH = "/pulse"
 REFRESH_BUTTON_ID = "ab-follow"
 POLL_SCRIPT = (Path(__file__).parent / "scripts" / "pulse.js").read_text(encoding="utf-8").replace(
     "PATH", PATH).replace("FOLLOW_ID", REFRESH_BUTTON_ID)
-"""JavaScript that receives the name of the selected study after page load, and polls from then on."""
+"""JavaScript that polls after page load."""
 STORE_VERSION_SCRIPT = "(versions) => { window.abDrawn = versions ? JSON.parse(versions).whole : null; }"
 """JavaScript that receives the JSON of :func:`refresh`."""
 

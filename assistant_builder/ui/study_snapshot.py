@@ -246,11 +246,23 @@ def _shown_name(path: Path, seen: str) -> str:
 
 
 def study_strip(snapshot: Snapshot) -> Markup:
-    """Name, state, and every step with its state, time and progress."""
-    steps = join(_step(snapshot, record) for record in snapshot.steps)
-    return Markup(
-        '<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2>{}</div><ol class="ab-steps">{}</ol></div>'
-    ).format(snapshot.config.shown_name, badge(snapshot.shown_state), steps)
+    """Name and state; during a run and after one that stopped the steps, after a finished one where to go next."""
+    head = Markup('<div class="ab-strip-head"><h2>{}</h2>{}{}</div>').format(
+        snapshot.config.shown_name, badge(snapshot.shown_state), _next_places(snapshot))
+    steps = Markup("")
+    if snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy):
+        shown = join(_step(snapshot, record) for record in snapshot.steps)
+        steps = Markup('<ol class="ab-steps">{}</ol>').format(shown)
+    return Markup('<div class="ab-strip">{}{}</div>').format(head, steps)
+
+
+def _next_places(snapshot: Snapshot) -> Markup:
+    """Buttons that open the tabs for a finished study; empty before."""
+    if snapshot.state != "succeeded":
+        return Markup("")
+    places = [("evaluate", "See the result"), ("chat", "Chat with it"), ("export", "Use it")]
+    button = Markup('<button type="button" data-tab="{}">{}</button>')
+    return Markup('<span class="ab-go"><b>Ready:</b>{}</span>').format(join(button.format(*place) for place in places))
 
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:

@@ -35,6 +35,11 @@ class TabContent(Protocol):
         """
 
 
+def nothing_done(view: StudyView) -> bool:
+    """Whether the work of a tab that has none is done: never."""
+    return False
+
+
 def has_study(view: StudyView) -> bool:
     """Whether a study is selected and can be opened."""
     return view.study is not None
@@ -50,17 +55,23 @@ class Tab:
             for answers.
         ready: Whether the tab can be opened for a study.
         label: Title; empty: the name with a capital.
+        done: Whether the work of the tab is done, which its title then shows with a tick.
     """
 
     name: str
     build: Callable[[WorkerPool], TabContent]
     ready: Callable[[StudyView], bool] = has_study
     label: str = ""
+    done: Callable[[StudyView], bool] = nothing_done
 
     @property
     def title(self) -> str:
         """Title of the tab."""
         return self.label or self.name.capitalize()
+
+    def shown_title(self, view: StudyView) -> str:
+        """Title of the tab for a study, with a tick if its work is done."""
+        return f"✓ {self.title}" if self.done(view) else self.title
 
 
 TABS: Registry[Tab] = Registry("page tab", builtin=[

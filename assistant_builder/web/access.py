@@ -6,7 +6,7 @@ import errno
 import ipaddress
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,6 +28,15 @@ def is_loopback(host: str) -> bool:
     except OSError:
         return False
     return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+
+
+def is_from_this_machine(client: str | None, headers: Mapping[str, str]) -> bool:
+    """Whether a request was sent by a program on this machine, and not passed on by a proxy here."""
+    forwarded = any(name in headers for name in ("x-forwarded-for", "forwarded", "x-real-ip"))
+    try:
+        return not forwarded and client is not None and ipaddress.ip_address(client).is_loopback
+    except ValueError:  # the client is no address, as with a Unix socket
+        return False
 
 
 class AllowedHosts:

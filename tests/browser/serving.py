@@ -180,7 +180,7 @@ def tabs_of(page: Page, url: str, study: str, tabs: Iterable[str], *, width: int
         else:
             if width:
                 page.set_viewport_size({"width": 1280, "height": 900})
-            page.get_by_role("tab", name=tab.capitalize(), exact=True).click()
+            page.locator(f"#ab-tabs [data-tab-id={tab}]").click()
         if width:
             page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(700)

@@ -51,6 +51,12 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.process.wait(timeout=20)
 
 
+def show_figures(page: Page) -> None:
+    """Switch on speed and memory."""
+    page.locator("#ab-chat-options").get_by_text("Options").click()
+    page.get_by_label("Speed and memory").check()
+
+
 def ask(page: Page, question: str) -> None:
     page.locator("#ab-question textarea").fill(question)
     page.locator("#ab-send").click()
@@ -58,6 +64,7 @@ def ask(page: Page, question: str) -> None:
 
 def test_both_answer_one_question_with_their_speed(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
+    show_figures(page)
     ask(page, "When does the <b>library</b> open?")
     for arm in ("qlora", "lora"):
         pane = page.locator(f"#ab-pane-{arm}")
@@ -76,8 +83,8 @@ def test_an_answer_is_stopped_and_what_came_stays(page: Page, chat: Site) -> Non
     ask(page, "long story")
     expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:story")
     page.locator("#ab-stop").click()
-    expect(page.locator("#ab-pane-qlora .ab-speed")).to_contain_text("stopped")
-    expect(page.locator("#ab-pane-lora .ab-speed")).to_contain_text("stopped")
+    for arm in ("qlora", "lora"):
+        expect(page.locator(f"#ab-pane-{arm} .ab-tools small")).to_have_text("stopped")
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:story")
     expect(page.locator("#ab-send")).to_be_enabled()
 
@@ -102,21 +109,54 @@ def test_a_crash_is_told_and_the_next_question_is_answered(page: Page, chat: Sit
     expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:still")
 
 
-def test_a_held_out_question_comes_with_its_reference_a_click_away(page: Page, chat: Site) -> None:
+@pytest.mark.parametrize(("width", "height"), [(1366, 700), (390, 844)])
+def test_the_question_box_stays_in_view(page: Page, chat: Site, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
     page.goto(f"{chat.url}?study=parrots&tab=chat")
-    page.locator("#ab-suggested input").click()
-    page.get_by_role("option").locator("visible=true").first.click()
-    shown = page.locator("#ab-reference details")
-    expect(shown).to_be_visible()
-    expect(shown.locator(".ab-reference")).to_be_hidden()
-    shown.locator("summary").press("Enter")
-    expect(shown.locator(".ab-reference")).to_be_visible()
-    assert page.locator("#ab-question textarea").input_value()
+    expect(page.locator("#ab-question textarea")).to_be_in_viewport(ratio=1)
+    expect(page.locator("#ab-send")).to_be_in_viewport(ratio=1)
+    page.locator("#ab-examples button").first.click()
+    answer = page.locator("#ab-pane-lora [data-action=correct]")
+    expect(answer).to_be_attached()
+    expect(page.locator("#ab-examples button").first).to_be_hidden()
+    page.locator("#ab-chat-options").get_by_text("Options").click()
+    expect(page.locator("#ab-figures")).to_be_in_viewport()
+    expect(page.locator("#ab-question textarea")).to_be_in_viewport(ratio=1)
+    page.locator("#ab-chat-options").get_by_text("Options").click()
+    if width == 390:
+        small = page.locator("#ab-study button, #ab-top button, #ab-question textarea").evaluate_all(
+            "all => all.filter(one => one.checkVisibility() && one.getBoundingClientRect().height < 44)"
+            ".map(one => one.outerHTML)")
+        assert small == [] and page.evaluate("document.documentElement.scrollWidth") == 390
+    answer.click()
+    form = page.locator("#ab-pane-lora form")
+    expect(form.locator("[name=answer]")).to_be_focused()
+    for part in (form.locator("[name=answer]"), form.get_by_role("button", name="Save correction")):
+        expect(part).to_be_in_viewport(ratio=0.9)
+        assert part.evaluate("""part => {
+            const { x, y, width, height } = part.getBoundingClientRect();
+            return part.contains(document.elementFromPoint(x + width / 2, y + height / 2));
+        }"""), "nothing covers it"
+    form.get_by_role("button", name="Cancel").click()
+    expect(form).to_be_hidden()
+
+
+def test_one_assistant_can_be_shown_alone(page: Page, chat: Site) -> None:
+    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.locator("#ab-only").get_by_text("QLoRA", exact=True).click()
+    expect(page.locator("#ab-side-b")).to_be_hidden()
+    ask(page, "alone?")
+    expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:alone? ✓")
+    page.reload()
+    expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:alone? ✓")
+    expect(page.locator("#ab-side-b")).to_be_hidden()
+    page.locator("#ab-only").get_by_text("Both").click()
+    expect(page.locator("#ab-pane-lora")).to_contain_text("did not answer this question")
 
 
 def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=untrained&tab=chat")
-    expect(page.get_by_role("tab", name="Chat")).to_be_disabled()
+    expect(page.locator("#ab-tabs [data-tab-id=chat]")).to_be_disabled()
     expect(page.get_by_role("tab", name="Data", selected=True)).to_be_visible()
     expect(page.locator("#ab-question")).to_be_hidden()
 
@@ -124,6 +164,7 @@ def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> Non
 def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     expect(page.locator("#ab-ready")).to_contain_text("loaded")
+    show_figures(page)
     page.get_by_label("Blind mode").check()
     seen = []
     for number in (1, 2):
@@ -157,11 +198,16 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
     page.locator("#ab-votes-report").click()
     expect(page.get_by_text("The votes were added to the report")).to_be_visible(timeout=60_000)
     assert json.loads((chat.home / "studies" / "parrots" / "report.json").read_text("utf-8"))["votes"]["votes"] == 2
+    page.get_by_label("Blind mode").uncheck()
+    for _ in range(2):
+        for arm in ("qlora", "lora"):
+            expect(page.locator(f"#ab-pane-{arm} [data-text]").last).to_contain_text(f"{arm}:blind")
+        page.reload()
 
 
 def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
-    page.get_by_text("System prompt and sampling").click()
+    page.locator("#ab-chat-options").get_by_text("Options").click()
     page.locator("#ab-system textarea").press_sequentially("Be a bird.")
     ask(page, "first")
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:first")
@@ -171,12 +217,12 @@ def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) ->
     page.reload()
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:first")
     expect(page.locator("#ab-pane-lora")).to_contain_text("No answer:")
-    page.get_by_text("System prompt and sampling").click()
+    page.locator("#ab-chat-options").get_by_text("Options").click()
     expect(page.locator("#ab-system textarea")).to_have_value("Be a bird.")
     page.locator("#ab-again").click()
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:story")
     page.locator("#ab-stop").click()
-    expect(page.locator("#ab-pane-lora .ab-speed")).to_contain_text("stopped")
+    expect(page.locator("#ab-pane-lora .ab-tools small")).to_have_text("stopped")
     expect(page.locator("#ab-pane-lora .ab-user")).to_have_count(2)
 
 
@@ -204,6 +250,7 @@ def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
 ) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     expect(page.locator("#ab-pane-base")).to_be_hidden()
+    page.locator("#ab-chat-options").get_by_text("Options").click()
     page.get_by_label("Ask the base model too").check()
     expect(page.locator("#ab-pane-base")).to_be_visible()
     ask(page, "متى يفتح؟")
@@ -222,14 +269,17 @@ def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, ch
     page.goto(f"{chat.url}?study=spare&tab=chat")
     ask(page, "Where do bicycles go?")
     page.get_by_role("button", name="Correct answer 1 of LoRA").click()
-    expect(page.locator("#ab-correct-question textarea")).to_have_value("Where do bicycles go?")
-    page.locator("#ab-correct-answer textarea").fill("Behind the house.")
-    page.locator("#ab-correct-keep").click()
+    form = page.locator("#ab-pane-lora form")
+    expect(form.locator("[name=question]")).to_have_value("Where do bicycles go?")
+    form.locator("[name=answer]").fill("Behind the house.")
+    form.get_by_role("button", name="Save correction").click()
+    expect(page.locator("#ab-pane-lora .ab-corrected")).to_contain_text("Behind the house.")
+    page.locator("#ab-corrections").get_by_text("Corrections (1)").click()
     expect(page.locator(".ab-corrections")).to_contain_text("Behind the house.")
     expect(page.locator("#ab-retrain-name textarea, #ab-retrain-name input")).to_have_value("spare-corrected")
     page.get_by_role("button", name="Retrain with 1 correction as a new study").click()
     expect(page.get_by_text("compare spare spare-corrected")).to_be_visible()
-    expect(page.get_by_role("tab", name="Train")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#ab-tabs [data-tab-id=train]")).to_have_attribute("aria-selected", "true")
     source = chat.home / "studies" / "spare-corrected" / "data" / "source.jsonl"
     last = json.loads(source.read_text("utf-8").splitlines()[-1])
     assert (last["question"], last["answer"], last["split"]) == ("Where do bicycles go?", "Behind the house.", "train")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ from tests.synthetic_study import finished_study, new_study, running, with_data,
 pytestmark = pytest.mark.browser
 
 HOSTILE = '<img src="http://evil.invalid/a.png" onerror="window.bad=1"><script>window.bad=2</script>![x](http://evil.invalid/b.png)'
-TABS = ("Data", "Plan", "Train", "Evaluate", "Chat", "Report", "Export")
+TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
 
 
 def upload(page: Page, site: Site, file: Path) -> None:
@@ -62,7 +63,7 @@ def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: 
         page.get_by_role("button", name="New project from my file").press("Enter")
         expect(page.get_by_text("The contents of the file are shown here")).to_be_visible()
         for name in TABS[1:]:
-            expect(page.get_by_role("tab", name=name)).to_be_disabled()
+            expect(page.locator(f"#ab-tabs [data-tab-id={name}]")).to_be_disabled()
         page.locator("#ab-home").click()
         expect(page.get_by_role("button", name="Run the example")).to_be_visible()
         page.wait_for_function("!location.search.includes('study=')")
@@ -206,6 +207,49 @@ def test_all_tabs_of_a_finished_study_have_content(page: Page, at_site: Site) ->
     assert json.loads(download.value.path().read_text()) == json.loads((study.folder / "report.json").read_text())
 
 
+def place_is(page: Page, study: str | None, tab: str | None, title: str) -> None:
+    """Address, title, and what is shown agree."""
+    expect(page).to_have_title(title)
+    query = {key: value for key, (value,) in parse_qs(urlsplit(page.url).query, keep_blank_values=True).items()}
+    assert query == {key: value for key, value in (("study", study), ("tab", tab)) if value is not None}
+    if tab is None:
+        expect(page.locator("#ab-overview")).to_be_visible()
+    else:
+        expect(page.locator("#ab-strip h2")).to_have_text(str(study))
+        expect(page.locator(f"#ab-tabs [data-tab-id={tab}]")).to_have_attribute("aria-selected", "true")
+
+
+def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, at_site: Site) -> None:
+    finished_study("rivers")
+    page.goto(at_site.url)
+    page.get_by_role("button", name="Open rivers").first.click()
+    evaluate, train = ("rivers · Evaluate · Assistant Builder", "rivers · Train · Assistant Builder")
+    place_is(page, "rivers", "evaluate", evaluate)
+    page.locator("#ab-tabs [data-tab-id=train]").click()
+    place_is(page, "rivers", "train", train)
+    page.get_by_role("button", name="See the result").click()
+    place_is(page, "rivers", "evaluate", evaluate)
+    for _ in range(2):
+        page.go_back()
+        place_is(page, "rivers", "train", train)
+        page.go_back()
+        place_is(page, "rivers", "evaluate", evaluate)
+        page.go_back()
+        place_is(page, None, None, "Assistant Builder")
+        page.go_forward()
+        place_is(page, "rivers", "evaluate", evaluate)
+        page.go_forward()
+        place_is(page, "rivers", "train", train)
+        page.reload()
+        place_is(page, "rivers", "train", train)
+    other = page.context.new_page()
+    other.goto(page.url)
+    place_is(other, "rivers", "train", train)
+    other.goto(f"{at_site.url}?study=lost&tab=chat")
+    expect(other.locator("#ab-notice")).to_contain_text("There is no study “lost”")
+    place_is(other, None, None, "Assistant Builder")
+
+
 def test_a_run_is_followed_and_paused(page: Page, at_site: Site) -> None:
     study = with_metrics(with_data(new_study("under-way")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
@@ -256,5 +300,5 @@ def test_a_restart_of_the_server_loses_nothing(
 def test_the_page_fits_a_narrow_window(page: Page, at_site: Site) -> None:
     finished_study("narrow")
     page.set_viewport_size({"width": 420, "height": 900})
-    for tab in tabs_of(page, at_site.url, "narrow", (name.lower() for name in TABS), width=420):
+    for tab in tabs_of(page, at_site.url, "narrow", TABS, width=420):
         assert page.evaluate("document.documentElement.scrollWidth") <= 420, tab

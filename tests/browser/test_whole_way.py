@@ -73,26 +73,26 @@ def test_from_upload_to_a_file_to_hand_on(
     expect(page.locator("#ab-evaluation")).to_contain_text("On your")
 
     page.get_by_role("tab", name="Chat").click()
-    page.get_by_text("System prompt and sampling").click()
-    longest = page.locator("#ab-chat-settings").get_by_label("Maximum answer length")
+    page.locator("#ab-chat-options").get_by_text("Options").click()
+    longest = page.locator("#ab-chat-options").get_by_label("Maximum answer length")
     longest.fill("8")  # four layers find no end by themselves
     longest.press("Tab")
     page.locator("#ab-question textarea").fill("How tall is tower 3, in metres?")
     page.locator("#ab-send").click()
     for arm in ("qlora", "lora"):
-        expect(page.locator(f"#ab-pane-{arm} .ab-speed")).to_contain_text("tokens/s", timeout=2 * MINUTES)
+        expect(page.locator(f"#ab-pane-{arm} [data-action=correct]")).to_be_visible(timeout=2 * MINUTES)
     page.get_by_label("Blind mode").check()
     page.locator("#ab-question textarea").fill("How tall is tower 4, in metres?")
     page.locator("#ab-send").click()
     page.locator("#ab-vote-both-bad").click(timeout=2 * MINUTES)
     expect(page.locator("#ab-tally")).to_contain_text("1 both bad")
 
-    page.get_by_role("tab", name="Export").click()
-    page.get_by_role("button", name="Export ", exact=False).locator("visible=true").first.click()
+    page.get_by_role("tab", name="Use it").click()
+    page.locator("#ab-use-folder-start").click()
     with page.expect_download(timeout=4 * MINUTES) as download:
         page.get_by_text("Download .zip").locator("visible=true").click(timeout=4 * MINUTES)
     names = zipfile.ZipFile(download.value.path()).namelist()
-    assert any(name.endswith("adapter_model.safetensors") for name in names)
+    assert any(name.endswith("model.safetensors") for name in names)
     assert any(name.endswith("README.md") for name in names)
     study = site.home / "studies" / "towers"
     assert (study / "report.json").is_file() and len((study / "votes.jsonl").read_text().splitlines()) == 1

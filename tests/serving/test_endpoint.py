@@ -159,6 +159,14 @@ def test_a_request_that_is_too_large_is_refused(served: Served) -> None:
     assert refused.status_code == 413
 
 
+def test_a_website_whose_server_passes_questions_on_is_answered(served: Served) -> None:
+    """As the line of nginx on the tab "Use it" does: the browser's headers are passed on, except Origin."""
+    body = {"model": "library-lora", "messages": [{"role": "user", "content": "hello"}]}
+    answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60, headers={
+        "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "Referer": "https://shop.example/"})
+    assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"]
+
+
 @pytest.mark.parametrize(("headers", "status"), [
     ({"Host": "evil.example"}, 421), ({"Origin": "https://evil.example"}, 403), ({"Sec-Fetch-Site": "cross-site"}, 403),
     ({"Host": "localhost:8000"}, 200),

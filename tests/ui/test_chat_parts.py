@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.chat.client import WorkerPool
+from assistant_builder.chat.client import Reply, WorkerPool
 from assistant_builder.chat.conversation import Answer, Conversation, Turn
+from assistant_builder.chat.feedback import (
+    add_correction,
+    create_retraining_study,
+    plan_retraining,
+    read_corrections,
+)
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import Sampling
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
@@ -17,7 +23,8 @@ from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
 from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.refresh import browser_state
-from tests.synthetic_study import LARGE, new_study, with_data
+from assistant_builder.study import Study
+from tests.synthetic_study import LARGE, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 
@@ -37,7 +44,7 @@ def test_servers_with_other_homes_have_other_entries(home: Path, tmp_path: Path,
 def placed_settings() -> ChatSettings:
     settings = ChatSettings()
     settings.modes()
-    settings.decoding()
+    settings.more()
     return settings
 
 
@@ -45,18 +52,18 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> Non
     settings = inside_blocks(placed_settings)
     name, other = (with_data(new_study(wish, LARGE)).name for wish in ("one", "two"))
     own = "You answer questions about Ostrel Sound Ferries."
-    assert settings.restored(name, None) == [own, 0.0, 1.0, 256, "", False, False, False]
-    shown = ["Be brief.", 0.7, 0.9, 100, "5", True, True, True]
+    assert settings.restored(name, None) == [own, 0.0, 1.0, 256, "", False, False, False, "all", False]
+    shown = ["Be brief.", 0.7, 0.9, 100, "5", True, True, True, "qlora", True]
     kept = settings.remember(name, None, *shown)
     assert settings.restored(name, kept) == shown
     assert settings.restored(other, kept)[0] == own
     back = settings.remember(name, kept, own, *shown[1:])
     assert back["systems"] == {}
     assert settings.read(tuple(shown)) == ReplySettings(
-        "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False))
+        "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False), "qlora", True)
 
 
-@pytest.mark.parametrize("kept", [7, {"temperature": "hot", "systems": 3, "blind": "yes"}, {"systems": {"one": 4}}])
+@pytest.mark.parametrize("kept", [7, {"temperature": "hot", "systems": 3, "blind": "yes"}, {"systems": {"one": 4}}, {"only": ["x"]}])
 def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
     settings = inside_blocks(placed_settings)
     name = with_data(new_study("one", LARGE)).name
@@ -67,7 +74,7 @@ def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
 
 def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
     settings = inside_blocks(placed_settings)
-    modes = (False, False, False)
+    modes = (False, False, False, "all", False)
     assert settings.read(("", 0, 1, 9, "", *modes)).sampling_with_seed() == Sampling(9)
     assert settings.read(("", 0.5, 1, 9, "3", *modes)).sampling_with_seed().seed == 3
     assert len({settings.read(("", 0.5, 1, 9, "", *modes)).sampling_with_seed().seed for _ in range(3)}) > 1
@@ -78,9 +85,9 @@ def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
 def test_only_a_grounded_study_is_asked_without_looking_up() -> None:
     tab = inside_blocks(lambda: ChatTab(WorkerPool()))
     memory, grounded = (with_data(new_study(name, LARGE, approaches=[name])) for name in ("memory", "grounded"))
-    kept = tab.settings.remember(None, None, "", 0, 1, 9, "", False, False, True)
+    kept = tab.settings.remember(None, None, "", 0, 1, 9, "", False, False, True, "all", False)
     for study, visible in ((memory, False), (grounded, True)):
-        shown = tab._restore(f"{study.name}:1", {}, kept)[len(tab.settings.inputs) - 1]
+        shown = tab._restore(f"{study.name}:1", {}, kept)[tab.settings.inputs.index(tab.settings.from_memory)]
         assert (shown["visible"], shown["value"]) == (visible, visible)
         settings = tab._settings(study.name, tuple(tab.settings.restored(study.name, kept)))
         assert settings.sampling.look_up is not visible
@@ -104,3 +111,36 @@ def test_editing_tells_what_it_replaces() -> None:
     assert "question 3. Sending it replaces the old question." in editing_notice(2, held)
     assert "and the question after it" in editing_notice(1, held)
     assert "and the 2 questions after it" in editing_notice(0, held)
+
+
+class Answers:
+    """A pool whose worker gives the same answer to every question."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.busy = False
+
+    def worker(self, study: Study) -> Answers:
+        return self
+
+    def ask(self, sent: dict[str, Any], sampling: Sampling) -> list[dict[str, Reply]]:
+        (arm, messages), = sent.items()
+        self.asked.append((arm, messages[-1].content))
+        return [{arm: Reply("answering", "By")}, {arm: Reply("stop", "By the gate. ", 3)}]
+
+
+def test_after_retraining_each_corrected_question_is_asked_once() -> None:
+    study, pool = with_data(new_study()), Answers()
+    add_correction(study, "Where can I park?", "By the gate.", wrong="No idea.", arm="lora")
+    add_correction(study, "Is there a lift?", "Yes, by the stairs.", wrong="By the gate.", arm="base")
+    new = create_retraining_study(study, plan_retraining(study, read_corrections(study), drop_heldout=True), "again")
+    trained(with_data(new))
+    tab = inside_blocks(lambda: ChatTab(pool))  # type: ignore[arg-type]
+    *_, shown = tab._ask_again("again", "again:adapters")
+    assert pool.asked == [("lora", "Where can I park?"), ("qlora", "Is there a lift?")]
+    assert "1 of 2 answered as you corrected them" in shown and "Not changed" in shown
+    assert len(list(tab._ask_again("again", "again:adapters"))) == 1 and len(pool.asked) == 2
+    list(tab._ask_again("again", "again:trained again"))
+    assert len(pool.asked) == 4
+    assert list(tab._ask_again("library", "library:1")) == [""], "it was not retrained"
+    assert list(tab._ask_again("again", "library:1")) == [], "the page shows another study by now"

@@ -10,21 +10,26 @@ import pytest
 
 from assistant_builder.chat.client import Reply
 from assistant_builder.chat.conversation import Answer, Conversation, Turn
-from assistant_builder.chat.feedback import Correction, RetrainingPlan
+from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
+from assistant_builder.data import Message, Pair
 from assistant_builder.inference.session import Memory
 from assistant_builder.ui.chat.view import (
+    EXAMPLES,
     PAIR,
+    CorrectedAnswer,
     PaneState,
+    asked_again_view,
     corrections_list,
     equalize_pace,
+    example_questions,
+    examples_view,
     loading_view,
     memory_line,
     pane,
-    reference_note,
     retrained_note,
     reveal_view,
     speed_line,
-    suggestions,
+    taught_note,
 )
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
@@ -45,8 +50,12 @@ def test_text_of_users_and_models_stays_text() -> None:
         pane("b", said(Turn(HOSTILE), replies={"lora": Reply("answering", HOSTILE)})),
         pane("b", said(Turn(HOSTILE), replies={"lora": Reply("failed", HOSTILE, error=error)})),
         pane("b", said(Turn("Q"), replies={"lora": Reply("loading", phase=HOSTILE)})),
-        reference_note(HOSTILE), loading_view({"lora": Reply("loading", phase=HOSTILE)}),
+        loading_view({"lora": Reply("loading", phase=HOSTILE)}), examples_view([HOSTILE]),
+        pane("b", said(Turn(HOSTILE, {"lora": Answer(HOSTILE)}), editing=(0, "lora"), note=HOSTILE)),
+        pane("b", said(Turn("Q", {"lora": Answer("A")}), corrected={("Q", "A"): CorrectedAnswer(
+            HOSTILE, TaughtPair(1, HOSTILE, False))})),
         corrections_list([Correction("now", HOSTILE, HOSTILE, HOSTILE)], ()),
+        asked_again_view([AskedAgain(Correction("now", HOSTILE, HOSTILE, HOSTILE), HOSTILE)]),
     ]
     for markup in shown:
         assert "&lt;img" in markup and "<img" not in markup and "<script" not in markup
@@ -83,12 +92,12 @@ def test_a_pane_shows_what_it_is_waiting_for() -> None:
     assert "ab-caret" in live(Reply("answering", "Be"))
     assert "ab-caret" not in live(Reply("stop", "Because."))
     assert "Ask a question below" in pane("b", said()) and "Ask again" in pane("b", said(asked))
-    assert "did not get this question" in pane("base", said(Turn("Why?", {"lora": Answer("x")})))
+    assert "did not answer this question" in pane("base", said(Turn("Why?", {"lora": Answer("x")})))
 
 
 def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
     turn = Turn("Why?", {}, sides, blind=True)
-    shown = said(turn, blind=True, replies=dict(zip(sides, (one, other), strict=True)),
+    shown = said(turn, blind=True, figures=True, replies=dict(zip(sides, (one, other), strict=True)),
                  stored={"qlora": (1, 2), "lora": (3, 4)}, memory={"lora": Memory(5, 6)})
     return [re.sub(f'side-{side}|data-side="{side}"|Assistant {side.upper()}', "", pane(side, shown))
             for side in PAIR]
@@ -118,10 +127,64 @@ def test_both_answers_are_whole_once_both_have_come() -> None:
 def test_the_vote_gives_name_and_colour_back() -> None:
     answers = {"qlora": Answer("4", "stop", 1, 1.0, 0.1), "lora": Answer("16", "stop", 1, 1.0, 0.1)}
     turn = Turn("Why?", answers, ("lora", "qlora"), blind=True)
-    before, after = pane("a", said(turn, blind=True)), pane("a", said(replace(turn, vote="a"), blind=True))
+    before, after = (pane("a", said(shown, blind=True, figures=True)) for shown in (turn, replace(turn, vote="a")))
     assert "LoRA" not in before and "tokens/s" not in before and 'data-action="correct"' not in before
     assert "LoRA (16-bit) · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
     assert "A was LoRA (16-bit), B was QLoRA (4-bit). You preferred LoRA" in plain(reveal_view(replace(turn, vote="a")))
+
+
+@pytest.mark.parametrize("vote", ["b", "tie", None])
+@pytest.mark.parametrize("sides", [("qlora", "lora"), ("lora", "qlora")])
+def test_answers_stand_under_their_own_name_when_blind_mode_is_off(sides: tuple[str, str], vote: Any) -> None:
+    blind = Turn("Blind?", {"qlora": Answer("by Q"), "lora": Answer("by L")}, sides, blind=True, vote=vote)
+    later = Turn("Open?", {"qlora": Answer("Q"), "lora": Answer("L")})
+    for side, name, own, other in (("a", "QLoRA", "by Q", "by L"), ("b", "LoRA", "by L", "by Q")):
+        shown = pane(side, said(blind, later))
+        assert f"<span class=\"ab-chip\">{name} " in shown and own in shown and other not in shown
+        assert ("your choice" in shown) is (vote == "b" and sides[1] == {"QLoRA": "qlora", "LoRA": "lora"}[name])
+
+
+def test_one_assistant_is_shown_alone_except_in_blind_mode() -> None:
+    def visible(**changes: Any) -> list[str]:
+        shown = said(only="lora", **changes)
+        return [side for side in ("a", "b", "base") if shown.is_visible(side, base=False)]
+
+    assert visible() == ["b"] and visible(blind=True) == ["a", "b"]
+    assert "Both" not in pane("b", said(only="lora")) and "Both" in pane("b", said())
+    assert "did not answer" in pane("a", said(Turn("Why?", {"lora": Answer("x")})))
+
+
+def test_speed_and_memory_are_behind_a_switch() -> None:
+    turn = Turn("Why?", {"lora": Answer("Because.", "stop", 10, 2.0, 0.25)})
+    assert "tokens/s" not in pane("b", said(turn)) and "tokens/s" in pane("b", said(turn, figures=True))
+
+
+def test_a_correction_is_written_in_the_bubble() -> None:
+    turns = Turn("One?", {"lora": Answer("1"), "qlora": Answer("1")}), Turn("Two?", {"lora": Answer("3")})
+    shown = pane("b", said(*turns, editing=(1, "lora"), note="Held out."))
+    form = shown[shown.index("<form"):shown.index("</form>")]
+    assert 'data-turn="1" data-side="b"' in form and ">3</textarea>" in form and "Held out." in form
+    assert shown.count("<form") == 1 and shown.count('data-action="correct"') == 1
+    assert shown.index("<form") < shown.index("Two?") < shown.index("One?"), "the newest is first in the markup"
+    hidden = Turn("Blind?", {"lora": Answer("1"), "qlora": Answer("2")}, blind=True)
+    assert "<form" not in pane("b", said(hidden, blind=True, editing=(0, "lora")))
+
+
+def test_a_correction_that_is_trained_already_says_so_in_the_bubble() -> None:
+    corrected = {("Two?", "3"): CorrectedAnswer("2", TaughtPair(7, "Two?", True))}
+    shown = pane("b", said(Turn("Two?", {"lora": Answer("3")}), corrected=corrected))
+    assert "Your correction" in shown and "in the training data already (row 7)" in shown
+    assert "for “And two?”" in taught_note(TaughtPair(7, "And two?", False))
+
+
+def test_corrected_questions_are_shown_before_and_after() -> None:
+    made = Correction("now", "Q?", "Right.", "Wrong.", "lora")
+    shown = plain(asked_again_view([AskedAgain(made, "right"), AskedAgain(made, "Wrong."), AskedAgain(made, "New."),
+                                    AskedAgain(made)]))
+    assert "1 of 3 answered as you corrected them, 1 in another way than before" in shown
+    for mark in ("As corrected", "Not changed", "Changed", "Not asked yet"):
+        assert mark in shown
+    assert asked_again_view([]) == ""
 
 
 def test_sources_are_text_and_are_shown_after_a_blind_vote() -> None:
@@ -154,10 +217,16 @@ def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:
         assert part in note
 
 
-def test_suggestions_take_one_question_a_cluster() -> None:
-    samples = [
-        {"item": str(n), "cluster": f"c{n // 2}", "turn": 0, "question": f"q{n}", "reference": f"r{n}"}
-        for n in range(100)
-    ]
-    found = suggestions(samples)
-    assert found[:2] == [("q0", "r0"), ("q2", "r2")] and len(found) == 40
+def asked(row: int, question: str, answer: str, **more: Any) -> Pair:
+    return Pair(row, (Message("user", question), Message("assistant", answer)), **more)
+
+
+def test_examples_are_questions_whose_answers_were_taught() -> None:
+    training = [asked(n, f"q{n}?", f"a{n}") for n in range(9)]
+    validation = [asked(20 + n, f"v{n}?", f"a{n // 2}") for n in range(9)] + [asked(40, "new?", "unknown")]
+    found = example_questions(training, validation)
+    assert len(found) == EXAMPLES and all(question.startswith("v") for question in found)
+    assert len({int(question[1:-1]) // 2 for question in found}) == EXAMPLES, "one question an answer"
+    assert found == example_questions(training, validation)
+    assert all(question.startswith("q") for question in example_questions(training, validation[-1:]))
+    assert example_questions([asked(1, "long " * 40, "a")], []) == []

@@ -1,9 +1,13 @@
-"""The Export tab: each state of an export drawn from its files, and a reload that finds it again."""
+"""The tab “Use it”: its cards, each state of an export drawn from its files, and a reload that finds it again."""
 
 from __future__ import annotations
 
+import ast
+import json
+import shlex
 import time
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -14,17 +18,29 @@ from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.job import ExportJob, JobRecord
 from assistant_builder.export.verify import Rescore
 from assistant_builder.export_formats import ExportSpec, export_specs
+from assistant_builder.serving.child import EndpointState
 from assistant_builder.study import Study
 from assistant_builder.ui.export.tab import ExportTab
+from assistant_builder.ui.export.view import (
+    curl_line,
+    endpoint_card,
+    not_ready_warning,
+    page_lines,
+    proxy_line,
+    python_lines,
+)
 from assistant_builder.ui.refresh import StudyView
 from tests.synthetic_study import finished_study, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 SPEC = ExportSpec("lora", "merged")
+HERE = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={})
+ELSEWHERE = SimpleNamespace(client=SimpleNamespace(host="10.0.0.7"), headers={})
+STATE = EndpointState("running", "http://127.0.0.1:4321/v1", "library")
 
 
-def drawn(tab: ExportTab, study: Study) -> dict[str, list[Any]]:
-    look = StudyView(study.name)
+def drawn(tab: ExportTab, study: Study, *, local: bool = True) -> dict[str, list[Any]]:
+    look = StudyView(study.name, local=local)
     return {section.key: [section.mark(look), *section.draw(look)] for section in tab.sections()}
 
 
@@ -145,10 +161,111 @@ def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(monkeyp
     started: list[str] = []
     monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
     panel = next(panel for panel in tab.panels if panel.spec.name == "qlora-gguf")
-    state, *_, command, type = panel._choose(study.name, "BF16")
+    state, *_, command, type = panel._choose(study.name, "BF16", HERE)
     assert "QLoRA (4-bit), GGUF BF16" in state and type == "BF16" and "--type BF16" in command
     for name in ("BF16", "Q8_0"):
         panel._start(study.name, False, name)
     assert started == ["qlora-gguf-BF16", "qlora-gguf"]
     record_of(ExportJob(study, ExportSpec("qlora", "gguf", "Q5_1")), percent=10)
     assert drawn(tab, study)["export-qlora-gguf"][-1] == "Q5_1"
+
+
+# the cards
+
+
+class OneEndpoint:
+    """Endpoints that run at once."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, str]] = []
+
+    def state(self, name: str | None) -> EndpointState:
+        return STATE if self.started else EndpointState()
+
+    def start(self, study: Study, arm: str) -> None:
+        self.started.append((study.name, arm))
+
+    def stop(self, name: str) -> None:
+        self.started.clear()
+
+
+def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs() -> None:
+    study = finished_study()
+    tab = inside_blocks(ExportTab)
+    cards, endpoints = tab.cards.endpoint, OneEndpoint()
+    cards._endpoints = endpoints  # type: ignore[assignment]
+    before = drawn(tab, study)["use-endpoint"]
+    assert "4321" not in str(before) and [update["visible"] for update in before[4:]] == [True, True, True, False]
+    computer, website, programs, *buttons = cards._start(study.name, HERE)  # type: ignore[arg-type]
+    assert endpoints.started == [("library", "lora")], "the assistant that the report recommends"
+    assert [update["visible"] for update in buttons] == [False, False, False, True]
+    assert "http://127.0.0.1:4321/v1" in computer and "curl" in computer
+    assert "/assistant/v1/chat/completions" in website and "proxy_pass" in website
+    assert "OpenAI(base_url=" in programs and "Only programs on the computer" not in programs
+    assert drawn(tab, study)["use-endpoint"][0] != before[0]
+    assert "Only programs on the computer" in cards.drawn(study.name, local=False)[0]
+    assert "curl" not in cards._end(study.name, HERE)[0]  # type: ignore[arg-type]
+
+
+def test_the_lines_of_the_endpoint_are_valid() -> None:
+    name, *words = shlex.split(curl_line(STATE))
+    assert name == "curl" and words[0] == "http://127.0.0.1:4321/v1/chat/completions"
+    assert json.loads(words[-1])["model"] == "library"
+    ast.parse(python_lines(STATE))
+    assert "http://127.0.0.1:4321/;" in proxy_line(STATE) and len(page_lines(STATE).splitlines()) == 10
+    failed = endpoint_card("computer", EndpointState("failed", error="<b>no</b> memory"), "x", local=True)
+    assert "&lt;b&gt;no&lt;/b&gt; memory" in failed
+    assert "Starting" in endpoint_card("computer", EndpointState("starting"), "x", local=True)
+
+
+@pytest.mark.parametrize(("key", "name"), [("ollama", "lora-gguf"), ("folder", "lora-merged")])
+def test_the_cards_of_files_write_and_offer_them(key: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
+    study, tab = finished_study(), inside_blocks(ExportTab)
+    card = next(job for job in tab.cards.jobs if job._key == key)
+    spec = card._spec_of(study)
+    _, shown, download, start, cancel = drawn(tab, study)[f"use-{key}"]
+    assert spec.name == name and "about" in shown and start["visible"] and not download["visible"]
+    card._begin(study.name, HERE)  # type: ignore[arg-type]
+    assert started == [name]
+    job = ExportJob(study, spec)
+    record_of(job, percent=40, message="Merging")
+    assert "40 %: Merging" in drawn(tab, study)[f"use-{key}"][1]
+    card._end(study.name)
+    assert job.cancel_requested
+    record_of(job, state="failed", error={"what": "disk full", "where": "/secret/place", "remedy": "Free space"})
+    assert "/secret/place" in drawn(tab, study)[f"use-{key}"][1]
+    assert "/secret/place" not in drawn(tab, study, local=False)[f"use-{key}"][1]
+    finish(study, spec)
+    _, shown, download, start, cancel = drawn(tab, study)[f"use-{key}"]
+    assert download["visible"] and start["value"] == "Write it again" and not cancel["visible"]
+    assert f"{job.files}" in shown
+    if key == "ollama":
+        assert f"ollama create library -f {job.files}/Modelfile" in shown and "ollama run library" in shown
+    assert str(study.folder.parent) not in str(drawn(tab, study, local=False)[f"use-{key}"][1:])
+
+
+def test_no_path_of_the_server_is_shown_on_another_machine() -> None:
+    study, tab = finished_study(), inside_blocks(ExportTab)
+    finish(study, SPEC)
+    assert str(study.folder) in str(drawn(tab, study)["export-lora-merged"])
+    far = drawn(tab, study, local=False)["export-lora-merged"]
+    assert str(study.folder.parent) not in str([far[1], *far[5:]]) and "library-lora-merged" in far[5]["value"]
+
+
+def test_ollama_is_not_offered_without_a_warning_for_an_assistant_that_looks_facts_up() -> None:
+    study, tab = trained(with_data(new_study("facts", approaches=["grounded"]))), inside_blocks(ExportTab)
+    assert "look nothing up" in drawn(tab, study)["use-ollama"][1]
+    assert "look nothing up" not in drawn(tab, trained(with_data(new_study("memory"))))["use-ollama"][1]
+
+
+def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Not measured yet" in not_ready_warning(None)
+    study, tab = finished_study(), inside_blocks(ExportTab)
+    found = SimpleNamespace(ready=False, good_enough="0 of 14 <b>right</b>.", action="Add wordings.")
+    monkeypatch.setattr("assistant_builder.ui.export.view.conclude", lambda report: found)
+    shown = drawn(tab, study)["use-warning"][1]
+    assert "Not good enough yet" in shown and "0 of 14 &lt;b&gt;" in shown and "Add wordings." in shown
+    found.ready = True
+    assert drawn(tab, study)["use-warning"][1] == ""

@@ -18,7 +18,7 @@ from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.steps import STEPS, StepRecord
-from assistant_builder.ui.app import initial_study, initial_tab, ready_steps, study_choices
+from assistant_builder.ui.app import _draw_frame, _opened, initial_study, initial_tab, ready_steps, study_choices
 from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, shipped_datasets, unused_name
 from assistant_builder.ui.data.tab import study_data_panel
 from assistant_builder.ui.html import STYLE_SHEETS
@@ -132,6 +132,29 @@ def test_tabs_can_be_opened_when_their_inputs_exist() -> None:
     assert ready_steps(StudyView(finished_study("done").name)) == set(TABS)
     assert initial_tab("way", "report") == "data" and initial_tab("way", "chat") == "chat"
     assert initial_tab("way", None) == "data" and initial_tab("done", "nonsense") == "data"
+
+
+def test_a_missing_study_opens_the_home_screen_with_a_notice() -> None:
+    new_study("here")
+    name, (_, tabs, notice) = _opened({"study": "<b>gone</b>", "tab": "chat"})
+    assert name is None and notice["visible"] and "no study “&lt;b&gt;gone&lt;/b&gt;”" in notice["value"]
+    name, (picker, tabs, notice) = _opened({"study": "here", "tab": "train"})
+    assert (name, picker["value"], tabs.selected, notice["visible"]) == ("here", "here", "train", False)
+    assert _opened({})[0] is None and not _opened({})[1][2]["visible"]
+    frame = _draw_frame(StudyView("here"))
+    assert frame[-1] == gr.update(visible=False), "the notice goes when a study is opened"
+
+
+def test_the_titles_of_the_tabs_show_what_is_done() -> None:
+    study = new_study("way")
+    assert [tab.shown_title(StudyView("way")) for tab in TABS.values()] == [
+        "Data", "Plan", "Train", "Evaluate", "Chat", "Report", "Use it"]
+    trained(with_data(study))
+    assert [tab.shown_title(StudyView("way")) for tab in TABS.values()][:4] == ["✓ Data", "Plan", "✓ Train", "Evaluate"]
+    done = StudyView(finished_study("done").name)
+    assert {tab.title for tab in TABS.values() if tab.done(done)} == {"Data", "Train", "Evaluate", "Report"}
+    (study.folder / "data" / "status.json").write_text("nonsense")
+    assert TABS["data"].shown_title(StudyView("way")) == "Data"
 
 
 # starting

@@ -101,6 +101,12 @@ def test_the_strip_shows_state_time_and_progress() -> None:
     assert picker_label("rivers", "lost") == "rivers  ·  interrupted"
 
 
+def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_line() -> None:
+    done, new = (study_strip(take_snapshot(study)) for study in (finished_study("done"), new_study("new")))
+    assert "Ready:" in done and all(f'data-tab="{tab}"' in done for tab in ("evaluate", "chat", "export"))
+    assert "ab-steps" not in done and "ab-steps" not in new and "Ready:" not in new
+
+
 def test_an_unfinished_run_can_be_resumed() -> None:
     study = with_data(new_study())
     study.write_step(StepRecord("train-lora", state="running", pid=1, process_started=0.0))

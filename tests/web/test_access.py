@@ -7,7 +7,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from assistant_builder.errors import ConfigError
-from assistant_builder.web.access import Access, AllowedHosts, is_cross_origin, is_loopback
+from assistant_builder.web.access import Access, AllowedHosts, is_cross_origin, is_from_this_machine, is_loopback
 
 
 @pytest.mark.parametrize(("host", "expected"), [
@@ -88,3 +88,13 @@ def test_certificate_and_key_are_required_together(tmp_path: Path) -> None:
         Access(certificate=file).check()
     with pytest.raises(ConfigError, match="does not exist"):
         Access(certificate=file, key=file).check()
+
+
+@pytest.mark.parametrize(("client", "headers", "here"), [
+    ("127.0.0.1", {}, True), ("::1", {}, True), ("10.0.0.7", {}, False), (None, {}, False), ("socket", {}, False),
+    ("127.0.0.1", {"x-forwarded-for": "10.0.0.7"}, False), ("127.0.0.1", {"forwarded": "for=10.0.0.7"}, False),
+])
+def test_a_browser_on_this_machine_is_told_from_one_elsewhere(
+    client: str | None, headers: dict[str, str], here: bool
+) -> None:
+    assert is_from_this_machine(client, headers) is here

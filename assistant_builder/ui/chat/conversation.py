@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.arms import ARMS, TWINS, further_arms
+from assistant_builder.arms import TWINS, further_arms
 from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.client import Reply, ReplyStream, WorkerPool
 from assistant_builder.chat.conversation import (
@@ -23,13 +23,13 @@ from assistant_builder.chat.conversation import (
     conversation_from_record,
     default_sides,
 )
-from assistant_builder.chat.feedback import record_vote
+from assistant_builder.chat.feedback import read_corrections, record_vote, taught_pair
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.inference.session import BASE, Memory
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.feedback import PANE_SCRIPT, VoteBar
 from assistant_builder.ui.chat.settings import ReplySettings
-from assistant_builder.ui.chat.view import PAIR, PaneState, pane, reveal_view, sides
+from assistant_builder.ui.chat.view import PAIR, CorrectedAnswer, PaneState, pane, reveal_view, sides
 from assistant_builder.ui.html import Markup, toast
 from assistant_builder.ui.refresh import browser_state
 from assistant_builder.ui.uploads import offer_bytes
@@ -57,21 +57,27 @@ class ConversationPanel:
                                         elem_id=f"ab-side-{side}", visible=side in PAIR) for side in sides()}
 
     def place_box(self) -> None:
-        """Place the question box and its buttons."""
-        with gr.Row(visible=False, elem_id="ab-editing", elem_classes="ab-actions") as self.banner:
-            self.notice = gr.HTML()
-            self.leave = gr.Button("Cancel editing", size="sm", scale=0)
-        with gr.Row(elem_classes="ab-ask"):
-            self.question = gr.Textbox(label="Your question",
-                                       placeholder="Ask… (Enter sends, Shift+Enter starts a new line)", lines=1,
-                                       max_lines=6, scale=8, submit_btn=False, elem_id="ab-question", max_length=20_000)
-            with gr.Column(scale=1, min_width=120, elem_classes="ab-send"):
-                self.send = gr.Button("Ask", variant="primary", elem_id="ab-send")
-                self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="ab-stop")
+        """Place the examples, the question box and its buttons, which stay at the lower edge of the window."""
+        with gr.Column(elem_id="ab-box"):
+            self.examples = gr.HTML(js_on_load=PANE_SCRIPT, elem_id="ab-examples")
+            with gr.Row(visible=False, elem_id="ab-editing", elem_classes="ab-actions") as self.banner:
+                self.notice = gr.HTML()
+                self.leave = gr.Button("Cancel editing", size="sm", scale=0)
+            with gr.Row(elem_classes="ab-ask"):
+                self.question = gr.Textbox(label="Your question", show_label=False, container=False, lines=1,
+                                           placeholder="Ask… (Enter sends, Shift+Enter starts a new line)",
+                                           max_lines=6, scale=8, submit_btn=False, elem_id="ab-question",
+                                           max_length=20_000, min_width=160)
+                self.send = gr.Button("Ask", variant="primary", elem_id="ab-send", min_width=76, scale=0)
+                self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="ab-stop", min_width=76, scale=0)
+            with gr.Row(elem_classes="ab-actions", visible=False, elem_id="ab-talk-actions") as self.actions:
+                self.again = gr.Button("Ask again", size="sm", interactive=False, elem_id="ab-again")
+                self.clear = gr.Button("Clear conversation", size="sm")
+
+    def place_downloads(self) -> None:
+        """Place the buttons that download the conversation."""
         with gr.Row(elem_classes="ab-actions"):
-            self.again = gr.Button("Ask again", size="sm", interactive=False, elem_id="ab-again")
-            self.clear = gr.Button("Clear conversation", size="sm")
-            self.files = [gr.DownloadButton(f"Download .{ending}", size="sm", interactive=False,
+            self.files = [gr.DownloadButton(f"Download conversation .{ending}", size="sm", interactive=False,
                                             elem_id=f"ab-talk-{ending}") for ending in ("md", "json")]
 
     # drawing
@@ -79,11 +85,13 @@ class ConversationPanel:
     @property
     def outputs(self) -> list[Any]:
         """Components set by :meth:`values`."""
-        return [*self.panes.values(), self.send, self.stop, self.again, self.clear, *self.files, *self._votes.outputs]
+        return [*self.panes.values(), self.send, self.stop, self.again, self.clear, *self.files, self.examples,
+                self.actions, *self._votes.outputs]
 
     def values(self, study: Study | None, conversation: Conversation, settings: ReplySettings,
-               replies: Mapping[str, Reply] | None = None, *, busy: bool = False, outcome: str = "") -> list[Any]:
-        """Values for :attr:`outputs`."""
+               replies: Mapping[str, Reply] | None = None, *, busy: bool = False, outcome: str = "",
+               editing: tuple[int, str] | None = None, note: str = "") -> list[Any]:
+        """Values for :attr:`outputs`; ``editing`` and ``note`` as of :class:`PaneState`."""
         turns = conversation.turns
         finished = bool(turns) and not busy
         files: list[Any] = [gr.update(value=None, interactive=False)] * 2
@@ -93,19 +101,21 @@ class ConversationPanel:
             files = [gr.update(interactive=True, value=offer_bytes(text.encode("utf-8", errors="backslashreplace"),
                                                                    f"{study.name}-chat.{ending}"))
                      for ending, text in written.items()]
-        return [*self._panes(study, conversation, settings, replies or {}), gr.update(interactive=not busy),
-                gr.update(interactive=busy), *[gr.update(interactive=finished)] * 2, *files,
+        panes = self._panes(study, conversation, settings, replies or {}, corrected=corrected_answers(study),
+                            editing=editing, note=note)
+        return [*panes, gr.update(visible=not busy), gr.update(visible=busy),
+                *[gr.update(interactive=finished)] * 2, *files, gr.update(visible=not turns),
+                gr.update(visible=bool(turns)),
                 *self._votes.drawn(turns[-1] if turns else None, blind=settings.blind, busy=busy, outcome=outcome)]
 
     def _panes(self, study: Study | None, conversation: Conversation, settings: ReplySettings,
-               replies: Mapping[str, Reply]) -> list[Any]:
+               replies: Mapping[str, Reply], **correcting: Any) -> list[Any]:
         memory = self.note_memory(study.name if study else "", replies)
         arms = tuple(study.config.arms) if study else TWINS
-        shown = PaneState(conversation, settings.blind, replies, _stored_bytes(study), memory, arms)
-        blind = settings.blind or bool(conversation.turns and conversation.turns[-1].hidden)
-        visible = dict(zip(PAIR, (side in arms for side in default_sides(arms)), strict=True))
-        visible |= {arm: arm in arms and not blind for arm in further_arms(ARMS)} | {BASE: settings.base}
-        return [gr.update(value=pane(side, shown), visible=visible[side]) for side in sides()]
+        shown = PaneState(conversation, settings.blind, replies, _stored_bytes(study), memory, arms,
+                          settings.only if settings.only in arms else "", settings.figures, **correcting)
+        return [gr.update(value=pane(side, shown), visible=shown.is_visible(side, base=settings.base))
+                for side in sides()]
 
     def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
         """Record the memory of a study's models from the replies, and return the memory of all known speakers."""
@@ -152,19 +162,21 @@ class ConversationPanel:
         turn = Turn(question, {}, (pair[0], pair[1]), settings.blind, None, settings.system,
                     settings.sampling_with_seed())
         asked = conversation.with_turn(turn)
-        sent = {
-            speaker: conversation.messages(speaker, question, system=settings.system, blind=settings.blind)
-            for speaker in (*(side for side in turn.sides if side in arms),
-                            *(() if settings.blind else further_arms(arms)), *([BASE] if settings.base else []))
-        }
+        asked_arms = [side for side in turn.sides if side in arms]
+        if not settings.blind:
+            asked_arms += further_arms(arms)
+            asked_arms = [settings.only] if settings.only in asked_arms else asked_arms
+        sent = {speaker: conversation.messages(speaker, question, system=settings.system, blind=settings.blind)
+                for speaker in (*asked_arms, *([BASE] if settings.base else []))}
         stream = self.pool.worker(study).ask(sent, turn.sampling)
         self._active[session] = stream
         replies: dict[str, Reply] = {speaker: Reply() for speaker in sent}
         yield [self.stored_with(kept, name, mark, asked), *self.values(study, asked, settings, replies, busy=True)]
         unchanged = [gr.skip()] * (len(self.outputs) - len(sides()))
+        corrected = corrected_answers(study)
         try:
             for replies in stream:
-                yield [gr.skip(), *self._panes(study, asked, settings, replies), *unchanged]
+                yield [gr.skip(), *self._panes(study, asked, settings, replies, corrected=corrected), *unchanged]
         finally:
             stream.stop()  # the browser may have closed the page
             self._active.pop(session, None)
@@ -199,6 +211,16 @@ class ConversationPanel:
 def gradio_error(error: AssistantBuilderError) -> gr.Error:
     """An error as a pop-up message."""
     return gr.Error(toast(error.what, error.remedy), print_exception=False)
+
+
+def corrected_answers(study: Study | None) -> dict[tuple[str, str], CorrectedAnswer]:
+    """(question, wrong answer) → its correction."""
+    try:
+        found = read_corrections(study) if study else []
+    except AssistantBuilderError:  # the list of corrections shows it
+        return {}
+    return {(one.asked or one.question, one.wrong): CorrectedAnswer(
+        one.answer, taught_pair(study, one.question, one.answer) if study else None) for one in found}
 
 
 def editing_notice(place: int, conversation: Conversation) -> Markup:

@@ -11,7 +11,7 @@ import gradio as gr
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.chat.feedback import (
     Correction,
-    add_correction,
+    TaughtPair,
     create_retraining_study,
     heldout_matches,
     plan_retraining,
@@ -19,6 +19,7 @@ from assistant_builder.chat.feedback import (
     remove_correction,
     tally,
     tally_sentence,
+    taught_pair,
 )
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.remote_code import code_needing_permission
@@ -26,7 +27,7 @@ from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
 from assistant_builder.ui.data.preview import unused_name
-from assistant_builder.ui.html import Markup, error_callout, toast
+from assistant_builder.ui.html import COPY_SCRIPT, Markup, error_callout, toast
 from assistant_builder.ui.refresh import QUIET, user_facing_errors
 from assistant_builder.ui.train.actions import start_run
 from evals.report.format import plural
@@ -114,97 +115,71 @@ class VoteBar:
             lambda: gr.update(interactive=True, value=_TO_REPORT), None, self.report, queue=False, **QUIET)
 
 
-PANE_SCRIPT = (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
+PANE_SCRIPT = COPY_SCRIPT + (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
 _DROP = "Train on them, and remove their questions from the held-out set"
 _LEAVE = "Keep their questions in the held-out set, and do not train on them"
 
 
+def heldout_note(study: Study, question: str) -> str:
+    """What the user must know about the correction of a held-out question; empty for others."""
+    with contextlib.suppress(AssistantBuilderError):
+        if heldout_matches(study, [question]):
+            return ("This question is in the held-out set. Choose under Corrections whether to train on it or to keep "
+                    "it for the evaluation.")
+    return ""
+
+
 class Corrections:
-    """The editor of a correction and the list of corrections; the caller places both."""
+    """The list of corrections and the form that creates a new study."""
 
-    def editor(self) -> None:
-        """Place the editor."""
-        self.wrong = gr.State(("", ""))
-        with gr.Column(visible=False, elem_id="ab-correction") as self.box:
-            gr.HTML("<h3>What should the answer have been?</h3>")
-            self.question = gr.Textbox(
-                label="Question", info="The new study is trained on this question without the earlier turns, so the "
-                "question must be complete.", lines=2, max_lines=6, elem_id="ab-correct-question",
-            )
-            self.answer = gr.Textbox(label="Better answer", info="Correct the answer of the assistant.", lines=3,
-                                     max_lines=12, elem_id="ab-correct-answer")
-            self.note = gr.HTML(elem_classes="ab-note")
-            with gr.Row(elem_classes="ab-actions"):
-                self.keep = gr.Button("Save correction", variant="primary", size="sm", elem_id="ab-correct-keep")
-                self.cancel = gr.Button("Cancel", size="sm")
-
-    def collection(self) -> None:
-        """Place the list and the form that creates a new study."""
-        with gr.Accordion("Corrections", open=False, elem_id="ab-corrections") as self.fold:
+    def __init__(self) -> None:
+        with gr.Accordion("Corrections", open=False, visible=False, elem_id="ab-corrections") as self.fold:
             self.list = gr.HTML(corrections_list([], ()), js_on_load=PANE_SCRIPT)
-            with gr.Column(visible=False) as self.retraining:
-                self.heldout = gr.Radio([_DROP, _LEAVE], value=_DROP, label="Corrections of held-out questions",
-                                        info="A question cannot be used for both training and evaluation.",
-                                        visible=False)
-                self.name = gr.Textbox(
-                    label="Name of the new study", info="It has the same settings and split; the corrections are added "
-                    "to its training data.", max_lines=1, elem_id="ab-retrain-name",
-                )
-                self.retrain = gr.Button("Retrain as a new study", variant="primary", elem_id="ab-retrain")
-
-    @property
-    def editor_outputs(self) -> list[Any]:
-        """Components set by :meth:`open`."""
-        return [self.box, self.question, self.answer, self.note, self.wrong]
-
-    def open(self, study: Study, question: str, answer: str, arm: str) -> list[Any]:
-        """Open the editor with an answer."""
-        note = ""
-        with contextlib.suppress(AssistantBuilderError):
-            if heldout_matches(study, [question]):
-                note = ("This question is in the held-out set. Choose under Corrections whether to train on it or to "
-                        "keep it for the evaluation.")
-        return [gr.update(visible=True), question, answer, note, (answer, arm)]
+            self.heldout = gr.Radio([_DROP, _LEAVE], value=_DROP, label="Corrections of held-out questions",
+                                    info="A question cannot be used for both training and evaluation.", visible=False)
+            self.longer = gr.Checkbox(True, label="Train twice as long", info="Some corrections are in the training "
+                                      "data already; the same training would not learn them.", visible=False,
+                                      elem_id="ab-retrain-longer")
+            self.name = gr.Textbox(
+                label="Name of the new study", info="It has the same settings and split; the corrections are added "
+                "to its training data.", max_lines=1, elem_id="ab-retrain-name",
+            )
+            self.retrain = gr.Button("Retrain as a new study", variant="primary", elem_id="ab-retrain")
 
     @property
     def list_outputs(self) -> list[Any]:
         """Components set by :meth:`drawn`."""
-        return [self.fold, self.list, self.retraining, self.heldout, self.retrain]
+        return [self.fold, self.list, self.heldout, self.longer, self.retrain]
 
-    def drawn(self, study: Study | None) -> list[Any]:
-        """Values for :attr:`list_outputs`."""
+    def drawn(self, study: Study | None, *, opened: bool | None = None) -> list[Any]:
+        """Values for :attr:`list_outputs`; ``opened`` sets whether the list is unfolded."""
         found: list[Correction] = []
         heldout: dict[int, list[int]] = {}
+        taught: dict[int, TaughtPair] = {}
         try:
             found = read_corrections(study) if study else []
-            heldout = heldout_matches(study, [one.question for one in found]) if study and found else {}
-            shown = corrections_list(found, heldout)
+            if study and found:
+                heldout = heldout_matches(study, [one.question for one in found])
+                taught = {place: pair for place, one in enumerate(found)
+                          if (pair := taught_pair(study, one.question, one.answer))}
+            shown = corrections_list(found, heldout, taught)
         except AssistantBuilderError as error:
             shown = error_callout(error.to_record())
-        label = f"Corrections ({len(found)})" if found else "Corrections"
+        fold = gr.update(label=f"Corrections ({len(found)})", visible=bool(found),
+                         **({} if opened is None else {"open": opened}))
         button = f"Retrain with {plural(len(found), 'correction')} as a new study"
-        return [gr.update(label=label), shown, gr.update(visible=bool(found)), gr.update(visible=bool(heldout)),
+        return [fold, shown, gr.update(visible=bool(heldout)), gr.update(visible=bool(taught)),
                 gr.update(value=button, interactive=True)]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components."""
-        self.cancel.click(lambda: gr.update(visible=False), None, self.box, queue=False, **QUIET)
-        self.keep.click(user_facing_errors(self._keep), [picker, self.question, self.answer, self.wrong],
-                        [self.box, self.name, *self.list_outputs], **QUIET)
         self.list.click(user_facing_errors(self._remove), picker, self.list_outputs, **QUIET)
-        self.retrain.click(user_facing_errors(self._retrain), [picker, self.name, self.heldout],
+        self.retrain.click(user_facing_errors(self._retrain), [picker, self.name, self.heldout, self.longer],
                            [picker, tabs, self.name], api_visibility="private", show_progress_on=self.retrain)
 
     def proposed_name(self, study: Study | None) -> str:
         """A free name for the new study."""
         return unused_name(f"{study.name}-corrected") if study else ""
-
-    def _keep(self, name: str | None, question: str, answer: str, wrong: tuple[str, str]) -> list[Any]:
-        study = Study.open(name or "")
-        add_correction(study, question, answer, wrong=wrong[0], arm=wrong[1])
-        listed = self.drawn(study)
-        listed[0]["open"] = True
-        return [gr.update(visible=False), self.proposed_name(study), *listed]
 
     def _remove(self, name: str | None, event: gr.EventData) -> list[Any]:
         study = Study.open(name or "")
@@ -213,10 +188,11 @@ class Corrections:
             remove_correction(study, found[place].time)
         return self.drawn(study)
 
-    def _retrain(self, name: str | None, new: str, heldout: str) -> list[Any]:
+    def _retrain(self, name: str | None, new: str, heldout: str, longer: bool) -> list[Any]:
         study = Study.open(name or "")
         plan = plan_retraining(study, read_corrections(study), drop_heldout=heldout == _DROP)
-        made = create_retraining_study(study, plan, new or self.proposed_name(study))
+        made = create_retraining_study(study, plan, new or self.proposed_name(study),
+                                       longer=bool(longer and plan.taught))
         if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
             # the user confirms on the Train tab
             gr.Info(toast("It contacts other machines, or its model runs its own code. Check the settings here and "

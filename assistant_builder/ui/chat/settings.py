@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from assistant_builder.arms import ARMS
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import SEED_LIMIT, Sampling
@@ -19,16 +20,23 @@ from assistant_builder.study import Study
 from assistant_builder.ui.refresh import QUIET, browser_state
 
 GREEDY = Sampling()
+ALL = "all"
+"""Value of the choice that shows every assistant."""
 
 
 @dataclass(frozen=True)
 class ReplySettings:
-    """The settings on the page; a random seed is not drawn yet. With ``base``, the base model answers too."""
+    """The settings on the page; a random seed is not drawn yet. With ``base``, the base model answers too.
+
+    ``only`` is the one assistant that is asked and shown; empty: all. ``figures``: speed and memory are shown.
+    """
 
     system: str
     blind: bool
     base: bool
     sampling: Sampling
+    only: str = ""
+    figures: bool = False
 
     def sampling_with_seed(self) -> Sampling:
         """The sampling settings with a seed, so that all speakers share it and it can be stored."""
@@ -44,38 +52,42 @@ class ChatSettings:
         self.kept = browser_state("chat-settings", {})
 
     def modes(self) -> None:
-        """Place the switches."""
-        self.blind = gr.Checkbox(False, label="Blind mode", info="Hides which assistant answers until you vote.",
-                                 elem_id="ab-blind", min_width=200)
-        self.base = gr.Checkbox(False, label="Ask the base model too", info="The same base model without an adapter.",
-                                elem_id="ab-base", min_width=200)
-        self.from_memory = gr.Checkbox(False, label="Without looking up", info="Assistants answer from memory, without "
-                                       "facts of your data.", elem_id="ab-from-memory", min_width=200, visible=False)
+        """Place the switches that are always in view."""
+        self.only = gr.Radio([("Both", ALL)], value=ALL, label="Show", show_label=False, container=False,
+                             elem_id="ab-only", visible=False)
+        self.blind = gr.Checkbox(False, label="Blind mode", container=False, elem_id="ab-blind", min_width=120)
 
-    def decoding(self) -> None:
-        """Place the system prompt and the sampling settings."""
-        with gr.Accordion("System prompt and sampling", open=False, elem_id="ab-chat-settings"):
-            self.system = gr.Textbox(
-                label="System prompt", info="Sent before the conversation to all speakers. If empty, the base model's "
-                "default is used.", lines=2, max_lines=8, elem_id="ab-system",
-            )
-            self.reset = gr.Button("Reset to the study's system prompt", size="sm", elem_id="ab-system-reset")
-            with gr.Row():
-                self.temperature = gr.Number(GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
-                                             info="0 means greedy decoding, as in the evaluation.",
-                                             elem_id="ab-temperature")
-                self.top_p = gr.Number(GREEDY.top_p, label="Top-p", info="Used if the temperature is above 0.",
-                                       step=0.05, min_width=140)
-                self.longest = gr.Number(GREEDY.max_new_tokens, label="Maximum answer length", info="In tokens.",
-                                         step=16, min_width=140)
-                self.seed = gr.Textbox("", label="Seed", placeholder="random", max_lines=1, min_width=140,
-                                       info="Used if the temperature is above 0; the same for all speakers.")
+    def more(self) -> None:
+        """Place the other switches, the system prompt and the sampling settings in the open accordion."""
+        with gr.Row(elem_classes="ab-modes"):
+            self.figures = gr.Checkbox(False, label="Speed and memory", info="Of each answer.", elem_id="ab-figures",
+                                       min_width=200)
+            self.base = gr.Checkbox(False, label="Ask the base model too", info="The same model without training.",
+                                    elem_id="ab-base", min_width=200)
+            self.from_memory = gr.Checkbox(False, label="Without looking up", info="Assistants answer from memory, "
+                                           "without facts of your data.", elem_id="ab-from-memory", min_width=200,
+                                           visible=False)
+        self.system = gr.Textbox(
+            label="System prompt", info="Sent before the conversation to all speakers. If empty, the base model's "
+            "default is used.", lines=2, max_lines=8, elem_id="ab-system",
+        )
+        self.reset = gr.Button("Reset to the study's system prompt", size="sm", elem_id="ab-system-reset")
+        with gr.Row():
+            self.temperature = gr.Number(GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
+                                         info="0 means greedy decoding, as in the evaluation.",
+                                         elem_id="ab-temperature")
+            self.top_p = gr.Number(GREEDY.top_p, label="Top-p", info="Used if the temperature is above 0.",
+                                   step=0.05, min_width=140)
+            self.longest = gr.Number(GREEDY.max_new_tokens, label="Maximum answer length", info="In tokens.",
+                                     step=16, min_width=140)
+            self.seed = gr.Textbox("", label="Seed", placeholder="random", max_lines=1, min_width=140,
+                                   info="Used if the temperature is above 0; the same for all speakers.")
 
     @property
     def inputs(self) -> list[Component]:
         """The components in the order of :meth:`read`."""
         return [self.system, self.temperature, self.top_p, self.longest, self.seed, self.blind, self.base,
-                self.from_memory]
+                self.from_memory, self.only, self.figures]
 
     def read(self, shown: tuple[Any, ...]) -> ReplySettings:
         """Read the settings from the values of :attr:`inputs`.
@@ -83,7 +95,7 @@ class ChatSettings:
         Raises:
             ConfigError: A value is not valid.
         """
-        system, temperature, top_p, longest, seed, blind, base, from_memory = shown
+        system, temperature, top_p, longest, seed, blind, base, from_memory, only, figures = shown
         written = str(seed or "").strip()
         try:
             number = int(written) if written else None
@@ -94,28 +106,32 @@ class ChatSettings:
                             temperature=GREEDY.temperature if temperature is None else float(temperature),
                             top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number,
                             look_up=not from_memory)
-        return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling)
+        return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling,
+                             only if only in ARMS else "", bool(figures))
 
     def remember(self, name: str | None, kept: Any, *shown: Any) -> dict[str, Any]:
         """The new value of the browser's storage: component → value, and ``systems``: study → system prompt."""
-        system, temperature, top_p, longest, seed, blind, base, from_memory = shown
+        system, temperature, top_p, longest, seed, blind, base, from_memory, only, figures = shown
         systems = dict(_systems(kept))
         if name:
             systems.pop(name, None)
             if (system or "").strip() != _own_system(name):
                 systems[name] = system
         return {"temperature": temperature, "top_p": top_p, "longest": longest, "seed": seed, "blind": blind,
-                "base": base, "from_memory": from_memory, "systems": dict(list(systems.items())[-20:])}
+                "base": base, "from_memory": from_memory, "only": only, "figures": figures,
+                "systems": dict(list(systems.items())[-20:])}
 
     def restored(self, name: str | None, kept: Any) -> list[Any]:
         """Values of :attr:`inputs` for a study from the browser's storage."""
+        arms = Study.open(name).config.arms if name else ()
         found = kept if isinstance(kept, dict) else {}
         own = _own_system(name) if name else ""
         system = _systems(kept).get(name or "", own)
         return [system if isinstance(system, str) else own, _number(found.get("temperature"), GREEDY.temperature),
                 _number(found.get("top_p"), GREEDY.top_p), _number(found.get("longest"), GREEDY.max_new_tokens),
                 str(found.get("seed") or ""), found.get("blind") is True, found.get("base") is True,
-                found.get("from_memory") is True]
+                found.get("from_memory") is True, found["only"] if found.get("only") in arms else ALL,
+                found.get("figures") is True]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""

@@ -5,25 +5,35 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from assistant_builder.atomic_io import read_jsonl
+from assistant_builder.arms import ARMS
+from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import Choice, Conversation
+from assistant_builder.chat.feedback import add_correction, corrections_asked_again, save_asked_again
+from assistant_builder.data import load_split
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.inference.session import BASE
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import ConversationPanel, editing_notice, gradio_error
-from assistant_builder.ui.chat.feedback import Corrections, VoteBar
-from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
-from assistant_builder.ui.chat.view import loading_view, reference_note, sides, speaker_at, suggestions
-from assistant_builder.ui.html import cut, empty
+from assistant_builder.ui.chat.feedback import Corrections, VoteBar, heldout_note
+from assistant_builder.ui.chat.settings import ALL, GREEDY, ChatSettings, ReplySettings
+from assistant_builder.ui.chat.view import (
+    PaneState,
+    asked_again_view,
+    example_questions,
+    examples_view,
+    loading_view,
+    sides,
+)
+from assistant_builder.ui.html import empty
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import needs_study, shown_arms
 from assistant_builder.ui.train.actions import studies_ahead
-from evals.report.load import lead_arm
 
 EMPTY = "You can chat with the trained assistants here."
 _ON_CHAT = "(...all) => [new URL(window.location).searchParams.get('tab') === 'chat' ? all[0] : null, ...all.slice(1)]"
@@ -38,32 +48,30 @@ class ChatTab:
         self.mark = gr.Textbox("", visible=False)
         self.settings = ChatSettings()
         self.empty = gr.HTML(needs_study(EMPTY))
-        with gr.Column(visible=False) as self.body:
+        with gr.Column(visible=False, elem_id="ab-chat") as self.body:
             with gr.Row(elem_classes="ab-modes"):
                 self.settings.modes()
-            self.ready = gr.HTML(elem_id="ab-ready")
+                self.ready = gr.HTML(elem_id="ab-ready")
+            options = gr.Accordion("Options", open=False, elem_id="ab-chat-options")
+            self.corrections = Corrections()
+            self.asked_again = gr.HTML(elem_id="ab-asked-again")
             panes_here = gr.Column()
             self.votes = VoteBar()
             self.talk = ConversationPanel(pool, self.votes)
             with panes_here:
                 self.talk.place_panes()
             self.talk.place_box()
-            self.suggested = gr.Dropdown([], label="Held-out questions to try",
-                                         info="No assistant was trained on these exact questions.", interactive=True,
-                                         visible=False, elem_id="ab-suggested")
-            self.reference = gr.HTML(elem_id="ab-reference")
-            self.corrections = Corrections()
-            self.corrections.editor()
-            self.corrections.collection()
-            self.settings.decoding()
+            with options:
+                self.settings.more()
+                self.talk.place_downloads()
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
         return [
             LiveRegion("chat-empty", [self.empty], _trained_mark, self._draw_empty),
             LiveRegion("chat-mark", [self.mark], _trained_mark, lambda view: [_trained_mark(view)]),
-            LiveRegion("chat-suggested", [self.suggested], lambda view: view.stamp("evals/status.json"),
-                       self._draw_suggested),
+            LiveRegion("chat-examples", [self.talk.examples], lambda view: view.stamp("data/status.json"),
+                       lambda view: [gr.update(value=examples_view(_examples(view.study)))]),
             LiveRegion("chat-report", self.votes.tally_outputs, lambda view: view.stamp("report.json"),
                        lambda view: self.votes.tally_values(view.study if view.trained else None, blind=False)),
         ]
@@ -75,10 +83,6 @@ class ChatTab:
             shown = empty("No trained assistants yet", "Train the study on the Train tab. Its assistants then answer "
                           "here side by side.")
         return [gr.update(value=shown, visible=not view.trained)]
-
-    def _draw_suggested(self, view: StudyView) -> Sequence[Any]:
-        offered = [(cut(question, 140), question) for question, _ in _suggestions(view.study)]
-        return [gr.update(choices=offered, value=None, visible=bool(offered))]
 
     # events
 
@@ -93,28 +97,30 @@ class ChatTab:
               concurrency_limit=None, **QUIET)
         talk.again.click(self._again, now, asked, concurrency_limit=None, **QUIET)
         talk.stop.click(talk.stop_replies, None, None, **QUIET)
-        talk.clear.click(user_facing_errors(self._clear), now, [*asked, self.reference, self.suggested], **QUIET)
+        talk.clear.click(user_facing_errors(self._clear), now, asked, **QUIET)
+        talk.examples.click(self._ask_example, now, asked, concurrency_limit=None, **QUIET)
         talk.leave.click(lambda: ["", None, gr.update(visible=False)], None, asked[-3:], queue=False, **QUIET)
         for choice, button in self.votes.buttons.items():
             button.click(user_facing_errors(functools.partial(self._vote, choice)), now,
                          [talk.kept, *talk.outputs, *self.votes.tally_outputs], **QUIET)
         for shown in talk.panes.values():
-            shown.click(user_facing_errors(self._pane_clicked), [talk.question, talk.editing, *now],
-                        [talk.question, talk.editing, talk.banner, talk.notice, *self.corrections.editor_outputs],
-                        **QUIET)
-        gr.on([self.settings.blind.input, self.settings.base.input], user_facing_errors(self._redraw), now,
-              talk.outputs, **QUIET)
-        self.suggested.input(user_facing_errors(self._suggest), [picker, self.suggested],
-                             [talk.question, self.reference], **QUIET)
+            shown.click(user_facing_errors(self._pane_clicked), now,
+                        [talk.question, talk.editing, talk.banner, talk.notice, *talk.outputs,
+                         *self.corrections.list_outputs, self.corrections.name], **QUIET)
+        modes = [self.settings.blind, self.settings.base, self.settings.only, self.settings.figures]
+        gr.on([mode.input for mode in modes], user_facing_errors(self._redraw), now, talk.outputs, **QUIET)
+        loading = [picker, self.settings.base, self.settings.only]
         self.mark.change(
             user_facing_errors(self._restore), [self.mark, talk.kept, self.settings.kept],
-            [*options, *talk.outputs, talk.editing, talk.banner, self.reference, self.ready, *self.votes.tally_outputs,
-             *self.corrections.list_outputs, self.corrections.name, self.corrections.box, self.body], **QUIET,
-        ).then(self._load_models, [picker, self.settings.base], self.ready, js=_ON_CHAT, concurrency_limit=None,
-               **QUIET)
+            [*options, *talk.outputs, talk.editing, talk.banner, self.ready, self.asked_again,
+             *self.votes.tally_outputs, *self.corrections.list_outputs, self.corrections.name, self.body], **QUIET,
+        ).then(self._load_models, loading, self.ready, js=_ON_CHAT, concurrency_limit=None, **QUIET,
+               ).then(self._ask_again, [picker, self.mark], self.asked_again, js=_ON_CHAT, concurrency_limit=None,
+                      **QUIET)
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
-        gr.on([opened.select, self.settings.base.input], self._load_models, [picker, self.settings.base], self.ready,
+        gr.on([opened.select, self.settings.base.input], self._load_models, loading, self.ready,
               concurrency_limit=None, **QUIET)
+        opened.select(self._ask_again, [picker, self.mark], self.asked_again, concurrency_limit=None, **QUIET)
         self.settings.wire(picker)
         self.votes.wire(picker)
         self.corrections.wire(picker, tabs)
@@ -143,30 +149,46 @@ class ChatTab:
     def _clear(self, name: str | None, mark: str, kept: Any, *shown: Any) -> list[Any]:
         drawn = self.talk.values(Study.open(name or "").recommended, Conversation(), self._settings(name, shown))
         return [self.talk.stored_with(kept, name or "", mark, Conversation()), *drawn, "", None,
-                gr.update(visible=False), "", None]
+                gr.update(visible=False)]
+
+    def _ask_example(self, name: str | None, mark: str, kept: Any, request: gr.Request, event: gr.EventData,
+                     *shown: Any) -> Iterator[list[Any]]:
+        questions, place = _examples(Study.open(name or "")), event.turn
+        if isinstance(place, int) and 0 <= place < len(questions):
+            yield from self._ask(questions[place], None, name, mark, kept, request, *shown)
 
     def _vote(self, choice: Choice, name: str | None, mark: str, kept: Any, *shown: Any) -> list[Any]:
         settings = self._settings(name, shown)
         values = self.talk.vote(choice, name or "", mark, kept, settings)
         return [*values, *self.votes.tally_values(Study.open(name or "").recommended, blind=settings.blind)]
 
-    def _pane_clicked(self, question: str, editing: int | None, name: str | None, mark: str, kept: Any,
-                      event: gr.EventData, *shown: Any) -> list[Any]:
-        """Handle a click in a pane: edit a question, or correct an answer."""
-        nothing = [gr.skip()] * (4 + len(self.corrections.editor_outputs))
-        conversation = self.talk.conversation(kept, name, mark)
+    def _pane_clicked(self, name: str | None, mark: str, kept: Any, request: gr.Request, event: gr.EventData,
+                      *shown: Any) -> list[Any]:
+        """Handle a click in a pane: edit a question, or open, close or save the correction of an answer."""
+        talk, lists = self.talk, [gr.skip()] * (len(self.corrections.list_outputs) + 1)
+        nothing = [*[gr.skip()] * (4 + len(talk.outputs)), *lists]
+        conversation = talk.conversation(kept, name, mark)
         place, side = event.turn, event.side
-        if not isinstance(place, int) or not 0 <= place < len(conversation.turns) or side not in sides():
+        if (not isinstance(place, int) or not 0 <= place < len(conversation.turns) or side not in sides()
+                or talk.busy(request.session_hash or "")):
             return nothing
         turn = conversation.turns[place]
         if event.action == "edit":
-            notice = editing_notice(place, conversation)
-            return [turn.question, place, gr.update(visible=True), notice, *nothing[4:]]
-        speaker = speaker_at(side, turn)
-        if event.action != "correct" or turn.hidden or speaker not in turn.answers:
+            return [turn.question, place, gr.update(visible=True), editing_notice(place, conversation), *nothing[4:]]
+        study, settings = Study.open(name or "").recommended, self._settings(name, shown)
+        speaker = PaneState(conversation, settings.blind, arms=study.config.arms).speaker(side, turn)
+        if speaker not in turn.answers or (turn.hidden and place == len(conversation.turns) - 1):
             return nothing
-        study = Study.open(name or "").recommended
-        return [*nothing[:4], *self.corrections.open(study, turn.question, turn.answers[speaker].text, speaker)]
+        editing, note = None, ""
+        if event.action == "correct":
+            editing, note = (place, speaker), heldout_note(study, turn.question)
+        if event.action == "save":
+            question, answer = str(event.question), str(event.answer)
+            add_correction(study, question, answer, wrong=turn.answers[speaker].text, arm=speaker, asked=turn.question)
+            lists = [*self.corrections.drawn(study), self.corrections.proposed_name(study)]
+            gr.Info("Saved. When you have corrected what you want, retrain under “Corrections”.")
+        drawn = talk.values(study, conversation, settings, editing=editing, note=note)
+        return [*nothing[:4], *drawn, *lists]
 
     def _redraw(self, name: str | None, mark: str, kept: Any, request: gr.Request, *shown: Any) -> list[Any]:
         if not name or self.talk.busy(request.session_hash or ""):
@@ -198,17 +220,21 @@ class ChatTab:
             shown = self.settings.restored(own, {})
             settings = self._settings(own, tuple(shown))
         conversation = self.talk.conversation(kept, name, mark)
+        arms = shown_arms(study.config) if study else ()
         updates = {
+            self.settings.only: gr.update(
+                value=settings.only or ALL, visible=len(arms) > 1,
+                choices=[("Both" if len(arms) == 2 else "All", ALL), *((ARMS[arm].short, arm) for arm in arms)]),
             self.settings.blind: gr.update(value=settings.blind, visible=study is None or study.config.compares),
             self.settings.from_memory: gr.update(value=not settings.sampling.look_up,
                                                  visible=study is not None and study.config.grounded)}
         shown = [updates.get(component, value)
                  for component, value in zip(self.settings.inputs, shown, strict=True)]
         return [*shown, *self.talk.values(study, conversation, settings), None, gr.update(visible=False), "", "",
-                *self.votes.tally_values(study, blind=settings.blind), *self.corrections.drawn(study),
-                self.corrections.proposed_name(study), gr.update(visible=False), gr.update(visible=study is not None)]
+                *self.votes.tally_values(study, blind=settings.blind), *self.corrections.drawn(study, opened=False),
+                self.corrections.proposed_name(study), gr.update(visible=study is not None)]
 
-    def _load_models(self, name: str | None, base: bool) -> Iterator[Any]:
+    def _load_models(self, name: str | None, base: bool, only: str) -> Iterator[Any]:
         """Load the models before the first question if no run needs the machine."""
         try:
             study = Study.open(name).recommended if name else None
@@ -218,24 +244,47 @@ class ChatTab:
             adapters = (study.arm_folder(arm) / "adapter" / "adapter_model.safetensors" for arm in arms)
             if not all(path.is_file() for path in adapters) or studies_ahead(study):  # a run plans with the memory
                 return
-            for replies in self.talk.pool.worker(study).load([*arms, *([BASE] if base else [])]):
+            asked = [only] if only in arms else arms
+            for replies in self.talk.pool.worker(study).load([*asked, *([BASE] if base else [])]):
                 self.talk.note_memory(study.name, replies)
-                yield loading_view(replies, study.config.arms)
+                yield loading_view(replies, [only] if only in arms else study.config.arms)
         except AssistantBuilderError as error:
             raise gradio_error(error) from error
 
-    def _suggest(self, name: str | None, question: str | None) -> list[Any]:
-        if not question:
-            return [gr.skip(), ""]
-        references = dict(_suggestions(Study.open(name or "").recommended))
-        return [question, reference_note(references.get(question, ""))]
+    def _ask_again(self, name: str | None, mark: str) -> Iterator[Any]:
+        """Ask the questions of the corrections that the study was retrained on, once for its adapters."""
+        try:
+            study = Study.open(name).recommended if name and mark.partition(":")[0] == name else None
+            if study is None or mark.endswith(_UNTRAINED):
+                return
+            found, arms = corrections_asked_again(study, mark), shown_arms(study.config)
+            system = default_system_prompt(study) if found else ""
+            for place, one in enumerate(found):
+                if one.after is None and study.state != "running":
+                    yield asked_again_view(found, f"Your corrections: asking {place + 1} of {len(found)} again…")
+                    arm = one.correction.arm if one.correction.arm in arms else arms[0]
+                    sent = Conversation().messages(arm, one.correction.question, system=system, blind=True)
+                    *_, last = self.talk.pool.worker(study).ask({arm: sent}, GREEDY)
+                    if last[arm].state not in ("stop", "length"):
+                        break
+                    found[place] = replace(one, after=last[arm].text.strip())
+                    save_asked_again(study, mark, found)
+            yield asked_again_view(found)
+        except AssistantBuilderError as error:
+            raise gradio_error(error) from error
 
 
-def _suggestions(study: Study | None) -> list[tuple[str, str]]:
-    """Questions of the scored held-out items; the held-out file itself is not read before the evaluation."""
-    if study is None or study.step("evaluate").state != "succeeded":
+def _examples(study: Study | None) -> list[str]:
+    """Example questions of a study; empty before its data are split."""
+    if study is None or study.step("data").state != "succeeded":
         return []
-    return suggestions(read_jsonl(study.cell_folder(lead_arm(study.config.arms).cell) / "samples.jsonl"))
+    return _examples_of(study.folder / "data", study.split_file("train").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _examples_of(folder: Path, changed: int) -> list[str]:
+    """Example questions of a data folder; ``changed`` identifies its files."""
+    return example_questions(load_split(folder, "train"), load_split(folder, "validation"))
 
 
 def _trained_mark(view: StudyView) -> str:

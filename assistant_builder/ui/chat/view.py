@@ -1,23 +1,26 @@
-"""Views of the chat: the panes, the loading progress, the held-out suggestions and the list of corrections."""
+"""Views of the chat: the panes, the loading progress, the example questions and the corrections."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
 
 from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, TWINS, base_owner, further_arms, label
 from assistant_builder.chat.client import Reply
 from assistant_builder.chat.conversation import Answer, Conversation, Turn, default_sides, title_of
-from assistant_builder.chat.feedback import Correction, RetrainingPlan
+from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
 from assistant_builder.chat.worker import IDLE_SECONDS
+from assistant_builder.data import Pair
 from assistant_builder.inference.session import BASE, Memory
-from assistant_builder.ui.html import assistants, bar, empty, error_callout, fold, join
+from assistant_builder.ui.html import assistants, bar, empty, error_callout, fold, join, table
 from evals.report.format import plural, size
 
-_MAX_SUGGESTIONS = 40
+EXAMPLES = 4
+_MAX_EXAMPLE = 80  # characters of an example question
 PAIR = ("a", "b")
 """The panes of the LoRA and QLoRA twins, which are shuffled in blind mode."""
 _STATUS_TEXTS = {
@@ -44,16 +47,47 @@ class PaneState:
     stored: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
     arms: Sequence[str] = TWINS
+    only: str = ""  # the one assistant that is shown; empty: all
+    figures: bool = False  # whether speed and memory are shown
+    corrected: Mapping[tuple[str, str], CorrectedAnswer] = field(default_factory=dict)  # by question and wrong answer
+    editing: tuple[int, str] | None = None  # turn and speaker of the answer whose correction is being written
+    note: str = ""  # what the user must know about that correction
+
+    @property
+    def masked(self) -> bool:
+        """Whether the panes are named A and B: before a blind question, and until the vote on it."""
+        turns = self.conversation.turns
+        return self.blind or bool(turns and turns[-1].hidden)
+
+    def speaker(self, side: str, turn: Turn) -> str:
+        """The speaker whose answer a pane shows in a turn.
+
+        A and B are those of each blind question; a pane with the name of an assistant shows the answers of that one.
+        """
+        if side not in PAIR:
+            return side
+        return (turn.sides if self.masked else default_sides(self.arms))[PAIR.index(side)]
+
+    def is_visible(self, side: str, *, base: bool) -> bool:
+        """Whether a pane is shown; ``base``: with the base model."""
+        if side == BASE:
+            return base
+        speaker = self.speaker(side, Turn("", sides=default_sides(self.arms)))
+        one = bool(self.only) and not self.masked
+        return speaker in self.arms and (side in PAIR or not self.masked) and (not one or speaker == self.only)
+
+
+@dataclass(frozen=True)
+class CorrectedAnswer:
+    """The correction of an answer, and the training pair that has it already."""
+
+    answer: str
+    taught: TaughtPair | None = None
 
 
 def sides() -> tuple[str, ...]:
     """Names of the panes: two for the twins, one for each further arm, and one for the base model."""
     return (*PAIR, *further_arms(ARMS), BASE)
-
-
-def speaker_at(side: str, turn: Turn) -> str:
-    """The speaker whose answers a pane shows in a turn."""
-    return turn.sides[PAIR.index(side)] if side in PAIR else side
 
 
 def pane(side: str, shown: PaneState) -> Markup:
@@ -63,36 +97,32 @@ def pane(side: str, shown: PaneState) -> Markup:
     difference in speed (:func:`equalize_pace`).
     """
     turns = shown.conversation.turns
-    hidden = side in PAIR and (shown.blind or (bool(turns) and turns[-1].hidden))
-    who = f"side-{side}" if hidden else speaker_at(side, _next_turn(shown))
+    hidden = side in PAIR and shown.masked
+    who = f"side-{side}" if hidden else shown.speaker(side, Turn(""))
     title = f"Assistant {side.upper()}" if hidden else title_of(who, shown.arms)
     replies = equalize_pace(shown.replies) if turns and turns[-1].hidden else shown.replies
     busy = any(not reply.finished for reply in replies.values())  # screen readers then wait for the end of the reply
     blocks: list[Markup] = []
     for place, turn in enumerate(turns):
-        live = replies.get(speaker_at(side, turn)) if place == len(turns) - 1 else None
-        blocks += _turn(side, place, turn, live, title)
+        live = replies.get(shown.speaker(side, turn)) if place == len(turns) - 1 else None
+        blocks += _turn(side, place, turn, live, title, shown)
     if not blocks:
+        alone = len(shown.arms) == 1 or shown.only
         hint = " The assistant's name is shown after your vote." if hidden else (
-            " Every speaker gets the same question." if side == BASE or len(shown.arms) > 2 else
-            " Both assistants get the same question." if len(shown.arms) > 1 else "")
+            " Every speaker gets the same question." if side == BASE or (len(shown.arms) > 2 and not alone) else
+            "" if alone else " Both assistants get the same question.")
         blocks = [Markup('<p class="ab-hint">Ask a question below.{}</p>').format(hint)]
+    figures = Markup('<div class="ab-figures">{}</div>').format(_figures(side, shown, hidden)) if shown.figures else ""
     # The newest turn is first in the markup; the style sheet reverses the order, so that the end stays in view.
     return Markup(
         '<section class="ab-pane ab-arm-{}" id="ab-pane-{}" aria-label="{}"><header><span class="ab-chip">{}</span>'
-        '</header><div class="ab-talk" tabindex="0" role="log" aria-busy="{}" aria-label="{}">{}</div>'
-        '<div class="ab-figures">{}</div></section>'
+        '</header><div class="ab-talk" tabindex="0" role="log" aria-busy="{}" aria-label="{}">{}</div>{}</section>'
     ).format(who, who, title, title, "true" if busy else "false", f"Conversation with {title}",
-             join(reversed(blocks)), _figures(side, shown, hidden))
+             join(reversed(blocks)), figures)
 
 
-def _next_turn(shown: PaneState) -> Turn:
-    """The next turn, which defines the speakers of the panes."""
-    return Turn("", sides=default_sides(shown.arms))
-
-
-def _turn(side: str, place: int, turn: Turn, live: Reply | None, title: str) -> list[Markup]:
-    speaker = speaker_at(side, turn)
+def _turn(side: str, place: int, turn: Turn, live: Reply | None, title: str, shown: PaneState) -> list[Markup]:
+    speaker = shown.speaker(side, turn)
     question = Markup(
         '<div class="ab-asked"><div class="ab-turn ab-user" dir="auto">{}</div>'
         '<div class="ab-tools ab-of-user">{}</div></div>'
@@ -101,28 +131,61 @@ def _turn(side: str, place: int, turn: Turn, live: Reply | None, title: str) -> 
     if live is not None and not (answer is not None and live.finished and live.state != "failed"):
         return [question, _live_reply(live, speaker, turn)]
     if answer is not None:
-        return [question, _answer(side, place, turn, speaker, answer, title)]
+        return [question, _answer(side, place, turn, speaker, answer, title, shown)]
     note = "No answer: the page was closed, or the process ended. Press “Ask again”."
-    if side not in PAIR and turn.answers:
-        note = f"{'The base model' if side == BASE else 'This assistant'} did not get this question."
+    if turn.answers:
+        note = f"{'The base model' if side == BASE else 'This assistant'} did not answer this question."
     return [question, Markup('<p class="ab-turn ab-assistant ab-quiet">{}</p>').format(note)]
 
 
-def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, title: str) -> Markup:
-    hidden = turn.hidden and side in PAIR  # the assistants may find other facts, and decline by rules of their own
+def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, title: str, shown: PaneState) -> Markup:
+    # before the vote: the assistants may find other facts, and decline by rules of their own
+    hidden = side in PAIR and shown.masked and turn.hidden
     tools = [_tool("copy", "Copy", f"Copy answer {place + 1} of {title}", place, side)]
-    if not turn.hidden:
+    if not hidden:
         tools.append(_tool("correct", "Correct", f"Correct answer {place + 1} of {title}", place, side))
     mark = Markup("")
-    if turn.blind and side in PAIR and not turn.hidden:
+    if turn.blind and side in PAIR and not hidden:
+        chosen = turn.vote in PAIR and turn.sides[PAIR.index(turn.vote)] == speaker
         mark = Markup('<span class="ab-was ab-arm-{}">{}{}</span>').format(
-            speaker, label(speaker), " · your choice" if turn.vote == side else "")
+            speaker, label(speaker), " · your choice" if chosen else "")
     ending = Markup("<small>{}</small>").format(_ENDINGS[answer.ending]) if answer.ending in _ENDINGS else ""
+    below: Markup | str = Markup('<div class="ab-tools">{}{}</div>').format(join(tools), ending)
+    corrected = shown.corrected.get((turn.question, answer.text.strip()))
+    if shown.editing == (place, speaker) and not hidden:
+        proposed = corrected.answer if corrected else answer.text
+        below = _correction_form(side, place, turn.question, proposed, shown.note)
+    elif corrected is not None and not hidden:
+        below = _corrected(corrected) + below
     return Markup(
-        '<div class="ab-said ab-arm-{}">{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>{}'
-        '<div class="ab-tools">{}{}</div></div>'
-    ).format(f"side-{side}" if hidden else speaker, mark, answer.text,
-             "" if hidden else sources_view(answer), join(tools), ending)
+        '<div class="ab-said ab-arm-{}" data-copied>{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>'
+        "{}{}</div>"
+    ).format(f"side-{side}" if hidden else speaker, mark, answer.text, "" if hidden else sources_view(answer), below)
+
+
+def _correction_form(side: str, place: int, question: str, answer: str, note: str) -> Markup:
+    """The editor of a correction, in the place of the buttons below the answer."""
+    return Markup(
+        '<form class="ab-correct" data-turn="{}" data-side="{}"><label>What should the answer have been?'
+        '<textarea name="answer" rows="3" dir="auto" maxlength="20000">{}</textarea></label>'
+        '<label>Question <small>It is trained without the earlier turns, so it must be complete.</small>'
+        '<textarea name="question" rows="1" dir="auto" maxlength="20000">{}</textarea></label>{}'
+        '<div><button type="submit">Save correction</button><button type="button" data-action="close" data-turn="{}" '
+        'data-side="{}">Cancel</button></div></form>'
+    ).format(place, side, answer, question, Markup("<p>{}</p>").format(note) if note else "", place, side)
+
+
+def _corrected(found: CorrectedAnswer) -> Markup:
+    """The correction below an answer."""
+    return Markup('<div class="ab-corrected"><b>Your correction</b><p dir="auto">{}</p>{}</div>').format(
+        found.answer, Markup("<small>{}</small>").format(taught_note(found.taught)) if found.taught else "")
+
+
+def taught_note(pair: TaughtPair) -> str:
+    """That a correction is in the training data already, and what helps."""
+    where = f"row {pair.row}" if pair.same_question else f"row {pair.row}, for “{pair.question}”"
+    return (f"This answer is in the training data already ({where}), and the assistant did not learn it. Training on "
+            "it again changes little; training longer does.")
 
 
 def sources_view(answer: Answer) -> Markup:
@@ -188,7 +251,7 @@ def _figures(side: str, shown: PaneState, hidden: bool) -> Markup:
     turns = shown.conversation.turns
     if hidden and (not turns or turns[-1].hidden):
         return Markup('<span class="ab-speed">Speed and memory are shown after the vote.</span>')
-    speaker = speaker_at(side, turns[-1] if turns else _next_turn(shown))
+    speaker = shown.speaker(side, turns[-1] if turns else Turn("", sides=default_sides(shown.arms)))
     answer = turns[-1].answers.get(speaker) if turns else None
     reply = shown.replies.get(speaker)
     if reply is not None and reply.tokens:
@@ -249,36 +312,65 @@ def reveal_view(turn: Turn) -> Markup:
         label(turn.sides[0]), label(turn.sides[1]), chosen)
 
 
-def suggestions(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Suggested held-out questions as (question, reference), one of each cluster, from a cell's samples.jsonl."""
-    chosen: dict[str, tuple[str, str]] = {}
-    for sample in samples:
-        if not sample.get("turn"):
-            chosen.setdefault(str(sample.get("cluster") or sample["item"]), (sample["question"], sample["reference"]))
-    return list(chosen.values())[:_MAX_SUGGESTIONS]
+def example_questions(training: Iterable[Pair], validation: Iterable[Pair]) -> list[str]:
+    """Questions to try, whose answers were taught: of the validation data, else of the training data; always the same.
+
+    Held-out questions are left out, because a correction of one would take it from the test.
+    """
+    taught = [pair for pair in training if _is_example(pair)]
+    answers = {pair.answer for pair in taught}
+    offered = [pair for pair in validation if _is_example(pair) and pair.answer in answers] or taught
+    shuffled = random.Random(0).sample(offered, len(offered))
+    questions: dict[str, str] = {}  # one for each answer
+    for pair in shuffled:
+        questions.setdefault(pair.answer, pair.question)
+    return list(questions.values())[:EXAMPLES]
 
 
-def reference_note(reference: str) -> Markup:
-    """The folded reference answer of a held-out question."""
-    if not reference:
+def _is_example(pair: Pair) -> bool:
+    return pair.turns == 1 and pair.answerable and len(pair.question) <= _MAX_EXAMPLE
+
+
+def examples_view(questions: Sequence[str]) -> Markup:
+    """The example questions as buttons; ``data-turn`` is the number of a question."""
+    button = Markup('<button type="button" data-action="example" data-turn="{}" data-side="" dir="auto">{}</button>')
+    return Markup('<div class="ab-examples" role="group" aria-label="Example questions">{}</div>').format(
+        join(button.format(place, question) for place, question in enumerate(questions)))
+
+
+def asked_again_view(found: Sequence[AskedAgain], progress: str = "") -> Markup:
+    """The corrected questions before and after retraining; ``progress``: what is being done."""
+    if not found:
         return Markup("")
-    return fold("Show the reference answer", Markup(
-        '<div class="ab-reference"><p dir="auto">{}</p><small>Held-out question: no assistant was trained on exactly '
-        "this question.</small></div>"
-    ).format(reference))
+    asked = [each for each in found if each.after is not None]
+    right, changed = sum(each.is_right for each in asked), sum(each.is_changed for each in asked)
+    head = progress or (f"Your corrections: {right} of {len(asked)} answered as you corrected them" + (
+        f", {changed - right} in another way than before" if changed > right else ""))
+    states = [("good", "As corrected") if each.is_right else ("warn", "Changed") if each.is_changed else
+              ("", "Not asked yet") if each.after is None else ("bad", "Not changed") for each in found]
+    rows = [(each.correction.question, each.correction.wrong, each.correction.answer, each.after or "",
+             Markup('<span class="ab-mark ab-{}">{}</span>').format(*state))
+            for each, state in zip(found, states, strict=True)]
+    return fold(head, table(("Question", "Before", "Your correction", "After", ""), rows), opened=True)
 
 
-def corrections_list(corrections: Sequence[Correction], heldout: Collection[int]) -> Markup:
-    """Every correction with its question, oldest first, and a button that removes it; ``heldout`` has positions."""
+def corrections_list(corrections: Sequence[Correction], heldout: Collection[int],
+                     taught: Mapping[int, TaughtPair] = MappingProxyType({})) -> Markup:
+    """Every correction with its question, oldest first, and a button that removes it.
+
+    ``heldout`` has the positions of those of held-out questions, ``taught`` of those that are trained already.
+    """
     if not corrections:
         return empty("No corrections yet", "Press “Correct” below an answer to write a better one, then train a new "
                      "study on the corrections.")
     return Markup('<ol class="ab-corrections">{}</ol>').format(
-        join(_entry(place, found, place in heldout) for place, found in enumerate(corrections)))
+        join(_entry(place, found, place in heldout, taught.get(place)) for place, found in enumerate(corrections)))
 
 
-def _entry(place: int, found: Correction, heldout: bool) -> Markup:
+def _entry(place: int, found: Correction, heldout: bool, taught: TaughtPair | None) -> Markup:
     mark = Markup('<span class="ab-badge ab-lost">in the held-out set</span>') if heldout else Markup("")
+    if taught is not None:
+        mark += Markup('<span class="ab-badge ab-lost">in the training data already, row {}</span>').format(taught.row)
     wrong = Markup('<p class="ab-wrong" dir="auto"><s>{}</s></p>').format(found.wrong) if found.wrong else Markup("")
     return Markup(
         '<li><b dir="auto">{}</b> {}{}<p dir="auto">{}</p><button type="button" class="ab-tool" data-action="remove" '
@@ -296,5 +388,7 @@ def retrained_note(name: str, plan: RetrainingPlan, old: str) -> str:
                      "answers. The rest of the held-out set is the same.")
     if plan.left_out:
         parts.append(f"Not trained on: {plural(len(plan.left_out), 'correction')} of held-out questions.")
-    return " ".join([*parts, f"After the run, compare it with {old} on the Evaluate tab, or with "
-                             f"'assistant-builder compare {old} {name}'."])
+    if plan.taught:
+        parts.append(f"In the training data already: {plural(len(plan.taught), 'correction')}.")
+    return " ".join([*parts, "After the run, its Chat tab asks each corrected question again. Compare it with "
+                             f"{old} on the Evaluate tab, or with 'assistant-builder compare {old} {name}'."])

@@ -1,4 +1,4 @@
-"""The Export tab: choose an assistant and a format, export it, download it, and see how to load it."""
+"""The tab “Use it”: a card for each use, and for specialists every assistant in every format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from assistant_builder.export_formats import (
     typed,
 )
 from assistant_builder.models.bundled import EMBEDDER_BUNDLE
+from assistant_builder.serving.child import Endpoints
 from assistant_builder.study import Study
+from assistant_builder.ui.export.use import UseCards, download_update
 from assistant_builder.ui.export.view import (
     advice_card,
     command_line,
@@ -38,10 +40,8 @@ from assistant_builder.ui.export.view import (
     spec_title,
 )
 from assistant_builder.ui.html import Markup, assistants, empty
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, is_local, user_facing_errors
 from assistant_builder.ui.study_snapshot import log_tail, needs_study, shown_arms, study_report
-from assistant_builder.ui.uploads import offer
-from evals.report.format import size
 
 MAX_SNIPPETS = 4
 
@@ -88,9 +88,10 @@ class ExportPanel:
                                study.arm_folder(self.spec.arm) / "summary.json")
             return ":".join([files, *(f"{job.running}:{job.cancel_requested}" for job in jobs)])
 
-        return LiveRegion(f"export-{self.spec.name}", self.outputs, mark, lambda view: self._draw(available(view)))
+        return LiveRegion(f"export-{self.spec.name}", self.outputs, mark, lambda view: self._draw(
+            available(view), local=view.local))
 
-    def _draw(self, study: Study | None, chosen: ExportSpec | None = None) -> list[Any]:
+    def _draw(self, study: Study | None, chosen: ExportSpec | None = None, *, local: bool) -> list[Any]:
         """The values of :attr:`outputs`, for the chosen type, else the last one started, else the advised one."""
         if study is None:
             return ["", gr.update(visible=False), gr.update(visible=False), gr.update(value=None, visible=False),
@@ -112,36 +113,29 @@ class ExportPanel:
             readme = Path(record.target) / "README.md"
             text = readme.read_text(encoding="utf-8") if export and readme.is_file() else ""
             shown = finished_panel(spec, record, export, current=export is not None and export["adapter_sha256"] == sha,
-                                   model_card=text)
+                                   model_card=text, local=local)
         else:
-            shown = ended_panel(spec, record, log_tail(job.log_file))
+            shown = ended_panel(spec, record, log_tail(job.log_file) if local else "", local=local)
         busy = record is not None and record.state == "running"
         label = "Export again" if record is not None else f"Export {spec_title(spec)}"
         return [
             shown, gr.update(visible=not busy, interactive=True, value=label,
                              variant="secondary" if export else "primary"),
             gr.update(visible=busy, value="Cancelling…" if job.cancel_requested else "Cancel"),
-            self._download_update(job, export), *self._snippet_updates(study, spec, export),
+            download_update(job, export), *self._snippet_updates(study, spec, export, local=local),
             command_line(study.name, spec), *([spec.export_format.type] if self.type else []),
         ]
 
-    def _download_update(self, job: ExportJob, export: dict[str, Any] | None) -> dict[str, Any]:
-        path = job.archive
-        if export is not None and export["archive"]:
-            path = Path(export["folder"]) / export["archive"]
-        if export is None or not path.is_file() or Path(export["folder"]) not in (path.parent, job.files):
-            return gr.update(value=None, visible=False)
-        label = f"Download .zip ({size(path.stat().st_size)})"
-        return gr.update(value=offer(path, path.name), visible=True, label=label)
-
-    def _snippet_updates(self, study: Study, spec: ExportSpec, export: dict[str, Any] | None) -> list[Any]:
+    def _snippet_updates(self, study: Study, spec: ExportSpec, export: dict[str, Any] | None, *,
+                         local: bool) -> list[Any]:
         found = []
         if export is not None:
             with contextlib.suppress(AssistantBuilderError):  # the base model's folder is missing
-                shared, local = base_name(study)
-                embedder = str(EMBEDDER_BUNDLE.folder) if EMBEDDER_BUNDLE.folder.is_dir() else None
-                found = loading_snippets(study, spec, folder=export["folder"], base=str(local or shared),
-                                         with_data=export.get("with_data", False), embedder=embedder)
+                shared, folder = base_name(study)
+                embedder = str(EMBEDDER_BUNDLE.folder) if local and EMBEDDER_BUNDLE.folder.is_dir() else None
+                found = loading_snippets(
+                    study, spec, folder=export["folder"] if local else f"{study.name}-{spec.name}",
+                    base=str(local and folder or shared), with_data=export.get("with_data", False), embedder=embedder)
         shown = [gr.update(value=way.text, label=way.title, language=way.language, visible=True)
                  for way in found[:MAX_SNIPPETS]]
         return shown + [gr.update(value="", visible=False)] * (MAX_SNIPPETS - len(shown))
@@ -157,8 +151,8 @@ class ExportPanel:
     def _of(self, type: str | None) -> ExportSpec:
         return next((spec for spec in typed(self.spec) if spec.export_format.type == type), self.spec)
 
-    def _choose(self, name: str | None, type: str | None) -> list[Any]:
-        return self._draw(Study.open(name or "").recommended, self._of(type))
+    def _choose(self, name: str | None, type: str | None, request: gr.Request) -> list[Any]:
+        return self._draw(Study.open(name or "").recommended, self._of(type), local=is_local(request))
 
     def _start(self, name: str | None, with_data: bool, type: str | None = None) -> dict[str, Any]:
         study = Study.open(name or "").recommended
@@ -173,7 +167,7 @@ class ExportPanel:
         return gr.update(value="Cancelling…")
 
 
-EMPTY = "You can export the trained assistants here."
+EMPTY = "You can use the trained assistants here."
 
 
 class ExportTab:
@@ -182,24 +176,28 @@ class ExportTab:
     def __init__(self) -> None:
         self.empty = gr.HTML(needs_study(EMPTY))
         with gr.Column(visible=False) as self.body:
-            with gr.Row(elem_id="ab-export"):
-                with gr.Column(scale=4, min_width=300):
-                    with gr.Group(elem_classes="ab-group"):
-                        gr.HTML("<h3>What to export</h3>")
-                        self.arm = gr.Radio([(label(arm), arm) for arm in plain_order(ARMS)], value=QLORA.name,
-                                            label="Assistant", elem_id="ab-export-arm", elem_classes="ab-presets")
-                        self.format = gr.Radio(
-                            [(f"{form.label}: {form.explanation}", form.name) for form in EXPORT_FORMATS.values()],
-                            value=DEFAULT_FORMAT, label="Format", elem_id="ab-export-format", elem_classes="ab-presets",
-                        )
-                        self.with_data = gr.Checkbox(
-                            False, label="Include the facts", visible=False, elem_id="ab-export-data",
-                            info="The export can then look facts up. It contains all training pairs as plain text. On "
-                            "the command line: --with-data.")
-                    self.advice = gr.HTML(elem_id="ab-export-advice")
-                with gr.Column(scale=7, min_width=300):
-                    self.panels = [ExportPanel(spec) for spec in export_specs()]
-            self.quality = gr.HTML(elem_id="ab-export-keeping")
+            self.cards = UseCards(Endpoints())
+            with gr.Accordion("All assistants and formats", open=False, elem_id="ab-export-all"):
+                self._place_exports()
+
+    def _place_exports(self) -> None:
+        with gr.Row(elem_id="ab-export"):
+            with gr.Column(scale=4, min_width=300):
+                with gr.Group(elem_classes="ab-group"):
+                    self.arm = gr.Radio([(label(arm), arm) for arm in plain_order(ARMS)], value=QLORA.name,
+                                        label="Assistant", elem_id="ab-export-arm", elem_classes="ab-presets")
+                    self.format = gr.Radio(
+                        [(f"{form.label}: {form.explanation}", form.name) for form in EXPORT_FORMATS.values()],
+                        value=DEFAULT_FORMAT, label="Format", elem_id="ab-export-format", elem_classes="ab-presets",
+                    )
+                    self.with_data = gr.Checkbox(
+                        False, label="Include the facts", visible=False, elem_id="ab-export-data",
+                        info="The export can then look facts up. It contains all training pairs as plain text. On "
+                        "the command line: --with-data.")
+                self.advice = gr.HTML(elem_id="ab-export-advice")
+            with gr.Column(scale=7, min_width=300):
+                self.panels = [ExportPanel(spec) for spec in export_specs()]
+        self.quality = gr.HTML(elem_id="ab-export-keeping")
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study or an export changes."""
@@ -211,7 +209,7 @@ class ExportTab:
             # changes only with the study and the report, so that the user's choice is kept
             LiveRegion("export-choice", choice, lambda view: f"{view.trained}:{view.stamp('report.json')}",
                        self._draw_choice),
-            *(panel.section() for panel in self.panels),
+            *self.cards.sections(), *(panel.section() for panel in self.panels),
         ]
 
     def _draw_body(self, view: StudyView) -> Sequence[Any]:
@@ -219,8 +217,8 @@ class ExportTab:
             shown = needs_study(EMPTY)
         else:
             who = assistants(len(view.study.config.arms))
-            shown = empty("Nothing to export yet", f"Train {who} on the Train tab. An assistant is exported as a small "
-                          "adapter, or as a complete model for Ollama and other programs.")
+            shown = empty("Nothing to use yet", f"Train {who} on the Train tab. You can then use an assistant on this "
+                          "computer, in Ollama, on a website and in other programs.")
         return [gr.update(value=shown, visible=not view.trained), gr.update(visible=view.trained)]
 
     def _draw_choice(self, view: StudyView) -> Sequence[Any]:
@@ -243,6 +241,7 @@ class ExportTab:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         gr.on([self.arm.input, self.format.input], _visible, [self.arm, self.format],
               [panel.column for panel in self.panels], queue=False, **QUIET)
+        self.cards.wire(picker)
         for panel in self.panels:
             panel.wire(picker, self.with_data)
 

@@ -1,20 +1,162 @@
-"""Views of exports: recommendation, size, progress, and the result of the verification."""
+"""Views of the tab “Use it”: the cards of each use, and exports with size, progress and verification."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, label
 from assistant_builder.export.job import JobRecord
-from assistant_builder.export.retrieval_files import SERVING
+from assistant_builder.export.retrieval_files import QUESTION, SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
+from assistant_builder.serving.child import EndpointState
 from assistant_builder.ui.evaluate.view import exports_card
-from assistant_builder.ui.html import bar, callout, card, code, error_callout, fold, join, table
+from assistant_builder.ui.html import bar, callout, card, code, copyable, error_callout, fold, join, table
+from evals.report.conclusion import conclude
 from evals.report.format import duration, in_sentence, shown, size
+
+
+@dataclass(frozen=True)
+class EndpointCard:
+    """A card about the endpoint: title, what it is for, and the label of its button."""
+
+    title: str
+    text: str
+    start: str
+
+
+ENDPOINT_CARDS = {
+    "computer": EndpointCard("On this computer", "Programs on the computer that runs this page ask the assistant. It "
+                             "stops when Assistant Builder is closed.", "Start"),
+    "website": EndpointCard("On a website", "A website's developer needs the address of the assistant and ten lines.",
+                            "Start it and show the lines"),
+    "programs": EndpointCard("In Slack, Teams and other programs", "Every program for the API of OpenAI works with it: "
+                             "it needs an address and the name of the model.", "Start it and show the address"),
+}
+
+
+def not_ready_warning(report: Mapping[str, Any] | None) -> Markup:
+    """A warning above the cards unless the report says that the assistant is good enough."""
+    if not report:
+        return callout("warn", "Not measured yet", "Nobody knows how good the answers are.",
+                       "Let the study run to its end before others use the assistant.")
+    with contextlib.suppress(KeyError, TypeError):  # the report of an earlier release
+        found = conclude(report)
+        if not found.ready:
+            return callout("warn", "Not good enough yet", found.good_enough, found.action)
+    return Markup("")
+
+
+def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> Markup:
+    """One of :data:`ENDPOINT_CARDS` in the present state of the endpoint of the study ``name``."""
+    about = ENDPOINT_CARDS[key]
+    head = Markup("<h3>{}</h3><p>{}</p>").format(about.title, about.text)
+    if state.phase == "off":
+        return head
+    if state.phase == "starting":
+        return head + Markup('<p class="ab-note-line" role="status">Starting…</p>')
+    if state.phase == "failed":
+        return head + callout("bad", "The assistant does not run", state.error, "Press the button to start it again.")
+    reach = Markup("") if local else Markup(
+        '<p class="ab-note-line">Only programs on the computer that runs this page reach this address. For others, run '
+        "there: <code>assistant-builder serve {} --host 0.0.0.0</code>, with a key.</p>").format(name)
+    fields = [("Address", state.url)]
+    if key == "computer":
+        fields += [("Try it in a terminal", curl_line(state))]
+    elif key == "website":
+        fields += [("The website's server passes questions on (nginx)", proxy_line(state)),
+                   ("The page", page_lines(state))]
+    else:
+        fields += [("Model", state.model), ("Python", python_lines(state))]
+    return head + join(_field(*field) for field in fields) + reach
+
+
+def _field(title: str, text: str) -> Markup:
+    return Markup("<h4>{}</h4>{}").format(title, copyable(text, title))
+
+
+def _messages(content: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": content}]
+
+
+def curl_line(state: EndpointState) -> str:
+    """A command that asks the endpoint a question."""
+    body = json.dumps({"model": state.model, "messages": _messages(QUESTION)})
+    return f"curl {state.url}/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+
+
+def proxy_line(state: EndpointState) -> str:
+    """The line of nginx that passes ``/assistant/`` on to the endpoint, which refuses the pages of other origins."""
+    return f'location /assistant/ {{ proxy_pass {state.url.removesuffix("v1")}; proxy_set_header Origin ""; }}'
+
+
+def page_lines(state: EndpointState) -> str:
+    """HTML and JavaScript of a page that asks the assistant."""
+    return f"""<input id="question" placeholder="Ask…"> <p id="answer"></p>
+<script>
+question.onchange = async () => {{
+  const response = await fetch("/assistant/v1/chat/completions", {{
+    method: "POST", headers: {{"Content-Type": "application/json"}},
+    body: JSON.stringify({{model: {json.dumps(state.model)}, messages: [{{role: "user", content: question.value}}]}}),
+  }});
+  answer.textContent = (await response.json()).choices[0].message.content;
+}};
+</script>"""
+
+
+def python_lines(state: EndpointState) -> str:
+    """Python that asks the endpoint with the package openai."""
+    return f"""from openai import OpenAI
+
+client = OpenAI(base_url={state.url!r}, api_key="none")
+reply = client.chat.completions.create(model={state.model!r}, messages={_messages(QUESTION)!r})
+print(reply.choices[0].message.content)"""
+
+
+def ollama_card(name: str, spec: ExportSpec, record: JobRecord | None, export: Mapping[str, Any] | None, *,
+                planned: int, local: bool, grounded: bool, log: str) -> Markup:
+    """The card of Ollama: writes a GGUF file and shows the two commands that run it."""
+    head = Markup("<h3>In Ollama</h3><p>One file ({}, about {}) that runs on a laptop without Assistant Builder.</p>"
+                  ).format(spec_title(spec), size(planned))
+    if grounded:
+        head += callout("warn", "It will not know your facts there", SERVING)
+    if export is None:
+        return head + _job_state(spec, record, local=local, log=log)
+    modelfile = f"{export['folder']}/Modelfile" if local else "Modelfile"
+    model = shlex.quote(name)
+    commands = f"ollama create {model} -f {shlex.quote(modelfile)}\nollama run {model}"
+    where = "" if local else Markup("<p>Download the file, unpack it, and run these commands in its folder:</p>")
+    return head + where + _field("In a terminal", commands)
+
+
+def folder_card(name: str, spec: ExportSpec, record: JobRecord | None, export: Mapping[str, Any] | None, *,
+                planned: int, local: bool, grounded: bool, log: str) -> Markup:
+    """The card of the folder for IT: the complete model with its card."""
+    facts = " Its facts are not in it; add them below." if grounded else ""
+    head = Markup("<h3>As a folder for IT</h3><p>The model ({}, about {}), how to load it, and a card with what was "
+                  "measured.{}</p>").format(spec_title(spec), size(planned), facts)
+    if export is None:
+        return head + _job_state(spec, record, local=local, log=log)
+    where = _field("Folder", export["folder"]) if local else Markup("")
+    return head + Markup("<p>{} in {} files.</p>").format(size(export["bytes"]), len(export["files"])) + where
+
+
+def _job_state(spec: ExportSpec, record: JobRecord | None, *, local: bool, log: str) -> Markup:
+    """The state of an export that is not finished."""
+    if record is None:
+        return Markup("")
+    if record.state == "running":
+        return Markup("{}<p class=\"ab-note-line\" role=\"status\">{} %: {}</p>").format(
+            bar(record.percent / 100, "Export"), record.percent, record.message)
+    if record.state == "succeeded":
+        return callout("warn", "The files are missing", "They were moved or deleted.", "Press the button again.")
+    return ended_panel(spec, record, log, local=local)
 
 
 def advice_card(advice: Advice, file: str = "") -> Markup:
@@ -66,27 +208,28 @@ def running_panel(spec: ExportSpec, record: JobRecord) -> Markup:
                 Markup('<p class="ab-note-line" role="status">{} %: {}</p>').format(record.percent, record.message))
 
 
-def ended_panel(spec: ExportSpec, record: JobRecord, log: str) -> Markup:
-    """An export that failed, was cancelled or was interrupted."""
+def ended_panel(spec: ExportSpec, record: JobRecord, log: str, *, local: bool = True) -> Markup:
+    """An export that failed, was cancelled or was interrupted; without paths unless ``local``."""
     tail = fold("End of the log", code(log)) if log else Markup("")
     if record.state == "cancelled":
         return callout("warn", "The export was cancelled", "No files were written.", "Press the button to start again.")
     if record.state == "failed" and record.error:
-        return error_callout(record.error) + tail
+        return error_callout(record.error if local else {**record.error, "where": ""}) + tail
     message = callout("warn", "The export was interrupted", "Its process ended without a result. The computer was "
                       "restarted, or memory ran out. No incomplete files are left.", "Press the button to start again.")
     return message + tail
 
 
 def finished_panel(spec: ExportSpec, record: JobRecord, export: Mapping[str, Any] | None, *, current: bool,
-                   model_card: str) -> Markup:
+                   model_card: str, local: bool = True) -> Markup:
     """A finished export, with the result of the verification.
 
     ``export`` is its ``export.json``, None if its folder is missing; ``current`` says whether it contains the study's
-    present adapter.
+    present adapter. The path of its folder is shown if ``local``.
     """
     if export is None:
-        return callout("warn", "The export is missing", f"It was written to {record.target}, which no longer exists.",
+        where = f"It was written to {record.target}, which" if local else "Its folder"
+        return callout("warn", "The export is missing", f"{where} no longer exists.",
                        "Press the button to export again.")
     tone, verdict = {
         "as measured": ("good", "Exported; its scores match the evaluation"),
@@ -104,8 +247,9 @@ def finished_panel(spec: ExportSpec, record: JobRecord, export: Mapping[str, Any
         "Write the template from chat_template.jinja, as the Modelfile explains.")
     parts += [template, card(
         spec_title(spec),
-        Markup('<p>{} in {} files, exported in {}. Folder:</p><pre class="ab-code ab-wrap">{}</pre>').format(
-            size(export["bytes"]), len(export["files"]), duration(record.seconds), export["folder"]),
+        Markup("<p>{} in {} files, exported in {}.</p>").format(
+            size(export["bytes"]), len(export["files"]), duration(record.seconds)),
+        Markup('<p>Folder:</p><pre class="ab-code ab-wrap">{}</pre>').format(export["folder"]) if local else "",
         fold("Files", files), fold("Model card", code(model_card)) if model_card else "",
     )]
     return join(parts)

@@ -1,29 +1,15 @@
-// One pane of the chat. Buttons in it become events; copying needs no server.
+// One pane of the chat. Buttons in it become events.
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");
-  if (!button) return;
+  if (!button || button.dataset.action === "copy") return;
   const { action, turn, side } = button.dataset;
-  if (action !== "copy") {
-    trigger("click", { action, turn: Number(turn), side });
-    return;
-  }
-  const text = button.closest(".ab-said").querySelector("[data-text]").textContent;
-  const showResult = (word) => {
-    button.textContent = word;
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
-  };
-  const copyWithSelection = () => {  // without HTTPS and localhost there is no clipboard API
-    const area = document.createElement("textarea");
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    const done = document.execCommand("copy");
-    area.remove();
-    button.focus();
-    showResult(done ? "Copied" : "Not allowed");
-  };
-  if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => showResult("Copied"), copyWithSelection);
-  else copyWithSelection();
+  trigger("click", { action, turn: Number(turn), side });
+});
+element.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { turn, side } = event.target.dataset;
+  const { answer, question } = Object.fromEntries(new FormData(event.target));
+  trigger("click", { action: "save", turn: Number(turn), side, answer, question });
 });
 
 // The pane is redrawn every few tokens: scroll position and focus are restored.
@@ -40,6 +26,12 @@ element.addEventListener("focusin", (event) => {
   focused = event.target.matches("button[data-action]") ? key(event.target) : null;
 });
 watch("value", () => {
+  const form = element.querySelector("form");
+  if (form) {
+    form.querySelector("textarea").focus({ preventScroll: true });
+    form.scrollIntoView({ block: "nearest" });
+    return;
+  }
   const talk = element.querySelector(".ab-talk");
   if (talk && fromTop !== null) talk.scrollTop = fromTop - (talk.scrollHeight - talk.clientHeight);
   if (focused && document.activeElement === document.body) {

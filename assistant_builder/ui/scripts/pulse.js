@@ -1,10 +1,4 @@
-(name) => {
-  if (name === null || name === undefined) { // the URL can name a missing study
-    const url = new URL(window.location);
-    url.searchParams.delete("study");
-    url.searchParams.delete("tab");
-    window.history.replaceState(null, "", url);
-  }
+() => {
   window.abArrived = true;
   if (window.abPulse) return;
   const poll = async () => {

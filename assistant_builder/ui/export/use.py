@@ -1,0 +1,186 @@
+"""The cards of the tab “Use it”: an endpoint on this computer, Ollama, a website, other programs, and a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from assistant_builder.export.export import read_export
+from assistant_builder.export.job import ExportJob
+from assistant_builder.export_formats import EXPORT_FORMATS, ExportSpec, advice, estimated_bytes, file_to_ship
+from assistant_builder.serving.child import Endpoints
+from assistant_builder.study import Study
+from assistant_builder.ui.export.view import (
+    ENDPOINT_CARDS,
+    endpoint_card,
+    folder_card,
+    not_ready_warning,
+    ollama_card,
+)
+from assistant_builder.ui.html import COPY_SCRIPT, Markup
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, is_local, user_facing_errors
+from assistant_builder.ui.study_snapshot import log_tail, study_report
+from assistant_builder.ui.uploads import offer
+from evals.report.format import size
+
+
+class EndpointCards:
+    """Cards that start the endpoint of the recommended assistant and show how programs reach it."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+        self._shown: dict[str, gr.HTML] = {}
+        self._starts: dict[str, gr.Button] = {}
+
+    def place(self, key: str) -> None:
+        """Place one of :data:`ENDPOINT_CARDS`; the first one also stops the endpoint."""
+        with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
+            self._shown[key] = gr.HTML(js_on_load=COPY_SCRIPT)
+            self._starts[key] = gr.Button(ENDPOINT_CARDS[key].start, variant="primary", elem_id=f"ab-use-{key}-start")
+            if len(self._shown) == 1:
+                self._stop = gr.Button("Stop", variant="stop", visible=False, elem_id="ab-use-stop")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that :meth:`drawn` sets."""
+        return [*self._shown.values(), *self._starts.values(), self._stop]
+
+    def section(self) -> LiveRegion:
+        """The region that follows the endpoint."""
+        return LiveRegion("use-endpoint", self.outputs, lambda view: f"{view.name}:{self._endpoints.state(view.name)}",
+                          lambda view: self.drawn(view.name, local=view.local))
+
+    def drawn(self, name: str | None, *, local: bool) -> list[Any]:
+        """Values of :attr:`outputs`; ``local``: the browser is on the computer that runs the page."""
+        state = self._endpoints.state(name)
+        busy = state.phase in ("starting", "running")
+        cards = [endpoint_card(key, state, name or "", local=local) for key in self._shown]
+        return [*cards, *[gr.update(visible=not busy)] * len(cards), gr.update(visible=busy)]
+
+    def wire(self, picker: gr.Dropdown) -> None:
+        """Connect the buttons."""
+        gr.on([button.click for button in self._starts.values()], user_facing_errors(self._start), picker,
+              self.outputs, **QUIET)
+        self._stop.click(user_facing_errors(self._end), picker, self.outputs, **QUIET)
+
+    def _start(self, name: str | None, request: gr.Request) -> list[Any]:
+        study = Study.open(name or "").recommended
+        self._endpoints.start(study, advice(study_report(study), study.config.arms).adapter)
+        return self.drawn(name, local=is_local(request))
+
+    def _end(self, name: str | None, request: gr.Request) -> list[Any]:
+        self._endpoints.stop(name or "")
+        return self.drawn(name, local=is_local(request))
+
+
+class JobCard:
+    """A card that writes an export of the recommended assistant."""
+
+    def __init__(self, key: str, start: str, spec_of: Callable[[Study], ExportSpec],
+                 view: Callable[..., Markup]) -> None:
+        self._key, self._start_label, self._spec_of, self._view = key, start, spec_of, view
+        with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
+            self._shown = gr.HTML(js_on_load=COPY_SCRIPT)
+            self._download = gr.DownloadButton("Download", variant="primary", visible=False)
+            self._start = gr.Button(start, variant="primary", elem_id=f"ab-use-{key}-start")
+            self._cancel = gr.Button("Cancel", variant="stop", visible=False)
+
+    @property
+    def _outputs(self) -> list[Any]:
+        return [self._shown, self._download, self._start, self._cancel]
+
+    def section(self) -> LiveRegion:
+        """The region that follows the export."""
+
+        def mark(view: StudyView) -> str:
+            if view.served is None or not view.trained:
+                return f"{view.name}:nothing"
+            job = ExportJob(view.served, self._spec_of(view.served))
+            return f"{view.stamp(job.status_file, 'report.json')}:{job.running}:{job.cancel_requested}"
+
+        return LiveRegion(f"use-{self._key}", self._outputs, mark, lambda view: self._drawn(
+            view.served if view.trained else None, local=view.local))
+
+    def _drawn(self, study: Study | None, *, local: bool) -> list[Any]:
+        if study is None:
+            return ["", gr.update(visible=False), gr.update(visible=False), gr.update(visible=False)]
+        spec = self._spec_of(study)
+        job = ExportJob(study, spec)
+        record = job.record()
+        export = read_export(Path(record.target)) if record and record.state == "succeeded" else None
+        shown = self._view(study.name, spec, record, export, planned=estimated_bytes(study, spec), local=local,
+                           grounded=study.config.grounded, log=log_tail(job.log_file) if local else "")
+        busy = record is not None and record.state == "running"
+        label = "Write it again" if export else self._start_label
+        return [shown, download_update(job, export), gr.update(visible=not busy, interactive=True, value=label,
+                                                               variant="secondary" if export else "primary"),
+                gr.update(visible=busy, value="Cancelling…" if job.cancel_requested else "Cancel")]
+
+    def wire(self, picker: gr.Dropdown) -> None:
+        """Connect the buttons."""
+        self._start.click(user_facing_errors(self._begin), picker, self._outputs, **QUIET)
+        self._cancel.click(user_facing_errors(self._end), picker, self._cancel, **QUIET)
+
+    def _begin(self, name: str | None, request: gr.Request) -> list[Any]:
+        study = Study.open(name or "").recommended
+        ExportJob(study, self._spec_of(study)).start(with_data=False)
+        return self._drawn(study, local=is_local(request))
+
+    def _end(self, name: str | None) -> dict[str, Any]:
+        study = Study.open(name or "").recommended
+        ExportJob(study, self._spec_of(study)).request_cancel()
+        return gr.update(value="Cancelling…")
+
+
+class UseCards:
+    """All cards, and a warning above them if the assistant is not good enough."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self.warning = gr.HTML(elem_id="ab-use-warning")
+        self.endpoint = EndpointCards(endpoints)
+        with gr.Row(elem_classes="ab-use"):
+            self.endpoint.place("computer")
+            self.jobs = [JobCard("ollama", "Write the file for Ollama", _ollama_spec, ollama_card)]
+            self.endpoint.place("website")
+            self.endpoint.place("programs")
+            self.jobs.append(JobCard("folder", "Make the folder", _folder_spec, folder_card))
+
+    def sections(self) -> list[LiveRegion]:
+        """The regions that follow the study."""
+        return [LiveRegion("use-warning", [self.warning], lambda view: view.stamp("report.json"), self._draw_warning),
+                self.endpoint.section(), *(job.section() for job in self.jobs)]
+
+    def _draw_warning(self, view: StudyView) -> Sequence[Any]:
+        return [not_ready_warning(study_report(view.served)) if view.served and view.trained else ""]
+
+    def wire(self, picker: gr.Dropdown) -> None:
+        """Connect the cards."""
+        self.endpoint.wire(picker)
+        for job in self.jobs:
+            job.wire(picker)
+
+
+def _ollama_spec(study: Study) -> ExportSpec:
+    """The smallest GGUF file that is no worse, else that of the recommended assistant."""
+    report = study_report(study)
+    recommended = advice(report, study.config.arms).arm(EXPORT_FORMATS["gguf"])
+    return file_to_ship(report) or ExportSpec(recommended, "gguf")
+
+
+def _folder_spec(study: Study) -> ExportSpec:
+    """The recommended assistant as a complete model, which needs no other files."""
+    return ExportSpec(advice(study_report(study), study.config.arms).merged, "merged")
+
+
+def download_update(job: ExportJob, export: dict[str, Any] | None) -> dict[str, Any]:
+    """The download button of an export: its archive, if it has one."""
+    path = job.archive
+    if export is not None and export["archive"]:
+        path = Path(export["folder"]) / export["archive"]
+    if export is None or not path.is_file() or Path(export["folder"]) not in (path.parent, job.files):
+        return gr.update(value=None, visible=False)
+    return gr.update(value=offer(path, path.name), visible=True, label=f"Download .zip ({size(path.stat().st_size)})")
+

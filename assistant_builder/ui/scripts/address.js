@@ -1,0 +1,36 @@
+/* Keep the address, the history and the title of the page in step with the selected study and tab. The address is the
+   state: a new one is an entry of the history, and Back, Forward and Reload read it. */
+(name) => {
+  const titles = TITLES;
+  let study = name;
+  let timer = null;
+  let returning = false; // Back or Forward was pressed, and the server has not answered yet
+  const selected = () => document.querySelector('#ab-tabs [role="tab"][aria-selected="true"]')?.dataset.tabId ?? null;
+  const write = (method) => {
+    const url = new URL(window.location);
+    const tab = study === null ? null : selected();
+    if (study !== null && tab === null) return later(method); // the tabs are not drawn yet
+    for (const [key, value] of [["study", study], ["tab", tab]]) {
+      if (value === null) url.searchParams.delete(key);
+      else url.searchParams.set(key, value);
+    }
+    if (url.href !== window.location.href) window.history[method](null, "", url);
+    const parts = study === null ? [] : [study || "New study", titles[tab] ?? tab];
+    document.title = [...parts, "Assistant Builder"].join(" · ");
+  };
+  // Study and tab change one after the other: they are one entry.
+  const later = (method) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => { if (!returning) write(method); }, 100);
+  };
+  window.abAddress = {
+    show: (name) => { study = name ?? null; later("pushState"); },
+    showTab: () => later("pushState"),
+    arrived: (name) => { study = name ?? null; returning = false; later("replaceState"); },
+  };
+  window.abAddress.arrived(name);
+  window.addEventListener("popstate", () => {
+    returning = true;
+    document.getElementById("RETURN_ID").click();
+  });
+}

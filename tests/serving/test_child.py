@@ -1,0 +1,92 @@
+"""An endpoint as a child process: found when ready, stopped by a button, and gone with its parent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from assistant_builder.serving import child
+from assistant_builder.serving.child import Endpoints, EndpointState
+from assistant_builder.study import Study
+from tests.synthetic_study import new_study
+
+ROOT = Path(__file__).parents[2]
+FAKE = """
+import json, os, sys, time
+sys.path.insert(0, {root!r})
+from assistant_builder.serving.child import end_with_standard_input
+end_with_standard_input()
+assert "ASSISTANT_BUILDER_API_KEY" not in os.environ
+open({pid!r}, "w").write(str(os.getpid()))
+if {fails}:
+    sys.exit("no memory left")
+print(json.dumps({{"url": "http://127.0.0.1:1/v1", "models": ["x-lora"], "aliases": {{"x": "x-lora"}}}}, indent=2), flush=True)
+time.sleep(600)
+"""
+
+
+def fake_endpoint(folder: Path, *, fails: bool = False) -> Callable[[Study, str], list[str]]:
+    script = FAKE.format(root=str(ROOT), pid=str(folder / "pid"), fails=fails)
+    return lambda study, arm: [sys.executable, "-c", script]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
+    monkeypatch.setenv("ASSISTANT_BUILDER_API_KEY", "x" * 20)
+    endpoints = Endpoints(fake_endpoint(tmp_path))
+    yield endpoints
+    endpoints.close()
+
+
+def test_it_is_found_when_ready_and_ends_when_stopped(endpoints: Endpoints, tmp_path: Path) -> None:
+    study = new_study("x")
+    assert endpoints.state("x") == EndpointState()
+    endpoints.start(study, "lora")
+    endpoints.start(study, "lora")  # a second click starts no second one
+    wait_for(lambda: endpoints.state("x").phase == "running")
+    assert endpoints.state("x") == EndpointState("running", "http://127.0.0.1:1/v1", "x")
+    process = psutil.Process(int((tmp_path / "pid").read_text()))
+    endpoints.stop("x")
+    assert not process.is_running() and endpoints.state("x").phase == "off"
+    endpoints.stop("x")
+
+
+def test_the_reason_of_a_failed_start_is_kept(tmp_path: Path) -> None:
+    endpoints = Endpoints(fake_endpoint(tmp_path, fails=True))
+    endpoints.start(new_study("x"), "lora")
+    wait_for(lambda: endpoints.state("x").phase == "failed")
+    assert endpoints.state("x").error == "no memory left"
+
+
+def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\nfrom types import SimpleNamespace\n"
+        "from tests.serving.test_child import Endpoints, fake_endpoint\n"
+        f"Endpoints(fake_endpoint(Path({str(tmp_path)!r}))).start(SimpleNamespace(name='x'), 'lora')\n"
+        "time.sleep(600)\n")
+    parent = subprocess.Popen([sys.executable, str(script)])
+    pid = tmp_path / "pid"
+    wait_for(lambda: pid.is_file() and pid.read_text() != "")
+    process = psutil.Process(int(pid.read_text()))
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_its_command_serves_the_chosen_assistant() -> None:
+    assert child.endpoint_command(new_study("x"), "lora")[-2:] == ["assistant_builder.serving.child", "x:lora"]
