@@ -6,6 +6,7 @@ Every file has one writer. A step writes its status file last, so ``succeeded`` 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -178,12 +179,17 @@ class Study:
 
     @property
     def config(self) -> StudyConfig:
-        """The validated config, read from ``study.yaml`` at every access."""
+        """The validated config, read from ``study.yaml`` again whenever the file has changed."""
         return self._settings if self.approach is None else self._settings.of_approach(self.approach)
 
     @property
     def _settings(self) -> StudyConfig:
-        return load_config(self.folder / "study.yaml", absent=BEFORE_APPROACHES)
+        path = self.folder / "study.yaml"
+        try:
+            status = path.stat()
+        except OSError:
+            return load_config(path, absent=BEFORE_APPROACHES)  # its error says what is wrong
+        return _read_settings(path, status.st_mtime_ns, status.st_size, status.st_ino)
 
     def write_config(self, config: StudyConfig) -> None:
         """Replace ``study.yaml``; seen through one approach, the study keeps the other one."""
@@ -521,6 +527,12 @@ class Study:
         """Raise Cancelled if the run was cancelled."""
         if self.cancel_requested:
             raise Cancelled("cancelled on request", remedy=f"Resume with 'assistant-builder run {self.name}'")
+
+
+@functools.lru_cache(maxsize=64)
+def _read_settings(path: Path, *status: int) -> StudyConfig:
+    """The settings of a file; parsing YAML takes milliseconds, and the page needs them dozens of times a second."""
+    return load_config(path, absent=BEFORE_APPROACHES)
 
 
 def _modified(folder: Path) -> float:

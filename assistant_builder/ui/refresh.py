@@ -1,8 +1,9 @@
 """Redraw the regions of the page whose files have changed, and keep browser state across restarts.
 
 Each :class:`LiveRegion` has a version that is computed from the files of the selected study. A browser window polls one
-hash of all versions every second and requests a redraw only when it differs: a gradio event per second would cost a
-fifth of a core in the server and in the browser. Unchanged regions are skipped, so opened sections stay open.
+hash of all versions, every second while something changes and less often otherwise, and requests a redraw only when it
+differs: a gradio event per second would cost a fifth of a core in the server and in the browser. Unchanged regions are
+skipped, so opened sections stay open.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class StudyView:
         """A text that changes with every change of the study."""
         return study_stamp(self.study) if self.study else f"none:{self.name}"
 
-    @property
+    @functools.cached_property
     def trained(self) -> bool:
         """Whether all arms of the study are trained; cheaper than the snapshot."""
         return self.study is not None and all_trained(self.study)

@@ -25,7 +25,7 @@ from fastapi import FastAPI
 from gradio.blocks import Block
 from gradio.routes import App as GradioApp
 from gradio.state_holder import SessionState, StateHolder
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -172,13 +172,41 @@ def _foreign_window() -> Response:
                         {"X-Log-In": "/login"})
 
 
+class FirstScriptMiddleware:
+    """ASGI middleware that puts a script before all others of the page; gradio adds its ``head`` after its own."""
+
+    def __init__(self, app: ASGIApp, script: str) -> None:
+        self._app, self._script = app, f"<head><script>{script}</script>".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and insert the script into its response."""
+        if scope["type"] != "http" or scope["path"] != "/":
+            return await self._app(scope, receive, send)
+        kept: list[Message] = []
+
+        async def send_changed(message: Message) -> None:
+            kept.append(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                body = b"".join(part.get("body", b"") for part in kept[1:]).replace(b"<head>", self._script, 1)
+                start = kept[0]
+                MutableHeaders(raw=start["headers"])["content-length"] = str(len(body))
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
+
+        plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        await self._app({**scope, "headers": plain}, receive, send_changed)
+
+
 _QUEUE_LIMIT = 8
 """Concurrent runs of an event that sets no limit of its own."""
+_QUEUE_SECONDS = 0.05
+"""How often gradio's queue looks for events; its own millisecond costs an idle server some percent of a core."""
 _SHUTDOWN_SECONDS = 3
 """How long a stopping server waits for responses in progress."""
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
-_LOG_IN_AGAIN = (Path(__file__).parent / "scripts" / "log_in_again.js").read_text(encoding="utf-8")
+_LOG_IN_AGAIN, _FRAMES = ((Path(__file__).parent / "scripts" / name).read_text(encoding="utf-8")
+                          for name in ("log_in_again.js", "frames.js"))
 
 
 class Serving:
@@ -286,7 +314,9 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_route(uploads.PATH, uploads.Uploads(folder, access.limits, demo).answer, methods=["POST"])
     outer.add_route(refresh.PATH, refresh.pulse_route(page.sections), methods=["GET"])
-    gr.mount_gradio_app(outer, demo.queue(default_concurrency_limit=_QUEUE_LIMIT), path="/", server_name=access.host,
+    demo.queue(default_concurrency_limit=_QUEUE_LIMIT)
+    demo._queue.sleep_when_free = demo._queue.progress_update_sleep_when_free = _QUEUE_SECONDS
+    gr.mount_gradio_app(outer, demo, path="/", server_name=access.host,
                         server_port=access.port, theme=make_theme(), css=arm_styles(), css_paths=STYLE_SHEETS,
                         footer_links=[], show_error=False, js=_LOG_IN_AGAIN if login is not None else None,
                         auth_dependency=user_of if login is not None else None, max_file_size=access.limits.file_bytes,
@@ -306,7 +336,8 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
         inner.stop_event.set()
 
     events = EventGuard(outer, demo, windows)
-    app: ASGIApp = BodyLimitMiddleware(events, access.limits, folder, uploads.PATH, events.check_body)
+    app: ASGIApp = FirstScriptMiddleware(events, _FRAMES)
+    app = BodyLimitMiddleware(app, access.limits, folder, uploads.PATH, events.check_body)
     app = RouteAllowlistMiddleware(app, folder, (refresh.PATH,))
     app = AuthMiddleware(app, AllowedHosts(access.host, access.allowed_hosts), login)
     return SecurityHeadersMiddleware(app), stop

@@ -55,6 +55,21 @@ def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
     assert min(map(min, took)) < 4, "CPU time counts if other tests use the processors"
 
 
+def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) -> None:
+    """Gradio's loader leaves a clock that runs with every frame; a poll every second would be no idling either."""
+    page.add_init_script("""window.frames_ = 0;
+        const original = window.requestAnimationFrame.bind(window);
+        window.requestAnimationFrame = (callback) => { window.frames_ += 1; return original(callback); };""")
+    page.goto(site.url)
+    page.wait_for_function("window.abArrived")
+    page.wait_for_timeout(20_000)
+    polls: list[str] = []
+    page.on("request", lambda request: polls.append(request.url) if "/pulse" in request.url else None)
+    page.evaluate("window.frames_ = 0")
+    page.wait_for_timeout(10_000)
+    assert page.evaluate("window.frames_") < 30 and 1 <= len(polls) <= 4
+
+
 def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: Path) -> None:
     with serving(tmp_path / "first", free_port()) as site:
         page.goto(site.url)

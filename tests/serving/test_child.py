@@ -26,7 +26,8 @@ assert "ASSISTANT_BUILDER_API_KEY" not in os.environ
 open({pid!r}, "w").write(str(os.getpid()))
 if {fails}:
     sys.exit("no memory left")
-print(json.dumps({{"url": "http://127.0.0.1:1/v1", "models": ["x-lora"], "aliases": {{"x": "x-lora"}}}}, indent=2), flush=True)
+ready = {{"url": "http://127.0.0.1:1/v1", "models": ["x-lora"], "aliases": {{"x": "x-lora"}}}}
+print(json.dumps(ready, indent=2), flush=True)
 time.sleep(600)
 """
 

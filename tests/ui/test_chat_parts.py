@@ -18,12 +18,12 @@ from assistant_builder.chat.feedback import (
 )
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import Sampling
+from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
 from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
 from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.refresh import browser_state
-from assistant_builder.study import Study
 from tests.synthetic_study import LARGE, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
@@ -63,7 +63,8 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> Non
         "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False), "qlora", True)
 
 
-@pytest.mark.parametrize("kept", [7, {"temperature": "hot", "systems": 3, "blind": "yes"}, {"systems": {"one": 4}}, {"only": ["x"]}])
+@pytest.mark.parametrize("kept", [7, {"temperature": "hot", "systems": 3, "blind": "yes"}, {"systems": {"one": 4}},
+                                  {"only": ["x"]}])
 def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
     settings = inside_blocks(placed_settings)
     name = with_data(new_study("one", LARGE)).name

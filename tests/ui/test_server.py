@@ -58,6 +58,8 @@ def test_every_route_needs_a_login(site: App) -> None:
 def test_the_page_and_its_security_headers(inside: httpx.Client) -> None:
     page = inside.get("/", headers=HTML)
     assert page.status_code == 200 and "window.gradio_config" in page.text and "ab-session" in page.text
+    assert page.text.index("requestFrame") < page.text.index("window.gradio_config"), "before all scripts of gradio"
+    assert int(page.headers["content-length"]) == len(page.content)
     policy = page.headers["content-security-policy"]
     assert "frame-ancestors 'none'" in policy and "http" not in policy and "*" not in policy
     assert page.headers["x-content-type-options"] == "nosniff" and page.headers["cache-control"] == "no-store"

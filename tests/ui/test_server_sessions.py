@@ -77,7 +77,8 @@ def test_old_closed_windows_are_deleted_and_open_ones_kept(demo: gr.Blocks) -> N
 
 PRIVATE_PARTS = {
     "gradio.Blocks": ("fns", "state_holder", "has_launched", "is_running", "upload_file_set"),
-    "gradio.queueing.Queue": ("pending_event_ids_session", "pending_messages_per_session", "close"),
+    "gradio.queueing.Queue": ("pending_event_ids_session", "pending_messages_per_session", "close", "sleep_when_free",
+                              "progress_update_sleep_when_free"),
     "gradio.routes.App": ("state_holder", "stop_event"),
     "gradio.state_holder.StateHolder": ("blocks", "session_data", "time_last_used", "lock", "update"),
     "gradio.state_holder.SessionState": ("is_closed", "__setitem__"),

@@ -107,7 +107,7 @@ class ChatSettings:
                             top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number,
                             look_up=not from_memory)
         return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling,
-                             only if only in ARMS else "", bool(figures))
+                             str(only) if str(only) in ARMS else "", bool(figures))
 
     def remember(self, name: str | None, kept: Any, *shown: Any) -> dict[str, Any]:
         """The new value of the browser's storage: component → value, and ``systems``: study → system prompt."""
@@ -130,7 +130,7 @@ class ChatSettings:
         return [system if isinstance(system, str) else own, _number(found.get("temperature"), GREEDY.temperature),
                 _number(found.get("top_p"), GREEDY.top_p), _number(found.get("longest"), GREEDY.max_new_tokens),
                 str(found.get("seed") or ""), found.get("blind") is True, found.get("base") is True,
-                found.get("from_memory") is True, found["only"] if found.get("only") in arms else ALL,
+                found.get("from_memory") is True, next((arm for arm in arms if arm == found.get("only")), ALL),
                 found.get("figures") is True]
 
     def wire(self, picker: gr.Dropdown) -> None:

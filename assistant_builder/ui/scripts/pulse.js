@@ -1,19 +1,30 @@
+// Polls the version of the page: every second while something changes or the user acts, else every four.
 () => {
   window.abArrived = true;
   if (window.abPulse) return;
+  let quickUntil = 0;
+  const again = () => {
+    clearTimeout(window.abPulse);
+    window.abPulse = setTimeout(poll, document.hidden ? 5000 : Date.now() < quickUntil ? 1000 : 4000);
+  };
+  const quicken = () => {
+    const slow = Date.now() > quickUntil;
+    quickUntil = Date.now() + 15000;
+    if (slow) again();
+  };
   const poll = async () => {
     try {
       const study = new URL(window.location).searchParams.get("study");
       const answer = await fetch("PATH" + (study === null ? "" : "?study=" + encodeURIComponent(study)));
       const version = answer.ok ? await answer.text() : window.abDrawn;
-      if (version !== window.abDrawn) document.getElementById("FOLLOW_ID").click();
+      if (version !== window.abDrawn) {
+        quicken();
+        document.getElementById("FOLLOW_ID").click();
+      }
     } catch { /* the server is not reachable; the next poll tries again */ }
-    window.abPulse = setTimeout(poll, document.hidden ? 5000 : 1000);
+    again();
   };
-  document.addEventListener("visibilitychange", () => {
-    if (document.hidden) return;
-    clearTimeout(window.abPulse);
-    poll();
-  });
-  window.abPulse = setTimeout(poll, 1000);
+  for (const kind of ["pointerdown", "keydown"]) window.addEventListener(kind, quicken, { capture: true, passive: true });
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
+  quicken();
 }
