@@ -29,7 +29,7 @@ Triple = tuple[str, str, str]
 
 
 def train_embedder(study: Study, facts: Sequence[Fact], progress: Callable[[int, int], None]) -> Embedder:
-    """Train a copy of the study's embedder, and write it to the study's folder.
+    """Train a copy of the study's embedder, and write it to the study's folder; see :func:`batches` for when not.
 
     Args:
         study: The study.
@@ -37,7 +37,10 @@ def train_embedder(study: Study, facts: Sequence[Fact], progress: Callable[[int,
         progress: Called with finished steps and their number; an exception cancels the training.
     """
     embedder = Embedder.of(study.config.retrieval.embedder)
-    embedder.train(list(batches(facts, study.config.train.seed)), progress, **HYPERPARAMETERS)
+    trained = list(batches(facts, study.config.train.seed))
+    if not trained:
+        return embedder
+    embedder.train(trained, progress, **HYPERPARAMETERS)
     embedder.save(study.embedder_folder)
     return embedder_of_study(study)
 
@@ -53,13 +56,15 @@ def embedder_of_study(study: Study) -> Embedder:
 def batches(facts: Sequence[Fact], seed: int) -> Iterator[list[Triple]]:
     """The batches of a training; answers within one differ. None if there are fewer than two answers.
 
-    Wordings of a fact are questions of one cluster, or of one group, with the same answer: two things may share one.
+    There are none either if most facts have one wording: spellings of it do not show how people ask for it otherwise,
+    and the embedder would only lose what it knows about other wordings. Wordings of a fact are questions of one cluster, or of one group, with the same answer: two things may share one.
     """
     wordings: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
         if fact.answerable:
             wordings.setdefault((fact.answer_key, fact.cluster or fact.group or ""), []).append(fact)
-    if len({answer for answer, _ in wordings}) < 2:
+    asked_otherwise = sum(len(each) > 1 for each in wordings.values())
+    if len({answer for answer, _ in wordings}) < 2 or asked_otherwise < len(wordings) / 2:
         return
     rng, keys = random.Random(f"embedder/{seed}"), list(wordings)
     rows = sum(map(len, wordings.values()))

@@ -1,1 +1,1 @@
-"""The Export tab."""
+"""The tab "Use it": endpoints, files and folders of an assistant."""
