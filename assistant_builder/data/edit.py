@@ -147,7 +147,7 @@ def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path
     write_text(path, separator.join(header) + "\n" + text + "\n")
     return path, (
         "The first line contains no known column name and is read as a pair: the first column is the question, the "
-        "second the answer."
+        "second the answer. A header row is put above it, so row numbers begin with 2."
     )
 
 

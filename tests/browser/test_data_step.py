@@ -33,7 +33,7 @@ def test_other_wordings_are_pasted_looked_over_and_used(page: Page, at_site: Sit
     expect(page.locator("#ab-brief")).to_contain_text("59 of 59 rows can be used", timeout=20_000)
     page.locator("#ab-name input, #ab-name textarea").fill("Krumm & Linde Bäckerei")
     page.locator("#ab-create").click()
-    expect(page.locator("#ab-strip")).to_contain_text("Krumm & Linde Bäckerei", timeout=20_000)
+    expect(page.locator("#ab-strip")).to_contain_text("Krumm & Linde Bäckerei", timeout=60_000)
     source = Study.open("krumm-linde-baeckerei").source
     assert source is not None and len(load_pairs(source).pairs) == 59
 
@@ -48,7 +48,7 @@ def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Si
     expect(page.locator("#ab-preview")).to_contain_text("not on this machine yet", timeout=20_000)
     with page.expect_download() as download:
         page.locator("#ab-left-out").click()
-    assert "3,the answer is empty,How much?," in download.value.path().read_text(encoding="utf-8-sig")
+    assert "4,the answer is empty,How much?," in download.value.path().read_text(encoding="utf-8-sig")
 
     page.get_by_role("button", name="Edit rows, and check again").click()
     empty = page.locator("#ab-edit-table [role=row][aria-rowindex='2'] [aria-colindex='4']").first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,14 +60,24 @@ def test_columns_are_guessed_and_asked_about(form: NewStudyForm, file: Path) -> 
 
 def test_a_role_belongs_to_one_column() -> None:
     names = ("frage", "antwort", "notiz")
-    before = {"question": "frage", "answer": "antwort"}
-    mapping, cleared = choose_roles(names, names, before, ["question", "answer", "question"])
-    assert mapping == {"question": "notiz"} and cleared == [0]
-    assert choose_roles(names, names, before, ["question", "answer", ""]) == ({}, [])
-    assert choose_roles(("question", "answer", "group"), ("question", "answer", "group"), {"group": "group"},
-                        ["question", "answer", ""])[0] == {"group": ""}
+    for _ in range(2):  # a browser can send one choice twice
+        mapping, cleared = choose_roles(names, names, ["question", "answer", "question"], 2)
+        assert mapping == {"question": "notiz"} and cleared == [0]
+    assert choose_roles(names, names, ["question", "answer", ""], 2) == ({}, [])
+    known = ("question", "answer", "group")
+    assert choose_roles(known, known, ["question", "answer", ""], 2)[0] == {"group": ""}
     many = [f"c{n}" for n in range(20)]
     assert "c19" in shown_columns(many, {"answer": "c19"}) and len(shown_columns(many, {})) == MAX_COLUMNS
+
+
+def test_a_role_is_moved_to_another_column(form: NewStudyForm, file: Path) -> None:
+    shown, values = loaded(form, file)
+    chosen = ["question", "answer", "question", *[""] * (MAX_COLUMNS - 3)]
+    for _ in range(2):
+        moved = form._remap(SimpleNamespace(target=form.header.roles[2]), *chosen, str(file), NO_ROWS.to_text(), [],
+                            shown["mapping"], *values)
+        assert moved[13] == {"question": "Sprache", "answer": "Unsere Antwort"}
+        assert moved[14 + 2 + MAX_COLUMNS]["value"] == ""
 
 
 def test_wordings_are_offered_looked_over_and_used(form: NewStudyForm, file: Path) -> None:

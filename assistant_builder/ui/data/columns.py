@@ -26,25 +26,23 @@ def shown_columns(names: Sequence[str], roles: Mapping[str, str | None]) -> list
     return [name for name in names if name in kept][:MAX_COLUMNS]
 
 
-def choose_roles(names: Sequence[str], shown: Sequence[str], before: Mapping[str, str | None],
-                 values: Sequence[str]) -> tuple[dict[str, str], list[int]]:
+def choose_roles(names: Sequence[str], shown: Sequence[str], values: Sequence[str],
+                 latest: int) -> tuple[dict[str, str], list[int]]:
     """The mapping for the roles that are chosen in the header.
 
     Args:
         names: All columns of the file.
         shown: Those in the table.
-        before: Role → column before the choice.
         values: The chosen role of each column of the table.
+        latest: Place of the column that was chosen last, which keeps its role if another column has it, too.
 
     Returns:
         Role → column where it differs from the automatic mapping, as in ``data.columns``; and the places whose role was
         given to another column.
     """
-    had = {name: role for role, name in before.items()}
-    order = sorted(range(len(shown)), key=lambda place: values[place] == (had.get(shown[place]) or UNUSED))
     roles: dict[str, str] = {}
     cleared = []
-    for place in order:
+    for place in sorted(range(len(shown)), key=lambda place: place != latest):
         if values[place] and values[place] in roles:
             cleared.append(place)
         elif values[place]:
@@ -57,7 +55,7 @@ class ColumnHeader:
     """Components of the table."""
 
     def __init__(self) -> None:
-        with gr.Group(visible=False, elem_classes="ab-group", elem_id="ab-columns") as self.body:
+        with gr.Column(visible=False, elem_id="ab-columns") as self.body, gr.Group(elem_classes="ab-group"):
             gr.HTML(Markup("<h3>{}</h3>").format(MAPPING_TITLE))
             self.note = gr.HTML()
             with gr.Row(elem_classes="ab-columns"):

@@ -296,13 +296,14 @@ class NewStudyForm:
                 wording_lines(findings, [], accepted=True), "", columns, *header]
 
     @user_facing_errors
-    def _remap(self, *shown: Any) -> list[Any]:
+    def _remap(self, event: gr.EventData, *shown: Any) -> list[Any]:
         values, (path, held, lines, columns, *form) = shown[:MAX_COLUMNS], shown[MAX_COLUMNS:]
         if not path:
             return [gr.skip()] * (1 + _SHOWN)
         seen = inspect_file(Path(path), columns)
         names = shown_columns(seen.columns, seen.roles)
-        chosen, cleared = choose_roles(seen.columns, names, seen.roles, values[:len(names)])
+        latest = next((place for place, role in enumerate(self.header.roles) if role._id == event.target._id), 0)
+        chosen, cleared = choose_roles(seen.columns, names, values[:len(names)], latest)
         path = str(edited_file(Path(path), columns, held, lines)[0])
         header = [gr.update(value=UNUSED) if place in cleared else gr.skip() for place in range(MAX_COLUMNS)]
         looked = self._look(path, chosen, *form)[:-_HEADER]
