@@ -56,8 +56,9 @@ def embedder_of_study(study: Study) -> Embedder:
 def batches(facts: Sequence[Fact], seed: int) -> Iterator[list[Triple]]:
     """The batches of a training; answers within one differ. None if there are fewer than two answers.
 
-    There are none either if most facts have one wording: spellings of it do not show how people ask for it otherwise,
-    and the embedder would only lose what it knows about other wordings. Wordings of a fact are questions of one cluster, or of one group, with the same answer: two things may share one.
+    Wordings of a fact are questions of one cluster, or of one group, with the same answer: two things may share one.
+    If most facts have one wording, there are no batches: its spellings do not show how people ask otherwise, and the
+    embedder would only lose what it knows about other wordings.
     """
     wordings: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
