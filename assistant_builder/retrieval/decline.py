@@ -41,7 +41,7 @@ MOST_WEIGHT = 5.0
 """Withheld questions that count as much as one that the data say to decline, at most: together the two kinds count
 equally, unless there are few of the second."""
 LEAST_WITHHELD, LOWEST_SHARE = 10, 0.02
-"""Without answerable validation questions: least training questions for a rule, and share of them that it declines. With
+"""Without answerable validation questions: least training questions for a rule, and their share that it declines. With
 a third, 34 of the 45 questions were declined whose fact was found first in the FAQ of Tolmere Cycle Repair."""
 _ITERATIONS = 50
 _SPREAD = 0.05  # of the scores of :func:`without_answerable`, which confidence is a logistic function of
