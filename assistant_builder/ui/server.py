@@ -121,7 +121,7 @@ class EventGuard:
             return None
         number, data = tree.get("fn_index"), tree.get("data")
         function = self._demo.fns.get(number) if type(number) is int else None
-        if function is None or (function.fn is None and not function.cancels):  # JavaScript-only events have none
+        if function is None or function.fn is None:  # only in the browser: JavaScript, or cancelling another event
             return _refused(404, "There is no such event")
         if not isinstance(data, list) or (len(data) < len(function.inputs) and not function.cancels):
             return _refused(400, f"The event takes {len(function.inputs)} values")

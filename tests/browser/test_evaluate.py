@@ -69,9 +69,9 @@ def test_the_result_is_short_and_its_button_leads_on(page: Page, at_site: Site) 
     expect(page.locator("#ab-conclusion")).to_contain_text("wrong answers")
     assert len(page.evaluate("document.body.innerText").split()) < 350
     assert page.evaluate("document.documentElement.scrollHeight") < 1500
-    expect(page.locator(".ab-examples:visible tbody tr")).to_have_count(3)
+    expect(page.locator(".ab-shown-answers:visible tbody tr")).to_have_count(3)
     page.get_by_text(re.compile(r"^\d+ wrong answers$")).click()
-    assert page.locator(".ab-examples:visible tbody tr").count() > 10
+    assert page.locator(".ab-shown-answers:visible tbody tr").count() > 10
     page.set_viewport_size({"width": 390, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.get_by_role("button", name="Chat with the assistant").click()

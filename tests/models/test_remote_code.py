@@ -183,7 +183,7 @@ def test_a_trained_study_answers_with_the_flag_and_not_without(tmp_path: Path) -
 
 
 def press_start(tab: TrainTab, study: Study, trust: bool, config: StudyConfig | None = None) -> str:
-    return str(tab._start(study.name, False, False, True, trust, *tab.form.values(config or study.config))[0])
+    return str(tab._start(study.name, False, False, trust, *tab.form.values(config or study.config))[0])
 
 
 def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(

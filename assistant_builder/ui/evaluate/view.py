@@ -178,7 +178,7 @@ def example_table(found: Sequence[Example]) -> Markup:
              Markup('{} <span class="ab-kind ab-{}">{}</span>').format(
                  cut(example.answer, _SHORT_TEXT), example.tone, example.verdict)) for example in found]
     headers = ("Question", "Right answer", "Answer of the assistant")
-    return Markup('<div class="ab-examples">{}</div>').format(table(headers, rows)) if rows else Markup("")
+    return Markup('<div class="ab-shown-answers">{}</div>').format(table(headers, rows)) if rows else Markup("")
 
 
 def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:

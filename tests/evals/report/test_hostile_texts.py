@@ -32,7 +32,7 @@ ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\b\r"
 ALL = " ".join(PLANTED) + ESCAPES
 SETTING = " ".join(" ".join(PLANTED).split())
 """study.yaml takes no control characters."""
-PLAIN = "words " * 20
+PLAIN = "words " * 8
 URLS = ("src", "href", "data", "poster", "action", "formaction", "xlink:href", "background", "content")
 
 
