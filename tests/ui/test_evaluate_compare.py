@@ -114,7 +114,7 @@ def test_only_studies_with_shared_items_are_on_offer(panel: CompareStudiesPanel,
     stranger = make("stranger")
     edit(stranger, each(lambda sample: {"reference": "elsewhere"}))
     note, body, _ = choices(panel, a.name)
-    assert "No other project has the same held-out questions" in note["value"] and "stranger" in note["value"]
+    assert "No other project has the same test questions" in note["value"] and "stranger" in note["value"]
     make("wide", train__rank=64)
     note, body, other = choices(panel, a.name)
     assert body["visible"] and other["value"] == "wide" and other["choices"] == [("wide  ·  12 shared items", "wide")]
