@@ -72,5 +72,9 @@ def test_no_serious_violation(
     for name, tabs in states.items():
         for tab in tabs_of(page, stocked.url, name, tabs, width=width):
             found[f"{name} {tab}"] = serious(page)
+            if tab == "evaluate":
+                page.get_by_role("button", name="For specialists").click()
+                page.wait_for_timeout(700)
+                found[f"{name} {tab}, unfolded"] = serious(page)
     context.close()
     assert not any(found.values()), "\n".join(f"{place}\n  " + "\n  ".join(lines) for place, lines in found.items())
