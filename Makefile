@@ -7,6 +7,7 @@
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
+# make pictures   remake the pictures of README and docs from the finished study "demo"; needs chromium
 # make coverage   remake the tables of docs/evaluation.md by simulation, a quarter of an hour on one core
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test check bench soak coverage cluster gpu
+.PHONY: demo study-full app test check bench soak coverage pictures cluster gpu
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -61,6 +62,9 @@ soak: $(READY_DEV)
 	$(BIN)/python -m tests.load.sessions
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz --seconds 120; else \
 	  echo "With atheris the readers are fuzzed too: $(BIN)/pip install -e '.[fuzz]'"; fi
+
+pictures: $(READY_DEV)
+	$(BIN)/python -m tests.browser.pictures
 
 coverage: $(READY_DEV)
 	$(BIN)/python -m benchmarks.simulate_statistics --write $(ARGS)

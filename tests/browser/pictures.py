@@ -5,7 +5,6 @@ The study is the one in ``ASSISTANT_BUILDER_HOME`` (after ``make demo``); both a
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect, sync_playwright
 
 from assistant_builder.study import Study
+from assistant_builder.study.study import home
 from tests.browser.serving import free_port, serving
 
 FOLDER = Path(__file__).parents[2] / "datasets_cards" / "ostrel-sound-ferries"
@@ -25,22 +25,22 @@ def main() -> int:
     """Write ``home.png``, ``train.png``, ``chat.png`` and ``report.png``."""
     study = Study.open(STUDY)
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with serving(Path(os.environ["ASSISTANT_BUILDER_HOME"]).absolute(), free_port()) as site, \
+    with serving(home(), free_port()) as site, \
             sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
         page = browser.new_page(viewport={"width": 1366, "height": 900})
         page.set_default_timeout(60_000)
         page.goto(site.url + "?home")
-        expect(page.locator(".ab-card").first).to_be_visible(timeout=60_000)
+        expect(page.get_by_role("button", name=f"Results of {STUDY}")).to_be_visible(timeout=60_000)
         _shot(page, "home")
         page.goto(f"{site.url}?study={STUDY}&tab=train")
         expect(page.locator("#ab-train svg, #ab-train canvas").first).to_be_visible(timeout=60_000)
         _shot(page, "train")
         page.goto(f"{site.url}?study={STUDY}&tab=chat")
-        page.get_by_placeholder("Ask").fill(QUESTION)
-        page.get_by_placeholder("Ask").press("Enter")
-        expect(page.get_by_text("sources", exact=False).nth(1)).to_be_visible(timeout=WAIT)
+        page.locator("#ab-question textarea").fill(QUESTION)
+        page.locator("#ab-send").click()
+        expect(page.get_by_text("of your data").nth(1)).to_be_visible(timeout=WAIT)
         _shot(page, "chat")
         page.goto((study.folder / "report.html").as_uri())
         _shot(page, "report")
