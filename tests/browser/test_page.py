@@ -236,7 +236,7 @@ def place_is(page: Page, study: str | None, tab: str | None, title: str) -> None
 def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, at_site: Site) -> None:
     finished_study("rivers")
     page.goto(at_site.url)
-    page.get_by_role("button", name="Open rivers").first.click()
+    page.get_by_role("link", name="Open rivers").first.click()
     evaluate, train = ("rivers · Evaluate · Assistant Builder", "rivers · Train · Assistant Builder")
     place_is(page, "rivers", "evaluate", evaluate)
     page.locator("#ab-tabs [data-tab-id=train]").click()
