@@ -133,8 +133,8 @@ class StudyTabs:
             tab.wire(picker, tabs)
         for name, button in self.next_buttons.items():
             button.click(partial(gr.Tabs, selected=name), None, tabs, queue=False, **QUIET)
-        for opened in self.items.values():
-            opened.select(None, None, None, js="() => window.abAddress?.showTab()")
+        for name, opened in self.items.items():
+            opened.select(None, None, None, js=f"() => window.abAddress?.showTab('{name}')")
 
 
 def ready_steps(look: StudyView) -> set[str]:
@@ -200,7 +200,8 @@ def _follow(demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: 
     # The browser window stores the versions that it shows: responses in the wrong order are corrected by the next poll.
     seen = gr.Textbox("", visible="hidden")
     outputs = [seen, *(output for section in sections for output in section.outputs)]
-    place = [picker, tabs, notice]
+    address, opened_tab = gr.Textbox("", visible="hidden"), gr.Textbox("", visible="hidden")
+    place = [picker, tabs, notice, opened_tab]
 
     def follow(name: str | None, versions: str, request: gr.Request) -> list[Any]:
         if not versions:  # the page has not read its URL yet
@@ -218,29 +219,31 @@ def _follow(demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: 
     quiet = {**QUIET, "queue": False}
     refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
     return_button = gr.Button("Return", visible="hidden", elem_id=_RETURN_ID)
-    address = gr.Textbox("", visible="hidden")
     titles = json.dumps({tab.name: tab.title for tab in TABS.values()})
     # Before the page has read its URL, the tab that opens first must not write itself into it.
     demo.load(arrive, None, [*outputs, *place], **quiet).then(
-        None, picker, None, js=_ADDRESS_SCRIPT.replace("TITLES", titles)).then(None, None, None, js=POLL_SCRIPT)
+        None, [picker, opened_tab], None,
+        js=_ADDRESS_SCRIPT.replace("TITLES", titles)).then(None, None, None, js=POLL_SCRIPT)
     seen.change(None, seen, None, js=STORE_VERSION_SCRIPT)
     picker.change(follow, [picker, seen], outputs, trigger_mode="always_last", **quiet)
     picker.change(None, picker, None, js="(name) => window.abAddress?.show(name)")
     refresh_button.click(follow, [picker, seen], outputs, **quiet)
     return_button.click(come_back, address, place, js="() => [window.location.search]", trigger_mode="always_last",
-                        **quiet).then(None, picker, None, js="(name) => window.abAddress.arrived(name)")
+                        **quiet).then(None, [picker, opened_tab], None,
+                                      js="(name, tab) => window.abAddress.arrived(name, tab)")
     home_button.click(lambda: gr.update(value=None), None, picker, **quiet)
 
 
 def _opened(address: Mapping[str, str]) -> tuple[str | None, list[Any]]:
-    """The study that an address names, and updates of the picker, the tabs and the notice on the home screen."""
+    """The study that an address names, and updates of picker, tabs, notice on the home screen, and name of the tab."""
     offered, requested = study_choices(), address.get("study")
     name = initial_study(requested, [name for _, name in offered])
     missing = requested is not None and name is None
     notice = callout("warn", f"There is no study “{requested}”", "It was renamed or deleted, or the address is wrong.",
                      "Choose one of the studies below.") if missing else ""
-    return name, [gr.update(choices=offered, value=name), gr.Tabs(selected=initial_tab(name, address.get("tab"))),
-                  gr.update(value=notice, visible=missing)]
+    tab = initial_tab(name, address.get("tab"))
+    return name, [gr.update(choices=offered, value=name), gr.Tabs(selected=tab),
+                  gr.update(value=notice, visible=missing), tab]
 
 
 def initial_study(requested: str | None, names: Sequence[str]) -> str | None:

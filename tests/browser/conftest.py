@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.serving import Site, free_port, leaves, serving
 
-expect.set_options(timeout=15_000)  # rendering is slow on a busy machine
+expect.set_options(timeout=45_000)  # rendering is slow on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page in a new context; the test fails on requests to other hosts and on JavaScript errors."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     outside: list[str] = []
     failures: list[str] = []
     page.on("request", lambda request: outside.append(request.url) if leaves(request.url) else None)

@@ -1,15 +1,17 @@
 /* Keep the address, the history and the title of the page in step with the selected study and tab. The address is the
    state: a new one is an entry of the history, and Back, Forward and Reload read it. */
-(name) => {
+(name, tab) => {
   const titles = TITLES;
-  let study = name;
+  let study = null;
+  let opened = null; // the tab that the server opens, until it is drawn
   let timer = null;
   let returning = false; // Back or Forward was pressed, and the server has not answered yet
   const selected = () => document.querySelector('#ab-tabs [role="tab"][aria-selected="true"]')?.dataset.tabId ?? null;
   const write = (method) => {
     const url = new URL(window.location);
     const tab = study === null ? null : selected();
-    if (study !== null && tab === null) return later(method); // the tabs are not drawn yet
+    if (study !== null && (tab === null || (opened ?? tab) !== tab)) return later(method);
+    opened = null;
     for (const [key, value] of [["study", study], ["tab", tab]]) {
       if (value === null) url.searchParams.delete(key);
       else url.searchParams.set(key, value);
@@ -25,10 +27,13 @@
   };
   window.abAddress = {
     show: (name) => { study = name ?? null; later("pushState"); },
-    showTab: () => later("pushState"),
-    arrived: (name) => { study = name ?? null; returning = false; later("replaceState"); },
+    showTab: (tab) => { if (tab !== opened) { opened = null; later("pushState"); } },
+    arrived: (name, tab) => {
+      [study, opened, returning] = [name ?? null, tab, false];
+      later("replaceState");
+    },
   };
-  window.abAddress.arrived(name);
+  window.abAddress.arrived(name, tab);
   window.addEventListener("popstate", () => {
     returning = true;
     document.getElementById("RETURN_ID").click();

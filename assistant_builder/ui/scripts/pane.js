@@ -28,8 +28,9 @@ element.addEventListener("focusin", (event) => {
 watch("value", () => {
   const form = element.querySelector("form");
   if (form) {
-    form.querySelector("textarea").focus({ preventScroll: true });
-    form.scrollIntoView({ block: "nearest" });
+    const answer = form.querySelector("textarea");
+    answer.focus({ preventScroll: true });
+    for (const part of [form, answer]) part.scrollIntoView({ block: "nearest" });
     return;
   }
   const talk = element.querySelector(".ab-talk");
