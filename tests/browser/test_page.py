@@ -224,8 +224,8 @@ def test_all_tabs_of_a_finished_study_have_content(page: Page, at_site: Site) ->
 def place_is(page: Page, study: str | None, tab: str | None, title: str) -> None:
     """Address, title, and what is shown agree."""
     expect(page).to_have_title(title)
-    query = {key: value for key, (value,) in parse_qs(urlsplit(page.url).query, keep_blank_values=True).items()}
-    assert query == {key: value for key, value in (("study", study), ("tab", tab)) if value is not None}
+    query = {key: [value] for key, value in (("study", study), ("tab", tab)) if value is not None}
+    page.wait_for_url(lambda url: parse_qs(urlsplit(url).query, keep_blank_values=True) == query)
     if tab is None:
         expect(page.locator("#ab-overview")).to_be_visible()
     else:
