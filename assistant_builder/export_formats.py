@@ -284,7 +284,10 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
     if report is None:
         return Advice(LORA.name, LORA.name, "Nothing is measured yet: until the evaluation is done, the cost of 4-bit "
                       "is unknown, and 16-bit LoRA is the safe choice.")
-    verdict = report["verdict"]
+    verdict = report.get("verdict")
+    if not isinstance(verdict, dict) or not verdict.get("ci"):
+        return Advice(LORA.name, LORA.name, "The report is of an older version, without a verdict that can be read "
+                      "here: evaluate again. Until then 16-bit LoRA is the safe choice.")
     low, high = verdict["ci"]
     ahead = low > 0 if verdict["higher_is_better"] else high < 0
     if ahead and verdict["outcome"] == "no worse":

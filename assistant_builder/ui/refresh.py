@@ -127,6 +127,9 @@ def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str,
             mark = section.mark(look)
         except AssistantBuilderError:  # a damaged file, for example study.yaml
             mark = f"damaged:{look.mark}"
+        except Exception:  # a file of another version; drawing the region says so, and the other regions are drawn
+            _log.debug("no version of %s of study %s", section.key, look.name, exc_info=True)
+            mark = f"unknown:{look.mark}"
         parts[section.key] = _digest(mark)
     return _digest(json.dumps([look.name, parts])), parts
 

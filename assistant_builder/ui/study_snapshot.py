@@ -141,9 +141,17 @@ def _read_events(path: Path, seen: str) -> list[dict[str, Any]]:
 
 
 def study_report(study: Study) -> dict[str, Any] | None:
-    """report.json, cached until the file changes; callers must not modify it."""
+    """report.json, cached until the file changes; callers must not modify it.
+
+    None as well for the report of an earlier release that lacks what the page shows: to score again mends it.
+    """
     path = study.folder / "report.json"
-    return _report(path, stamp([path])) if path.exists() else None
+    report = _report(path, stamp([path])) if path.exists() else None
+    return report if report is not None and report.keys() >= _SHOWN else None
+
+
+_SHOWN = {"attribution", "cells", "contrasts", "items", "primary_metric", "reliability", "resources", "seeds",
+          "verdict"}
 
 
 def report_conclusion(report: Mapping[str, Any]) -> Conclusion | None:

@@ -6,9 +6,9 @@ import pytest
 
 from assistant_builder.atomic_io import write_text
 from assistant_builder.ui.app import build_app
-from assistant_builder.ui.refresh import StudyView, page_versions
+from assistant_builder.ui.refresh import LiveRegion, StudyView, page_versions
 from assistant_builder.ui.train import tab as train_tab
-from tests.synthetic_study import new_study
+from tests.synthetic_study import evaluated, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 
@@ -31,3 +31,23 @@ def test_the_page_can_be_polled_with_damaged_settings() -> None:
     write_text(study.folder / "study.yaml", "{")
     whole, parts = page_versions(page.sections, StudyView(study.name))
     assert whole and len(parts) == len(page.sections)
+
+
+def test_the_page_of_a_study_with_the_report_of_an_earlier_release_is_drawn() -> None:
+    page = inside_blocks(build_app)
+    study = evaluated(trained(with_data(new_study())))
+    write_text(study.folder / "report.json", '{"version": 1}')
+    look = StudyView(study.name)
+    whole, parts = page_versions(page.sections, look)
+    assert whole and len(parts) == len(page.sections)
+    unreadable = [section.key for section in page.sections if _fails(section, look)]
+    assert unreadable == [], unreadable
+
+
+def _fails(section: LiveRegion, look: StudyView) -> bool:
+    try:
+        section.mark(look)
+        section.draw(look)
+    except Exception:
+        return True
+    return False

@@ -85,7 +85,10 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
         return _not_begun(snapshot)
     if record.state == "succeeded" and snapshot.report is None:
         message = callout("info", "All cells are scored", "The report with the verdict is being written.")
-        if report.state != "running":
+        if report.state == "succeeded":
+            message = callout("warn", "The report is of an earlier release",
+                              remedy="Press “Re-create report” on the Report tab.")
+        elif report.state != "running":
             message = callout("warn", "All cells are scored, but the report is missing",
                               remedy="Press “Resume” to write the report with the verdict.")
         return join([message, _so_far(snapshot)])

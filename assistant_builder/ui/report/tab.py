@@ -98,7 +98,7 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
     if record.state == "failed":
         message = error_callout(record.error or {"what": "the report could not be written"})
         return join([message, fold("Log of “Report”", code(log)) if log else ""])
-    if snapshot.report and not evaluated:
+    if record.state == "succeeded" and not evaluated:
         return callout("warn", "This report is from an earlier evaluation",
                        remedy="Finish the evaluation to update the report.")
     return Markup("")
