@@ -164,6 +164,7 @@ class ExportFormat(ABC):
 
 EXPORT_FORMATS: Registry[ExportFormat] = Registry(
     "export format", builtin=("assistant_builder.export.adapter:ADAPTER", "assistant_builder.export.merged:MERGED",
+                              "assistant_builder.export.prequantized:PREQUANTIZED",
                               "assistant_builder.export.gguf:GGUF")
 )
 
@@ -301,6 +302,11 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
                       "does not fit the machine that runs it.")
     return Advice(LORA.name, LORA.name, "Whether 4-bit cost more than you allowed is undecided: 16-bit LoRA is the "
                   "safe choice; QLoRA's adapter needs less memory where it is served.")
+
+
+def shipped_file(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> ExportSpec:
+    """The GGUF file to ship: the smallest that is no worse, else that of the recommended arm in the default type."""
+    return file_to_ship(report) or ExportSpec(advice(report, arms).arm(EXPORT_FORMATS["gguf"]), "gguf")
 
 
 def base_name(study: Study) -> tuple[str, Path | None]:

@@ -135,8 +135,8 @@ def test_outside_page_offers_it() -> None:
     assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms))
     assert "--arm-dummy: #7a3fb0" in arm_styles()
     export, chat = inside_blocks(ExportTab), inside_blocks(lambda: ChatTab(WorkerPool(["false"])))
-    assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 9
-    assert list(chat.talk.panes) == ["a", "b", "dummy", "base"]
+    assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 12
+    assert list(chat.talk.panes) == ["a", "b", "dummy", "shipped", "base"]
 
 
 @outside

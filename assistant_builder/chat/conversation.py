@@ -13,7 +13,7 @@ from typing import Any, Literal
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
-from assistant_builder.inference.session import BASE, Sampling
+from assistant_builder.inference.session import BASE, SHIPPED, Sampling
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
@@ -30,6 +30,8 @@ def default_sides(arms: Sequence[str]) -> tuple[str, str]:
 
 def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     """Label of a model in a study with these arms."""
+    if speaker == SHIPPED:
+        return "As shipped (GGUF file in llama.cpp)"
     return label(speaker) if speaker != BASE else f"Base model, untuned ({ARMS[base_owner(arms)].base_label})"
 
 
@@ -127,7 +129,8 @@ def conversation_from_record(record: Any) -> Conversation:
 
 
 def _turn(entry: Mapping[str, Any]) -> Turn:
-    answers = {speaker: _answer(entry["answers"][speaker]) for speaker in (*ARMS, BASE) if speaker in entry["answers"]}
+    answers = {speaker: _answer(entry["answers"][speaker]) for speaker in (*ARMS, SHIPPED, BASE)
+               if speaker in entry["answers"]}
     for answer in answers.values():
         if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
             raise ValueError("an answer must be a text")
@@ -178,7 +181,7 @@ def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = TW
 
 
 def _labelled_answers(turn: Turn) -> list[tuple[str, Answer]]:
-    order = [*turn.sides, *further_arms(ARMS), BASE]
+    order = [*turn.sides, *further_arms(ARMS), SHIPPED, BASE]
     names = {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)} if turn.hidden else {}
     return [(names.get(speaker, speaker), turn.answers[speaker]) for speaker in order if speaker in turn.answers]
 

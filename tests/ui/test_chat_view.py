@@ -28,6 +28,7 @@ from assistant_builder.ui.chat.view import (
     pane,
     retrained_note,
     reveal_view,
+    sides,
     speed_line,
     taught_note,
 )
@@ -147,11 +148,18 @@ def test_answers_stand_under_their_own_name_when_blind_mode_is_off(sides: tuple[
 def test_one_assistant_is_shown_alone_except_in_blind_mode() -> None:
     def visible(**changes: Any) -> list[str]:
         shown = said(only="lora", **changes)
-        return [side for side in ("a", "b", "base") if shown.is_visible(side, base=False)]
+        return [side for side in ("a", "b", "base") if shown.is_visible(side)]
 
     assert visible() == ["b"] and visible(blind=True) == ["a", "b"]
     assert "Both" not in pane("b", said(only="lora")) and "Both" in pane("b", said())
     assert "did not answer" in pane("a", said(Turn("Why?", {"lora": Answer("x")})))
+
+
+def test_the_base_and_the_file_have_panes_if_they_are_asked() -> None:
+    assert [side for side in sides() if said().is_visible(side, ("base", "shipped"))] == ["a", "b", "shipped", "base"]
+    assert [side for side in sides() if said().is_visible(side, ())] == ["a", "b"]
+    shown = pane("shipped", said(Turn("Why?", {"shipped": Answer("So."), "lora": Answer("Because.")})))
+    assert "As shipped" in shown and "So." in shown and "Because." not in shown
 
 
 def test_speed_and_memory_are_behind_a_switch() -> None:

@@ -128,8 +128,9 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) 
     assert "untuned (4-bit)" in as_markdown("alone", talk, arms) and "16-bit" not in as_markdown("alone", talk, arms)
     assert "LoRA (16-bit)" in pane("a", PaneState(Conversation(), arms=["lora"]))
     tab = inside_blocks(ChatTab_)
-    values = tab.talk.values(alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True, False, "all", False)))
-    assert [values[place]["visible"] for place in range(3)] == [True, False, True]
+    values = tab.talk.values(alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True, False, "all", False,
+                                                                   False)))
+    assert [values[place]["visible"] for place in range(4)] == [True, False, False, True]
 
 
 def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class

@@ -25,7 +25,7 @@ from assistant_builder.chat.conversation import (
 )
 from assistant_builder.chat.feedback import read_corrections, record_vote, taught_pair
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.inference.session import BASE, Memory
+from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.feedback import PANE_SCRIPT, VoteBar
 from assistant_builder.ui.chat.settings import ReplySettings
@@ -114,7 +114,7 @@ class ConversationPanel:
         arms = tuple(study.config.arms) if study else TWINS
         shown = PaneState(conversation, settings.blind, replies, _stored_bytes(study), memory, arms,
                           settings.only if settings.only in arms else "", settings.figures, **correcting)
-        return [gr.update(value=pane(side, shown), visible=shown.is_visible(side, base=settings.base))
+        return [gr.update(value=pane(side, shown), visible=shown.is_visible(side, settings.also))
                 for side in sides()]
 
     def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
@@ -167,7 +167,7 @@ class ConversationPanel:
             asked_arms += further_arms(arms)
             asked_arms = [settings.only] if settings.only in asked_arms else asked_arms
         sent = {speaker: conversation.messages(speaker, question, system=settings.system, blind=settings.blind)
-                for speaker in (*asked_arms, *([BASE] if settings.base else []))}
+                for speaker in (*asked_arms, *settings.also)}
         stream = self.pool.worker(study).ask(sent, turn.sampling)
         self._active[session] = stream
         replies: dict[str, Reply] = {speaker: Reply() for speaker in sent}

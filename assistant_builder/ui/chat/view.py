@@ -15,7 +15,7 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn, defa
 from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
 from assistant_builder.chat.worker import IDLE_SECONDS
 from assistant_builder.data import Pair
-from assistant_builder.inference.session import BASE, Memory
+from assistant_builder.inference.session import BASE, SHIPPED, Memory
 from assistant_builder.ui.html import assistants, bar, empty, error_callout, fold, join, table
 from evals.report.format import plural, size
 
@@ -68,10 +68,10 @@ class PaneState:
             return side
         return (turn.sides if self.masked else default_sides(self.arms))[PAIR.index(side)]
 
-    def is_visible(self, side: str, *, base: bool) -> bool:
-        """Whether a pane is shown; ``base``: with the base model."""
-        if side == BASE:
-            return base
+    def is_visible(self, side: str, also: Collection[str] = ()) -> bool:
+        """Whether a pane is shown; ``also``: speakers that are asked besides the assistants."""
+        if side in (BASE, SHIPPED):
+            return side in also
         speaker = self.speaker(side, Turn("", sides=default_sides(self.arms)))
         one = bool(self.only) and not self.masked
         return speaker in self.arms and (side in PAIR or not self.masked) and (not one or speaker == self.only)
@@ -86,8 +86,8 @@ class CorrectedAnswer:
 
 
 def sides() -> tuple[str, ...]:
-    """Names of the panes: two for the twins, one for each further arm, and one for the base model."""
-    return (*PAIR, *further_arms(ARMS), BASE)
+    """Names of the panes: two for the twins, one for each further arm, the file to ship, and the base model."""
+    return (*PAIR, *further_arms(ARMS), SHIPPED, BASE)
 
 
 def pane(side: str, shown: PaneState) -> Markup:
@@ -109,8 +109,8 @@ def pane(side: str, shown: PaneState) -> Markup:
     if not blocks:
         alone = len(shown.arms) == 1 or shown.only
         hint = " The assistant's name is shown after your vote." if hidden else (
-            " Every speaker gets the same question." if side == BASE or (len(shown.arms) > 2 and not alone) else
-            "" if alone else " Both assistants get the same question.")
+            " Every speaker gets the same question." if side in (BASE, SHIPPED) or (len(shown.arms) > 2 and not alone)
+            else "" if alone else " Both assistants get the same question.")
         blocks = [Markup('<p class="ab-hint">Ask a question below.{}</p>').format(hint)]
     figures = Markup('<div class="ab-figures">{}</div>').format(_figures(side, shown, hidden)) if shown.figures else ""
     # The newest turn is first in the markup; the style sheet reverses the order, so that the end stays in view.
@@ -231,9 +231,9 @@ def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
     """Replies of both assistants at the same pace, so that neither speed nor loading time identifies an arm.
 
     Both show as much text as the slower unfinished reply has. The state in which a reply ended is shown after both have
-    ended. The base model is not changed, because its pane shows its name.
+    ended. The other speakers are not changed, because their panes show their names.
     """
-    arms = {speaker: reply for speaker, reply in replies.items() if speaker != BASE}
+    arms = {speaker: reply for speaker, reply in replies.items() if speaker in ARMS}
     unfinished = [reply for reply in arms.values() if not reply.finished]
     if not unfinished:
         return dict(replies)
@@ -275,6 +275,8 @@ def speed_line(answer: Answer | None) -> str:
 def memory_line(speaker: str, stored: tuple[int, int] | None, memory: Memory | None,
                 arms: Sequence[str] = TWINS) -> str:
     """Stored size of base and adapter, and the memory of the base in this chat if that is larger."""
+    if speaker == SHIPPED:
+        return f"memory: {size(memory.base_bytes)} with the file's pages" if memory is not None else ""
     if speaker == BASE:
         return f"memory: shares the base of {label(base_owner(arms))}"
     if stored is None:
