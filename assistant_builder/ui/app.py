@@ -56,9 +56,9 @@ _ADDRESS_SCRIPT = (Path(__file__).parent / "scripts" / "address.js").read_text(e
 
 
 def study_choices() -> list[tuple[str, str]]:
-    """(label, name) of "New study" and of every study, the last changed first."""
+    """(label, name) of a new study and of every study, the last changed first."""
     entries = list_studies().entries
-    return [("New study…", NEW_STUDY), *((picker_label(entry.name, entry.state), entry.name) for entry in entries)]
+    return [("New project…", NEW_STUDY), *((picker_label(entry.title, entry.state), entry.name) for entry in entries)]
 
 
 def build_app(pool: WorkerPool | None = None) -> Page:
@@ -69,8 +69,8 @@ def build_app(pool: WorkerPool | None = None) -> Page:
     with gr.Blocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         with gr.Row(elem_id="ab-top"):
             gr.HTML(_BRAND)
-            home_button = gr.Button("All studies", size="sm", min_width=110, scale=0, visible=False, elem_id="ab-home")
-            picker = gr.Dropdown(study_choices(), value=None, label="Study", show_label=False, container=False,
+            home_button = gr.Button("All projects", size="sm", min_width=110, scale=0, visible=False, elem_id="ab-home")
+            picker = gr.Dropdown(study_choices(), value=None, label="Project", show_label=False, container=False,
                                  interactive=True, min_width=160, visible=False, elem_id="ab-picker")
             session = gr.HTML(visible=False, elem_id="ab-session")
         with gr.Column(elem_id="ab-overview") as overview:
@@ -239,8 +239,9 @@ def _opened(address: Mapping[str, str]) -> tuple[str | None, list[Any]]:
     offered, requested = study_choices(), address.get("study")
     name = initial_study(requested, [name for _, name in offered])
     missing = requested is not None and name is None
-    notice = callout("warn", f"There is no study “{requested}”", "It was renamed or deleted, or the address is wrong.",
-                     "Choose one of the studies below.") if missing else ""
+    notice = callout("warn", f"There is no project “{requested}”",
+                     "It was renamed or deleted, or the address is wrong.",
+                     "Choose one of the projects below.") if missing else ""
     tab = initial_tab(name, address.get("tab"))
     return name, [gr.update(choices=offered, value=name), gr.Tabs(selected=tab),
                   gr.update(value=notice, visible=missing), tab]

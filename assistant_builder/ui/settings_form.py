@@ -257,7 +257,7 @@ _VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
 _SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
 _LISTED = re.compile(rf"--set {_KEY}{_VALUE}(?: --set {_KEY}{_VALUE})+")
 _CLI_PHRASES = (
-    (re.compile(r"resume it with 'assistant-builder run [^']*'"), "open that study at the top of the page"),
+    (re.compile(r"resume it with 'assistant-builder run [^']*'"), "open that project at the top of the page"),
     (re.compile(r"(?:[Rr]un the study|[Rr]un it) again with --redo"),
      "tick “Replace results” on the Train tab and press the button there"),
     (re.compile(r"pass --redo to run"), "tick “Replace results” on the Train tab to run"),

@@ -266,7 +266,7 @@ def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, a
     other.goto(page.url)
     place_is(other, "rivers", "evaluate", evaluate)
     other.goto(f"{at_site.url}?study=lost&tab=chat")
-    expect(other.locator("#ab-notice")).to_contain_text("There is no study “lost”")
+    expect(other.locator("#ab-notice")).to_contain_text("There is no project “lost”")
     place_is(other, None, None, "Assistant Builder")
 
 

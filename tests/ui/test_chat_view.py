@@ -129,8 +129,9 @@ def test_the_vote_gives_name_and_colour_back() -> None:
     turn = Turn("Why?", answers, ("lora", "qlora"), blind=True)
     before, after = (pane("a", said(shown, blind=True, figures=True)) for shown in (turn, replace(turn, vote="a")))
     assert "LoRA" not in before and "tokens/s" not in before and 'data-action="correct"' not in before
-    assert "LoRA (16-bit) · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
-    assert "A was LoRA (16-bit), B was QLoRA (4-bit). You preferred LoRA" in plain(reveal_view(replace(turn, vote="a")))
+    assert "Full (LoRA, 16-bit) · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
+    assert "A was Full (LoRA, 16-bit), B was Compact (QLoRA, 4-bit). You preferred Full" in plain(
+        reveal_view(replace(turn, vote="a")))
 
 
 @pytest.mark.parametrize("vote", ["b", "tie", None])
@@ -203,7 +204,7 @@ def test_sources_are_text_and_are_shown_after_a_blind_vote() -> None:
 
 def test_loading_ahead_tells_how_far_it_is() -> None:
     loading = loading_view({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
-    assert "QLoRA (4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading
+    assert "Compact (QLoRA, 4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading
     assert "are loaded" in loading_view({"lora": Reply("loaded")})
     assert "no adapter" in loading_view({"lora": Reply("failed", error={"what": "no adapter"})})
 
@@ -211,9 +212,9 @@ def test_loading_ahead_tells_how_far_it_is() -> None:
 def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:
     made = Correction("now", "<b>Q</b>", "<i>A</i>", "wrong")
     shown = corrections_list([made, replace(made, question="Two")], {1})
-    assert "&lt;b&gt;" in shown and shown.count("in the held-out set") == 1
-    note = retrained_note("new", RetrainingPlan((made,), (made,), (3,), (4, 5)), "old")
-    for part in ("1 additional correction", "2 answers", "held-out set: 1 question", "compare old new"):
+    assert "&lt;b&gt;" in shown and shown.count("a test question") == 1
+    note = retrained_note("new", RetrainingPlan((made,), (made,), (3,), (4, 5)), "Old")
+    for part in ("1 additional correction", "2 answers", "from the test: 1 question", "Compare it with Old"):
         assert part in note
 
 

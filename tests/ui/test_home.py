@@ -50,9 +50,9 @@ def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
     found = entries["done"].conclusion
     assert found is not None and score(found) == "75 % right"
     assert (entries["busy"].state, entries["busy"].conclusion) == ("running", None)
-    assert entries["busy"].progress == ("Train LoRA (16-bit)", 0.45)
+    assert entries["busy"].progress == ("Train Full (LoRA, 16-bit)", 0.45)
     shown = study_list_view(list_studies(), time.time())
-    for words in ("75 % right", found.sentences[0], found.four_bit, "Train LoRA (16-bit), 45%"):
+    for words in ("75 % right", found.sentences[0], found.four_bit, "Train Full (LoRA, 16-bit), 45%"):
         assert words in shown
     assert "Chat with done" in shown and "Chat with busy" not in shown
 
@@ -92,19 +92,20 @@ def test_a_recent_deletion_has_an_undo_button(home: Path) -> None:
 
 
 def test_names_are_escaped() -> None:
-    shown = study_list_view(StudyList((StudySummary("<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0)
+    shown = study_list_view(StudyList((StudySummary("x", "<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0)
     assert "<b>" not in shown and "&lt;b&gt;" in shown
 
 
 def test_every_button_names_its_action_and_study() -> None:
-    entries = (StudySummary("one", "succeeded"), StudySummary("two", "failed"))
+    entries = (StudySummary("one", "One", "succeeded"), StudySummary("two", "Two", "failed"))
     shown = study_list_view(StudyList(entries, None, ()), now=100.0)
     labels = re.findall(r'aria-label="([^"]+)"', shown)
     assert len(labels) == len(set(labels)) == 10
 
 
 def test_a_card_is_a_link_to_the_tab_of_its_state() -> None:
-    entries = (StudySummary("one", "succeeded"), StudySummary("two", "failed"), StudySummary("three", "queued"))
+    entries = (StudySummary("one", "One", "succeeded"), StudySummary("two", "Two", "failed"),
+               StudySummary("three", "Three", "queued"))
     shown = study_list_view(StudyList(entries, None, ()), now=100.0)
     assert re.findall(r'href="([^"]+)"', shown) == [
         "?study=one&amp;tab=evaluate", "?study=two&amp;tab=train", "?study=three&amp;tab=data"]

@@ -137,7 +137,7 @@ def test_tabs_can_be_opened_when_their_inputs_exist() -> None:
 def test_a_missing_study_opens_the_home_screen_with_a_notice() -> None:
     new_study("here")
     name, (_, tabs, notice, _) = _opened({"study": "<b>gone</b>", "tab": "chat"})
-    assert name is None and notice["visible"] and "no study “&lt;b&gt;gone&lt;/b&gt;”" in notice["value"]
+    assert name is None and notice["visible"] and "no project “&lt;b&gt;gone&lt;/b&gt;”" in notice["value"]
     name, (picker, tabs, notice, tab) = _opened({"study": "here", "tab": "train"})
     assert (name, picker["value"], tabs.selected, notice["visible"], tab) == ("here", "here", "train", False, "train")
     assert _opened({})[0] is None and not _opened({})[1][2]["visible"]

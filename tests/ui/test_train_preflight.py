@@ -100,7 +100,7 @@ def test_little_data_is_warned_of() -> None:
     seen = run_preflight(study, study.config)
     said = " ".join(whats(seen.warnings))
     assert not seen.errors
-    assert "Very few training pairs" in said and "held-out set is small" in said and "training steps" in said
+    assert "Very few training pairs" in said and "The test is small" in said and "training steps" in said
     assert "Very few training pairs" in preflight_card(seen)
 
 
@@ -162,7 +162,7 @@ def test_errors_forbid_a_start(tmp_path: Path) -> None:
 def test_the_queue_is_told_before_one_joins_it() -> None:
     study = new_study("ferries", LARGE)
     seen = run_preflight(study, study.config)
-    assert "Study rivers is first" in plain(preflight_card(seen, before=["rivers"]))
+    assert "Project rivers is first" in plain(preflight_card(seen, before=["rivers"]))
     assert "Studies a, b and c are first" in plain(preflight_card(seen, before=["a", "b", "c"]))
 
 

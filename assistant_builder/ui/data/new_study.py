@@ -67,7 +67,7 @@ class DataSource:
             self.try_example = gr.Button("Try the example", visible=bool(self.shipped), elem_id="ab-example")
         with gr.Group(visible=False, elem_classes="ab-group") as self.naming:
             gr.HTML("<h3>2 · Name and split</h3>")
-            self.name = gr.Textbox(label="Name of the study", elem_id="ab-name")
+            self.name = gr.Textbox(label="Name of the project", elem_id="ab-name")
             gr.HTML("<h3>What is your assistant called, and for whom?</h3>")
             with gr.Row():
                 self.called = gr.Textbox(label="Called", placeholder="Linde", min_width=120, elem_id="ab-called")
@@ -76,7 +76,7 @@ class DataSource:
             self.form.show(["data.system"])
             with gr.Accordion("Test and split", open=False):
                 self.form.show(keys_of("data", without=("data.source", "data.columns", "data.system")))
-            self.create = gr.Button("Create the study", variant="primary", elem_id="ab-create")
+            self.create = gr.Button("Create the project", variant="primary", elem_id="ab-create")
             self.message = gr.HTML()
 
     def _paste(self) -> None:
@@ -122,7 +122,7 @@ class TemplatePreview:
 NOTHING_YET = empty(
     "The contents of the file are shown here",
     "Usable pairs, rejected rows with the reason, duplicates, and the split. Nothing is stored until you create the "
-    "study.",
+    "project.",
 )
 _SHOWN = 13 + 2 + 3 * MAX_COLUMNS
 """Number of outputs of :meth:`NewStudyForm._look`."""
@@ -253,7 +253,7 @@ class NewStudyForm:
     def _revise(self, name: str | None) -> list[Any]:
         study = Study.open(name or "")
         if study.source is None:
-            raise DataError("the data file is not in the study's folder", remedy="Upload it again under New study")
+            raise DataError("the data file is not in the project's folder", remedy="Upload it again under New project")
         config = study.config
         form = self.upload.form.values(config)
         return [None, *form, None, *self._new(study.source, form, name, config.data.columns, base=study.name)]
@@ -418,7 +418,7 @@ class NewStudyForm:
             study = Study.create(parse_config(tree, where="settings"), source)
         except AssistantBuilderError as error:
             return [gr.skip(), gr.skip(), error_callout(error.to_record())]
-        label = picker_label(study.name, "queued")
+        label = picker_label(study.title, "queued")
         return [gr.update(choices=[(label, study.name)], value=study.name), gr.Tabs(selected="train"), ""]
 
 

@@ -38,7 +38,7 @@ from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.data.preview import inspect_file, preview_split
 from assistant_builder.ui.html import callout, card, fold, items, table, tiles
 from assistant_builder.ui.settings_form import get_value, study_options
-from assistant_builder.ui.study_snapshot import Snapshot, stamp
+from assistant_builder.ui.study_snapshot import Snapshot, stamp, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
 from evals.report.format import count, duration, plural, size
 from evals.report.verdict import explain
@@ -206,7 +206,7 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
         if result.wordings is not None and result.wordings.occurs_once:
             once = result.wordings
             found.append(PreflightIssue(once.title, f"{once.meaning} {once.remedy} On the Data tab, press “Edit a copy "
-                                        "for a new study”."))
+                                        "for a new project”."))
         if data.train < FEW_PAIRS:
             why = ("The assistant can look few facts up, and a test on so few questions says little."
                    if result.config.grounded else
@@ -214,9 +214,9 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
             found.append(PreflightIssue(f"Very few training pairs: {data.train}", why))
         if data.heldout < FEW_HELDOUT:
             found.append(PreflightIssue(
-                f"The held-out set is small: {data.heldout} answers",
-                f"With fewer than {FEW_HELDOUT} answers only a large difference can be detected. Raise the held-out "
-                "share, or add more pairs."))
+                f"The test is small: {plural(data.heldout, 'question')}",
+                f"With fewer than {FEW_HELDOUT} questions only a large difference can be detected. Raise “Test share”, "
+                "or add more pairs."))
         if data.validation < 2:
             found.append(PreflightIssue(
                 "The validation set has fewer than 2 pairs",
@@ -264,7 +264,7 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
         return DataEstimate(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"],
                             float(mean), float(longest))
     if study.source is None:
-        return PreflightIssue("The study's data file is missing", "Create a new study from the file.")
+        return PreflightIssue("The project's data file is missing", "Create a new project from the file.")
     found = _estimate_from_file(str(study.source), stamp([study.source]), config.model_dump_json())
     return found if isinstance(found, DataEstimate) else PreflightIssue(found["what"], found["remedy"])
 
@@ -414,7 +414,7 @@ def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again
     title = "Ready to resume" if again else fit_line(result) or "Ready to start"
     notes = [_single_arm_note(result.config), _time_basis_note(result)]
     if before:
-        notes.append(f"{_studies_are(before)} first: this study will wait in the queue and start automatically.")
+        notes.append(f"{_studies_are(before)} first: this project will wait in the queue and start automatically.")
     issue = Markup('<div class="ab-finding ab-warn"><strong>{}</strong> <span>{}</span></div>')
     return Markup('<div class="ab-ready ab-{}">{}</div>').format(
         "warn" if result.warnings else "good",
@@ -430,7 +430,7 @@ def contacts_note(config: StudyConfig) -> Markup:
         return Markup("")
     titles = study_options()
     sent = "; ".join(f"it {what} ({titles[key].title})" for key, what in config.external_addresses.items())
-    return callout("info", "A run of this study contacts other machines", f"{sent[:1].upper()}{sent[1:]}.")
+    return callout("info", "A run of this project contacts other machines", f"{sent[:1].upper()}{sent[1:]}.")
 
 
 def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
@@ -456,7 +456,7 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
     needed = result.needed_bytes
     memory = ("Memory", f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
               f"{size(result.free_bytes)} free" if needed else "known once the model is downloaded")
-    return [("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} held out"),
+    return [("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} to test"),
             ("Steps", count(result.steps), f"in each of {arms} training runs" if arms > 1 else "in one training run"),
             ("Effective batch", plural(train.batch_size, "pair"), f"micro-batch {micro} × {train.batch_size // micro}"),
             time, memory]
@@ -485,4 +485,5 @@ def rounded_duration(seconds: float) -> str:
 
 
 def _studies_are(before: Sequence[str]) -> str:
-    return f"Study {before[0]} is" if len(before) == 1 else f"Studies {', '.join(before[:-1])} and {before[-1]} are"
+    titles = [title_of_study(name) for name in before]
+    return f"Project {titles[0]} is" if len(titles) == 1 else f"Projects {', '.join(titles[:-1])} and {titles[-1]} are"

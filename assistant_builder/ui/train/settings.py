@@ -78,9 +78,9 @@ class TrainSettings:
                 gr.HTML(Markup("<h4>{}</h4>").format(title))
                 with gr.Group(elem_classes="ab-group ab-grid"):
                     self.form.show(keys)
-        with gr.Accordion("Save these settings as a new study", open=False):
-            self.new_name = gr.Textbox(label="Name of the new study", info="It uses the same data file.")
-            self.save = gr.Button("Save as new study", size="sm")
+        with gr.Accordion("Save these settings as a new project", open=False):
+            self.new_name = gr.Textbox(label="Name of the new project", info="It uses the same data file.")
+            self.save = gr.Button("Save as new project", size="sm")
 
     @property
     def notes(self) -> list[Any]:
@@ -212,7 +212,7 @@ def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Mar
                            for key, value in selection.changes.items())
         reason = f"{chosen}. Training then needs {memory}; before the change it needed {_needed(selection.before)}."
     else:
-        title = "The settings fit into memory" if _fits(selection.after) else "The study does not fit into memory"
+        title = "The settings fit into memory" if _fits(selection.after) else "The project does not fit into memory"
         reason = f"Training needs {memory}."
     if selection.advice.method in ARMS:
         if selection.after.config.compares:

@@ -134,7 +134,7 @@ def test_the_section_has_table_and_picture() -> None:
     for shown in (section, text):
         assert "0.0011" in shown and "0.0432" in shown and "from that of L16, in nats per token over 32" in shown
     table = text[text.index("### Which file to ship"):text.index("### What the verdict rests on")]
-    assert "| Q4\\_0 | LoRA (16-bit) | 91.7 MB |" in table or "| LoRA (16-bit) | 92 MB |" in table
+    assert "| Q4\\_0 | Full (LoRA, 16-bit) | 91.7 MB |" in table or "| Full (LoRA, 16-bit) | 92 MB |" in table
     assert "88 tokens/s" in table and report["formats_sentence"].split(":")[0] in table.replace("\\_", "_")
 
 
