@@ -105,19 +105,20 @@ class StudyTabs:
         entries = list(TABS.values())
         self.items = {entry.name: gr.Tab(entry.title, id=entry.name) for entry in entries}
         self.tabs: dict[str, TabContent] = {}
-        self.next_buttons: dict[str, gr.Button] = {}
-        for entry, following in zip(entries, [*entries[1:], None], strict=True):
+        self.next_buttons: list[tuple[str, gr.Button]] = []  # each with the tab that it opens
+        for place, entry in enumerate(entries, start=1):
+            following = next((later for later in entries[place:] if not later.optional), None)
             with self.items[entry.name]:
                 self.tabs[entry.name] = entry.build(pool)
                 if following:
                     with gr.Row(elem_classes="ab-onward"):
-                        self.next_buttons[following.name] = gr.Button(
-                            f"Next: {following.title} →", visible=False, elem_id=f"ab-to-{following.name}"
-                        )
+                        self.next_buttons.append((following.name, gr.Button(
+                            f"Next: {following.title} →", visible=False, elem_id=f"ab-after-{entry.name}")))
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the selected study."""
-        found = [LiveRegion("steps", [*self.items.values(), *self.next_buttons.values()], _steps_mark, self._draw)]
+        outputs = [*self.items.values(), *(button for _, button in self.next_buttons)]
+        found = [LiveRegion("steps", outputs, _steps_mark, self._draw)]
         for tab in self.tabs.values():
             found += tab.sections()
         return found
@@ -125,13 +126,13 @@ class StudyTabs:
     def _draw(self, look: StudyView) -> Sequence[Any]:
         ready = ready_steps(look)
         return [*(gr.update(interactive=name in ready, label=TABS[name].shown_title(look)) for name in self.items),
-                *(gr.update(visible=name in ready) for name in self.next_buttons)]
+                *(gr.update(visible=name in ready) for name, _ in self.next_buttons)]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events of the tabs and of the buttons between them."""
         for tab in self.tabs.values():
             tab.wire(picker, tabs)
-        for name, button in self.next_buttons.items():
+        for name, button in self.next_buttons:
             button.click(partial(gr.Tabs, selected=name), None, tabs, queue=False, **QUIET)
         for name, opened in self.items.items():
             opened.select(None, None, None, js=f"() => window.abAddress?.showTab('{name}')")
@@ -162,7 +163,7 @@ def _has_report(look: StudyView) -> bool:
 
 
 DATA_TAB = Tab("data", lambda pool: DataTab(), ready=lambda look: True, done=_is_done("data"))
-PLAN_TAB = Tab("plan", lambda pool: PlanTab())
+PLAN_TAB = Tab("plan", lambda pool: PlanTab(), optional=True)
 TRAIN_TAB = Tab("train", lambda pool: TrainTab(), done=lambda look: look.trained)
 EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), ready=lambda look: look.trained or _has_report(look),
                    done=_is_done("evaluate"))

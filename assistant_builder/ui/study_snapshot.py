@@ -263,12 +263,15 @@ def study_strip(snapshot: Snapshot) -> Markup:
 
 
 def _next_places(snapshot: Snapshot) -> Markup:
-    """Buttons that open the tabs for a finished study; empty before."""
-    if snapshot.state != "succeeded":
+    """Buttons that open the tabs where to go on with a study that has not run or is finished; else empty."""
+    if snapshot.state == "succeeded":
+        head, places = "Ready:", [("evaluate", "See the result"), ("chat", "Chat with it"), ("export", "Use it")]
+    elif snapshot.shown_state == "queued" and not snapshot.touched:
+        head, places = "Next:", [("train", "Train it")]
+    else:
         return Markup("")
-    places = [("evaluate", "See the result"), ("chat", "Chat with it"), ("export", "Use it")]
-    button = Markup('<button type="button" data-tab="{}">{}</button>')
-    return Markup('<span class="ab-go"><b>Ready:</b>{}</span>').format(join(button.format(*place) for place in places))
+    buttons = join(Markup('<button type="button" data-tab="{}">{}</button>').format(*place) for place in places)
+    return Markup('<span class="ab-go"><b>{}</b>{}</span>').format(head, buttons)
 
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:

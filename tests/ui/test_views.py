@@ -105,6 +105,7 @@ def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_lin
     done, new = (study_strip(take_snapshot(study)) for study in (finished_study("done"), new_study("new")))
     assert "Ready:" in done and all(f'data-tab="{tab}"' in done for tab in ("evaluate", "chat", "export"))
     assert "ab-steps" not in done and "ab-steps" not in new and "Ready:" not in new
+    assert re.findall('data-tab="([a-z]+)"', new) == ["train"], "what to press is in view, also above a long preview"
 
 
 def test_an_unfinished_run_can_be_resumed() -> None:

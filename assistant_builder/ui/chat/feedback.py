@@ -203,6 +203,7 @@ class Corrections:
                           "press Start."), duration=30, title="The new project is not started yet")
         else:
             start_run(made.name)
-            gr.Info(toast(retrained_note(made.title, plan, study.title)), duration=30, title="The new project is running")
+            gr.Info(toast(retrained_note(made.title, plan, study.title)), duration=30,
+                    title="The new project is running")
         chosen = gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name)
         return [chosen, gr.Tabs(selected="train"), ""]

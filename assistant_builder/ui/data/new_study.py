@@ -76,7 +76,8 @@ class DataSource:
             self.form.show(["data.system"])
             with gr.Accordion("Test and split", open=False):
                 self.form.show(keys_of("data", without=("data.source", "data.columns", "data.system")))
-            self.create = gr.Button("Create the project", variant="primary", elem_id="ab-create")
+            self.create = gr.Button("Create the project", variant="primary", elem_id="ab-create",
+                                    elem_classes="ab-pinned")
             self.message = gr.HTML()
 
     def _paste(self) -> None:
