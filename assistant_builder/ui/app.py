@@ -21,7 +21,7 @@ from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
 from assistant_builder.ui.home.view import list_studies
-from assistant_builder.ui.html import Markup, callout
+from assistant_builder.ui.html import FIT_CHARTS, Markup, callout
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (
     POLL_SCRIPT,
@@ -135,7 +135,7 @@ class StudyTabs:
         for name, button in self.next_buttons:
             button.click(partial(gr.Tabs, selected=name), None, tabs, queue=False, **QUIET)
         for name, opened in self.items.items():
-            opened.select(None, None, None, js=f"() => window.abAddress?.showTab('{name}')")
+            opened.select(None, None, None, js=f"() => {{ window.abAddress?.showTab('{name}'); {FIT_CHARTS} }}")
 
 
 def ready_steps(look: StudyView) -> set[str]:

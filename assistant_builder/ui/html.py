@@ -159,6 +159,9 @@ CLICKS = """element.addEventListener("click", (event) => {
 });"""
 """``js_on_load`` of a ``gr.HTML`` whose buttons and links have ``data-action``: a click event with that action."""
 
+FIT_CHARTS = "setTimeout(() => window.dispatchEvent(new Event('resize')), 60);"
+"""JavaScript after hidden parts of the page are shown: charts that were drawn while hidden get their width."""
+
 COPY_SCRIPT = (Path(__file__).parent / "scripts" / "copy.js").read_text(encoding="utf-8")
 """JavaScript for the ``js_on_load`` of a component with :func:`copyable` texts."""
 

@@ -319,15 +319,16 @@ class NewStudyForm:
         if seen.findings is None or not seen.findings.can_start():
             return "", ""
         try:
-            config = self.upload.form.read(form, StudyConfig()).data
+            config = self.upload.form.read(form, StudyConfig())
         except AssistantBuilderError as error:
             return error_callout(error.to_record()), ""
-        split = preview_split(seen.findings, config)
+        split = preview_split(seen.findings, config.data)
         if isinstance(split, dict):
             return error_callout(split), ""
         record = split.to_record()
         leaks = leaks_view(record["leaks"], record["leaks_removed"], seen.findings.dataset.numbers)
-        return card("Split", split_view(record, heldout_power(record))) + leaks, once_view(count_wordings(record))
+        once = once_view(count_wordings(record), config)
+        return card("Split", split_view(record, heldout_power(record))) + leaks, once
 
     @user_facing_errors
     def _model_view(self, path: str | None, rows: int, columns: dict[str, str], *form: Any) -> list[Any]:

@@ -43,7 +43,7 @@ from assistant_builder.ui.evaluate.view import (
     specialists_title,
     verdict_callout,
 )
-from assistant_builder.ui.html import CLICKS, empty, error_callout, join
+from assistant_builder.ui.html import CLICKS, FIT_CHARTS, empty, error_callout, join
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import (
     Snapshot,
@@ -81,7 +81,7 @@ class EvaluateTab:
             self.details = gr.Accordion(specialists_title(None), open=False, visible=False, elem_id="ab-specialists")
             with self.details:
                 with gr.Tabs():
-                    with gr.Tab("Verdict and figures"):
+                    with gr.Tab("Verdict and figures") as self.figures:
                         self._place_figures()
                     with gr.Tab("Every answer"):
                         self.no_items = gr.HTML()
@@ -210,6 +210,8 @@ class EvaluateTab:
         self.enough.click(user_facing_errors(_open_tab), None, tabs, queue=False, **QUIET)
         self.metric.input(user_facing_errors(self._redraw), [picker, self.metric], [self.contrasts, self.cells],
                           queue=False, **QUIET)
+        for shown in (self.details.expand, self.figures.select):
+            shown(None, None, None, js=f"() => {{ {FIT_CHARTS} }}")
         self.browser.wire(picker)
         self.across.wire(picker)
 

@@ -20,9 +20,17 @@ from markupsafe import Markup
 
 from assistant_builder.arms import TWINS, label, named
 from assistant_builder.atomic_io import read_json
-from assistant_builder.config import PRESET_LABELS, PRESETS, DataConfig, ModelConfig, StudyConfig, option_fields
+from assistant_builder.config import (
+    BY_HEART,
+    PRESET_LABELS,
+    PRESETS,
+    DataConfig,
+    ModelConfig,
+    StudyConfig,
+    option_fields,
+)
 from assistant_builder.data import Split, load_split
-from assistant_builder.data.wordings import WordingCount, count_wordings
+from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
@@ -205,8 +213,14 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
     if data is not None:
         if result.wordings is not None and result.wordings.occurs_once:
             once = result.wordings
-            found.append(PreflightIssue(once.title, f"{once.meaning} {once.remedy} On the Data tab, press “Edit a copy "
-                                        "for a new project”."))
+            added = f" {ADDED_LATER}" if result.config.grounded and result.config.retrieval.final_index else ""
+            found.append(PreflightIssue(once.title, f"{once.meaning}{added} {once.remedy} On the Data tab, press “Edit "
+                                        "a copy for a new project”."))
+            if not result.config.grounded and train.preset != BY_HEART:
+                found.append(PreflightIssue(
+                    "The assistant will not know these answers by heart",
+                    f"Choose the preset “{PRESET_LABELS[BY_HEART][0]}”, or let it look facts up: choose “grounded” "
+                    "under Advanced → Approach."))
         if data.train < FEW_PAIRS:
             why = ("The assistant can look few facts up, and a test on so few questions says little."
                    if result.config.grounded else
@@ -302,6 +316,15 @@ def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
         return None
     split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json())
     return None if isinstance(split, dict) else count_wordings(split.to_record())
+
+
+def serves_by_heart(study: Study, config: StudyConfig) -> bool:
+    """Whether the preset for answers that occur once suits a study."""
+    try:
+        counted = None if config.grounded else _wordings(study, config.data)
+    except (AssistantBuilderError, OSError, KeyError):  # the Data tab reports a damaged split
+        return False
+    return counted is not None and counted.occurs_once
 
 
 def _rule(study: Study, config: StudyConfig) -> str:

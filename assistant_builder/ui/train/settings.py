@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.arms import ARMS, QLORA
-from assistant_builder.config import PRESETS, StudyConfig
+from assistant_builder.config import BY_HEART, PRESETS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.catalog import CATALOG, resolve, weight_bytes
@@ -38,6 +38,7 @@ from assistant_builder.ui.train.preflight import (
     preset_table,
     rounded_duration,
     run_seconds,
+    serves_by_heart,
 )
 from assistant_builder.ui.train.view import model_note
 from evals.report.format import size
@@ -91,7 +92,8 @@ class TrainSettings:
         """Notes about the model, the presets, and the planner's selection before the first start."""
         selection = recommend_settings(study, config) if not_started(study) else None
         recommended = recommendation_note(selection, config) if selection else ""
-        cards = gr.update(choices=preset_choices(preset_times(study, config)))
+        by_heart = config.train.preset == BY_HEART or serves_by_heart(study, config)
+        cards = gr.update(choices=preset_choices(preset_times(study, config), by_heart=by_heart))
         return [model_note(config.model), preset_table(config), recommended, cards]
 
     def draw_form(self, view: StudyView) -> Sequence[Any]:
