@@ -92,7 +92,8 @@ def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up: bool, m
     answer = document["answers"]["lora"]
     assert (answer["sources"], answer["declined"]) == ([source] if look_up else [], False)
     shown = CliRunner().invoke(app, words).stdout
-    assert ("row 3: Opening" in shown) is look_up and "\x1b" not in shown
+    assert ("row 4: Opening" in shown) is look_up and "\x1b" not in shown, "the header is row 1 of the user's file"
+    assert shown.startswith("Full (LoRA, 16-bit) (3 tokens")
 
 
 @pytest.mark.parametrize("level", ["ERROR", "WARNING"])

@@ -139,10 +139,10 @@ def test_the_vote_gives_name_and_colour_back() -> None:
 def test_answers_stand_under_their_own_name_when_blind_mode_is_off(sides: tuple[str, str], vote: Any) -> None:
     blind = Turn("Blind?", {"qlora": Answer("by Q"), "lora": Answer("by L")}, sides, blind=True, vote=vote)
     later = Turn("Open?", {"qlora": Answer("Q"), "lora": Answer("L")})
-    for side, name, own, other in (("a", "QLoRA", "by Q", "by L"), ("b", "LoRA", "by L", "by Q")):
+    for side, name, own, other in (("a", "Compact", "by Q", "by L"), ("b", "Full", "by L", "by Q")):
         shown = pane(side, said(blind, later))
         assert f"<span class=\"ab-chip\">{name} " in shown and own in shown and other not in shown
-        assert ("your choice" in shown) is (vote == "b" and sides[1] == {"QLoRA": "qlora", "LoRA": "lora"}[name])
+        assert ("your choice" in shown) is (vote == "b" and sides[1] == {"Compact": "qlora", "Full": "lora"}[name])
 
 
 def test_one_assistant_is_shown_alone_except_in_blind_mode() -> None:

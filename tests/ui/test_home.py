@@ -14,7 +14,7 @@ import pytest
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
-from assistant_builder.study.admin import delete_study
+from assistant_builder.study.admin import delete_study, duplicate_study
 from assistant_builder.study.steps import Progress
 from assistant_builder.ui.home import tab as home_module
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
@@ -55,6 +55,20 @@ def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
     for words in ("75 % right", found.sentences[0], found.four_bit, "Train Full (LoRA, 16-bit), 45%"):
         assert words in shown
     assert "Chat with done" in shown and "Chat with busy" not in shown
+
+
+def test_projects_are_shown_by_their_titles(home: Path, screen: HomeScreen) -> None:
+    study = duplicate_study(new_study("other"), "Krumm & Linde Bäckerei")
+    shown = study_list_view(list_studies(), time.time())
+    assert shown.count("krumm-linde-baeckerei") == shown.count('data-name="krumm') + shown.count("study=krumm")
+    assert ">Krumm &amp; Linde Bäckerei</a>" in shown and "Rename Krumm &amp; Linde Bäckerei" in shown
+    picked = press(screen, "open", study.name)[0]
+    assert picked["choices"] == [("Krumm & Linde Bäckerei  ·  not run yet", study.name)]
+    assert press(screen, "rename", study.name)[3]["value"] == "Krumm & Linde Bäckerei"
+    assert press(screen, "duplicate", study.name)[3]["value"] == "Krumm & Linde Bäckerei 2"
+    delete_study(study)
+    gone = study_list_view(list_studies(), time.time())
+    assert "“Krumm &amp; Linde Bäckerei” was deleted." in gone
 
 
 def test_the_last_changed_study_comes_first(home: Path) -> None:

@@ -56,7 +56,7 @@ def test_before_a_start_it_is_planned_and_described_by_the_one_arm() -> None:
     assert seen.plan is not None and seen.needed_bytes == seen.plan.qlora.expected_bytes
     assert seen.training_seconds == seen.plan.qlora.seconds
     card = preflight_card(seen)
-    assert "in one training run" in card and "the cost of 4-bit is not measured" in card
+    assert "in one training run" in card and "so nothing is compared" in card
     plan = study_plan(study)
     assert "select both under Arms" in verdict(plan, advise(plan)) and plan_panel(plan)
     tab = inside_blocks(TrainTab)

@@ -25,6 +25,7 @@ from assistant_builder.ui.data.preview import (
     shipped_datasets,
     template_preview,
     unused_name,
+    unused_title,
 )
 from assistant_builder.ui.data.row_editor import RowEditor, edited_file, edits_summary, left_out_download
 from assistant_builder.ui.data.view import (
@@ -257,15 +258,16 @@ class NewStudyForm:
             raise DataError("the data file is not in the project's folder", remedy="Upload it again under New project")
         config = study.config
         form = self.upload.form.values(config)
-        return [None, *form, None, *self._new(study.source, form, name, config.data.columns, base=study.name)]
+        return [None, *form, None, *self._new(study.source, form, study.title, config.data.columns, base=study.name)]
 
-    def _new(self, path: Path, form: Sequence[Any], name: str | None = None, columns: dict[str, str] | None = None,
+    def _new(self, path: Path, form: Sequence[Any], title: str = "", columns: dict[str, str] | None = None,
              base: str | None = None) -> list[Any]:
         """All outputs of new data, from ``source`` to the columns."""
         place = str(path)
         if columns is None:
             columns = dict(inspect_file(path, {}).guessed)
-        return [place, place, base, unused_name(name or path.name.split(".")[0]), "", "",
+        proposed = unused_title(title) if title else unused_name(path.name.split(".")[0])
+        return [place, place, base, proposed, "", "",
                 *self._look(place, columns, *form)]
 
     def _clear(self) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from assistant_builder.arms import CELLS, TWINS_EXPLAINED, TWINS_TITLE
+from assistant_builder.arms import CELLS, QLORA, TWINS_EXPLAINED, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
@@ -348,8 +348,8 @@ def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
 
 def margin_key(report: Mapping[str, Any]) -> str:
     """Explanation of the picture of the verdict."""
-    return (f"Up to the dashed line, {margin(report['primary_metric'], report['verdict']['margin'])}, 4-bit counts as "
-            "no worse.")
+    return (f"Up to the dashed line, {margin(report['primary_metric'], report['verdict']['margin'])}, "
+            f"the {QLORA.plain.lower()} one counts as no worse.")
 
 
 def interval_key(report: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from markupsafe import Markup
 
-from assistant_builder.arms import TWINS, label, named
+from assistant_builder.arms import TWINS, label
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import (
     BY_HEART,
@@ -488,8 +488,8 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
 def _single_arm_note(config: StudyConfig) -> str:
     if config.compares:
         return ""
-    return (f"Trains {' and '.join(map(label, config.arms))} only: the cost of 4-bit is not measured. To compare, "
-            f"select {named(TWINS)} under Advanced → Arms; an arm that is already trained is kept.")
+    return (f"Trains {' and '.join(map(label, config.arms))} only, so nothing is compared. To compare, select "
+            f"{' and '.join(map(label, TWINS))} under Advanced → Arms; an arm that is already trained is kept.")
 
 
 def _time_basis_note(result: PreflightResult) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.arms import ARMS, QLORA
+from assistant_builder.arms import ARMS, QLORA, label
 from assistant_builder.config import BY_HEART, PRESETS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.bundled import BASE_MODEL
@@ -31,6 +31,7 @@ from assistant_builder.ui.settings_form import (
     preset_values,
     study_options,
 )
+from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.train.preflight import (
     DataEstimate,
     estimate_data,
@@ -125,7 +126,7 @@ class TrainSettings:
     def _save(self, name: str | None, new_name: str, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
         made = duplicate_study(study, new_name, self.form.read(shown, study.config))
-        return [gr.update(choices=[made.name], value=made.name), ""]
+        return [gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name), ""]
 
 
 def model_choices() -> list[tuple[str, str]]:
@@ -218,9 +219,9 @@ def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Mar
         reason = f"Training needs {memory}."
     if selection.advice.method in ARMS:
         if selection.after.config.compares:
-            reason += f" Recommended arm: {ARMS[selection.advice.method].short}. {selection.advice.why}"
+            reason += f" Recommended: {label(selection.advice.method)}. {selection.advice.why}"
         if not _fits(selection.after) and selection.after.qlora.fit != "no":
-            reason += " QLoRA alone fits: select it under Advanced → Arms."
+            reason += f" {QLORA.label} fits alone: select it under Advanced → Arms."
     differing = [study_options()[key].title for key, value in selection.changes.items() if get_value(now, key) != value]
     remedy = f"You have changed: {', '.join(differing)}." if differing else "You can change these settings below."
     return callout("info" if _fits(selection.after) else "warn", title, reason, remedy)

@@ -53,8 +53,8 @@ def test_the_smallest_file_that_is_no_worse_is_named() -> None:
     assert row["same_answers"]["same"] == row["same_answers"]["of"] - BAD
     assert {"bytes", "tensor_types", "tokens_per_second", "first_token_seconds", "resident_bytes"} <= row.keys()
     assert (row["kl"], row["kl_items"]) == (0.0432, 32)
-    assert report["formats_sentence"].startswith("The smallest file that is no worse than 16-bit LoRA in PyTorch (L16) "
-                                                 "is QLoRA as Q4_0 (92 MB)")
+    assert report["formats_sentence"].startswith("The smallest file that is no worse than Full in PyTorch (L16) "
+                                                 "is Compact as Q4_0 (92 MB)")
     assert "--arm qlora --format gguf --type Q4_0" in report["formats_action"]
 
 

@@ -106,4 +106,4 @@ def test_several_seeds_show_the_spread_of_the_one_arm():
 def test_the_one_assistant_is_the_one_to_take():
     report = read_json(finished(arms=["qlora"]).folder / "report.json")
     assert advice(report, ["qlora"]).adapter == advice(None, ["qlora"]).merged == "qlora"
-    assert "alone" in advice(report, ["qlora"]).why
+    assert "Only Compact (QLoRA, 4-bit) is trained" in advice(report, ["qlora"]).why
