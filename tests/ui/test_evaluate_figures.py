@@ -104,10 +104,10 @@ def test_what_comes_first_is_said() -> None:
 
 def test_a_running_evaluation_shows_each_cell_and_what_there_is() -> None:
     study = half_scored()
-    running(study, "evaluate", Progress(25, 100, "%", "Q4: answering the held-out questions", 40.0))
+    running(study, "evaluate", Progress(25, 100, "%", "Q4: answering the test questions", 40.0))
     said = plain(evaluation_state(take_snapshot(study)))
-    assert "Q4: answering the held-out questions: 25 %, 40 s left" in said
-    assert "Q4 Compact (QLoRA, 4-bit) running answering the held-out questions" in said
+    assert "Q4: answering the test questions: 25 %, 40 s left" in said
+    assert "Q4 Compact (QLoRA, 4-bit) running answering the test questions" in said
     assert "L16 Full (LoRA, 16-bit) done 41 s" in said and "QR QLoRA export, requantized not run yet" in said
     assert "Scored so far: 7 of 10 cells" in said
 
@@ -116,11 +116,11 @@ def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_
     study = half_scored()
     study.status_file("evaluate").unlink(missing_ok=True)
     study.write_config(study.config.with_changes({"executor": "ray"}))
-    running(study, "score-1", Progress(25, 100, "%", "Q16: answering the held-out questions", 40.0))
+    running(study, "score-1", Progress(25, 100, "%", "Q16: answering the test questions", 40.0))
     running(study, "score-2", Progress(50, 100, "%", "Q4: similarity of answer and reference", 20.0))
     shown = evaluation_state(take_snapshot(study))
     said = plain(shown)
-    assert "Q16: answering the held-out questions: 25 %, 40 s left" in said
+    assert "Q16: answering the test questions: 25 %, 40 s left" in said
     assert "Q4: similarity of answer and reference: 50 %, 20 s left" in said
     assert "Q4 Compact (QLoRA, 4-bit) running similarity of answer and reference" in said
     assert "Score cells · part 1" in shown and "Score cells · part 2" in shown

@@ -62,7 +62,8 @@ class DataSource:
                                 elem_id="ab-file")
             self.brief = gr.HTML(elem_id="ab-brief")
             self._paste()
-            self.example = gr.Dropdown([(shipped.title, shipped.name) for shipped in self.shipped], label="No file?",
+            self.example = gr.Dropdown([(shipped.title, shipped.name) for shipped in self.shipped],
+                                       label="No file yet?",
                                        value=self.shipped[0].name if self.shipped else None, interactive=True,
                                        filterable=False, visible=bool(self.shipped))
             self.try_example = gr.Button("Try the example", visible=bool(self.shipped), elem_id="ab-example")
