@@ -98,7 +98,7 @@ class ConversationPanel:
         finished = bool(turns) and not busy
         files: list[Any] = [gr.update(value=None, interactive=False)] * 2
         if study is not None and finished:
-            written = {"md": as_markdown(study.name, conversation, study.config.arms),
+            written = {"md": as_markdown(study.title, conversation, study.config.arms),
                        "json": as_json(study.name, conversation)}
             files = [gr.update(interactive=True, value=offer_bytes(text.encode("utf-8", errors="backslashreplace"),
                                                                    f"{study.name}-chat.{ending}"))
