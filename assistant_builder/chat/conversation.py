@@ -163,7 +163,7 @@ def as_json(study: str, conversation: Conversation) -> str:
 
 
 def as_markdown(title: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:
-    """The conversation as Markdown; texts are in fenced blocks or escaped, so that they are not interpreted as markup."""
+    """The conversation as Markdown; texts are in fenced blocks or escaped, so that they are no markup."""
     parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {inline(title)}"]
     system = None
     for number, turn in enumerate(conversation.turns, start=1):
