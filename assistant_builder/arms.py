@@ -124,10 +124,8 @@ QLORA = ARMS.register(Arm("qlora", "Compact (QLoRA, 4-bit)", "QLoRA", "#bf4a0b",
                           storage=None, cell="Q4", merged_cell="QD"))
 TWINS = (LORA.name, QLORA.name)
 """The paired arms whose comparison is the verdict of a study: the 16-bit baseline, then the candidate."""
-TWINS_EXPLAINED = f"{QLORA.label} needs less memory than {LORA.label}."
-"""What distinguishes the twins, for readers who know neither."""
-TWINS_TITLE = f"{QLORA.plain} or {LORA.plain.lower()}?"
-"""Title of what compares them."""
+TWINS_TITLE = f"{QLORA.label} or {LORA.label}?"
+"""Title of what compares the twins."""
 TWIN_CELLS = tuple(CELLS.register(cell).name for cell in (
     CellSpec("B16", UNQUANTIZED, None, None, "Untuned, 16-bit", "the base model in float16, before any training"),
     CellSpec("B4", FOUR_BIT, None, None, "Untuned, 4-bit", "the base model stored in 4 bits, before any training"),

@@ -170,7 +170,7 @@ def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("assistant_builder.runner.run.run_study", lambda *_, **__: None)
     lines = output.conclusion_lines(study)
     assert [line.partition("?")[0].partition(":")[0] for line in lines[:3]] == [
-        "Is it good enough", "Compact or full", "What to do"]
+        "Is it good enough", "Compact (QLoRA, 4-bit) or Full (LoRA, 16-bit)", "What to do"]
     assert "fact" not in lines[0] and lines[3].startswith("  assistant-builder ask library \"")
     run = CliRunner().invoke(app, ["run", study.name])
     assert run.exit_code == 0, run.exception

@@ -15,7 +15,6 @@ from assistant_builder.arms import (
     CELLS,
     QLORA,
     TWINS,
-    TWINS_EXPLAINED,
     TWINS_TITLE,
     css_rules,
     css_variables,
@@ -129,7 +128,7 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
         "settings": list(flatten(report["config"])),
         # the headline
-        "twins_title": TWINS_TITLE, "twins_explained": TWINS_EXPLAINED,
+        "twins_title": TWINS_TITLE,
         "conclusion": conclusion,
         "brief": {"about": brief.about(report), "examples": brief.examples(report, conclusion),
                   "risks": brief.risks(report, conclusion), "recommendation": brief.recommendation(conclusion)},

@@ -66,7 +66,7 @@ def test_rows_are_those_of_the_users_file(items: ItemSet) -> None:
     assert "Row 5" in item_view(after_a_title, row, WISH, "nothing")
     assert "Row" not in item_view(items, {**row, "row": None}, WISH, "nothing")
     found = [Example(4, "Open?", "At ten.", "At nine.", "wrong", "bad", None)]
-    assert "Open?<small>Row 6</small>" in example_table(found, after_a_title.numbers)
+    assert "Open? <small>Row 6</small>" in example_table(found, after_a_title.numbers)
     study = evaluated(trained(with_data(new_study())))
     shown = study_items(study)
     assert shown is not None and shown.numbers.shown(1) == 2, "the header is row 1"

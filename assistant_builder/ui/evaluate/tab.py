@@ -164,7 +164,7 @@ class EvaluateTab:
             return [gr.update(visible=False), *[gr.skip()] * 5]
         panels = verdict_panel(report)
         numbers = row_numbers(view.study.folder / "data") if view.study else NO_NUMBERS
-        return [gr.update(visible=True), good_enough_card(report, found, numbers),
+        return [gr.update(visible=True), good_enough_card(report, found),
                 four_bit_card(report, found),
                 gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels)),
                 margin_key(report) if panels else "", misses_card(report, found, numbers)]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from assistant_builder.arms import CELLS, QLORA, TWINS_EXPLAINED, TWINS_TITLE
+from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
@@ -153,7 +153,7 @@ _SHORT_TEXT = 110
 """Characters of a question or an answer in a list of examples."""
 
 
-def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion, numbers: RowNumbers = NO_NUMBERS) -> Markup:
+def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     """Whether the assistant is good enough: figures, sentences, three answers, a risk, and a button for what to do."""
     tile = Markup('<div class="ab-tile"><b>{} <span>{}</span></b><small>{}</small></div>')
     tiles = join(tile.format(figure.value, figure.what, figure.note) for figure in conclusion.figures)
@@ -167,7 +167,7 @@ def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion, numbers:
         Markup('<div class="ab-callout ab-{}" role="status">{}</div>').format(
             "good" if conclusion.ready else "bad", said),
         bars(conclusion.rival, conclusion.bars) if conclusion.bars else "",
-        example_table(examples(report, conclusion), numbers), note,
+        example_table(examples(report, conclusion)), note,
         Markup('<div class="ab-next"><p>{}</p>{}</div>').format(conclusion.action, button))
 
 
@@ -178,9 +178,10 @@ def bars(title: str, found: Sequence[Bar]) -> Markup:
         title, join(row.format(bar.name, bar.label, 100 * bar.share, bar.text) for bar in found))
 
 
-def example_table(found: Sequence[Example], numbers: RowNumbers = NO_NUMBERS) -> Markup:
-    """Questions, each with its row in the data file, with the right answer and the answer of the assistant."""
-    rows = [(Markup("{}<small>{}</small>").format(cut(example.question, _SHORT_TEXT), row_text(example.row, numbers)),
+def example_table(found: Sequence[Example], numbers: RowNumbers | None = None) -> Markup:
+    """Questions with the right answer and the answer of the assistant, and with ``numbers`` their rows in the file."""
+    rows = [(Markup("{} <small>{}</small>").format(
+                cut(example.question, _SHORT_TEXT), row_text(example.row, numbers) if numbers else ""),
              cut(example.reference, _SHORT_TEXT),
              Markup('{} <span class="ab-kind ab-{}">{}</span>').format(
                  cut(example.answer, _SHORT_TEXT), example.tone, example.verdict)) for example in found]
@@ -191,9 +192,8 @@ def example_table(found: Sequence[Example], numbers: RowNumbers = NO_NUMBERS) ->
 def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     """How the compact assistant compares, in a sentence; what was changed after scoring is part of it."""
     changed = changed_text(report["verdict"].get("frozen") or {})
-    return Markup('<h3>{}</h3><p class="ab-sentence">{}</p>{}{}').format(
-        TWINS_TITLE, conclusion.four_bit, Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "",
-        Markup('<p class="ab-note-line">{}</p>').format(TWINS_EXPLAINED) if is_compared(report) else "")
+    return Markup('<h3>{}</h3><p class="ab-sentence">{}</p>{}').format(
+        TWINS_TITLE, conclusion.four_bit, Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
 
 
 def misses_card(report: Mapping[str, Any], conclusion: Conclusion, numbers: RowNumbers = NO_NUMBERS) -> Markup:
@@ -348,8 +348,8 @@ def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
 
 def margin_key(report: Mapping[str, Any]) -> str:
     """Explanation of the picture of the verdict."""
-    return (f"Up to the dashed line, {margin(report['primary_metric'], report['verdict']['margin'])}, "
-            f"the {QLORA.plain.lower()} one counts as no worse.")
+    return (f"Up to the dashed line, {margin(report['primary_metric'], report['verdict']['margin'])}, it "
+            "counts as no worse.")
 
 
 def interval_key(report: Mapping[str, Any]) -> str:
