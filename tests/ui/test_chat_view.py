@@ -75,7 +75,7 @@ def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held() -> None:
     assert memory_line("qlora", stored, None) == "memory: 110 MB base + 19.5 MB adapter"
     assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith("(dequantized here: 269 MB)")
     assert memory_line("lora", (269_000_000, 1), Memory(269_000_000, 1)) == "memory: 269 MB base + 1 bytes adapter"
-    assert "shares the base of LoRA" in memory_line("base", None, None)
+    assert "shares the base of Full" in memory_line("base", None, None)
 
 
 def test_a_pane_shows_what_it_is_waiting_for() -> None:

@@ -284,9 +284,9 @@ def test_a_study_is_named_after_its_file(wish: str, name: str) -> None:
 def test_the_data_of_a_study_is_shown_before_and_after_it_ran() -> None:
     study = new_study()
     before = study_data_panel(study)
-    assert "Findings" in before and "Held-out" in before
+    assert "Findings" in before and "Test" in before
     after = study_data_panel(with_data(study))
-    assert "Findings" in after and "Held-out" in after
+    assert "Findings" in after and "Test" in after
 
 
 def test_the_system_prompt_is_that_of_training() -> None:

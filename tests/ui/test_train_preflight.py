@@ -163,7 +163,7 @@ def test_the_queue_is_told_before_one_joins_it() -> None:
     study = new_study("ferries", LARGE)
     seen = run_preflight(study, study.config)
     assert "Project rivers is first" in plain(preflight_card(seen, before=["rivers"]))
-    assert "Studies a, b and c are first" in plain(preflight_card(seen, before=["a", "b", "c"]))
+    assert "Projects a, b and c are first" in plain(preflight_card(seen, before=["a", "b", "c"]))
 
 
 # starting from the tab
