@@ -93,6 +93,7 @@ def test_page_and_report_give_an_arm_one_colour_and_one_name() -> None:
         for path in Path(__file__).parents[1].joinpath(folder).glob("*.css"):
             assert not any(f"--{name}:" in path.read_text() or f".{name} " in path.read_text() for name in ARMS), path
     assert [CELLS[ARMS[arm].cell].label for arm in TWINS] == [label(arm) for arm in TWINS]
+    assert all(label(arm).startswith(f"{ARMS[arm].plain} (") for arm in TWINS)
 
 
 # in a process of their own, with the dummy arm

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
 from assistant_builder.data import Message
+from assistant_builder.data.card import inline
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import BASE, SHIPPED, Sampling
 
@@ -164,9 +165,9 @@ def as_json(study: str, conversation: Conversation) -> str:
     return json.dumps({"study": study, "turns": turns}, ensure_ascii=False, indent=2) + "\n"
 
 
-def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:
-    """The conversation as Markdown; texts are in fenced blocks, so that they are not interpreted as markup."""
-    parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {study}"]
+def as_markdown(title: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:
+    """The conversation as Markdown; texts are in fenced blocks or escaped, so that they are no markup."""
+    parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {inline(title)}"]
     system = None
     for number, turn in enumerate(conversation.turns, start=1):
         if turn.system != system and turn.system:

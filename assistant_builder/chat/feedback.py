@@ -23,6 +23,7 @@ from assistant_builder.config import parse_config
 from assistant_builder.data import SPLITS, Message, Pair, SplitName, load_split
 from assistant_builder.data.edit import append_pairs, write_rows
 from assistant_builder.data.load import load_rows
+from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
@@ -147,7 +148,7 @@ def tally_sentence(found: Tally) -> str:
     """A sentence with the counts, their interpretation and the p-value."""
     if not found.counted:
         return "No votes yet."
-    ties = f", {found.ties} {'tie' if found.ties == 1 else 'ties'}" if found.ties else ""
+    ties = f", {found.ties} the same" if found.ties else ""
     bad = f", {found.both_bad} both bad" if found.both_bad else ""
     decided = found.candidate + found.baseline
     if not decided:
@@ -156,8 +157,9 @@ def tally_sentence(found: Tally) -> str:
         shown = f"no preference shown, p = {found.p_value:.2f}"
     else:
         p_value = f"p = {found.p_value:.3f}" if found.p_value >= 0.001 else "p < 0.001"
-        shown = f"{'QLoRA' if found.candidate > found.baseline else 'LoRA'} is preferred, {p_value}"
-    return f"QLoRA {found.candidate}, LoRA {found.baseline}{ties}{bad}: {shown}."
+        winner = QLORA if found.candidate > found.baseline else LORA
+        shown = f"{winner.plain} is preferred, {p_value}"
+    return f"{QLORA.plain} {found.candidate}, {LORA.plain} {found.baseline}{ties}{bad}: {shown}."
 
 
 MIN_HELDOUT = 2
@@ -235,7 +237,7 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
 
 @dataclass(frozen=True)
 class TaughtPair:
-    """A training pair that has the answer of a correction."""
+    """A training pair that has the answer of a correction; ``row`` is the number that the user sees."""
 
     row: int
     question: str
@@ -266,9 +268,10 @@ def taught_pair(study: Study, question: str, answer: str) -> TaughtPair | None:
 def _rows_by_answer(folder: Path, changed: int) -> dict[str, list[tuple[int, str]]]:
     """Normalized answer → (row, question) of the training pairs of one turn; ``changed`` identifies the file."""
     found: dict[str, list[tuple[int, str]]] = {}
+    numbers = row_numbers(folder)
     for pair in load_split(folder, "train"):
         if pair.turns == 1:
-            found.setdefault(casefold_normalize(pair.answer), []).append((pair.row, pair.question))
+            found.setdefault(casefold_normalize(pair.answer), []).append((numbers.shown(pair.row), pair.question))
     return found
 
 

@@ -12,7 +12,7 @@ from assistant_builder.config.base import BASIC, ConfigModel
 class TrainConfig(ConfigModel):
     """LoRA and optimization, shared by both arms."""
 
-    preset: Literal["quick", "balanced", "thorough", "custom"] = Field(
+    preset: Literal["quick", "balanced", "thorough", "by_heart", "custom"] = Field(
         "balanced", title="Preset", description="A named set of values for epochs, rank, alpha and validations; other "
         "settings replace them.",
     )

@@ -68,7 +68,7 @@ def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     if count >= len(SPLITS):
         return None
     if len(pairs) < len(SPLITS):
-        return (f"only {count_noun(len(pairs), 'usable pair')}: training, validation and held-out test each need one",
+        return (f"only {count_noun(len(pairs), 'usable pair')}: training, validation and test each need one",
                 "Add rows: 3 are the minimum, and a conclusive result needs several hundred")
     return (
         f"the {len(pairs)} usable pairs form only {count_noun(count, 'group' if grouped else 'question')}, and a split "
@@ -373,7 +373,7 @@ def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, notes
     leaks = find_leaks(sets["heldout"], sets["train"], sets["validation"], config.near_duplicate_threshold)
     if not leaks:
         return leaks
-    summary = f"{count_noun(len(leaks), 'held-out question')} found in training or validation"
+    summary = f"{count_noun(len(leaks), 'test question')} found in training or validation"
     if keep:
         reason = (
             "as specified by data.remove_leaks=never"

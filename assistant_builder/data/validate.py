@@ -296,7 +296,7 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
     elif len(findings.usable) < _SMALL_DATASET:
         yield _problem(
             "warning", f"Only {count_noun(len(findings.usable), 'usable pair')}",
-            "A held-out test of this size can only detect large differences; several hundred pairs give a more precise "
+            "A test of this size can only detect large differences; several hundred pairs give a more precise "
             "result.",
         )
     if findings.rejected:
@@ -319,7 +319,7 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
         yield _problem(
             "warning", count_noun(len(findings.near_duplicates), "near-duplicate question"),
             f"They are similar to an earlier question (similarity {findings.threshold:g} or more), for example row "
-            f"{near.row}, {_quote(near.question)}, and row {near.of}, {_quote(near.other)}. They are kept; a held-out "
+            f"{near.row}, {_quote(near.question)}, and row {near.of}, {_quote(near.other)}. They are kept; a test "
             "question that is similar to a training question counts as a leak.",
             (entry.row for entry in findings.near_duplicates),
         )
@@ -364,7 +364,7 @@ def _split_and_reading_problems(findings: Findings) -> Iterable[Problem]:
         yield _problem(
             "warning", f"{count_noun(len(findings.straddling_groups), 'group')} on both sides of the given split",
             f"For example {', '.join(map(_quote, findings.straddling_groups[:3]))}. The split is used as given; "
-            "held-out scores may be too optimistic.",
+            "the test may be too optimistic.",
         )
     for change, rows in findings.dataset.changes.items():
         yield _problem("info", f"{count_noun(len(rows), 'row')}: {change}", "", rows)

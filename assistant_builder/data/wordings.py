@@ -36,6 +36,9 @@ DRAFT_COLUMNS = ("accept", "question", "row", "known question", "answer")
 
 # Whether a test can show what was taught
 
+ADDED_LATER = "After the test, its answers are added to what the assistant looks up."
+"""What becomes of answers that only the test has, where the assistant looks facts up and its index is completed."""
+
 
 @dataclass(frozen=True)
 class WordingCount:

@@ -96,20 +96,20 @@ class Advice:
 def advise(plan: Plan) -> Advice:
     """Recommend a method for a plan."""
     lora, qlora = plan.lora, plan.qlora
-    needs = f"{LORA.short} needs {gigabytes(lora.expected_bytes)}"
+    needs = f"{LORA.plain} needs {gigabytes(lora.expected_bytes)}"
     available = gigabytes(plan.memory_bytes)
     if lora.fit == "room":
         spared = max(lora.expected_bytes - qlora.expected_bytes, 0)
         saves = (f"would save {gigabytes(spared)}, which this machine does not need," if round(spared / 1e6)
                  else "would not save memory here")
-        return Advice(LORA.name, f"{needs} of the {available} available, so it fits comfortably. {QLORA.short} {saves} "
+        return Advice(LORA.name, f"{needs} of the {available} available, so it fits comfortably. {QLORA.plain} {saves} "
                       "and could lower the quality of the answers.", {})
     if qlora.fit != "no":
         problem = "would leave almost no free memory" if lora.fit == "tight" else "does not fit"
-        return Advice(QLORA.name, f"{QLORA.short} needs {gigabytes(qlora.expected_bytes)} of the {available} "
+        return Advice(QLORA.name, f"{QLORA.plain} needs {gigabytes(qlora.expected_bytes)} of the {available} "
                       f"available. {needs} and {problem}.", {}, advise_without_twin(plan) if lora.fit == "no" else ())
     if lora.fit == "tight":
-        return Advice(LORA.name, f"{needs} of the {available} available and just fits. {QLORA.short} would not save "
+        return Advice(LORA.name, f"{needs} of the {available} available and just fits. {QLORA.plain} would not save "
                       "memory here.", {})
     return advise_when_nothing_fits(plan)
 

@@ -28,6 +28,7 @@ MOST_RISKS = 4
 class Example:
     """A test question with the right answer and the answer of the assistant; ``tone`` repeats ``verdict``."""
 
+    row: int | None  # row of the data file, as it is stored
     question: str
     reference: str
     answer: str
@@ -95,7 +96,7 @@ def _answers(report: Mapping[str, Any], conclusion: Conclusion, below: float = f
             verdict = "right", "good"
         elif row["declined"].get(cell):
             verdict = "declined", "bad"
-        yield Example(row["question"], row["reference"], row["answers"][cell], *verdict, row["cluster"])
+        yield Example(row["row"], row["question"], row["reference"], row["answers"][cell], *verdict, row["cluster"])
 
 
 def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Example]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from assistant_builder.arms import ARMS, TWINS
+from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, TWINS_TITLE, plain
 from assistant_builder.export_formats import advice
 from evals.declaration import FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric
@@ -23,6 +23,7 @@ NOT_READY = 0.5
 """An assistant with a smaller share of right answers is called not ready."""
 NOT_READY_OVERLAP = 0.3
 """The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
+_COMPACT, _FULL = f"the {QLORA.plain.lower()} one", f"the {LORA.plain.lower()} one"
 TOO_FEW = "Too few test questions to say"
 """What an inconclusive comparison is called."""
 _MAX_QUESTION = 80  # characters of the question in the suggested command
@@ -61,7 +62,7 @@ class Conclusion:
         bars: Copying and the assistants on that metric, if copying is better; :attr:`rival` is their title.
         rival: The sentence on copying; empty if copying was not scored.
         notes: What limits these figures.
-        four_bit: Whether the 4-bit assistant is as good as the 16-bit one.
+        four_bit: Whether the compact assistant is as good as the full one.
         file: The smallest GGUF file that is no worse, or why none was scored; empty if the settings name no type.
         action: What to do next.
         next_tab: The tab of the page on which that is done.
@@ -92,7 +93,7 @@ class Conclusion:
     def lines(self) -> list[str]:
         """The conclusion as lines of text, commands indented."""
         return [f"Is it good enough? {' '.join([self.good_enough, *self.notes])}",
-                f"What did 4-bit cost? {self.four_bit}",
+                f"{TWINS_TITLE} {self.four_bit}",
                 *([f"Which file to ship? {self.file}"] if self.file else []), f"What to do: {self.action}",
                 *(f"  {command}" for command in self.commands)]
 
@@ -134,7 +135,7 @@ def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
     """How good the answers of an assistant are."""
     metrics = report["cells"][ARMS[arm].cell]["metrics"]
     ways = {row["name"].endswith(FACTS) for row in report.get("approaches", ()) if row["name"] in (arm, arm + FACTS)}
-    named = [*([ARMS[arm].short] if len(arms_of(report)) > 1 else []),
+    named = [*([plain(arm)] if len(arms_of(report)) > 1 else []),
              *([{"grounded": "with facts looked up", "memory": "from memory"}[report["approach"]]]
                if len(ways) > 1 else [])]
     who = f"The recommended assistant ({', '.join(named)})" if named else "The assistant"
@@ -196,7 +197,7 @@ def _figures(report: Mapping[str, Any], arm: str, metric: str) -> Iterator[Figur
 def _bars(report: Mapping[str, Any], metric: str) -> tuple[Bar, ...]:
     """Copying and the assistants on a metric."""
     cells = [("copy", "Copying an answer", report["baselines"]["copy"]),
-             *((arm, ARMS[arm].label, report["cells"][ARMS[arm].cell]) for arm in reversed(TWINS)
+             *((arm, plain(arm), report["cells"][ARMS[arm].cell]) for arm in reversed(TWINS)
                if arm in arms_of(report))]
     return tuple(Bar(name, label, cell["metrics"][metric], number(cell["metrics"][metric], metric))
                  for name, label, cell in cells if cell["metrics"].get(metric) is not None)
@@ -237,7 +238,7 @@ def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _four_bit(report: Mapping[str, Any]) -> str:
-    """The verdict on 4-bit in one sentence; "as good" only if the verdict is that it is no worse."""
+    """The verdict on the compact assistant in one sentence; "as good" only if the verdict is that it is no worse."""
     verdict = report["verdict"]
     if not is_compared(report):
         return str(verdict["reason"])
@@ -247,27 +248,28 @@ def _four_bit(report: Mapping[str, Any]) -> str:
         metric = report["primary_metric"]
     ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
     measured = f"{ours} of {total(report, metric):,} right" if metric == EXACT else f"{shown(metric).phrase} {ours}"
-    figures = f"{measured}, the 16-bit one {theirs}"
+    figures = f"{measured}, {_FULL} {theirs}"
     bounds = verdict.get("bounds") or []
     if verdict["outcome"] == "no worse":
         if verdict.get("within_margin_but_worse"):
-            return (f"The 4-bit one is measurably worse, but within the {margin(verdict['metric'], verdict['margin'])} "
-                    f"you allowed: {figures}.")
+            return (f"{capitalised(_COMPACT)} is measurably worse, but within the "
+                    f"{margin(verdict['metric'], verdict['margin'])} you allowed: {figures}.")
         if report.get("objection"):
-            return f"The 4-bit one is no worse by the main measure, but possibly by another: {figures}."
-        return f"The 4-bit one is as good: {figures}."
+            return f"{capitalised(_COMPACT)} is no worse by the main measure, but possibly by another: {figures}."
+        return f"{capitalised(_COMPACT)} is as good: {figures}."
     if verdict["outcome"] == "worse":
         beyond = [shown(bound["metric"]).phrase for bound in bounds if harm_interval(bound)[0] > bound["margin"]]
         main = not bounds or harm_interval(verdict)[0] > 0
-        return f"The 4-bit one is worse{'' if main or not beyond else f' in {enumerated(beyond)}'}: {figures}."
+        where = "" if main or not beyond else f" in {enumerated(beyond)}"
+        return f"{capitalised(_COMPACT)} is worse{where}: {figures}."
     if bounds and not bounds[0]["passed"] and harm_interval(bounds[0])[1] <= bounds[0]["margin"]:
-        return (f"The test cannot show whether the 4-bit one is as good, because nearly all answers of both are wrong: "
+        return (f"The test cannot show whether {_COMPACT} is as good, because nearly all answers of both are wrong: "
                 f"{figures}.")
     again = verdict.get("trained_again")
     few = TOO_FEW
     if again and again["seed_share"] > 0.5:
         few = TOO_FEW.replace("test questions", "training seeds")
-    return f"{few} whether the 4-bit one is as good: {figures}."
+    return f"{few} whether {_COMPACT} is as good: {figures}."
 
 
 def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...]]:

@@ -222,6 +222,7 @@ def test_the_command_exports_and_tells(study: Study, tmp_path: Path, monkeypatch
     (tmp_path / "out" / "mine.txt").write_text("mine")
     forced = subprocess.run([*words, "--force"], capture_output=True, text=True)
     assert forced.returncode == 0, forced.stderr
+    assert first.stderr == "" and {line.partition(":")[0] for line in forced.stderr.splitlines()} == {"export"}
     assert "held-out items" in forced.stdout and (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 

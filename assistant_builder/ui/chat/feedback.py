@@ -26,15 +26,16 @@ from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
-from assistant_builder.ui.data.preview import unused_name
+from assistant_builder.ui.data.preview import unused_title
 from assistant_builder.ui.html import COPY_SCRIPT, Markup, error_callout, toast
 from assistant_builder.ui.refresh import QUIET, user_facing_errors
+from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.train.actions import start_run
 from evals.report.format import plural
 from evals.report.other_results import report_lacks_votes
 
 _TO_REPORT = "Add the votes to the report"
-_LABELS: dict[Choice, str] = {"a": "A is better", "b": "B is better", "tie": "Tie", "both bad": "Both are bad"}
+_LABELS: dict[Choice, str] = {"a": "A is better", "b": "B is better", "tie": "Same", "both bad": "Both are bad"}
 
 
 class VoteBar:
@@ -62,7 +63,7 @@ class VoteBar:
         alike = turn is not None and open_ and turn.identical
         hint = "You can vote after both assistants have answered."
         if alike:
-            hint = "Both answers are identical: vote for a tie, or for both bad."
+            hint = "Both answers are identical: vote for “Same” or “Both are bad”."
         elif open_:
             hint = "Which answer is better? Your vote reveals the assistants."
         elif turn is not None and turn.hidden and not busy and turn.answers:
@@ -116,16 +117,16 @@ class VoteBar:
 
 
 PANE_SCRIPT = COPY_SCRIPT + (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
-_DROP = "Train on them, and remove their questions from the held-out set"
-_LEAVE = "Keep their questions in the held-out set, and do not train on them"
+_DROP = "Train on them, and remove their questions from the test"
+_LEAVE = "Keep their questions in the test, and do not train on them"
 
 
 def heldout_note(study: Study, question: str) -> str:
-    """What the user must know about the correction of a held-out question; empty for others."""
+    """What the user must know about the correction of a test question; empty for others."""
     with contextlib.suppress(AssistantBuilderError):
         if heldout_matches(study, [question]):
-            return ("This question is in the held-out set. Choose under Corrections whether to train on it or to keep "
-                    "it for the evaluation.")
+            return ("This is a test question. Choose under Corrections whether to train on it or to keep it for the "
+                    "test.")
     return ""
 
 
@@ -135,16 +136,16 @@ class Corrections:
     def __init__(self) -> None:
         with gr.Accordion("Corrections", open=False, visible=False, elem_id="ab-corrections") as self.fold:
             self.list = gr.HTML(corrections_list([], ()), js_on_load=PANE_SCRIPT)
-            self.heldout = gr.Radio([_DROP, _LEAVE], value=_DROP, label="Corrections of held-out questions",
-                                    info="A question cannot be used for both training and evaluation.", visible=False)
+            self.heldout = gr.Radio([_DROP, _LEAVE], value=_DROP, label="Corrections of test questions",
+                                    info="A question cannot be used for both training and the test.", visible=False)
             self.longer = gr.Checkbox(True, label="Train twice as long", info="Some corrections are in the training "
                                       "data already; the same training would not learn them.", visible=False,
                                       elem_id="ab-retrain-longer")
             self.name = gr.Textbox(
-                label="Name of the new study", info="It has the same settings and split; the corrections are added "
+                label="Name of the new project", info="It has the same settings and split; the corrections are added "
                 "to its training data.", max_lines=1, elem_id="ab-retrain-name",
             )
-            self.retrain = gr.Button("Retrain as a new study", variant="primary", elem_id="ab-retrain")
+            self.retrain = gr.Button("Retrain as a new project", variant="primary", elem_id="ab-retrain")
 
     @property
     def list_outputs(self) -> list[Any]:
@@ -167,7 +168,7 @@ class Corrections:
             shown = error_callout(error.to_record())
         fold = gr.update(label=f"Corrections ({len(found)})", visible=bool(found),
                          **({} if opened is None else {"open": opened}))
-        button = f"Retrain with {plural(len(found), 'correction')} as a new study"
+        button = f"Retrain with {plural(len(found), 'correction')} as a new project"
         return [fold, shown, gr.update(visible=bool(heldout)), gr.update(visible=bool(taught)),
                 gr.update(value=button, interactive=True)]
 
@@ -179,7 +180,10 @@ class Corrections:
 
     def proposed_name(self, study: Study | None) -> str:
         """A free name for the new study."""
-        return unused_name(f"{study.name}-corrected") if study else ""
+        if study is None:
+            return ""
+        titled = study.title != study.name
+        return unused_title(f"{study.title} (corrected)" if titled else f"{study.name}-corrected")
 
     def _remove(self, name: str | None, event: gr.EventData) -> list[Any]:
         study = Study.open(name or "")
@@ -196,8 +200,10 @@ class Corrections:
         if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
             # the user confirms on the Train tab
             gr.Info(toast("It contacts other machines, or its model runs its own code. Check the settings here and "
-                          "press Start."), duration=30, title="The new study was created but not started")
+                          "press Start."), duration=30, title="The new project is not started yet")
         else:
             start_run(made.name)
-            gr.Info(toast(retrained_note(made.name, plan, study.name)), duration=30, title="The new study is running")
-        return [gr.update(choices=[made.name], value=made.name), gr.Tabs(selected="train"), ""]
+            gr.Info(toast(retrained_note(made.title, plan, study.title)), duration=30,
+                    title="The new project is running")
+        chosen = gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name)
+        return [chosen, gr.Tabs(selected="train"), ""]

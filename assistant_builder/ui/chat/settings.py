@@ -82,7 +82,7 @@ class ChatSettings:
             label="System prompt", info="Sent before the conversation to all speakers. If empty, the base model's "
             "default is used.", lines=2, max_lines=8, elem_id="ab-system",
         )
-        self.reset = gr.Button("Reset to the study's system prompt", size="sm", elem_id="ab-system-reset")
+        self.reset = gr.Button("Reset to the project's system prompt", size="sm", elem_id="ab-system-reset")
         with gr.Row():
             self.temperature = gr.Number(GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
                                          info="0 means greedy decoding, as in the evaluation.",

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.arms import ARMS
+from assistant_builder.arms import plain
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import Choice, Conversation
@@ -80,7 +80,7 @@ class ChatTab:
         if view.study is None:
             shown = needs_study(EMPTY)
         else:
-            shown = empty("No trained assistants yet", "Train the study on the Train tab. Its assistants then answer "
+            shown = empty("No trained assistants yet", "Train the project on the Train tab. Its assistants then answer "
                           "here side by side.")
         return [gr.update(value=shown, visible=not view.trained)]
 
@@ -225,7 +225,7 @@ class ChatTab:
         updates = {
             self.settings.only: gr.update(
                 value=settings.only or ALL, visible=len(arms) > 1,
-                choices=[("Both" if len(arms) == 2 else "All", ALL), *((ARMS[arm].short, arm) for arm in arms)]),
+                choices=[("Both" if len(arms) == 2 else "All", ALL), *((plain(arm), arm) for arm in arms)]),
             self.settings.blind: gr.update(value=settings.blind, visible=study is None or study.config.compares),
             self.settings.from_memory: gr.update(value=not settings.sampling.look_up,
                                                  visible=study is not None and study.config.grounded)}

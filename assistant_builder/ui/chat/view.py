@@ -15,6 +15,7 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn, defa
 from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
 from assistant_builder.chat.worker import IDLE_SECONDS
 from assistant_builder.data import Pair
+from assistant_builder.data.types import RowNumbers
 from assistant_builder.inference.session import BASE, SHIPPED, Memory
 from assistant_builder.ui.html import assistants, bar, empty, error_callout, fold, join, table
 from evals.report.format import plural, size
@@ -52,6 +53,7 @@ class PaneState:
     corrected: Mapping[tuple[str, str], CorrectedAnswer] = field(default_factory=dict)  # by question and wrong answer
     editing: tuple[int, str] | None = None  # turn and speaker of the answer whose correction is being written
     note: str = ""  # what the user must know about that correction
+    numbers: RowNumbers = RowNumbers()  # row numbers of the data file
 
     @property
     def masked(self) -> bool:
@@ -160,7 +162,8 @@ def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, tit
     return Markup(
         '<div class="ab-said ab-arm-{}" data-copied>{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>'
         "{}{}</div>"
-    ).format(f"side-{side}" if hidden else speaker, mark, answer.text, "" if hidden else sources_view(answer), below)
+    ).format(f"side-{side}" if hidden else speaker, mark, answer.text,
+             "" if hidden else sources_view(answer, shown.numbers), below)
 
 
 def _correction_form(side: str, place: int, question: str, answer: str, note: str) -> Markup:
@@ -168,7 +171,7 @@ def _correction_form(side: str, place: int, question: str, answer: str, note: st
     return Markup(
         '<form class="ab-correct" data-turn="{}" data-side="{}"><label>What should the answer have been?'
         '<textarea name="answer" rows="3" dir="auto" maxlength="20000">{}</textarea></label>'
-        '<label>Question <small>It is trained without the earlier turns, so it must be complete.</small>'
+        '<label>Question <small>Write a question that makes sense on its own.</small>'
         '<textarea name="question" rows="1" dir="auto" maxlength="20000">{}</textarea></label>{}'
         '<div><button type="submit">Save correction</button><button type="button" data-action="close" data-turn="{}" '
         'data-side="{}">Cancel</button></div></form>'
@@ -188,13 +191,14 @@ def taught_note(pair: TaughtPair) -> str:
             "it again changes little; training longer does.")
 
 
-def sources_view(answer: Answer) -> Markup:
+def sources_view(answer: Answer, numbers: RowNumbers) -> Markup:
     """The facts that the assistant was given for an answer, folded; empty if it looked nothing up."""
     if not answer.sources:
         return Markup("")
-    fact = Markup('<li><b dir="auto">{}</b><p dir="auto">{}</p><small>Row {} of the data</small></li>')
+    fact = Markup('<li><b dir="auto">{}</b><p dir="auto">{}</p><small>Row {} of your file</small></li>')
     facts = Markup('<ol class="ab-sources">{}</ol>').format(
-        join(fact.format(source["question"], source["answer"], source["row"]) for source in answer.sources))
+        join(fact.format(source["question"], source["answer"], numbers.shown(source["row"]))
+             for source in answer.sources))
     if answer.declined:
         return fold("Declined: nothing that was found seems to answer this. The nearest questions", facts)
     return fold(f"From {plural(len(answer.sources), 'fact')} of your data", facts)
@@ -363,14 +367,14 @@ def corrections_list(corrections: Sequence[Correction], heldout: Collection[int]
     ``heldout`` has the positions of those of held-out questions, ``taught`` of those that are trained already.
     """
     if not corrections:
-        return empty("No corrections yet", "Press “Correct” below an answer to write a better one, then train a new "
-                     "study on the corrections.")
+        return empty("No corrections yet",
+                     "Press “Correct” below an answer to write a better one, then train a new project on them.")
     return Markup('<ol class="ab-corrections">{}</ol>').format(
         join(_entry(place, found, place in heldout, taught.get(place)) for place, found in enumerate(corrections)))
 
 
 def _entry(place: int, found: Correction, heldout: bool, taught: TaughtPair | None) -> Markup:
-    mark = Markup('<span class="ab-badge ab-lost">in the held-out set</span>') if heldout else Markup("")
+    mark = Markup('<span class="ab-badge ab-lost">a test question</span>') if heldout else Markup("")
     if taught is not None:
         mark += Markup('<span class="ab-badge ab-lost">in the training data already, row {}</span>').format(taught.row)
     wrong = Markup('<p class="ab-wrong" dir="auto"><s>{}</s></p>').format(found.wrong) if found.wrong else Markup("")
@@ -380,17 +384,17 @@ def _entry(place: int, found: Correction, heldout: bool, taught: TaughtPair | No
     ).format(found.question, mark, wrong, found.answer, place, place + 1)
 
 
-def retrained_note(name: str, plan: RetrainingPlan, old: str) -> str:
-    """Summary of the new study's data, and a hint how to compare the studies."""
-    parts = [f"{name} trains on {plural(len(plan.trained), 'additional correction')}."]
+def retrained_note(title: str, plan: RetrainingPlan, old: str) -> str:
+    """Summary of the new study's data, and a hint how to compare it with the old one; both by their titles."""
+    parts = [f"{title} trains on {plural(len(plan.trained), 'additional correction')}."]
     if plan.replaced:
         parts.append(f"Replaced: {plural(len(plan.replaced), 'answer')} to the same questions.")
     if plan.dropped:
-        parts.append(f"Removed from the held-out set: {plural(len(plan.dropped), 'question')} that a correction "
-                     "answers. The rest of the held-out set is the same.")
+        parts.append(f"Removed from the test: {plural(len(plan.dropped), 'question')} that a correction answers. The "
+                     "rest of the test is the same.")
     if plan.left_out:
-        parts.append(f"Not trained on: {plural(len(plan.left_out), 'correction')} of held-out questions.")
+        parts.append(f"Not trained on: {plural(len(plan.left_out), 'correction')} of test questions.")
     if plan.taught:
         parts.append(f"In the training data already: {plural(len(plan.taught), 'correction')}.")
     return " ".join([*parts, "After the run, its Chat tab asks each corrected question again. Compare it with "
-                             f"{old} on the Evaluate tab, or with 'assistant-builder compare {old} {name}'."])
+                             f"{old} on the Evaluate tab, under “For specialists”."])

@@ -198,7 +198,7 @@ class RowEditor:
         with gr.Accordion("Edit rows, and check again", open=False, visible=False, elem_id="ab-edit") as self.body:
             gr.HTML(
                 "<p class='ab-note'>Double-click a cell, or press Enter on it, to edit it; right-click to add or "
-                "remove a row. Your file is not changed: the study uses an edited copy.</p>"
+                "remove a row. Your file is not changed: the project uses an edited copy.</p>"
             )
             with gr.Row(elem_classes="ab-edit-choose"):
                 self.which = gr.Radio([(title, kind) for kind, title in _KINDS.items()], value="all", label="Rows",

@@ -19,7 +19,7 @@ from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, f
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
 from evals.report.format import count, percent
 
-SPLIT_TITLES = {"train": "Training", "validation": "Validation", "heldout": "Held-out"}
+SPLIT_TITLES = {"train": "Training", "validation": "Validation", "heldout": "Test"}
 _TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "info": "info"}
 _MAX_ROWS = 200
 FEW_ROWS = 30
@@ -38,17 +38,11 @@ def findings_view(record: Mapping[str, Any]) -> Markup:
                ("Exact copies", count(record["exact_duplicates"]), "left out"),
                ("Near-duplicates", count(record["near_duplicates"]), "kept, checked for leaks"),
                ("Conflicts", count(record["conflicts"]), "one question, several answers")]
-    numbers = row_numbers(record)
+    numbers = RowNumbers.of_record(record)
     found = join(_problem(problem, numbers) for problem in record.get("problems", ()))
     notes = fold("How the file was read", items(map(use_page_labels, record["notes"]))) if record["notes"] else ""
     which = Markup('<p class="ab-note-line">{}</p>').format(numbers.note) if numbers.note else ""
     return join([tiles(figures), found, _examples(record.get("details", {}), numbers), which, notes])
-
-
-def row_numbers(record: Mapping[str, Any] | None) -> RowNumbers:
-    """The row numbers of ``Findings.to_record()``; plain ones for a record of an earlier version."""
-    found = (record or {}).get("row_numbers") or {}
-    return RowNumbers(found.get("note", ""), tuple((first, added) for first, added in found.get("starts", ())))
 
 
 def _examples(details: Mapping[str, Any], numbers: RowNumbers) -> Markup:
@@ -131,12 +125,12 @@ def power_view(power: Mapping[str, Any]) -> Markup:
     title = f"The test can detect a difference of about {whole} correct answers in a hundred"
     if points >= 100:
         title = "The test is too small to detect any difference"
-    body = (f"The {count(power['items'])} held-out questions are excluded from training and test afterwards whether "
-            "4-bit made the assistant worse. A smaller difference would not be detected.")
+    body = (f"The {count(power['items'])} test questions are excluded from training. They show afterwards whether the "
+            "compact assistant is worse. A smaller difference would not be detected.")
     needed = float(f"{power['items_needed']:.2g}")
     remedy = "" if tone == "good" else (
         f"To detect {count(100 * power['target'])} in a hundred, about {count(needed)} "
-        "held-out questions are needed: add pairs, or raise “Held-out share”.")
+        "test questions are needed: add pairs, or raise “Test share”.")
     details = fold("How this is calculated", Markup("<p>{}</p>").format(power_sentence(power)))
     return callout(tone, title, body, remedy) + details
 
@@ -194,9 +188,9 @@ def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any]
     """
     columns = findings["columns"].items() if findings else ()
     roles = [(ROLE_TITLES.get(role, role), name) for role, name in columns if name]
-    numbers, once = row_numbers(findings), count_wordings(split) if split else None
+    numbers, once = RowNumbers.of_record(findings), count_wordings(split) if split else None
     helps = Markup("") if once is None or not once.occurs_once else callout(
-        "warn", once.title, once.meaning, f"{once.remedy} Press “Edit a copy for a new study”.")
+        "warn", once.title, once.meaning, f"{once.remedy} Press “Edit a copy for a new project”.")
     return join((helps, card("Findings", findings_view(findings)) if findings else "",
                  card("Split", split_view(split, power)) if split else "",
                  leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers), lookup_view(recall),
@@ -217,7 +211,7 @@ def brief_view(record: Mapping[str, Any] | None) -> Markup:
                       '<a href="#ab-found">see why</a></p>')
     tone, text = "good", f"{count(record['usable'])} of {count(record['rows'])} rows can be used"
     if not record["can_start"]:
-        tone, text = "bad", f"{text}, too few for a study"
+        tone, text = "bad", f"{text}, too few for a project"
     elif record["usable"] < FEW_ROWS:
         tone, text = "warn", f"{text}: enough to try the page, too few for a useful assistant (about {FEW_ROWS})"
     elif record["usable"] < record["rows"]:
@@ -294,7 +288,7 @@ def plain_view(pairs: Sequence[Pair], model: str, numbers: RowNumbers = _PLAIN) 
 
     row = Markup('<figure class="ab-seen"><figcaption>Row {}</figcaption>{}</figure>')
     rows = join(row.format(numbers.shown(pair.row), join(map(turn, pair.messages))) for pair in pairs)
-    note = callout("info", f"The files of {model} are not on this machine yet", "They are downloaded when the study "
+    note = callout("info", f"The files of {model} are not on this machine yet", "They are downloaded when the project "
                    "first runs. Until then the rows are shown turn by turn, without the special tokens of the chat "
                    "template and without their lengths.")
     return card("As the model sees them", note, _legend(any_cut=False), rows)

@@ -16,7 +16,7 @@ from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import comparable_studies, parent_study, shared_items
 from assistant_builder.ui.html import callout, card, empty, error_callout, items, join, table
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView
-from assistant_builder.ui.study_snapshot import stamp
+from assistant_builder.ui.study_snapshot import stamp, title_of_study
 from evals.report.charts import by_axis
 from evals.report.conclusion import TOO_FEW
 from evals.report.format import in_sentence, plural, shown
@@ -29,10 +29,11 @@ JUDGED = ("Q4", "L16")
 
 def comparison_view(record: Record) -> Markup:
     """Verdicts and warnings of a result of ``evals.study_compare.compare_studies``."""
+    a, b = title_of_study(record["a"]), title_of_study(record["b"])
     head = callout(
-        "info", f"{record['b']} compared with {record['a']}",
-        f"{plural(record['shared_items'], 'test question')} in both projects. Differences are {record['b']} (B) minus "
-        f"{record['a']} (A). The metric and the margin of {record['a']} decide.",
+        "info", f"{b} compared with {a}",
+        f"{plural(record['shared_items'], 'test question')} in both projects. Differences are {b} (B) minus {a} (A). "
+        f"The metric and the margin of {a} decide.",
     )
     none = callout("warn", "No verdict", "The deciding metric was not scored in both projects.")
     verdicts = join(map(_verdict, record["verdicts"])) or none
@@ -55,7 +56,7 @@ def _verdict(verdict: Record) -> Markup:
 def comparison_tables(record: Record) -> Markup:
     """The differing settings and files, and every figure."""
     differences = difference_rows(record)
-    columns = ("Setting or file", f"A: {record['a']}", f"B: {record['b']}")
+    columns = ("Setting or file", *(f"{side.upper()}: {title_of_study(record[side])}" for side in "ab"))
     differing = table(columns, differences) if differences else Markup("<p>No recorded setting or file differs.</p>")
     headers = ("Cell", "Metric", "A", "B", "B \N{MINUS SIGN} A", "95 % interval", "p (Holm)")
     return join([card("Differences between the projects", differing),
@@ -89,14 +90,16 @@ def no_comparison_note(name: str, others: Sequence[str]) -> Markup:
               "on the test questions that they share.")
     if not others:
         return empty("No other project has been evaluated yet", remedy)
-    return empty(f"No other project has the same test questions as {name}", f"{excluded_note(others)} {remedy}")
+    return empty(f"No other project has the same test questions as {title_of_study(name)}",
+                 f"{excluded_note(others)} {remedy}")
 
 
 def excluded_note(others: Sequence[str]) -> str:
     """Lists the evaluated studies that cannot be compared; empty without any."""
     if not others:
         return ""
-    return f"Not listed, because they share no test question with this project: {', '.join(sorted(others))}."
+    titles = ", ".join(sorted(map(title_of_study, others)))
+    return f"Not listed, because they share no test question with this project: {titles}."
 
 
 EMPTY = "The project is compared with another one here."
@@ -140,7 +143,8 @@ class CompareStudiesPanel:
         name, found, parent = view.study.name, comparable_studies(view.study), parent_study(view.study)
         others = {other: items for other, items in found.items() if items > 1}
         note = excluded_note(list(found.keys() - others)) if others else no_comparison_note(name, list(found))
-        titles = [(f"{other}  ·  {plural(items, 'shared item')}{'  ·  the original' if other == parent else ''}", other)
+        titles = [("  ·  ".join([title_of_study(other), plural(items, "shared item"),
+                                 *(["the original"] if other == parent else [])]), other)
                   for other, items in others.items()]
         return [gr.update(value=note, visible=bool(note)), gr.update(visible=bool(others)),
                 gr.update(choices=titles, value=next(iter(others), None))]
@@ -159,7 +163,8 @@ class CompareStudiesPanel:
         if not name or not other:
             yield [None, callout("warn", "Choose a project to compare with"), hidden, *rest, gr.skip()]
             return
-        yield [gr.skip(), callout("info", f"Comparing {name} with {other}…"), hidden, *rest,
+        titles = title_of_study(name), title_of_study(other)
+        yield [gr.skip(), callout("info", "Comparing {} with {}…".format(*titles)), hidden, *rest,
                gr.update(interactive=False)]
         try:
             a, b = Study.open(other), Study.open(name)

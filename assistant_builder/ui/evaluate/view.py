@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from assistant_builder.arms import CELLS
+from assistant_builder.arms import CELLS, TWINS_TITLE
+from assistant_builder.data.edit import NO_NUMBERS
+from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
@@ -164,8 +166,9 @@ def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion) -> Marku
         "Is it good enough?", Markup('<div class="ab-tiles ab-counts">{}</div>').format(tiles),
         Markup('<div class="ab-callout ab-{}" role="status">{}</div>').format(
             "good" if conclusion.ready else "bad", said),
-        bars(conclusion.rival, conclusion.bars) if conclusion.bars else "", example_table(examples(report, conclusion)),
-        note, Markup('<div class="ab-next"><p>{}</p>{}</div>').format(conclusion.action, button))
+        bars(conclusion.rival, conclusion.bars) if conclusion.bars else "",
+        example_table(examples(report, conclusion)), note,
+        Markup('<div class="ab-next"><p>{}</p>{}</div>').format(conclusion.action, button))
 
 
 def bars(title: str, found: Sequence[Bar]) -> Markup:
@@ -175,9 +178,11 @@ def bars(title: str, found: Sequence[Bar]) -> Markup:
         title, join(row.format(bar.name, bar.label, 100 * bar.share, bar.text) for bar in found))
 
 
-def example_table(found: Sequence[Example]) -> Markup:
-    """Questions with the right answer and the answer of the assistant."""
-    rows = [(cut(example.question, _SHORT_TEXT), cut(example.reference, _SHORT_TEXT),
+def example_table(found: Sequence[Example], numbers: RowNumbers | None = None) -> Markup:
+    """Questions with the right answer and the answer of the assistant, and with ``numbers`` their rows in the file."""
+    rows = [(Markup("{} <small>{}</small>").format(
+                cut(example.question, _SHORT_TEXT), row_text(example.row, numbers) if numbers else ""),
+             cut(example.reference, _SHORT_TEXT),
              Markup('{} <span class="ab-kind ab-{}">{}</span>').format(
                  cut(example.answer, _SHORT_TEXT), example.tone, example.verdict)) for example in found]
     headers = ("Question", "Right answer", "Answer of the assistant")
@@ -185,13 +190,13 @@ def example_table(found: Sequence[Example]) -> Markup:
 
 
 def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
-    """What 4-bit cost, in a sentence; what was changed after scoring is part of it."""
+    """How the compact assistant compares, in a sentence; what was changed after scoring is part of it."""
     changed = changed_text(report["verdict"].get("frozen") or {})
-    return Markup('<h3>What did 4-bit cost?</h3><p class="ab-sentence">{}</p>{}').format(
-        conclusion.four_bit, Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
+    return Markup('<h3>{}</h3><p class="ab-sentence">{}</p>{}').format(
+        TWINS_TITLE, conclusion.four_bit, Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
 
 
-def misses_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
+def misses_card(report: Mapping[str, Any], conclusion: Conclusion, numbers: RowNumbers = NO_NUMBERS) -> Markup:
     """The wrong answers, folded; empty without any."""
     found = misses(report, conclusion)
     if not found:
@@ -200,7 +205,7 @@ def misses_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     many = None if conclusion.metric == EXACT else "answers far from the right ones"
     more = Markup("<p>{}</p>").format("The others are listed under “Every answer”.") if len(found) > _MISSES else ""
     return Markup('<section class="ab-card ab-misses">{}</section>').format(
-        fold(plural(len(found), title, many), example_table(found[:_MISSES]) + more))
+        fold(plural(len(found), title, many), example_table(found[:_MISSES], numbers) + more))
 
 
 def specialists_title(report: Mapping[str, Any] | None) -> str:
@@ -343,8 +348,8 @@ def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
 
 def margin_key(report: Mapping[str, Any]) -> str:
     """Explanation of the picture of the verdict."""
-    return (f"Up to the dashed line, {margin(report['primary_metric'], report['verdict']['margin'])}, 4-bit counts as "
-            "no worse.")
+    return (f"Up to the dashed line, {margin(report['primary_metric'], report['verdict']['margin'])}, it "
+            "counts as no worse.")
 
 
 def interval_key(report: Mapping[str, Any]) -> str:
@@ -411,8 +416,8 @@ _KEYS: dict[Marks, Markup] = {
 def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Markup:
     """One item; see :func:`items_view` for the arguments."""
     tone, words = _KINDS[answer_change(row, query.first, query.second)]
-    place = f"Row {row['row']}" + (f", turn {row['turn'] + 1}" if row["turn"] else "")
-    notes = [place, *([f"cluster {cut(str(row['cluster']), 40)}"] if row["cluster"] else []),
+    place = (row_text(row["row"], items.numbers), f"turn {row['turn'] + 1}" if row["turn"] else "")
+    notes = [", ".join(filter(None, place)), *([f"cluster {cut(str(row['cluster']), 40)}"] if row["cluster"] else []),
              *([] if row["answerable"] else ["should be declined"])]
     sides = join(_answer_side(items, row, query, cell, marks) for cell in (query.first, query.second))
     earlier = join(Markup('<p dir="auto"><b>{}</b> {}</p>').format(message["role"], _short(message["content"]))
@@ -424,10 +429,15 @@ def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Mark
         '<div class="ab-item-reference"><span>Reference</span><p dir="auto">{}</p></div>'
         '<div class="ab-sides">{}</div>{}</article>'
     ).format(
-        " · ".join(notes), tone, words, fold("Earlier in the conversation", earlier) if earlier else "",
+        " · ".join(filter(None, notes)), tone, words, fold("Earlier in the conversation", earlier) if earlier else "",
         _short(row["question"]), _short(row["reference"]), sides,
         Markup('<dl class="ab-scores">{}</dl>').format(scores) if scores else "",
     )
+
+
+def row_text(row: int | None, numbers: RowNumbers) -> str:
+    """Where an item comes from, as the user counts the rows of the data file; empty if that is not known."""
+    return "" if row is None else f"Row {numbers.shown(row)}"
 
 
 def _answer_side(items: ItemSet, row: Row, query: ItemFilter, cell: str, marks: Marks) -> Markup:

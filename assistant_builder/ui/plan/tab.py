@@ -37,7 +37,7 @@ class PlanTab:
     """Components of the tab, created in the open ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(needs_study("A plan needs a study with its question–answer file."))
+        self.empty = gr.HTML(needs_study("A plan needs a project with its question–answer file."))
         with gr.Column(visible=False, elem_id="ab-plan") as self.body:
             with gr.Group(elem_classes="ab-group", elem_id="ab-plan-machine"), gr.Row():
                 self.machine = gr.Dropdown([THIS_COMPUTER, *CARDS], value=THIS_COMPUTER, label="Machine",
@@ -48,7 +48,7 @@ class PlanTab:
                     for key, title, info, empty in (
                         ("memory", "Memory", "Empty: its free memory. Example: 24GB.", "free memory"),
                         ("price", "Price of an hour", "Empty: the list price. Any currency.", "list price"),
-                        ("pairs", "Training pairs", "Empty: the pairs of the study.", "as in the study"),
+                        ("pairs", "Training pairs", "Empty: the pairs of the project.", "as in the project"),
                     ))
             self.verdict = gr.HTML(elem_id="ab-plan-verdict")
             self.chart = gr.Plot(show_label=False, visible=False, elem_id="ab-plan-chart", elem_classes="ab-card")

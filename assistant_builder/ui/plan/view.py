@@ -45,8 +45,8 @@ def parts_of(plan: Plan) -> dict[str, str]:
 
 _FITS: dict[Fit, str] = {"room": "fits", "tight": "barely fits", "no": "does not fit"}
 _VERDICTS: dict[str, tuple[Tone, str]] = {
-    LORA.name: ("good", "Train LoRA on the 16-bit base"),
-    QLORA.name: ("info", "Train QLoRA on the 4-bit base"),
+    LORA.name: ("good", f"Train {LORA.label}"),
+    QLORA.name: ("info", f"Train {QLORA.label}"),
     "neither": ("bad", "This does not fit"),
 }
 
@@ -55,9 +55,9 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
     """The recommendation and its reason."""
     tone, found = _VERDICTS[advice.method]
     both = "" if "no" in (plan.lora.fit, plan.qlora.fit) else (
-        "A study trains both and measures the cost of 4-bit; both fit." if plan.config.compares else
-        "Both arms fit. This study trains only one, so it cannot measure the cost of 4-bit: select both under Arms "
-        "in the settings of the Train tab.")
+        "Both fit; a project trains and compares both." if plan.config.compares else
+        "Both fit. This project trains only one, so it compares nothing: select both under Arms in the settings of the "
+        "Train tab.")
     remedy = " ".join(advice.remedies) or both
     return callout(tone, f"{found} on {plan.machine.name}", advice.why, remedy)
 
@@ -136,7 +136,7 @@ def assumptions(plan: Plan) -> str:
     elif not plan.machine.is_local:
         learnt = " Speed: the usual share of the card's peak throughput. Prices are list prices; you can change them."
     elif plan.measured:
-        learnt = " Time is extrapolated from the finished steps of this study."
+        learnt = " Time is extrapolated from the finished steps of this project."
     elif runs:
         factors = ", ".join(f"{title(name)} peak × {method.factor:.2f}" for name, method in plan.methods.items()
                             if name != FULL_TUNING)

@@ -18,11 +18,19 @@ from typing import Any
 import psutil
 from markupsafe import Markup
 
-from assistant_builder.arms import TWINS, label, named
+from assistant_builder.arms import TWINS, label
 from assistant_builder.atomic_io import read_json
-from assistant_builder.config import PRESET_LABELS, PRESETS, DataConfig, ModelConfig, StudyConfig, option_fields
+from assistant_builder.config import (
+    BY_HEART,
+    PRESET_LABELS,
+    PRESETS,
+    DataConfig,
+    ModelConfig,
+    StudyConfig,
+    option_fields,
+)
 from assistant_builder.data import Split, load_split
-from assistant_builder.data.wordings import WordingCount, count_wordings
+from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
@@ -38,7 +46,7 @@ from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.data.preview import inspect_file, preview_split
 from assistant_builder.ui.html import callout, card, fold, items, table, tiles
 from assistant_builder.ui.settings_form import get_value, study_options
-from assistant_builder.ui.study_snapshot import Snapshot, stamp
+from assistant_builder.ui.study_snapshot import Snapshot, stamp, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
 from evals.report.format import count, duration, plural, size
 from evals.report.verdict import explain
@@ -205,8 +213,14 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
     if data is not None:
         if result.wordings is not None and result.wordings.occurs_once:
             once = result.wordings
-            found.append(PreflightIssue(once.title, f"{once.meaning} {once.remedy} On the Data tab, press “Edit a copy "
-                                        "for a new study”."))
+            added = f" {ADDED_LATER}" if result.config.grounded and result.config.retrieval.final_index else ""
+            found.append(PreflightIssue(once.title, f"{once.meaning}{added} {once.remedy} On the Data tab, press “Edit "
+                                        "a copy for a new project”."))
+            if not result.config.grounded and train.preset != BY_HEART:
+                found.append(PreflightIssue(
+                    "The assistant will not know these answers by heart",
+                    f"Choose the preset “{PRESET_LABELS[BY_HEART][0]}”, or let it look facts up: choose “grounded” "
+                    "under Advanced → Approach."))
         if data.train < FEW_PAIRS:
             why = ("The assistant can look few facts up, and a test on so few questions says little."
                    if result.config.grounded else
@@ -214,9 +228,9 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
             found.append(PreflightIssue(f"Very few training pairs: {data.train}", why))
         if data.heldout < FEW_HELDOUT:
             found.append(PreflightIssue(
-                f"The held-out set is small: {data.heldout} answers",
-                f"With fewer than {FEW_HELDOUT} answers only a large difference can be detected. Raise the held-out "
-                "share, or add more pairs."))
+                f"The test is small: {plural(data.heldout, 'question')}",
+                f"With fewer than {FEW_HELDOUT} questions only a large difference can be detected. Raise “Test share”, "
+                "or add more pairs."))
         if data.validation < 2:
             found.append(PreflightIssue(
                 "The validation set has fewer than 2 pairs",
@@ -264,7 +278,7 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
         return DataEstimate(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"],
                             float(mean), float(longest))
     if study.source is None:
-        return PreflightIssue("The study's data file is missing", "Create a new study from the file.")
+        return PreflightIssue("The project's data file is missing", "Create a new project from the file.")
     found = _estimate_from_file(str(study.source), stamp([study.source]), config.model_dump_json())
     return found if isinstance(found, DataEstimate) else PreflightIssue(found["what"], found["remedy"])
 
@@ -302,6 +316,15 @@ def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
         return None
     split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json())
     return None if isinstance(split, dict) else count_wordings(split.to_record())
+
+
+def serves_by_heart(study: Study, config: StudyConfig) -> bool:
+    """Whether the preset for answers that occur once suits a study."""
+    try:
+        counted = None if config.grounded else _wordings(study, config.data)
+    except (AssistantBuilderError, OSError, KeyError):  # the Data tab reports a damaged split
+        return False
+    return counted is not None and counted.occurs_once
 
 
 def _rule(study: Study, config: StudyConfig) -> str:
@@ -414,7 +437,7 @@ def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again
     title = "Ready to resume" if again else fit_line(result) or "Ready to start"
     notes = [_single_arm_note(result.config), _time_basis_note(result)]
     if before:
-        notes.append(f"{_studies_are(before)} first: this study will wait in the queue and start automatically.")
+        notes.append(f"{_studies_are(before)} first: this project will wait in the queue and start automatically.")
     issue = Markup('<div class="ab-finding ab-warn"><strong>{}</strong> <span>{}</span></div>')
     return Markup('<div class="ab-ready ab-{}">{}</div>').format(
         "warn" if result.warnings else "good",
@@ -430,7 +453,7 @@ def contacts_note(config: StudyConfig) -> Markup:
         return Markup("")
     titles = study_options()
     sent = "; ".join(f"it {what} ({titles[key].title})" for key, what in config.external_addresses.items())
-    return callout("info", "A run of this study contacts other machines", f"{sent[:1].upper()}{sent[1:]}.")
+    return callout("info", "A run of this project contacts other machines", f"{sent[:1].upper()}{sent[1:]}.")
 
 
 def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
@@ -456,7 +479,7 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
     needed = result.needed_bytes
     memory = ("Memory", f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
               f"{size(result.free_bytes)} free" if needed else "known once the model is downloaded")
-    return [("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} held out"),
+    return [("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} to test"),
             ("Steps", count(result.steps), f"in each of {arms} training runs" if arms > 1 else "in one training run"),
             ("Effective batch", plural(train.batch_size, "pair"), f"micro-batch {micro} × {train.batch_size // micro}"),
             time, memory]
@@ -465,8 +488,8 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
 def _single_arm_note(config: StudyConfig) -> str:
     if config.compares:
         return ""
-    return (f"Trains {' and '.join(map(label, config.arms))} only: the cost of 4-bit is not measured. To compare, "
-            f"select {named(TWINS)} under Advanced → Arms; an arm that is already trained is kept.")
+    return (f"Trains {' and '.join(map(label, config.arms))} only, so nothing is compared. To compare, select "
+            f"{' and '.join(map(label, TWINS))} under Advanced → Arms; an arm that is already trained is kept.")
 
 
 def _time_basis_note(result: PreflightResult) -> str:
@@ -485,4 +508,5 @@ def rounded_duration(seconds: float) -> str:
 
 
 def _studies_are(before: Sequence[str]) -> str:
-    return f"Study {before[0]} is" if len(before) == 1 else f"Studies {', '.join(before[:-1])} and {before[-1]} are"
+    titles = [title_of_study(name) for name in before]
+    return f"Project {titles[0]} is" if len(titles) == 1 else f"Projects {', '.join(titles[:-1])} and {titles[-1]} are"

@@ -54,7 +54,7 @@ class TrainTab:
     """Components of the tab; the caller has opened the ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(needs_study("Training needs a study with its question–answer file."))
+        self.empty = gr.HTML(needs_study("Training needs a project with its question–answer file."))
         with gr.Row(visible=False, elem_id="ab-train") as self.body:
             with gr.Column(scale=5, min_width=300):
                 self.settings = TrainSettings()
@@ -67,7 +67,7 @@ class TrainTab:
             self.pause = gr.Button("Pause", visible=False, elem_id="ab-pause")
             self.bell = gr.Button(_BELL, visible=False, elem_id="ab-bell")
         self.now = gr.Checkbox(
-            False, label="Do not wait: run at the same time as the other studies, which slows all of them down",
+            False, label="Do not wait: run at the same time as the other projects, which slows all of them down",
             visible=False, elem_id="ab-now",
         )
         self.trust = gr.Checkbox(False, visible=False, elem_id="ab-trust")
@@ -207,7 +207,7 @@ class TrainTab:
                     gr.skip(), gr.skip()]
         code = code_needing_permission(config.model)
         if code is not None and not (trust and is_allowed(code.source)):
-            return [callout("bad", "The study was not started", f"The base model runs its own Python code: {code}.",
+            return [callout("bad", "The project was not started", f"The base model runs its own Python code: {code}.",
                             "Read the code. To run it, select the checkbox that names it and press Start again."),
                     gr.skip(), gr.skip()]
         result = run_preflight(study, config)

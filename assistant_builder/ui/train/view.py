@@ -30,7 +30,7 @@ from assistant_builder.ui.html import (
     table,
 )
 from assistant_builder.ui.settings_form import flat
-from assistant_builder.ui.study_snapshot import ArmSnapshot, Snapshot, elapsed, step_title, stopped_step
+from assistant_builder.ui.study_snapshot import ArmSnapshot, Snapshot, elapsed, step_title, stopped_step, title_of_study
 from assistant_builder.ui.train.preflight import TimeRemaining
 from evals.report.format import count, duration, percent, rate, size
 
@@ -46,12 +46,12 @@ def run_panel(snapshot: Snapshot, log: str, left: TimeRemaining | None = None) -
 def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Markup:
     stopped = stopped_step(snapshot)
     if snapshot.shown_state == "waiting":
-        first, *more = snapshot.behind
-        line = f"Study {first} is running." + (f" Then {', '.join(more)}." if more else "")
+        first, *more = map(title_of_study, snapshot.behind)
+        line = f"Project {first} is running." + (f" Then {', '.join(more)}." if more else "")
         return callout(
             "info", f"Waiting: number {len(snapshot.behind)} in the queue",
-            f"{line} This study starts automatically, also if this page is closed.",
-            "To run the studies at the same time, which slows them down, leave the queue, select “Do not wait” and "
+            f"{line} This project starts automatically, also if this page is closed.",
+            "To run the projects at the same time, which slows them down, leave the queue, select “Do not wait” and "
             "press Start.")
     if snapshot.state == "queued":
         count = len(snapshot.config.arms)
@@ -71,7 +71,7 @@ def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Marku
         return message + (fold("End of the log", code(log)) if log else "")
     if snapshot.state == "cancelled" and not snapshot.touched:
         return callout("info", "Removed from the queue before it started", "No step has run.",
-                       "Press “Resume” to queue the study again.")
+                       "Press “Resume” to queue the project again.")
     if snapshot.state == "cancelled":
         return callout("warn", "Paused", "Everything is kept, including the last optimizer step. A resumed run ends "
                        "with bit-for-bit the same assistants as an uninterrupted run.",
@@ -89,7 +89,7 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
     message = progress.message if progress and progress.message and not record.step.startswith("train-") else ""
     message += f" (on {record.node})" if record.node else ""
     remaining = "The remaining time is shown after training has started." if left is None else (
-        f"About {duration(left.seconds)} left for the study" + ("." if left.complete else ", plus the scoring.")
+        f"About {duration(left.seconds)} left for the project" + ("." if left.complete else ", plus the scoring.")
     )
     meter = bar(progress.done / progress.total, step_title(record.step)) if progress and progress.total else ""
     title = f"Step {number} of {len(snapshot.steps)}: {step_title(record.step)}"
@@ -199,7 +199,7 @@ def _yaml(key: str, value: Any) -> str:
 
 
 _EXPLANATION = (
-    "Answers to validation questions, never to held-out ones, at every validation. They illustrate the progress of "
+    "Answers to validation questions, never to test questions, at every validation. They illustrate the progress of "
     "training; the evaluation decides."
 )
 
