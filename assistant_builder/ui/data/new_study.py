@@ -267,7 +267,7 @@ class NewStudyForm:
         place = str(path)
         if columns is None:
             columns = dict(inspect_file(path, {}).guessed)
-        proposed = unused_title(title) if title else unused_name(path.name.split(".")[0])
+        proposed = unused_title(title or " ".join(path.name.split(".")[0].replace("_", " ").split()) or "project")
         return [place, place, base, proposed, "", "",
                 *self._look(place, columns, *form)]
 
