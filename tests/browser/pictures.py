@@ -15,7 +15,7 @@ from assistant_builder.study import Study
 from assistant_builder.study.study import home
 from tests.browser.serving import free_port, serving
 
-FOLDER = Path(__file__).parents[2] / "datasets_cards" / "ostrel-sound-ferries"
+FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 STUDY = "demo"
 QUESTION = "What do I pay to take my bike along?"
 WAIT = 180_000  # milliseconds, in which both assistants are loaded

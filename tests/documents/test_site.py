@@ -1,0 +1,79 @@
+"""The documentation site: it asks no other host, and its search answers what a stranger asks."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import browser, page  # noqa: F401 - fixtures; the page fails on requests to other hosts
+from tests.documents.blocks import ROOT
+
+pytestmark = pytest.mark.browser
+QUESTIONS = {
+    "compare two ranks": "compare.html",
+    "inconclusive": "report.html#the-verdicts",
+    "which file ollama": "formats.html",
+    "column names": "data.html",
+    "not enough memory": "planner.html#trainings-that-cannot-fit-are-refused",
+    "decline": "retrieval.html",
+    "train only qlora": "configuration.html#one-arm",
+    "resume on another machine": "cluster.html",
+    "password": "serving.html#the-page-for-others-on-your-network",
+    "openai endpoint": "serving.html",
+    "fail ci": "report.html#a-gate-for-ci",
+    "train.learning_rate": "configuration.html#train",
+}
+"""What a stranger types → where the answer is; it has to be among the first three results."""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)], cwd=ROOT,
+                           env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_no_page_asks_another_host(page: Page, url: str) -> None:  # noqa: F811
+    for source in sorted((ROOT / "docs").glob("*.md")):
+        page.goto(url + source.with_suffix(".html").name, wait_until="networkidle")
+        assert page.locator("article h1").count() == 1
+        assert not page.locator("article p", has_text="| ---").count(), "a table is not rendered"
+
+
+def test_search_finds_the_answers_of_a_stranger(page: Page, url: str) -> None:  # noqa: F811
+    page.goto(url)
+    missed = {}
+    for question, answer in QUESTIONS.items():
+        page.locator("input[name=query]").fill(question)
+        results = page.locator(".md-search-result__item > a, .md-search-result__item details a")
+        expect(page.locator(".md-search-result__meta")).to_contain_text("matching")
+        expect(results.first).to_be_visible()
+        page.wait_for_timeout(300)
+        found = [str(link).split("?")[0].removeprefix(url) + ("#" + link.split("#")[1] if "#" in link else "")
+                 for link in page.locator(".md-search-result__item a").evaluate_all("links => links.map(a => a.href)")]
+        if not any(link.startswith(answer) for link in found[:3]):
+            missed[question] = found[:6]
+    assert not missed
+
+
+def test_every_page_is_one_click_away(page: Page, url: str) -> None:  # noqa: F811
+    page.goto(url)
+    links = page.locator("nav.md-nav--primary a.md-nav__link").evaluate_all("links => links.map(a => a.href)")
+    pages = {source.with_suffix(".html").name for source in Path(ROOT / "docs").glob("*.md")}
+    assert pages <= {link.split("#")[0].removeprefix(url) for link in links}
