@@ -207,11 +207,12 @@ def measured_section() -> str:
         (step.name, f"{step.seconds:,.1f}", f"{step.cpus}", size(step.memory_bytes) if step.memory_bytes else "–")
         for step in itertools.chain(*measured_stages())
     ])
-    return (f"Release {MEASURED['release']}: one study of {MEASURED['base']} ({count(MEASURED['pairs'])} training pairs, {count(MEASURED['tokens'])} "
-            f"tokens a training, {count(MEASURED['heldout'])} held-out pairs) on {MEASURED['cores']} cores in "
-            f"{MEASURED['compute_dtype']}. Scheduling a step with Ray took {OVERHEAD_SECONDS:.2f} s of a slot. The "
-            f"home screen takes {1e3 * MEASURED['first_listing_seconds']:.2f} ms a study when it first lists it and "
-            f"{1e3 * MEASURED['listing_seconds']:.2f} ms afterwards.\n\n{steps}")
+    found = MEASURED
+    return (f"Release {found['release']}: one study of {found['base']} ({count(found['pairs'])} training pairs, "
+            f"{count(found['tokens'])} tokens a training, {count(found['heldout'])} held-out pairs) on "
+            f"{found['cores']} cores in {found['compute_dtype']}. Scheduling a step with Ray took "
+            f"{OVERHEAD_SECONDS:.2f} s of a slot. The home screen takes {1e3 * found['first_listing_seconds']:.2f} ms "
+            f"a study when it first lists it and {1e3 * found['listing_seconds']:.2f} ms afterwards.\n\n{steps}")
 
 
 def queueing_row(options: argparse.Namespace, profile: str, nodes: int, found: Estimate) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """``python -m benchmarks.doc_tables``: write the tables of the documentation that need no measurement.
 
-The tables are written between marks: all settings in ``docs/configuration.md``, metrics and refusal recognition in
-``docs/evaluation.md``, published figures in ``docs/planner.md``, models by memory in ``README.md``, the 70B study in
-``docs/capacity.md``, the terms of ``docs/glossary.md``. Other benchmarks write their tables with :func:`write_section`.
+The tables are written between marks: settings and base models in ``docs/configuration.md``, metrics and refusal
+recognition in ``docs/evaluation.md``, published figures in ``docs/planner.md``, models by memory in ``README.md``, the
+70B study in ``docs/capacity.md``, the terms of ``docs/glossary.md``. Other benchmarks write their tables with
+:func:`write_section`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from assistant_builder.atomic_io import write_text
 from assistant_builder.config import PRESETS, RegistryName, StudyConfig, option_fields
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import EvaluationError
+from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import distribute
@@ -139,6 +141,16 @@ def _allowed(field: FieldInfo) -> str:
             if isinstance(bound, getattr(annotated_types, name.capitalize())):
                 limits.append(f"{sign} {getattr(bound, name):g}")
     return ", ".join(limits)
+
+
+def model_table() -> str:
+    """The base models of the catalog."""
+    rows = ["| name | parameters | context, tokens | licence | suits |", "| --- | ---: | ---: | --- | --- |"]
+    for entry in CATALOG.values():
+        note = "; its terms must be accepted on the hub" if entry.gated else ""
+        rows.append(f"| `{entry.name}` | {entry.parameters / 1e9:.2g} B | {count(entry.context_length)} | "
+                    f"{entry.licence}{note} | {entry.good_for} |")
+    return "\n".join(rows)
 
 
 def glossary() -> str:
@@ -312,6 +324,7 @@ def sections() -> dict[tuple[Path, str], str]:
             (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
             (PLANNER_PAGE, "founding"): published_table(), (PROJECT_README, "promises"): memory_table(),
             (CAPACITY_PAGE, "large"): large_model_table(), (CONFIGURATION_PAGE, "settings"): settings_tables(),
+            (CONFIGURATION_PAGE, "models"): model_table(),
             (GLOSSARY_PAGE, "terms"): glossary()}
 
 

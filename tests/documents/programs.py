@@ -22,7 +22,8 @@ NAMES = ("assistant-builder", "make", "python", "lm-eval")
 SMALL = {"data.max_train": "24", "data.max_heldout": "8", "eval.bootstrap_resamples": "200"}
 TINY = {
     **SMALL, "retrieval.train_embedder": "false", "formats.types": "[]",
-    "train.max_steps": "2", "train.evaluations": "1", "train.rank": "4", "train.micro_batch_size": "4", "train.batch_size": "8", "train.sample_answers": "0",
+    "train.max_steps": "2", "train.evaluations": "1", "train.rank": "4",
+    "train.micro_batch_size": "4", "train.batch_size": "8", "train.sample_answers": "0",
     "eval.max_new_tokens": "4", "eval.cells": "[B16,L16,Q4]", "eval.retention": "false", "eval.fidelity": "false",
     "eval.noise_floor": "false", "eval.baselines": "false",
 }

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import browser, page  # noqa: F401 - fixtures; the page fails on requests to other hosts
 from tests.documents.blocks import ROOT
 
 pytestmark = pytest.mark.browser
@@ -49,14 +48,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.shutdown()
 
 
-def test_no_page_asks_another_host(page: Page, url: str) -> None:  # noqa: F811
+def test_no_page_asks_another_host(page: Page, url: str) -> None:
     for source in sorted((ROOT / "docs").glob("*.md")):
         page.goto(url + source.with_suffix(".html").name, wait_until="networkidle")
         assert page.locator("article h1").count() == 1
         assert not page.locator("article p", has_text="| ---").count(), "a table is not rendered"
 
 
-def test_search_finds_the_answers_of_a_stranger(page: Page, url: str) -> None:  # noqa: F811
+def test_search_finds_the_answers_of_a_stranger(page: Page, url: str) -> None:
     page.goto(url)
     missed = {}
     for question, answer in QUESTIONS.items():
@@ -72,7 +71,7 @@ def test_search_finds_the_answers_of_a_stranger(page: Page, url: str) -> None:  
     assert not missed
 
 
-def test_every_page_is_one_click_away(page: Page, url: str) -> None:  # noqa: F811
+def test_every_page_is_one_click_away(page: Page, url: str) -> None:
     page.goto(url)
     links = page.locator("nav.md-nav--primary a.md-nav__link").evaluate_all("links => links.map(a => a.href)")
     pages = {source.with_suffix(".html").name for source in Path(ROOT / "docs").glob("*.md")}
