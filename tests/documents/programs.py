@@ -103,7 +103,8 @@ def main(name: str, *words: str) -> None:
     if words[0].endswith("train_and_compare.py"):
         words += tuple(more) + ((f"model.base={changes['model.base']}",) if BASE in os.environ else ())
     if words[0].endswith("compare_bases.py"):
-        words = (*(os.environ[BASE] if word == "smollm2-135m-instruct" else word for word in words), *more)
+        words = (*(os.environ[BASE] if word == "smollm2-135m-instruct" else word for word in words), *more,
+                 "arms=qlora", "approaches=memory", "eval.similarity=false")
     os.execv(sys.executable, [sys.executable, *words])
 
 

@@ -54,7 +54,7 @@ def folder(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(block: Block, folder: Path) -> None:
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], cwd=folder, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=600)
+                          stdin=subprocess.DEVNULL)
     assert done.returncode == 0, f"{block.id}\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert "Traceback" not in done.stderr, f"{block.id}\n{done.stderr[-4000:]}"
 
@@ -91,9 +91,9 @@ def test_blocks_that_train_run_on_a_tiny_base(folder: Path, home: Path, bundled_
     bundled.unlink()
     bundled.symlink_to(base)
     (folder / "drafts.csv").unlink()
-    blocks = {block.text: block for block in shell_blocks(TRAINS)}
+    blocks = {block.text: block for block in shell_blocks(TRAINS)}  # README and quick start have one in common
     assert len(blocks) >= 4
-    for block in blocks.values():
+    for block in sorted(blocks.values(), key=lambda block: block.page.name != "python.md"):  # it trains the study
         run(block, folder)
 
 
