@@ -2,11 +2,12 @@
 # make study-full   the demo with both approaches and three seeds, hours on a CPU
 # make app     the page at 127.0.0.1:7860
 # make test    all tests, file by file on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
-# make check   lint, types, import layers, dependencies, and the wheel in an empty environment
+# make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment
 # make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
+# make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)
 # make pictures   remake the pictures of README and docs from the finished study "demo"; needs chromium
 # make coverage   remake the tables of docs/evaluation.md by simulation, a quarter of an hour on one core
 
@@ -22,7 +23,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test check bench soak coverage pictures cluster gpu
+.PHONY: demo study-full app test check bench soak coverage pictures cluster gpu docs
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -44,6 +45,7 @@ check: $(READY_DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py tests/test_wheel.py -m 'not train'
 
 cluster: $(READY_DEV)
@@ -62,6 +64,10 @@ soak: $(READY_DEV)
 	$(BIN)/python -m tests.load.sessions
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz --seconds 120; else \
 	  echo "With atheris the readers are fuzzed too: $(BIN)/pip install -e '.[fuzz]'"; fi
+
+docs: $(READY_DEV)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
+	@test "$(ARGS)" || echo "The documentation is at $(CURDIR)/site/index.html"
 
 pictures: $(READY_DEV)
 	$(BIN)/python -m tests.browser.pictures

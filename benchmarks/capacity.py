@@ -1,7 +1,8 @@
 """``python -m benchmarks.capacity``: nodes, cost and storage of many studies a day, and the first limits.
 
-It starts from the figures of one finished study (``benchmarks/capacity.json``) and simulates a cluster with SimPy. It
-prints the tables of ``docs/capacity.md``; with ``--write`` it remakes them.
+It starts from the figures of one finished study (``benchmarks/capacity.json``, which ``python -m
+benchmarks.capacity_study`` measures) and simulates a cluster with SimPy. It prints the tables of ``docs/capacity.md``;
+with ``--write`` it remakes them.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ Stages = tuple[tuple[Step, ...], ...]
 
 
 def measured_stages() -> Stages:
-    """The steps of the measured study, which wrote no GGUF files; those of one stage run at the same time."""
+    """The steps of the measured study; those of one stage run at the same time."""
     steps = [step for step in steps_of(StudyConfig()) if step in MEASURED["steps"]]
     stages = itertools.groupby(steps, key=lambda step: len(needed_before(step, steps)))
     return tuple(tuple(Step(name, **MEASURED["steps"][name]) for name in stage) for _, stage in stages)
@@ -206,11 +207,12 @@ def measured_section() -> str:
         (step.name, f"{step.seconds:,.1f}", f"{step.cpus}", size(step.memory_bytes) if step.memory_bytes else "–")
         for step in itertools.chain(*measured_stages())
     ])
-    return (f"One study of {MEASURED['base']} ({count(MEASURED['pairs'])} training pairs, {count(MEASURED['tokens'])} "
-            f"tokens a training, {count(MEASURED['heldout'])} held-out pairs) on {MEASURED['cores']} cores in "
-            f"{MEASURED['compute_dtype']}. Scheduling a step with Ray took {OVERHEAD_SECONDS:.2f} s of a slot. The "
-            f"home screen takes {1e3 * MEASURED['first_listing_seconds']:.2f} ms a study when it first lists it and "
-            f"{1e3 * MEASURED['listing_seconds']:.2f} ms afterwards.\n\n{steps}")
+    found = MEASURED
+    return (f"Release {found['release']}: one study of {found['base']} ({count(found['pairs'])} training pairs, "
+            f"{count(found['tokens'])} tokens a training, {count(found['heldout'])} held-out pairs) on "
+            f"{found['cores']} cores in {found['compute_dtype']}. Scheduling a step with Ray took "
+            f"{OVERHEAD_SECONDS:.2f} s of a slot. The home screen takes {1e3 * found['first_listing_seconds']:.2f} ms "
+            f"a study when it first lists it and {1e3 * found['listing_seconds']:.2f} ms afterwards.\n\n{steps}")
 
 
 def queueing_row(options: argparse.Namespace, profile: str, nodes: int, found: Estimate) -> tuple[str, ...]:
@@ -222,15 +224,9 @@ def queueing_row(options: argparse.Namespace, profile: str, nodes: int, found: E
     return (PROFILES[profile], str(nodes), used, *times, within, *costs)
 
 
-def study_bytes() -> dict[str, float]:
-    """Bytes that a study leaves in the shared store, by kind; adapters and checkpoints of both trainings."""
-    twice = ("adapters", "checkpoints")
-    return {kind: found * (1 + (kind in twice)) for kind, found in MEASURED["bytes"].items()}
-
-
 def storage_section(options: argparse.Namespace) -> str:
     """Bytes of a study, a day and a year."""
-    kept = study_bytes()
+    kept: dict[str, float] = MEASURED["bytes"]
     total = sum(kept.values())
     rows = {**kept, "**total**": total, "**without checkpoints**": total - kept["checkpoints"]}
     return markdown_table(("files", "a study", "a day", "a year"), [
@@ -241,7 +237,7 @@ def storage_section(options: argparse.Namespace) -> str:
 
 def limits_section(options: argparse.Namespace, nodes: int) -> str:
     """Each limit by itself, the lowest first."""
-    days, kept, cores = options.kept_days, sum(study_bytes().values()), nodes * options.node_cpus
+    days, kept, cores = options.kept_days, sum(MEASURED["bytes"].values()), nodes * options.node_cpus
     rate = MEASURED["scheduling"]["slots"] / (MEASURED["scheduling"]["seconds"] + OVERHEAD_SECONDS)
     found = [
         (CACHED_SUMMARIES / days, f"the home screen caches {CACHED_SUMMARIES:,} studies",

@@ -1,8 +1,9 @@
 """``python -m benchmarks.doc_tables``: write the tables of the documentation that need no measurement.
 
-The tables are written between marks: metrics and refusal recognition in ``docs/evaluation.md``, published figures in
-``docs/planner.md``, models by memory in ``README.md``, the 70B study in ``docs/capacity.md``. Other benchmarks write
-their tables with :func:`write_section`.
+The tables are written between marks: settings and base models in ``docs/configuration.md``, metrics and refusal
+recognition in ``docs/evaluation.md``, published figures in ``docs/planner.md``, models by memory in ``README.md``, the
+70B study in ``docs/capacity.md``, the terms of ``docs/glossary.md``, the tree of ``docs/architecture.md``.
+Other benchmarks write their tables with :func:`write_section`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types
+from pydantic.fields import FieldInfo
 
 from assistant_builder.arms import QLORA, TWINS
 from assistant_builder.atomic_io import write_text
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import PRESETS, RegistryName, StudyConfig, option_fields
+from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import EvaluationError
+from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import distribute
@@ -25,6 +32,7 @@ from benchmarks.refusal_agreement import labelled_answers
 from benchmarks.refusal_agreement import table as refusal_table
 from evals.metrics import METRICS
 from evals.report.format import count, duration, money, size
+from evals.report.glossary import GLOSSARY
 from evals.stats.power import items_needed
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +40,9 @@ PROJECT_README = _ROOT / "README.md"
 EVALUATION_PAGE = _ROOT / "docs" / "evaluation.md"
 CAPACITY_PAGE = _ROOT / "docs" / "capacity.md"
 PLANNER_PAGE = _ROOT / "docs" / "planner.md"
+CONFIGURATION_PAGE = _ROOT / "docs" / "configuration.md"
+GLOSSARY_PAGE = _ROOT / "docs" / "glossary.md"
+ARCHITECTURE_PAGE = _ROOT / "docs" / "architecture.md"
 FLIP_RATES = (0.10, 0.15, 0.20, 0.25, 0.30)
 QUOTED_DIFFERENCE = 0.04
 """86 % against 82 %."""
@@ -77,6 +88,81 @@ def _found(name: str, path: Path) -> tuple[str, str, str]:
     if len(parts) != 5:
         raise EvaluationError(f"the marks of the section {name} are missing", where=str(path), remedy="Restore them")
     return parts[0] + parts[1], parts[2].strip(), parts[3] + parts[4]
+
+
+def settings_tables() -> str:
+    """A table for each section of the settings, the values of the presets, and the options of ``serve``."""
+    groups: dict[str, list[tuple[str, FieldInfo, Any]]] = {}
+    for key, (field, default) in option_fields().items():
+        section, _, _ = key.rpartition(".")
+        groups.setdefault(section, []).append((key, field, default))
+    parts = []
+    for section, options in groups.items():
+        about = StudyConfig.model_fields[section].description if section else "The study, its arms and approaches."
+        parts.append(f"### {section or 'The study'}\n\n{about}\n\n{_settings_table(options)}")
+        if section == "train":
+            keys = list(next(iter(PRESETS.values())))
+            rows = [(f"`{name}`", *(_value(values[key]) for key in keys)) for name, values in PRESETS.items()]
+            heads = ("`train.preset` sets", *(f"`{key}`" for key in keys))
+            parts.append(markdown_table(heads, rows))
+    options = [(f"--{key.replace('_', '-')}", field, field.default)
+               for key, field in ServingConfig.model_fields.items()]
+    parts.append(f"### serve\n\nOptions of `assistant-builder serve`, which belong to no study.\n\n"
+                 f"{_settings_table(options)}")
+    return "\n\n".join(parts)
+
+
+def _settings_table(options: Sequence[tuple[str, FieldInfo, Any]]) -> str:
+    rows = ["| setting, and its label on the page | default | values | meaning |", "| --- | --- | --- | --- |"]
+    for key, field, default in options:
+        if field.description:
+            rows.append(f"| `{key}`<br>{field.title} | {_value(default)} | {_allowed(field)} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _value(value: Any) -> str:
+    """A default as it is written in study.yaml; empty for none."""
+    if isinstance(value, list):
+        return f"`[{', '.join(value)}]`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return "" if value in (None, "", {}, ()) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _allowed(field: FieldInfo) -> str:
+    """The choices or the bounds of a setting."""
+    registry = next((each for each in field.metadata if isinstance(each, RegistryName)), None)
+    kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if get_origin(kind) is Literal]
+    choices = registry.choices() if registry else get_args(kinds[0]) if kinds else ()
+    if choices:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    limits = []
+    for bound in field.metadata:
+        for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
+            if isinstance(bound, getattr(annotated_types, name.capitalize())):
+                limits.append(f"{sign} {getattr(bound, name):g}")
+    return ", ".join(limits)
+
+
+def model_table() -> str:
+    """The base models of the catalog."""
+    rows = ["| name | parameters | context, tokens | licence | suits |", "| --- | ---: | ---: | --- | --- |"]
+    for entry in CATALOG.values():
+        note = "; its terms must be accepted on the hub" if entry.gated else ""
+        rows.append(f"| `{entry.name}` | {entry.parameters / 1e9:.2g} B | {count(entry.context_length)} | "
+                    f"{entry.licence}{note} | {entry.good_for} |")
+    return "\n".join(rows)
+
+
+def glossary() -> str:
+    """The terms of a report, each with a heading of its own so that search finds it."""
+    return "\n\n".join(f"## {term}\n\n{text}" for term, text in GLOSSARY)
+
+
+def source_tree() -> str:
+    """The tree of ``README.md``."""
+    heading = PROJECT_README.read_text(encoding="utf-8").partition("## Source tree\n")[2]
+    return f"```\n{heading.split('```')[1].strip()}\n```"
 
 
 def metric_table() -> str:
@@ -244,7 +330,9 @@ def sections() -> dict[tuple[Path, str], str]:
     return {(EVALUATION_PAGE, "metrics"): metric_table(),
             (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
             (PLANNER_PAGE, "founding"): published_table(), (PROJECT_README, "promises"): memory_table(),
-            (CAPACITY_PAGE, "large"): large_model_table()}
+            (CAPACITY_PAGE, "large"): large_model_table(), (CONFIGURATION_PAGE, "settings"): settings_tables(),
+            (CONFIGURATION_PAGE, "models"): model_table(),
+            (GLOSSARY_PAGE, "terms"): glossary(), (ARCHITECTURE_PAGE, "tree"): source_tree()}
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from benchmarks.doc_tables import write_section
 from evals.compare import paired_comparison
 from evals.report.format import size
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "scaling.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 ROWS = (100, 1_000, 10_000)
 LENGTHS = (1, 4)
 """Repetitions of each answer."""
@@ -184,7 +184,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/scaling.md")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
     parser.add_argument("--out", type=Path, default=Path("bench-results") / "scaling.jsonl")
     args = parser.parse_args(words)
     if args.case is not None:

@@ -48,11 +48,6 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), target
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
-    linked = re.findall(r"\]\(([^)#\s]+)", prose(README))
-    assert {str(page.relative_to(ROOT)) for page in CURRENT if page.parent == ROOT / "docs"} <= set(linked)
-
-
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
 def test_named_source_files_exist(page: Path) -> None:
     for path in re.findall(r"`((?:[\w.]+/)*\w+\.py)`", prose(page)):
@@ -72,6 +67,19 @@ def test_named_commands_and_settings_exist(page: Path) -> None:
     settings = option_fields().keys() | {"executor"}
     for key in re.findall(r"--set '?([a-z][\w.]*)=", text):
         assert key in settings or key.startswith("data.columns."), key
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=name_of)
+def test_named_options_exist(page: Path) -> None:
+    group = typer.main.get_command(app)
+    commands = {**group.commands, **{f"data {name}": command for name, command in  # type: ignore[attr-defined]
+                                     group.commands["data"].commands.items()}}  # type: ignore[attr-defined]
+    text = page.read_text(encoding="utf-8").replace("\\\n", "")
+    called = re.findall(rf"(?:assistant-builder |`)({'|'.join(sorted(commands, reverse=True))})\b([^`\n#|>;&]*)", text)
+    for name, words in called:
+        known = {option for parameter in commands[name].params
+                 for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", words)) <= known, (name, words)
 
 
 def test_registries_in_the_table_exist() -> None:

@@ -15,14 +15,17 @@ from assistant_builder.study import Study
 from assistant_builder.study.study import home
 from tests.browser.serving import free_port, serving
 
-FOLDER = Path(__file__).parents[2] / "datasets_cards" / "ostrel-sound-ferries"
+FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 STUDY = "demo"
 QUESTION = "What do I pay to take my bike along?"
+TABS = {"data": "#ab-found, #ab-data table", "train": "#ab-train svg, #ab-train canvas",
+        "evaluate": "#ab-conclusion", "export": "#ab-export"}
+"""Tab → what it shows once it is drawn."""
 WAIT = 180_000  # milliseconds, in which both assistants are loaded
 
 
 def main() -> int:
-    """Write ``home.png``, ``train.png``, ``chat.png`` and ``report.png``."""
+    """Write a picture of the home screen, of each tab that the tour shows, and of the report."""
     study = Study.open(STUDY)
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with serving(home(), free_port()) as site, \
@@ -34,9 +37,10 @@ def main() -> int:
         page.goto(site.url + "?home")
         expect(page.get_by_role("button", name=f"Results of {STUDY}")).to_be_visible(timeout=60_000)
         _shot(page, "home")
-        page.goto(f"{site.url}?study={STUDY}&tab=train")
-        expect(page.locator("#ab-train svg, #ab-train canvas").first).to_be_visible(timeout=60_000)
-        _shot(page, "train")
+        for tab, shown in TABS.items():
+            page.goto(f"{site.url}?study={STUDY}&tab={tab}")
+            expect(page.locator(shown).first).to_be_visible(timeout=60_000)
+            _shot(page, tab)
         page.goto(f"{site.url}?study={STUDY}&tab=chat")
         page.locator("#ab-question textarea").fill(QUESTION)
         page.locator("#ab-send").click()
