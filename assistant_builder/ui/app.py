@@ -14,6 +14,7 @@ import gradio as gr
 
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import ENGLISH, t, use_language
 from assistant_builder.study.admin import purge_deleted
 from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.data.tab import DataTab
@@ -22,6 +23,7 @@ from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
 from assistant_builder.ui.home.view import list_studies
 from assistant_builder.ui.html import Markup, callout
+from assistant_builder.ui.languages import CHOOSE, TranslatedBlocks, language_choice
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (
     POLL_SCRIPT,
@@ -66,13 +68,21 @@ def build_app(pool: WorkerPool | None = None) -> Page:
     pool = pool or WorkerPool()
     uploads_folder()
     purge_deleted()
-    with gr.Blocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
+    with use_language(ENGLISH):
+        demo, sections = _build(pool)
+    return Page(demo, sections, lambda: _build(pool)[0])
+
+
+def _build(pool: WorkerPool) -> tuple[TranslatedBlocks, list[LiveRegion]]:
+    """Build the page in the current language, and return its regions as well."""
+    with TranslatedBlocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         with gr.Row(elem_id="ab-top"):
             gr.HTML(_BRAND)
             home_button = gr.Button("All studies", size="sm", min_width=110, scale=0, visible=False, elem_id="ab-home")
             picker = gr.Dropdown(study_choices(), value=None, label="Study", show_label=False, container=False,
                                  interactive=True, min_width=160, visible=False, elem_id="ab-picker")
             session = gr.HTML(visible=False, elem_id="ab-session")
+            gr.HTML(language_choice(), js_on_load=CHOOSE, elem_id="ab-language")
         with gr.Column(elem_id="ab-overview") as overview:
             notice = gr.HTML(visible=False, elem_id="ab-notice")
             home = HomeScreen()
@@ -87,7 +97,7 @@ def build_app(pool: WorkerPool | None = None) -> Page:
         steps.wire(picker, tabs)
         _follow(demo, picker, home_button, tabs, notice, sections)
         demo.load(_session, None, session, queue=False, **QUIET)
-    return Page(demo, sections)
+    return demo, sections
 
 
 def _session(request: gr.Request) -> Any:

@@ -27,6 +27,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.i18n import language
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import toast
 from assistant_builder.ui.study_snapshot import Snapshot, all_trained, stamp, study_stamp, take_snapshot
@@ -107,10 +108,11 @@ class LiveRegion:
 
 @dataclass(frozen=True)
 class Page:
-    """The built page: the gradio app, and the regions that follow a study."""
+    """The built page: the gradio app, the regions that follow a study, and a function that builds the app again."""
 
     demo: gr.Blocks
     sections: Sequence[LiveRegion]
+    build: Callable[[], gr.Blocks] | None = None
 
 
 def body_region(key: str, empty: Block, body: Block) -> LiveRegion:
@@ -130,8 +132,8 @@ def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str,
         except Exception:  # a file of another version; drawing the region says so, and the other regions are drawn
             _log.debug("no version of %s of study %s", section.key, look.name, exc_info=True)
             mark = f"unknown:{look.mark}"
-        parts[section.key] = _digest(mark)
-    return _digest(json.dumps([look.name, parts])), parts
+        parts[section.key] = _digest(f"{language()}:{mark}")
+    return _digest(json.dumps([language(), look.name, parts])), parts
 
 
 def is_local(request: gr.Request) -> bool:

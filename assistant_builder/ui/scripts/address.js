@@ -12,6 +12,7 @@
     const tab = study === null ? null : selected();
     if (study !== null && (tab === null || (opened ?? tab) !== tab)) return later(method);
     opened = null;
+    url.searchParams.delete("lang"); // the server keeps the choice
     for (const [key, value] of [["study", study], ["tab", tab]]) {
       if (value === null) url.searchParams.delete(key);
       else url.searchParams.set(key, value);
