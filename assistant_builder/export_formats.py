@@ -17,6 +17,7 @@ from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, compares, headline_
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import N_, t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.registry import Registry
@@ -82,7 +83,7 @@ class ExportFormat(ABC):
     noun: str  # the same within a title: "adapter", "merged model"
     explanation: str  # what it is and for whom, in one phrase
     contents: str  # content of the folder, in one sentence
-    activity: str = "Writing the files"  # progress message of :meth:`write`
+    activity: str = N_("Writing the files")  # progress message of :meth:`write`
     needs_base: bool = False  # whether it is loaded on its base model and useless without it
     keeps_storage: bool = False  # whether the base has the storage of training, so that QLoRA saves memory
     zipped: bool = False  # whether the folder contains a zip of itself
@@ -263,9 +264,9 @@ class Advice:
 
 
 _ALONE: dict[str, str] = {
-    QLORA.name: "This study trains QLoRA alone; whether its 16-bit twin would be better was not measured. Its adapter "
-    "is served on the base in 4 bits; merged, it is a 16-bit model.",
-    LORA.name: "This study trains 16-bit LoRA alone; the cost of 4-bit was not measured.",
+    QLORA.name: N_("This study trains QLoRA alone; whether its 16-bit twin would be better was not measured. Its "
+                   "adapter is served on the base in 4 bits; merged, it is a 16-bit model."),
+    LORA.name: N_("This study trains 16-bit LoRA alone; the cost of 4-bit was not measured."),
 }
 """The reason if the study trains only one of the twins."""
 
@@ -282,25 +283,27 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
             return Advice(arm, arm, _ALONE.get(arm, f"This study trains {named(arms)} alone."))
         return Advice(arm, arm, f"This study does not train both twins, so no verdict compares {named(arms)}.")
     if report is None:
-        return Advice(LORA.name, LORA.name, "Nothing is measured yet: until the evaluation is done, the cost of 4-bit "
-                      "is unknown, and 16-bit LoRA is the safe choice.")
+        return Advice(LORA.name, LORA.name, t("Nothing is measured yet: until the evaluation is done, the cost of "
+                                              "4-bit is unknown, and 16-bit LoRA is the safe choice."))
     verdict = report.get("verdict")
     if not isinstance(verdict, dict) or not verdict.get("ci"):
-        return Advice(LORA.name, LORA.name, "The report is of an older version, without a verdict that can be read "
-                      "here: evaluate again. Until then 16-bit LoRA is the safe choice.")
+        return Advice(LORA.name, LORA.name, t("The report is of an older version, without a verdict that can be read "
+                                              "here: evaluate again. Until then 16-bit LoRA is the safe choice."))
     low, high = verdict["ci"]
     ahead = low > 0 if verdict["higher_is_better"] else high < 0
     if ahead and verdict["outcome"] == "no worse":
-        return Advice(QLORA.name, QLORA.name, "QLoRA scored better than its 16-bit twin: take QLoRA in either format.")
+        return Advice(QLORA.name, QLORA.name, t("QLoRA scored better than its 16-bit twin: take QLoRA in either "
+                                                "format."))
     if verdict["outcome"] == "no worse":
-        return Advice(QLORA.name, LORA.name, "4-bit was no worse than you allowed. Take QLoRA's adapter if the "
-                      "assistant will be served in 4 bits, where it saves memory. A merged model is 16-bit in either "
-                      "case and of the same size, so that LoRA is the better choice there.")
+        return Advice(QLORA.name, LORA.name, t("4-bit was no worse than you allowed. Take QLoRA's adapter if the "
+                                               "assistant will be served in 4 bits, where it saves memory. A merged "
+                                               "model is 16-bit in either case and of the same size, so that LoRA is "
+                                               "the better choice there."))
     if verdict["outcome"] == "worse":
-        return Advice(LORA.name, LORA.name, "4-bit made the assistant measurably worse: take 16-bit LoRA, unless it "
-                      "does not fit the machine that runs it.")
-    return Advice(LORA.name, LORA.name, "Whether 4-bit cost more than you allowed is undecided: 16-bit LoRA is the "
-                  "safe choice; QLoRA's adapter needs less memory where it is served.")
+        return Advice(LORA.name, LORA.name, t("4-bit made the assistant measurably worse: take 16-bit LoRA, unless "
+                                              "it does not fit the machine that runs it."))
+    return Advice(LORA.name, LORA.name, t("Whether 4-bit cost more than you allowed is undecided: 16-bit LoRA is the "
+                                          "safe choice; QLoRA's adapter needs less memory where it is served."))
 
 
 def base_name(study: Study) -> tuple[str, Path | None]:

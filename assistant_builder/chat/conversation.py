@@ -13,6 +13,7 @@ from typing import Any, Literal
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import t
 from assistant_builder.inference.session import BASE, Sampling
 
 Choice = Literal["a", "b", "tie", "both bad"]
@@ -30,7 +31,8 @@ def default_sides(arms: Sequence[str]) -> tuple[str, str]:
 
 def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     """Label of a model in a study with these arms."""
-    return label(speaker) if speaker != BASE else f"Base model, untuned ({ARMS[base_owner(arms)].base_label})"
+    return label(speaker) if speaker != BASE else t(
+        "Base model, untuned ({kind})", kind=ARMS[base_owner(arms)].base_label)
 
 
 @dataclass(frozen=True)

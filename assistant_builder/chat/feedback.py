@@ -26,6 +26,7 @@ from assistant_builder.data.load import load_rows
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
+from assistant_builder.i18n import localize, t, tn
 from assistant_builder.study import Study
 
 Record = TypeVar("Record")
@@ -146,18 +147,23 @@ def sign_p_value(wins: int, losses: int) -> float:
 def tally_sentence(found: Tally) -> str:
     """A sentence with the counts, their interpretation and the p-value."""
     if not found.counted:
-        return "No votes yet."
-    ties = f", {found.ties} {'tie' if found.ties == 1 else 'ties'}" if found.ties else ""
-    bad = f", {found.both_bad} both bad" if found.both_bad else ""
+        return t("No votes yet.")
+    counts = [f"QLoRA {found.candidate}", f"LoRA {found.baseline}"]
+    if found.ties:
+        counts.append(tn("{count} tie", "{count} ties", found.ties))
+    if found.both_bad:
+        counts.append(t("{number} both bad", number=found.both_bad))
     decided = found.candidate + found.baseline
     if not decided:
-        shown = "no vote prefers one assistant yet"
+        shown = t("no vote prefers one assistant yet")
     elif found.p_value > SIGNIFICANT:
-        shown = f"no preference shown, p = {found.p_value:.2f}"
+        shown = t("no preference shown, p = {p_value:.2f}", p_value=found.p_value)
     else:
-        p_value = f"p = {found.p_value:.3f}" if found.p_value >= 0.001 else "p < 0.001"
-        shown = f"{'QLoRA' if found.candidate > found.baseline else 'LoRA'} is preferred, {p_value}"
-    return f"QLoRA {found.candidate}, LoRA {found.baseline}{ties}{bad}: {shown}."
+        shown = t("{assistant} is preferred, {p_value}",
+                  assistant="QLoRA" if found.candidate > found.baseline else "LoRA",
+                  p_value="p = " + localize(f"{found.p_value:.3f}") if found.p_value >= 0.001 else
+                  "p < " + localize("0.001"))
+    return f"{', '.join(counts)}: {shown}."
 
 
 MIN_HELDOUT = 2

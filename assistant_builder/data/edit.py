@@ -22,9 +22,10 @@ from assistant_builder.data.json_reader import looks_like_json, parse_json
 from assistant_builder.data.load import detect_file_type, load_pairs, load_rows
 from assistant_builder.data.types import RawRow, RowNumbers, SplitName, Table, is_empty, to_json_safe
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import N_
 
 JSONL_SUFFIX = ".jsonl"
-ROW_TITLE, PROBLEM_TITLE = "Row", "Problem"
+ROW_TITLE, PROBLEM_TITLE = N_("Row"), N_("Problem")
 """Titles of the two read-only columns of the edit grid, before the columns of the file."""
 _MAX_RAW_CHARACTERS = 500
 NO_NUMBERS = RowNumbers()

@@ -24,6 +24,7 @@ from assistant_builder.data.similarity import NearDuplicateIndex, casefold_norma
 from assistant_builder.data.split import fact_of
 from assistant_builder.data.types import Pair, RawRow, RowNumbers, is_empty
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import t, tn
 
 _MAX_CHARACTERS = 400
 _NEAR = 0.8
@@ -64,31 +65,32 @@ class WordingCount:
     def title(self) -> str:
         """The finding in a few words."""
         if self.single == self.facts:
-            return "Each answer occurs once"
-        return f"{self.single:,} of {self.facts:,} answers occur once"
+            return t("Each answer occurs once")
+        return t("{single:,} of {facts:,} answers occur once", single=self.single, facts=self.facts)
 
     @property
     def meaning(self) -> str:
         """What a test on the file can show, in two sentences."""
-        few = "none" if not self.known else f"only {self.known:,}"
-        return (f"The test asks {self.test:,} questions, and {few} of their answers {_is_are(self.known)} among those "
-                "of training. It shows what the assistant does with unknown questions, and not how many of your "
-                f"{self.facts:,} answers it gives.")
+        asked = (tn("The test asks {test:,} questions, and only {count} of their answers is among those of training.",
+                    "The test asks {test:,} questions, and only {count} of their answers are among those of training.",
+                    self.known, test=self.test) if self.known else
+                 t("The test asks {test:,} questions, and none of their answers is among those of training.",
+                   test=self.test))
+        shows = t("It shows what the assistant does with unknown questions, and not how many of your {facts:,} "
+                  "answers it "
+                  "gives.", facts=self.facts)
+        return f"{asked} {shows}"
 
     @property
     def remedy(self) -> str:
         """What helps."""
-        text = "Add other wordings of the questions: then known answers are asked for in words that are new."
-        return text + (" Rows of one group stay together, so map no group column." if self.grouped else "")
+        text = t("Add other wordings of the questions: then known answers are asked for in words that are new.")
+        return f"{text} {t('Rows of one group stay together, so map no group column.')}" if self.grouped else text
 
     def to_record(self) -> dict[str, Any]:
         """The counts and messages for JSON."""
         return {**asdict(self), "occurs_once": self.occurs_once,
                 **({"title": self.title, "meaning": self.meaning, "remedy": self.remedy} if self.occurs_once else {})}
-
-
-def _is_are(known: int) -> str:
-    return "is" if known in (0, 1) else "are"
 
 
 def count_wordings(split: Mapping[str, Any]) -> WordingCount | None:

@@ -89,7 +89,7 @@ def negotiate(accepted: str) -> str:
 
 def t(message: str, /, **values: Any) -> str:
     """A message in the current language; numbers among the values are written as the language does."""
-    return _format(_catalog(language()).gettext(message), values)
+    return _format(_catalog(language()).gettext(message) if message else "", values)
 
 
 def tn(one: str, many: str, count: int, /, **values: Any) -> str:
@@ -131,16 +131,20 @@ def _format(text: str, values: Mapping[str, Any]) -> str:
     return _Formatter().vformat(text, (), values) if values else text
 
 
+def separators() -> tuple[str, str]:
+    """The separator of thousands and the decimal one, from the sample number in the catalog."""
+    return _separators(language())
+
+
 @functools.cache
 def _separators(language: str) -> tuple[str, str]:
-    """The separator of thousands, and the decimal one, from the sample in the catalog."""
-    sample = re.fullmatch(r"1(\D?)234(\D)5", _catalog(language).pgettext("number", "1,234.5"))
+    sample = re.fullmatch(r"1(\D?)234(\D)5", _catalog(language).pgettext("number", N_("1,234.5")))
     return (sample[1], sample[2]) if sample else (",", ".")
 
 
 def localize(number: str) -> str:
     """A number in English notation (``1,234.5``) in that of the current language."""
-    thousands, decimal = _separators(language())
+    thousands, decimal = separators()
     if (thousands, decimal) == (",", "."):
         return number
     return number.translate({ord(","): thousands, ord("."): decimal})

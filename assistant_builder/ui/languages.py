@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.i18n import ENGLISH, language, languages, negotiate, use_language
+from assistant_builder.i18n import ENGLISH, language, languages, negotiate, t, use_language
 from assistant_builder.ui.html import Markup, join
 
 CHOOSE = """element.addEventListener("change", (event) => {
@@ -66,8 +66,8 @@ class TranslatedBlocks(gr.Blocks):
 
 
 def language_choice() -> Markup:
-    """The list of languages, each in its own name."""
+    """The list of languages, each in its own name, with the current one chosen."""
     option = Markup('<option value="{}" lang="{}"{}>{}</option>')
-    return Markup('<select aria-label="{}" translate="no">{}</select>').format("Language / Sprache / Idioma / Langue", join(
-        option.format(code, code, Markup(" selected") if code == language() else "", name)
-        for code, name in languages().items()))
+    options = join(option.format(code, code, Markup(" selected") if code == language() else "", name)
+                   for code, name in languages().items())
+    return Markup('<select aria-label="{}" translate="no">{}</select>').format(t("Language"), options)

@@ -18,9 +18,10 @@ from assistant_builder.arms import CELLS, label, plain_order
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study, studies_folder
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
-from assistant_builder.ui.html import STATE_LABELS, badge, bar, empty, error_callout, join
+from assistant_builder.ui.html import badge, bar, empty, error_callout, join, state_label
 from evals.report.conclusion import Conclusion, conclude
 from evals.report.format import duration
 
@@ -222,26 +223,29 @@ def log_tail(path: Path, lines: int = 30) -> str:
     return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
 
 
-_TITLES = {"data": "Check and split", "data-embed": "Find leaks", "evaluate": "Evaluate",
-           "formats": "Score GGUF files", "report": "Report"}
+_TITLES = {"data": N_("Check and split"), "data-embed": N_("Find leaks"), "evaluate": N_("Evaluate"),
+           "formats": N_("Score GGUF files"), "report": N_("Report")}
 _MARKS = {"queued": "○", "running": "●", "succeeded": "✓", "failed": "✕", "cancelled": "■", "lost": "!"}
 
 
 def step_title(step: str) -> str:
     """Title of a step."""
     if step in _TITLES:
-        return _TITLES[step]
+        return t(_TITLES[step])
     if step.startswith("score-"):
-        return f"Score cells · part {step.removeprefix('score-')}"
+        return t("Score cells · part {part}", part=step.removeprefix("score-"))
     arm, seed = split_run(step.removeprefix("train-"))
-    way = {"+facts": " with facts", "+memory": " from memory"}.get(f"+{step.partition('+')[2]}", "")
-    return f"Train {label(arm)}{way}" + (f" · seed {seed}" if seed > 1 else "")
+    way = step.partition("+")[2]
+    title = (t("Train {assistant} with facts", assistant=label(arm)) if way == "facts" else
+             t("Train {assistant} from memory", assistant=label(arm)) if way == "memory" else
+             t("Train {assistant}", assistant=label(arm)))
+    return title + (t(" · seed {seed}", seed=seed) if seed > 1 else "")
 
 
 def picker_label(name: str, state: str) -> str:
     """Label of a study in the picker."""
     path = studies_folder() / name / "study.yaml"
-    return f"{_shown_name(path, stamp([path]))}  ·  {STATE_LABELS.get(state, state)}"
+    return f"{_shown_name(path, stamp([path]))}  ·  {state_label(state)}"
 
 
 @functools.lru_cache(maxsize=256)
@@ -268,20 +272,21 @@ def _next_places(snapshot: Snapshot) -> Markup:
     """Buttons that open the tabs for a finished study; empty before."""
     if snapshot.state != "succeeded":
         return Markup("")
-    places = [("evaluate", "See the result"), ("chat", "Chat with it"), ("export", "Use it")]
+    places = [("evaluate", t("See the result")), ("chat", t("Chat with it")), ("export", t("Use it"))]
     button = Markup('<button type="button" data-tab="{}">{}</button>')
-    return Markup('<span class="ab-go"><b>Ready:</b>{}</span>').format(join(button.format(*place) for place in places))
+    return Markup('<span class="ab-go"><b>{}</b>{}</span>').format(t("Ready:"),
+                                                                   join(button.format(*place) for place in places))
 
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
-    note = {"succeeded": duration(record.seconds), "queued": ""}.get(record.state, STATE_LABELS[record.state])
+    note = {"succeeded": duration(record.seconds), "queued": ""}.get(record.state, state_label(record.state))
     meter, progress = Markup(""), snapshot.progress.get(record.step)
     if record.state == "running" and progress is not None and progress.total:
         fraction = progress.done / progress.total
         meter = bar(fraction, step_title(record.step))
         note = f"{100 * fraction:.0f} %"
         if progress.eta_seconds is not None:
-            note += f" · {duration(progress.eta_seconds)} left"
+            note += " · " + t("{time} left", time=duration(progress.eta_seconds))
     return Markup(
         '<li class="ab-step ab-{}"><i aria-hidden="true">{}</i><div><b>{}</b><small>{}</small>{}</div></li>'
     ).format(record.state, _MARKS[record.state], step_title(record.step), note, meter)
@@ -301,11 +306,10 @@ def elapsed(record: StepRecord) -> float:
 
 def new_study_strip() -> Markup:
     """The strip of a new study."""
-    return Markup(
-        '<div class="ab-strip"><div class="ab-strip-head"><h2>New study</h2></div>'
-        "<p>Upload a question–answer file. Two assistants are trained on it, one on a 4-bit base model and one on a "
-        "16-bit base model, and compared on questions that neither has seen.</p></div>"
-    )
+    about = t("Upload a question–answer file. Two assistants are trained on it, one on a 4-bit base model and one on a "
+              "16-bit base model, and compared on questions that neither has seen.")
+    return Markup('<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div><p>{}</p></div>').format(
+        t("New study"), about)
 
 
 def damaged_strip(name: str, error: dict[str, str]) -> Markup:
@@ -317,4 +321,4 @@ def damaged_strip(name: str, error: dict[str, str]) -> Markup:
 
 def needs_study(what: str) -> Markup:
     """The placeholder of a tab without a study."""
-    return empty("No study chosen", f"{what} Choose a study above, or create one on the Data tab.")
+    return empty(t("No study chosen"), t("{what} Choose a study above, or create one on the Data tab.", what=what))

@@ -18,7 +18,7 @@
       else url.searchParams.set(key, value);
     }
     if (url.href !== window.location.href) window.history[method](null, "", url);
-    const parts = study === null ? [] : [study || "New study", titles[tab] ?? tab];
+    const parts = study === null ? [] : [study || titles[""], titles[tab] ?? tab];
     document.title = [...parts, "Assistant Builder"].join(" · ");
   };
   // Study and tab change one after the other: they are one entry.
