@@ -138,7 +138,7 @@ def separators() -> tuple[str, str]:
 
 @functools.cache
 def _separators(language: str) -> tuple[str, str]:
-    sample = re.fullmatch(r"1(\D?)234(\D)5", _catalog(language).pgettext("number", N_("1,234.5")))
+    sample = re.fullmatch(r"1(\D?)234(\D)5", _catalog(language).pgettext("number", "1,234.5"))
     return (sample[1], sample[2]) if sample else (",", ".")
 
 
