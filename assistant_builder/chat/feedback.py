@@ -26,7 +26,7 @@ from assistant_builder.data.load import load_rows
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.i18n import localize, t, tn
+from assistant_builder.i18n import N_, localize, t, tn
 from assistant_builder.study import Study
 
 Record = TypeVar("Record")
@@ -81,7 +81,8 @@ def model_of(study: Study) -> dict[str, str]:
     for arm in TWINS:
         path = study.arm_folder(arm) / "summary.json"
         if not path.is_file():
-            raise StudyError(f"the {arm} assistant is not trained", where=str(path), remedy="Train the study first")
+            raise StudyError(t("the {arm} assistant is not trained", arm=arm), where=str(path),
+                             remedy=t("Train the study first"))
         adapters[arm] = str(read_json(path)["adapter_sha256"])
     return {"base": study.config.model.base, **adapters}
 
@@ -93,10 +94,10 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
         StudyError: The turn cannot be voted on, or the vote prefers one of two identical answers.
     """
     if not turn.votable or vote not in CHOICES:
-        raise StudyError("there is nothing to vote on", where="chat",
-                         remedy="Ask in blind mode and wait for both answers")
+        raise StudyError(t("there is nothing to vote on"), where="chat",
+                         remedy=t("Ask in blind mode and wait for both answers"))
     if turn.identical and vote in ("a", "b"):
-        raise StudyError("both answers are identical", where="chat", remedy="Vote for a tie or both bad")
+        raise StudyError(t("both answers are identical"), where="chat", remedy=t("Vote for a tie or both bad"))
     cast = Vote(time=datetime.now(UTC).isoformat(timespec="seconds"), question=turn.question,
                 conversation=[message.to_record() for message in conversation],
                 answers={arm: turn.answers[arm].text for arm in TWINS}, sides=dict(zip("ab", turn.sides, strict=True)),
@@ -209,8 +210,8 @@ def _read_records(path: Path, kind: type[Record]) -> list[Record]:
     try:
         return [kind(**record) for record in read_jsonl(path)]
     except TypeError as error:
-        raise StudyError(f"a {kind.__name__.lower()} is from another version or damaged", where=str(path),
-                         remedy="Fix or remove that line") from error
+        raise StudyError(t("a line is from another version or damaged"), where=str(path),
+                         remedy=t("Fix or remove that line")) from error
 
 
 def add_correction(study: Study, question: str, answer: str, *, wrong: str = "", arm: str = "",
@@ -221,13 +222,13 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
         DataError: Question or answer is empty, or the answer is the assistant's own.
     """
     question, answer = question.strip(), answer.strip()
-    empty = [name for name, text in (("question", question), ("better answer", answer)) if not text]
+    empty = [name for name, text in ((N_("question"), question), (N_("better answer"), answer)) if not text]
     if empty:
-        raise DataError(f"the {' and the '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty",
-                        where="correction", remedy="Enter a question and the correct answer")
+        raise DataError(t("the {parts} is empty", parts=t(" and ").join(map(t, empty))),
+                        where="correction", remedy=t("Enter a question and the correct answer"))
     if answer == wrong.strip():
-        raise DataError("the better answer is identical to the assistant's answer", where="correction",
-                        remedy="Enter the correct answer")
+        raise DataError(t("the better answer is identical to the assistant's answer"), where="correction",
+                        remedy=t("Enter the correct answer"))
     existing, normalized = read_corrections(study), casefold_normalize(question)
     others = [other for other in existing if casefold_normalize(other.question) != normalized]
     added = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm,
@@ -318,14 +319,16 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
     dropped = sorted({row for rows in leaking.values() for row in rows}) if drop_heldout else []
     if not trained:
         raise DataError(
-            "no correction can be used for training: all of them answer held-out questions" if left_out
-            else "there is no correction yet", where=f"study {study.name}",
-            remedy="Remove their questions from the held-out set instead" if left_out else "Correct an answer first",
+            t("no correction can be used for training: all of them answer held-out questions") if left_out
+            else t("there is no correction yet"), where=f"study {study.name}",
+            remedy=t("Remove their questions from the held-out set instead") if left_out
+            else t("Correct an answer first"),
         )
     remaining = len(load_split(study.folder / "data", "heldout")) - len(dropped)
     if remaining < MIN_HELDOUT:
-        raise DataError(f"only {remaining} held-out questions would remain", where=f"study {study.name}",
-                        remedy="Keep the corrected questions in the held-out set, and do not train on them")
+        raise DataError(t("only {remaining} held-out questions would remain", remaining=remaining),
+                        where=f"study {study.name}",
+                        remedy=t("Keep the corrected questions in the held-out set, and do not train on them"))
     answered = {casefold_normalize(found.question) for found in trained}
     replaced = [
         pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)
@@ -346,8 +349,8 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, lo
     """
     source, config = study.source, study.config
     if source is None:
-        raise StudyError("the data file of the study is missing", where=str(study.folder / "data"),
-                         remedy="Start a new study from the file")
+        raise StudyError(t("the data file of the study is missing"), where=str(study.folder / "data"),
+                         remedy=t("Start a new study from the file"))
     removed = {*plan.dropped, *plan.replaced}
     splits: dict[int, SplitName] = {
         pair.row: split for split in SPLITS for pair in load_split(study.folder / "data", split)
@@ -408,8 +411,8 @@ def corrections_asked_again(study: Study, adapters: str) -> list[AskedAgain]:
     try:
         return [AskedAgain(Correction(**each), after.get(each["question"])) for each in found]
     except (TypeError, KeyError) as error:
-        raise StudyError("a correction is from another version or damaged", where=str(path),
-                         remedy="Remove the corrections from that file") from error
+        raise StudyError(t("a correction is from another version or damaged"), where=str(path),
+                         remedy=t("Remove the corrections from that file")) from error
 
 
 def save_asked_again(study: Study, adapters: str, asked: Iterable[AskedAgain]) -> None:

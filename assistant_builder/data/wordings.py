@@ -156,12 +156,12 @@ def check_wordings(pairs: Sequence[Pair], wordings: Iterable[Wording]) -> list[W
 
 def _doubt(question: str, pair: Pair) -> str:
     if len(question) > _MAX_CHARACTERS:
-        return "very long"
+        return t("very long")
     if casefold_normalize(question) == casefold_normalize(pair.answer):
-        return "this is the answer"
+        return t("this is the answer")
     near = NearDuplicateIndex([pair.question, question], _NEAR)
     near.add(0)
-    return "nearly the same words" if near.nearest(1) else ""
+    return t("nearly the same words") if near.nearest(1) else ""
 
 
 def parse_wordings(text: str) -> list[tuple[str, str]]:
@@ -173,9 +173,9 @@ def parse_wordings(text: str) -> list[tuple[str, str]]:
     lines = [line for line in text.replace("\r\n", "\n").splitlines() if line.strip()]
     separator = next((sign for sign in ("\t", ";", "|", ",") if all(sign in line for line in lines)), None)
     if not lines or separator is None:
-        raise DataError("nothing was pasted" if not lines else "not every line has a question and its answer",
-                        remedy="Write one new question per line and its answer after a tab, as copied from a "
-                        "spreadsheet")
+        raise DataError(t("nothing was pasted") if not lines else t("not every line has a question and its answer"),
+                        remedy=t("Write one new question per line and its answer after a tab, as copied from a "
+                                 "spreadsheet"))
     rows = list(csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator))
     return [(cells[0].strip(), cells[1].strip()) for cells in rows if len(cells) > 1 and cells[0].strip()]
 
@@ -198,7 +198,7 @@ def read_wordings(path: Path) -> list[tuple[str, str]]:
     try:
         return [(pair.question, pair.answer) for pair in load_pairs(path).pairs]
     except DataError as error:
-        raise DataError(error.what, where=error.where, remedy=_FILE_REMEDY) from error
+        raise DataError(error.what, where=error.where, remedy=t(_FILE_REMEDY)) from error
 
 
 def write_drafts(path: Path, pairs: Sequence[Pair], wordings: Sequence[Wording],

@@ -16,12 +16,13 @@ import re
 import string
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from markupsafe import EscapeFormatter, Markup
 
-from assistant_builder.i18n.catalog import compile_catalog
+from assistant_builder.i18n.catalog import compile_catalog, read_catalog
 
 ENGLISH = "en"
 """The language of the messages in the code."""
@@ -129,6 +130,81 @@ class _MarkupFormatter(EscapeFormatter):
 
 def _format(text: str, values: Mapping[str, Any]) -> str:
     return _Formatter().vformat(text, (), values) if values else text
+
+
+_LEAST_LETTERS = 8
+"""Letters that a message must have besides its placeholders to be recognized by :func:`translate_formatted`."""
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A message with placeholders: the texts between them, and the form with a number if it has several."""
+
+    message: str
+    texts: tuple[str, ...]
+    names: tuple[str, ...]
+    forms: tuple[str, str] | None
+
+    def values(self, text: str) -> dict[str, str] | None:
+        """The values with which the message was formatted as ``text``; None if it was not."""
+        if not text.startswith(self.texts[0]) or not text.endswith(self.texts[-1]):
+            return None
+        place, found = len(self.texts[0]), {}
+        for number, (name, following) in enumerate(zip(self.names, self.texts[1:], strict=True), start=1):
+            end = text.find(following, place) if number < len(self.names) else len(text) - len(following)
+            value = text[place:end]
+            if end < place or found.setdefault(name, value) != value:
+                return None
+            place = end + len(following)
+        return found if place == len(text) else None
+
+
+@functools.cache
+def _templates(language: str) -> tuple[_Template, ...]:
+    """The messages of a catalog that have placeholders, the longest first."""
+    found = []
+    for context, one, many in read_catalog((FOLDER / f"{language}.po").read_text(encoding="utf-8")):
+        for message in filter(None, (one, many)):
+            parts = [(text, name) for text, name, _,
+                     _ in string.Formatter().parse(message)] if "%{" not in message else []
+            names = tuple(name for _, name in parts if name is not None)
+            if context or not names or sum(map(str.isalpha, "".join(text for text, _ in parts))) < _LEAST_LETTERS:
+                continue
+            texts = tuple(text for text, _ in parts) + (() if parts[-1][1] is None else ("",))
+            found.append(_Template(message, texts, names, (one, many) if many else None))
+    return tuple(sorted(found, key=lambda template: -len("".join(template.texts))))
+
+
+def translate_formatted(text: str) -> str:
+    """A text that was formatted in English, such as a finding or an error in a file, in the current language.
+
+    Files are in English, because others read them too. The text is recognized by the messages of the catalog, as a
+    whole or sentence by sentence; what is not recognized stays as it is.
+    """
+    return text if language() == ENGLISH or not text else _translate_formatted(text, language())
+
+
+@functools.lru_cache(maxsize=4096)
+def _translate_formatted(text: str, language: str, depth: int = 2) -> str:
+    known = _catalog(language).gettext(text)
+    if known != text or depth == 0:
+        return known
+    for template in _templates(language):
+        values = template.values(text)
+        if values is not None:
+            return _filled(template, values, language, depth - 1)
+    sentences = re.split(r"(?<=[.!?]) (?=[A-Z“])", text)
+    return text if len(sentences) == 1 else " ".join(_translate_formatted(each, language, depth) for each in sentences)
+
+
+def _filled(template: _Template, values: Mapping[str, str], language: str, depth: int) -> str:
+    """The translation of a message with values that are texts."""
+    catalog, number = _catalog(language), values.get("count", "").replace(",", "")
+    translated = (catalog.ngettext(*template.forms, int(number) if number.isdecimal() else 2) if template.forms else
+                  catalog.gettext(template.message))
+    shown = {name: localize(value) if re.fullmatch(r"[\d,]*\d(\.\d+)?%?", value) else
+             _translate_formatted(value, language, depth) for name, value in values.items()}
+    return re.sub(r"\{(\w+)[^{}]*\}", lambda match: shown[match[1]], translated)
 
 
 def separators() -> tuple[str, str]:

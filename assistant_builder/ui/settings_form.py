@@ -18,7 +18,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from assistant_builder.config import PRESET_LABELS, PRESETS, RegistryName, StudyConfig, option_fields, parse_config
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, t, translate_formatted
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -90,7 +90,7 @@ def _option(key: str, field: FieldInfo, default: Any) -> Option:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     bounds = bounds_text(field)
     return Option(key=key, title=t(field.title) if field.title else key.rsplit(".", 1)[-1],
-                  help=f"{t(field.description or '')} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
+                  help=f"{translate_formatted(field.description or '')} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
                   kind=kind, basic=extra.get("level") == "basic", optional=optional, choices=choices, default=default)
 
 
@@ -267,13 +267,14 @@ _CLI_PHRASES = (
 
 
 def use_page_labels(text: str) -> str:
-    """Replace keys of settings and command-line options by the labels of the page.
+    """Translate a message, and replace keys of settings and command-line options by the labels of the page.
 
     ``--set data.columns.group=NAME`` becomes “Group, kept together” under “Match your columns”;
     ``train.max_length`` becomes “Longest pair”; ``data.remove_leaks=never`` becomes “Remove leaks” (never).
     """
     for pattern, words in _CLI_PHRASES:
-        text = pattern.sub(t(words), text)
+        text = pattern.sub(words, text)
+    text = translate_formatted(text)
     both = t(" and ")
     text = _LISTED.sub(lambda match: match.group().replace(" --set ", f"{both}--set "), text)
     opening, _, closing = t("“{role}” under “{title}”", role="\0", title=t(MAPPING_TITLE)).partition("\0")

@@ -15,7 +15,7 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn, defa
 from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
 from assistant_builder.chat.worker import IDLE_SECONDS
 from assistant_builder.data import Pair
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, t, tn, translate_formatted
 from assistant_builder.inference.session import BASE, Memory
 from assistant_builder.ui.html import bar, empty, error_callout, fold, join, table
 from evals.report.format import size
@@ -223,7 +223,7 @@ def _live_reply(reply: Reply, speaker: str, turn: Turn) -> Markup:
     elif not reply.text and not reply.finished:
         status = t(_STATUS_TEXTS[reply.state])
         if reply.state == "loading" and reply.phase:
-            status = f"{t(reply.phase)}…"
+            status = f"{translate_formatted(reply.phase)}…"
         elif reply.state == "waiting" and reply.ahead:
             status = tn("Waiting: {count} question before this one…", "Waiting: {count} questions before this one…",
                         reply.ahead)
@@ -310,8 +310,9 @@ def loading_view(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> M
     if failed is not None:
         return error_callout(failed.error or {"what": t("the assistants could not be loaded")})
     fraction = sum(1.0 if reply.finished else reply.fraction for reply in replies.values()) / max(len(replies), 1)
-    doing = [f"{title_of(speaker, arms)}: {t(reply.phase or _STATUS_TEXTS.get(reply.state, '…'))}".rstrip("…")
-             for speaker, reply in replies.items() if not reply.finished]
+    phases = {speaker: translate_formatted(reply.phase or _STATUS_TEXTS.get(reply.state, ""))
+              for speaker, reply in replies.items() if not reply.finished}
+    doing = [f"{title_of(speaker, arms)}: {phase}".rstrip("…") for speaker, phase in phases.items()]
     return Markup('<div class="ab-loaded" role="status"><span>{}</span>{}</div>').format(
         " ".join((t("Loading the assistants."), " · ".join(doing))), bar(fraction, t("Loading the assistants")))
 

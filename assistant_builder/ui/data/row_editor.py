@@ -142,9 +142,9 @@ def reasons_of(findings: Findings) -> dict[int, str]:
         for row in conflict.rows:
             others = ", ".join(str(other) for other in conflict.rows[:6] if other != row)
             remarks[row].append(t("row {others} has another answer to the same question", others=others))
-    for what, rows in {t("the answer is one word"): findings.one_word_answers, **findings.odd_texts}.items():
+    for what, rows in {N_("the answer is one word"): findings.one_word_answers, **findings.odd_texts}.items():
         for row in rows:
-            remarks[row].append(what)
+            remarks[row].append(t(what))
     reasons = {row: "; ".join(titles) for row, titles in remarks.items()}
     return reasons | {entry.row: t("Left out: {reason}", reason=use_page_labels(entry.reason))
                       for entry in findings.left_out}

@@ -102,8 +102,8 @@ def excluded_note(others: Sequence[str]) -> str:
     """Lists the evaluated studies that cannot be compared; empty without any."""
     if not others:
         return ""
-    return t("Not listed, because they share no test question with this project: {join}.",
-             join=', '.join(sorted(others)))
+    return t("Not listed, because they share no test question with this project: {names}.",
+             names=', '.join(sorted(others)))
 
 
 EMPTY = N_("The project is compared with another one here.")

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from assistant_builder.arms import CELLS
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import N_, localize, t, tm, tn
+from assistant_builder.i18n import N_, localize, t, tm, tn, translate_formatted
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.figures import MINUS
@@ -121,7 +121,8 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
     for step, progress in going.items():
         left = progress.eta_seconds
         left = "" if left is None else ", " + t("{time} left", time=duration(left))
-        parts += [callout("info", t("Evaluating"), f"{t(progress.message or N_('Scoring'))}: {progress.done} %{left}"),
+        parts += [callout("info", t("Evaluating"),
+                          f"{translate_formatted(progress.message or N_('Scoring'))}: {progress.done} %{left}"),
                   bar(progress.done / progress.total, step_title(step))]
     return join([*parts, _cell_states(snapshot, [progress.message for progress in going.values()]), _so_far(snapshot)])
 

@@ -15,7 +15,7 @@ from assistant_builder.arms import ARMS, label
 from assistant_builder.export.job import JobRecord
 from assistant_builder.export.retrieval_files import QUESTION, SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
-from assistant_builder.i18n import N_, t, tm
+from assistant_builder.i18n import N_, t, tm, translate_formatted
 from assistant_builder.serving.child import EndpointState
 from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import bar, callout, card, code, copyable, error_callout, fold, join, table
@@ -66,7 +66,7 @@ def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> 
     if state.phase == "starting":
         return head + Markup('<p class="ab-note-line" role="status">{}</p>').format(t("Starting…"))
     if state.phase == "failed":
-        return head + callout("bad", t("The assistant does not run"), t(state.error),
+        return head + callout("bad", t("The assistant does not run"), translate_formatted(state.error),
                               t("Press the button to start it again."))
     reach = Markup("") if local else Markup('<p class="ab-note-line">{}</p>').format(tm(
         "Only programs on the computer that runs this page reach this address. For others, run there: "
@@ -162,7 +162,7 @@ def _job_state(spec: ExportSpec, record: JobRecord | None, *, local: bool, log: 
         return Markup("")
     if record.state == "running":
         return Markup("{}<p class=\"ab-note-line\" role=\"status\">{} %: {}</p>").format(
-            bar(record.percent / 100, t("Export")), record.percent, t(record.message))
+            bar(record.percent / 100, t("Export")), record.percent, translate_formatted(record.message))
     if record.state == "succeeded":
         return callout("warn", t("The files are missing"), t("They were moved or deleted."),
                        t("Press the button again."))
@@ -217,7 +217,8 @@ def ready_panel(spec: ExportSpec, planned: int, advice: Advice, *, grounded: boo
 def running_panel(spec: ExportSpec, record: JobRecord) -> Markup:
     """A running export."""
     return card(t("Exporting {title}", title=spec_title(spec)), bar(record.percent / 100, t("Export")),
-                Markup('<p class="ab-note-line" role="status">{} %: {}</p>').format(record.percent, t(record.message)))
+                Markup('<p class="ab-note-line" role="status">{} %: {}</p>').format(record.percent,
+                                                                                    translate_formatted(record.message)))
 
 
 def ended_panel(spec: ExportSpec, record: JobRecord, log: str, *, local: bool = True) -> Markup:
@@ -254,7 +255,8 @@ def finished_panel(spec: ExportSpec, record: JobRecord, export: Mapping[str, Any
     if not current:
         parts.append(callout("warn", t("The assistant was trained again after this export"),
                              t("The export contains the earlier adapter."), t("Export again to get the new one.")))
-    parts.append(callout(tone, verdict, " ".join(map(t, export["sentences"]))))  # type: ignore[arg-type]
+    parts.append(callout(tone, verdict,
+                         " ".join(map(translate_formatted, export["sentences"]))))  # type: ignore[arg-type]
     files = table((t("File"), t("Size")), [(entry["name"], size(entry["bytes"])) for entry in export["files"]],
                   numeric=(1,))
     has_modelfile = any(entry["name"] == "Modelfile" for entry in export["files"])

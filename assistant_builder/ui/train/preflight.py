@@ -444,8 +444,9 @@ def contacts_note(config: StudyConfig) -> Markup:
     if not config.external_addresses:
         return Markup("")
     titles = study_options()
-    sent = "; ".join(f"{t(what)} ({t(titles[key].title)})" for key, what in config.external_addresses.items())
-    return callout("info", t("A run of this study contacts other machines"), f"{sent}.")
+    sent = "; ".join(f"{t('it {what}', what=what)} ({titles[key].title})"
+                     for key, what in config.external_addresses.items())
+    return callout("info", t("A run of this study contacts other machines"), f"{sent[:1].upper()}{sent[1:]}.")
 
 
 def not_ready(errors: Sequence[PreflightIssue]) -> Markup:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from assistant_builder.arms import label
 from assistant_builder.config import ModelConfig, StudyConfig, read_value
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import N_, localize, t
+from assistant_builder.i18n import N_, localize, t, translate_formatted
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.template_preview import download_bytes
 from assistant_builder.ui.html import (
@@ -90,7 +90,8 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
         return Markup("")
     number = [step.step for step in snapshot.steps].index(record.step) + 1
     progress = snapshot.progress.get(record.step)
-    message = t(progress.message) if progress and progress.message and not record.step.startswith("train-") else ""
+    told = progress is not None and not record.step.startswith("train-")
+    message = translate_formatted(progress.message) if progress and told else ""
     if record.node:
         message += " " + t("(on {node})", node=record.node)
     remaining = t("The remaining time is shown after training has started.") if left is None else (
@@ -121,7 +122,8 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
         lines += [(t("Elapsed"), duration(elapsed(training.step))), (t("Left"), duration(left))]
         if last is None:
             lines.append((t("Now"),
-                          t(progress.message if progress and progress.message else N_("loading the base model"))))
+                          translate_formatted(progress.message if progress and progress.message
+                                              else N_("loading the base model"))))
     elif training.step.state == "succeeded":
         lines.append((t("Took"), duration(training.step.seconds)))
     if training.step.node is not None:
