@@ -7,6 +7,7 @@
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
+# make messages   take over new messages of the page into its catalogs (LANGUAGE=it begins a further one; docs/languages.md)
 # make pictures   remake the pictures of README and docs from the finished study "demo"; needs chromium
 # make coverage   remake the tables of docs/evaluation.md by simulation, a quarter of an hour on one core
 
@@ -14,6 +15,8 @@ PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
 SERVE ?= 1
 ARGS ?=
+LANGUAGE ?=
+CATALOGS := assistant_builder/i18n
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -22,7 +25,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test check bench soak coverage pictures cluster gpu
+.PHONY: demo study-full app test check bench soak coverage pictures messages cluster gpu
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -62,6 +65,16 @@ soak: $(READY_DEV)
 	$(BIN)/python -m tests.load.sessions
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz --seconds 120; else \
 	  echo "With atheris the readers are fuzzed too: $(BIN)/pip install -e '.[fuzz]'"; fi
+
+# the functions of assistant_builder/i18n; messages without a translation are shown in English
+messages: $(READY_DEV)
+	@$(BIN)/pybabel -q extract --no-default-keywords -k t -k tm -k N_ -k tn:1,2 -k tc:1c,2 -k pgettext:1c,2 \
+	  --no-location --sort-output --no-wrap -o $(CATALOGS)/messages.pot assistant_builder evals
+	@test -z "$(LANGUAGE)" -o -f $(CATALOGS)/$(LANGUAGE).po || \
+	  $(BIN)/pybabel -q init --no-wrap -l $(LANGUAGE) -i $(CATALOGS)/messages.pot -o $(CATALOGS)/$(LANGUAGE).po
+	@for file in $(CATALOGS)/*.po; do $(BIN)/pybabel -q update --no-wrap --ignore-obsolete --no-fuzzy-matching \
+	  --ignore-pot-creation-date -l $$(basename $$file .po) -i $(CATALOGS)/messages.pot -o $$file || exit 1; done
+	@rm $(CATALOGS)/messages.pot
 
 pictures: $(READY_DEV)
 	$(BIN)/python -m tests.browser.pictures

@@ -193,6 +193,8 @@ def _translate_formatted(text: str, language: str, depth: int = 2) -> str:
         values = template.values(text)
         if values is not None:
             return _filled(template, values, language, depth - 1)
+    if text.endswith(".") and (found := _translate_formatted(text[:-1], language, depth)) != text[:-1]:
+        return f"{found}."
     sentences = re.split(r"(?<=[.!?]) (?=[A-Z“])", text)
     return text if len(sentences) == 1 else " ".join(_translate_formatted(each, language, depth) for each in sentences)
 

@@ -88,9 +88,9 @@ def _option(key: str, field: FieldInfo, default: Any) -> Option:
     for name_of in (constraint for constraint in field.metadata if isinstance(constraint, RegistryName)):
         kind, choices = "choice", name_of.choices()
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    bounds = bounds_text(field)
+    bounds, help = bounds_text(field), translate_formatted(field.description or "")
     return Option(key=key, title=t(field.title) if field.title else key.rsplit(".", 1)[-1],
-                  help=f"{translate_formatted(field.description or '')} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
+                  help=f"{help} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
                   kind=kind, basic=extra.get("level") == "basic", optional=optional, choices=choices, default=default)
 
 
@@ -288,7 +288,7 @@ def _replace_key(match: re.Match[str]) -> str:
         title = t("“{role}” under “{title}”", role=t(role), title=t(MAPPING_TITLE)) if role else ""
     else:
         option = study_options().get(key)
-        title = f"“{option.title}”" if option else ""
+        title = t("“{title}”", title=option.title) if option else ""
     if not title:
         return match.group()
     if match.group(2) == "=''":

@@ -24,7 +24,7 @@ from assistant_builder.config import PRESET_LABELS, PRESETS, DataConfig, ModelCo
 from assistant_builder.data import Split, load_split
 from assistant_builder.data.wordings import WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import t, tn
+from assistant_builder.i18n import t, tn, translate_formatted
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
 from assistant_builder.models.remote_code import allows_code
@@ -409,7 +409,7 @@ def preset_table(config: StudyConfig) -> Markup:
     for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
         option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
         meaning = option_fields()[f"train.{key}"][0].description
-        setting = Markup("<b>{}</b><small>{}</small>").format(t(option.title), t(meaning or ""))
+        setting = Markup("<b>{}</b><small>{}</small>").format(t(option.title), translate_formatted(meaning or ""))
         shown = f"{now:g}"
         if now != PRESETS.get(config.train.preset, {}).get(key, now):
             shown = Markup('<em title="{}">{}</em>').format(t("differs from the preset"), shown)
