@@ -34,7 +34,7 @@ from assistant_builder.export_formats import (
     base_name,
     require_trained,
 )
-from assistant_builder.i18n import t
+from assistant_builder.i18n import N_, t
 from assistant_builder.inference import llamacpp
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -64,12 +64,13 @@ class GgufFormat(ExportFormat):
     """The whole model as a GGUF file, with a Modelfile that names it."""
 
     name = "gguf"
-    label = "GGUF"
-    noun = "GGUF file"
-    explanation = "the whole model in one file, 16-bit or quantized, for llama.cpp and Ollama"
-    contents = ("One GGUF file with tokenizer and chat template, a Modelfile for Ollama, a model card with the study's "
-                "numbers, and how to load it.")
-    activity = t("Merging adapter and base")
+    label = N_("GGUF")
+    noun = N_("GGUF file")
+    explanation = N_("the whole model in one file, 16-bit or quantized, for llama.cpp and Ollama")
+    contents = N_("One GGUF file with tokenizer and chat template, a Modelfile for Ollama, a model card with the "
+                  "study's "
+                 "numbers, and how to load it.")
+    activity = N_("Merging adapter and base")
     library = "gguf"
     types = tuple(GGUF_TYPES)
     type = DEFAULT_TYPE
@@ -163,7 +164,7 @@ class GgufFormat(ExportFormat):
 
     def note(self, arm: str) -> str:
         """What quantizing does."""
-        return ("The merged model is quantized again, which may cost more quality than 4-bit training."
+        return (t("The merged model is quantized again, which may cost more quality than 4-bit training.")
                 if self.lossy and ARMS[arm].quantized else "")
 
     def limitation(self, arm: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
+from assistant_builder.i18n import localize, t
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
@@ -75,8 +76,8 @@ def method_label(method: Method) -> str:
 def gigabytes(value: float) -> str:
     """Format bytes for a sentence: ``12.3 GB``, ``157 MB``."""
     if value < 1e9:
-        return f"{value / 1e6:.3g} MB"
-    return f"{value / 1e9:.3g} GB" if value < 1e12 else f"{value / 1e9:,.0f} GB"
+        return localize(f"{value / 1e6:.3g} MB")
+    return localize(f"{value / 1e9:.3g} GB" if value < 1e12 else f"{value / 1e9:,.0f} GB")
 
 
 @dataclass(frozen=True)
@@ -96,21 +97,23 @@ class Advice:
 def advise(plan: Plan) -> Advice:
     """Recommend a method for a plan."""
     lora, qlora = plan.lora, plan.qlora
-    needs = f"{LORA.short} needs {gigabytes(lora.expected_bytes)}"
-    available = gigabytes(plan.memory_bytes)
+    needs = {"lora": gigabytes(lora.expected_bytes), "qlora": gigabytes(qlora.expected_bytes),
+             "available": gigabytes(plan.memory_bytes)}
     if lora.fit == "room":
         spared = max(lora.expected_bytes - qlora.expected_bytes, 0)
-        saves = (f"would save {gigabytes(spared)}, which this machine does not need," if round(spared / 1e6)
-                 else "would not save memory here")
-        return Advice(LORA.name, f"{needs} of the {available} available, so it fits comfortably. {QLORA.short} {saves} "
-                      "and could lower the quality of the answers.", {})
+        fits = t("LoRA needs {lora} of the {available} available, so it fits comfortably.", **needs)
+        saves = (t("QLoRA would save {spared}, which this machine does not need, and could lower the quality of the "
+                   "answers.", spared=gigabytes(spared)) if round(spared / 1e6) else
+                 t("QLoRA would not save memory here and could lower the quality of the answers."))
+        return Advice(LORA.name, f"{fits} {saves}", {})
     if qlora.fit != "no":
-        problem = "would leave almost no free memory" if lora.fit == "tight" else "does not fit"
-        return Advice(QLORA.name, f"{QLORA.short} needs {gigabytes(qlora.expected_bytes)} of the {available} "
-                      f"available. {needs} and {problem}.", {}, advise_without_twin(plan) if lora.fit == "no" else ())
+        fits = t("QLoRA needs {qlora} of the {available} available.", **needs)
+        problem = (t("LoRA needs {lora} and would leave almost no free memory.", **needs) if lora.fit == "tight" else
+                   t("LoRA needs {lora} and does not fit.", **needs))
+        return Advice(QLORA.name, f"{fits} {problem}", {}, advise_without_twin(plan) if lora.fit == "no" else ())
     if lora.fit == "tight":
-        return Advice(LORA.name, f"{needs} of the {available} available and just fits. {QLORA.short} would not save "
-                      "memory here.", {})
+        return Advice(LORA.name, t("LoRA needs {lora} of the {available} available and just fits. QLoRA would not save "
+                                   "memory here.", **needs), {})
     return advise_when_nothing_fits(plan)
 
 
@@ -119,12 +122,12 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
     remedies = []
     changes = cheapest_saving(plan, *TWINS)
     if changes:
-        remedies.append(f"Both arms fit with {as_command_line(changes)}.")
+        remedies.append(t("Both arms fit with {changes}.", changes=as_command_line(changes)))
     card = cheapest_card(plan, *TWINS)
     if card is not None:
-        remedies.append(f"A GPU with more memory, such as one {card.name}, fits the float16 twin too.")
+        remedies.append(t("A GPU with more memory, such as one {card}, fits the float16 twin too.", card=card.name))
     elif not changes:
-        remedies.append("No single card of the catalog has enough memory for the float16 twin.")
+        remedies.append(t("No single card of the catalog has enough memory for the float16 twin."))
     if LORA.name in plan.config.arms:
         remedies.append(f"QLoRA alone fits: choose it with --set arms={QLORA.name} (on the page: “Arms” under All "
                         "settings). The report then cannot show how much quality 4-bit weights cost, because there is "
@@ -135,14 +138,17 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
 def advise_when_nothing_fits(plan: Plan) -> Advice:
     """Return the reason and suggestions if neither LoRA nor QLoRA fits."""
     smaller = min((plan.qlora, plan.lora), key=lambda method: method.expected_bytes)
-    why = (f"This model does not fit with these settings: {method_label(smaller.method)} needs "
-           f"{gigabytes(smaller.expected_bytes)}, and {gigabytes(plan.memory_bytes)} are available.")
+    why = t("This model does not fit with these settings: {method} needs {needed}, and {available} are available.",
+            method=method_label(smaller.method), needed=gigabytes(smaller.expected_bytes),
+            available=gigabytes(plan.memory_bytes))
     remedies: list[str] = []
     arms = plan.config.arms
     changes = cheapest_saving(plan, *arms)
     if changes:
-        fitting = {1: f"{method_label(arms[0])} fits", 2: "Both arms fit"}.get(len(arms), "All arms fit")
-        remedies.append(f"{fitting} with {as_command_line(changes)}.")
+        command = as_command_line(changes)
+        remedies.append(t("{method} fits with {changes}.", method=method_label(arms[0]), changes=command)
+                        if len(arms) == 1 else t("Both arms fit with {changes}.", changes=command)
+                        if len(arms) == 2 else t("All arms fit with {changes}.", changes=command))
     elif len(arms) > 1:
         changes = cheapest_saving(plan, QLORA.name)
         if changes:
@@ -150,7 +156,7 @@ def advise_when_nothing_fits(plan: Plan) -> Advice:
                             f"--set arms={QLORA.name}.")
     other = _largest_that_fits(plan)
     if other and other != plan.model:
-        remedies.append(f"The largest catalog model that fits with these settings is {other}.")
+        remedies.append(t("The largest catalog model that fits with these settings is {model}.", model=other))
     cards = _cards_for(plan)
     if cards:
         remedies.append(cards)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ from assistant_builder.ui.train.view import command_lines, resources_table, run_
 
 _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encoding="utf-8")
 _BELL = N_("Notify me when it is done")
-_TRUST = (N_("I have read the Python code of {} and allow it to run: in this run, and in chats and exports until the "
-             "server stops"))
+_TRUST = N_("I have read the Python code of {code} and allow it to run: in this run, and in chats and exports until "
+            "the server stops")
 
 
 class TrainTab:
@@ -128,15 +129,15 @@ class TrainTab:
         stopped, table = stopped_step(snapshot), resources_table(snapshot)
         phase, busy = start_phase(study), snapshot.busy
         refusal = start_refusal(study)
-        label = t("Starting…") if phase == "starting" else START_LABELS[snapshot.state]
+        label = t("Starting…") if phase == "starting" else t(START_LABELS[snapshot.state])
         log = log_tail(study.log_file(stopped.step)) if stopped else ""
         return [gr.update(value=label, visible=not busy, interactive=phase != "starting"),
                 gr.update(visible=busy, value=pause_label(study)),
-                gr.update(visible=True) if busy else gr.update(visible=False, value=_BELL),
+                gr.update(visible=True) if busy else gr.update(visible=False, value=t(_BELL)),
                 gr.update(visible=True) if studies_ahead(study) and not busy else gr.update(visible=False, value=False),
                 gr.update(visible=snapshot.touched and not busy),
                 refusal + run_panel(snapshot, log, _time_remaining(snapshot)),
-                card("Resources used by training", table) if table else ""]
+                card(t("Resources used by training"), table) if table else ""]
 
     def _draw_plot(self, view: StudyView) -> Sequence[Any]:
         arms = view.snapshot.arms if view.snapshot else {}
@@ -157,7 +158,7 @@ class TrainTab:
         if study.state != "running" and not study.queued_behind:
             shown = contacts_note(config) + shown
         return [*self.settings.note_values(study, config), shown,
-                gr.update(visible=code is not None, value=trusted, label=_TRUST.format(code)),
+                gr.update(visible=code is not None, value=trusted, label=t(_TRUST, code=code)),
                 command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted)]
 
     # events
@@ -175,7 +176,8 @@ class TrainTab:
             [self.message, self.start, self.replace], api_visibility="private", show_progress_on=self.message,
         )
         self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
-        self.bell.click(None, None, self.bell, js=_NOTIFY)
+        self.bell.click(None, None, self.bell,
+                        js=_NOTIFY.replace("NOTIFIED", json.dumps(t("You will be notified while this page is open"))))
 
     def _ticked(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
         """Allow the code of the model on the form, and of no other model, until the server stops."""
