@@ -236,7 +236,7 @@ def test_the_languages_share_components_events_and_values(german: dict[str, Any]
     """Only texts differ, so that one set of components and events serves all languages."""
     with use_language("en"):
         page = inside_blocks(build_app)
-        english = page.demo.get_config_file()
+        english = page.demo.config
     pairs = zip(english["components"], german["components"], strict=True)
     assert [one["type"] for one, _ in pairs] == [part["type"] for part in german["components"]]
     assert [event["targets"][0][1] for event in english["dependencies"]] == [

@@ -53,9 +53,9 @@ class TranslatedBlocks(gr.Blocks):
         for code in languages():
             if code != ENGLISH:
                 with use_language(code):
-                    built = build().get_config_file()
+                    built = build().config
                 self._translated[code] = ([part["props"] for part in built["components"]],
-                                          [part["js"] for part in built["dependencies"]])
+                                          [part.get("js") for part in built["dependencies"]])
 
     async def process_api(self, *args: Any, **options: Any) -> Any:
         """Run an event in the language that its request asks for."""

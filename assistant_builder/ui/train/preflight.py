@@ -24,7 +24,7 @@ from assistant_builder.config import PRESET_LABELS, PRESETS, DataConfig, ModelCo
 from assistant_builder.data import Split, load_split
 from assistant_builder.data.wordings import WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import t, tn, translate_formatted
+from assistant_builder.i18n import language, t, tn, translate_formatted
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
 from assistant_builder.models.remote_code import allows_code
@@ -279,7 +279,7 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
                             float(mean), float(longest))
     if study.source is None:
         return PreflightIssue(t("The study's data file is missing"), t("Create a new study from the file."))
-    found = _estimate_from_file(str(study.source), stamp([study.source]), config.model_dump_json())
+    found = _estimate_from_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
     return found if isinstance(found, DataEstimate) else PreflightIssue(found["what"], found["remedy"])
 
 
@@ -289,9 +289,9 @@ def _is_split(study: Study, config: DataConfig) -> bool:
 
 
 @functools.lru_cache(maxsize=32)
-def _estimate_from_file(path: str, version: str, settings: str) -> DataEstimate | dict[str, Any]:
+def _estimate_from_file(path: str, version: str, settings: str, language: str) -> DataEstimate | dict[str, Any]:
     """Estimate from the data file; ``version`` is its stamp, so that a replaced file is read again."""
-    split = _split_of_file(path, version, settings)
+    split = _split_of_file(path, version, settings, language)
     if isinstance(split, dict):
         return split
     lengths = [sum(len(message.content) for message in pair.messages) / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS
@@ -301,7 +301,7 @@ def _estimate_from_file(path: str, version: str, settings: str) -> DataEstimate 
 
 
 @functools.lru_cache(maxsize=4)
-def _split_of_file(path: str, version: str, settings: str) -> Split | dict[str, Any]:
+def _split_of_file(path: str, version: str, settings: str, language: str) -> Split | dict[str, Any]:
     config = DataConfig.model_validate(json.loads(settings))
     inspected = inspect_file(Path(path), config.columns)
     if inspected.findings is None:
@@ -314,7 +314,7 @@ def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
         return count_wordings(read_json(study.folder / "data" / "split.json"))
     if study.source is None:
         return None
-    split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json())
+    split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
     return None if isinstance(split, dict) else count_wordings(split.to_record())
 
 
@@ -330,7 +330,7 @@ def _rule(study: Study, config: StudyConfig) -> str:
     elif study.source is None:
         return ""
     else:
-        split = _split_of_file(str(study.source), stamp([study.source]), config.data.model_dump_json())
+        split = _split_of_file(str(study.source), stamp([study.source]), config.data.model_dump_json(), language())
         if isinstance(split, dict):
             return ""
         training, heldout = split.train, HeldOut.of(split.heldout, split.train)
