@@ -292,8 +292,8 @@ def test_a_further_language_is_its_catalog_alone(pseudo: str, home: Path) -> Non
     assert [text for text in bare if not KEPT.fullmatch(text) and text not in DATASETS] == []
 
 
-KEPT = re.compile(r"Assistant Builder|[a-z]+|[\w.-]*[\d_./:-][\w./:-]*|https?:.*|.*\(4-bit\).*|.*\(16-bit\).*|Q[DR]|L[MR]|"
-                  r"[A-Z0-9 ]+ GB.*|[\w -]+ \d+ GB.*|0\. .*|Python|_+|a-z 0-9 . _ -|[\w .-]+ · [\w. ]+ · .*")
+KEPT = re.compile(r"Assistant Builder|[a-z]+|[\w.-]*[\d_./:-][\w./:-]*|https?:.*|.*\(4-bit\).*|.*\(16-bit\).*|"
+                  r"Q[DR]|L[MR]|[A-Z0-9 ]+ GB.*|[\w -]+ \d+ GB.*|0\. .*|Python|_+|a-z 0-9 . _ -|[\w .-]+ · [\w. ]+ · .*")
 """Names, and what users wrote, which stay as they are."""
 
 

@@ -184,7 +184,9 @@ def ago(seconds: float) -> str:
         return tn("{count} day ago", "{count} days ago", round(seconds / 86_400))
     if seconds >= 3_600:
         return tn("{count} hour ago", "{count} hours ago", round(seconds / 3_600))
-    return tn("{count} minute ago", "{count} minutes ago", max(1, round(seconds / 60)))
+    if seconds >= 60:
+        return tn("{count} minute ago", "{count} minutes ago", round(seconds / 60))
+    return t("a minute ago")
 
 
 def _card(entry: StudySummary, now: float) -> Markup:
