@@ -149,7 +149,8 @@ class _Template:
         """The values with which the message was formatted as ``text``; None if it was not."""
         if not text.startswith(self.texts[0]) or not text.endswith(self.texts[-1]):
             return None
-        place, found = len(self.texts[0]), {}
+        place = len(self.texts[0])
+        found: dict[str, str] = {}
         for number, (name, following) in enumerate(zip(self.names, self.texts[1:], strict=True), start=1):
             end = text.find(following, place) if number < len(self.names) else len(text) - len(following)
             value = text[place:end]

@@ -178,9 +178,9 @@ def edited_file(path: Path, columns: Mapping[str, str], held: str,
 def edits_summary(edits: Edits) -> str:
     """The edits as ``1 cell changed, 2 rows added``."""
     return ", ".join(filter(None, (
-        edits.cells and tn("{count} cell changed", "{count} cells changed", edits.cells),
-        edits.added and tn("{count} row added", "{count} rows added", edits.added),
-        edits.removed and tn("{count} row removed", "{count} rows removed", edits.removed))))
+        tn("{count} cell changed", "{count} cells changed", edits.cells) if edits.cells else "",
+        tn("{count} row added", "{count} rows added", edits.added) if edits.added else "",
+        tn("{count} row removed", "{count} rows removed", edits.removed) if edits.removed else "")))
 
 
 def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str | None:

@@ -119,8 +119,8 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
         return join([callout("info", t("Evaluating"), t("Loading the models.")), _so_far(snapshot)])
     parts = []
     for step, progress in going.items():
-        left = progress.eta_seconds
-        left = "" if left is None else ", " + t("{time} left", time=duration(left))
+        eta = progress.eta_seconds
+        left = "" if eta is None else ", " + t("{time} left", time=duration(eta))
         parts += [callout("info", t("Evaluating"),
                           f"{translate_formatted(progress.message or N_('Scoring'))}: {progress.done} %{left}"),
                   bar(progress.done / progress.total, step_title(step))]

@@ -255,8 +255,8 @@ def finished_panel(spec: ExportSpec, record: JobRecord, export: Mapping[str, Any
     if not current:
         parts.append(callout("warn", t("The assistant was trained again after this export"),
                              t("The export contains the earlier adapter."), t("Export again to get the new one.")))
-    parts.append(callout(tone, verdict,
-                         " ".join(map(translate_formatted, export["sentences"]))))  # type: ignore[arg-type]
+    said = " ".join(map(translate_formatted, export["sentences"]))
+    parts.append(callout(tone, verdict, said))  # type: ignore[arg-type]
     files = table((t("File"), t("Size")), [(entry["name"], size(entry["bytes"])) for entry in export["files"]],
                   numeric=(1,))
     has_modelfile = any(entry["name"] == "Modelfile" for entry in export["files"])
