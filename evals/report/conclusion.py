@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.export_formats import advice
-from assistant_builder.i18n import N_, t, tn
+from assistant_builder.i18n import N_, t, tc, tn
 from evals.declaration import FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric
 from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
@@ -176,7 +176,7 @@ def _declines(report: Mapping[str, Any], arm: str) -> str:
     falsely, rightly = declined(report, arm)
     if falsely is None:
         return ""
-    wrongly = {"wrongly": falsely or t("none")}
+    wrongly = {"wrongly": falsely or tc("questions", "none")}
     if rightly is None:
         return t("It declined {wrongly} of them wrongly.", **wrongly)
     unknown = count(total(report, RIGHT_DECLINES))
@@ -184,7 +184,7 @@ def _declines(report: Mapping[str, Any], arm: str) -> str:
         return t("It declined {wrongly} of them wrongly, and all {unknown} that it should decline.", unknown=unknown,
                  **wrongly)
     return t("It declined {wrongly} of them wrongly, and {rightly} of the {unknown} that it should decline.",
-             rightly=rightly or t("none"), unknown=unknown, **wrongly)
+             rightly=rightly or tc("questions", "none"), unknown=unknown, **wrongly)
 
 
 def _figures(report: Mapping[str, Any], arm: str, metric: str) -> Iterator[Figure]:
