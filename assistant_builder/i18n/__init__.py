@@ -194,6 +194,10 @@ def _translate_formatted(text: str, language: str, depth: int = 2) -> str:
         values = template.values(text)
         if values is not None:
             return _filled(template, values, language, depth - 1)
+    if text[:1].isupper() and text[1:2].islower():
+        lower = text[0].lower() + text[1:]
+        if (found := _translate_formatted(lower, language, depth)) != lower:
+            return found[0].upper() + found[1:]
     if text.endswith(".") and (found := _translate_formatted(text[:-1], language, depth)) != text[:-1]:
         return f"{found}."
     sentences = re.split(r"(?<=[.!?]) (?=[A-Z“])", text)

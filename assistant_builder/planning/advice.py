@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
-from assistant_builder.i18n import localize, t
+from assistant_builder.i18n import localize, percentage, t, translate_formatted
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
@@ -204,33 +204,37 @@ def warnings(plan: Plan) -> list[str]:
     found = [*_precision_warnings(plan), *_storage_warnings(plan)]
     train, context = plan.config.train, plan.architecture.context
     if train.optimizer != "adamw" and plan.machine.device == "cpu":
-        found.append(f"train.optimizer={train.optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.")
+        found.append(t("train.optimizer={optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.",
+                       optimizer=train.optimizer))
     if context and train.max_length > context:
-        found.append(f"train.max_length={train.max_length} is longer than the model's context. Set it to {context} "
-                     "tokens or fewer.")
+        found.append(t("train.max_length={length} is longer than the model's context. Set it to {context} tokens or "
+                       "fewer.", length=str(train.max_length), context=str(context)))
     if not plan.architecture.known:
-        found.append(f"The planner has no formula for the model family {plan.architecture.model_type!r}. Weights and "
-                     "adapters are counted from the model's code and are exact; activations are estimated from a "
-                     "Llama of the same size and may be off.")
+        found.append(t("The planner has no formula for the model family {family!r}. Weights and adapters are counted "
+                       "from the model's code and are exact; activations are estimated from a Llama of the same size and "
+                       "may be off.", family=plan.architecture.model_type))
     return found
 
 
 def _precision_warnings(plan: Plan) -> Iterator[str]:
     dtype, machine = plan.compute_dtype, plan.machine
     if dtype == "float32":
-        reason = ("was chosen in the settings" if plan.config.model.compute_dtype == "float32"
-                  else "is the only fast type of this hardware")
-        remedy = " Set model.compute_dtype=auto to use bfloat16." if machine.bfloat16 else ""
-        yield (f"Computation in float32 {reason}. It is about half as fast as bfloat16 and needs twice the memory for "
-               f"activations, without a measurable gain in quality. The stored 4-bit weights do not grow.{remedy}")
+        reason = (t("Computation in float32 was chosen in the settings.")
+                  if plan.config.model.compute_dtype == "float32" else
+                  t("Computation in float32 is the only fast type of this hardware."))
+        effect = t("It is about half as fast as bfloat16 and needs twice the memory for activations, without a "
+                   "measurable gain in quality. The stored 4-bit weights do not grow.")
+        remedy = [t("Set model.compute_dtype=auto to use bfloat16.")] if machine.bfloat16 else []
+        yield " ".join([reason, effect, *remedy])
     if dtype == "float16" and machine.device == "cpu":
-        yield ("CPUs compute in float16 about ten times slower than in bfloat16 or float32. Set "
-               "model.compute_dtype=auto.")
+        yield t("CPUs compute in float16 about ten times slower than in bfloat16 or float32. Set "
+                "model.compute_dtype=auto.")
     if dtype == "bfloat16" and not machine.bfloat16:
-        yield f"{machine.name} does not support bfloat16. Set model.compute_dtype to auto or float16."
+        yield t("{machine} does not support bfloat16. Set model.compute_dtype to auto or float16.",
+                machine=translate_formatted(machine.name))
     if dtype == "float16" and machine.device == "cuda":
-        yield ("Values above 65,504 overflow in float16. If the training loss becomes nan, use a GPU that supports "
-               "bfloat16 (NVIDIA Ampere or later).")
+        yield t("Values above 65,504 overflow in float16. If the training loss becomes nan, use a GPU that supports "
+                "bfloat16 (NVIDIA Ampere or later).")
 
 
 def _storage_warnings(plan: Plan) -> Iterator[str]:
@@ -240,25 +244,28 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
     ratio = lora.weights_bytes / qlora.weights_bytes
     if architecture.share("experts") > 0:
         method = base_storage("qlora", plan.config.model)
-        yield (f"{architecture.share('experts'):.0%} of this model are fused expert weights, which "
-               f"{method.library or method.label} keeps in 16 bits. QLoRA therefore reduces the base model only "
-               f"by a factor of {ratio:.1f}. If memory is short, choose a dense model.")
+        yield t("{share} of this model are fused expert weights, which {method} keeps in 16 bits. QLoRA therefore "
+                "reduces the base model only by a factor of {ratio:.1f}. If memory is short, choose a dense model.",
+                share=percentage(f"{100 * architecture.share('experts'):.0f}"), method=method.library or method.label,
+                ratio=ratio)
         if plan.config.train.target_modules == "all-linear":
-            yield ("Adapters are added to the linear layers, mostly those of attention, and not to the experts. This "
-                   "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
-                   "adds some.")
+            yield t("Adapters are added to the linear layers, mostly those of attention, and not to the experts. This "
+                    "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
+                    "adds some.")
     elif unquantized > _MIN_16_BIT_SHARE * qlora.weights_bytes:
-        yield (f"4-bit storage makes this small model {ratio:.1f} times smaller instead of about 4 times, because "
-               f"{unquantized / qlora.weights_bytes:.0%} of its bytes are embeddings, which stay in 16 bits. You do "
-               "not need to change anything.")
+        yield t("4-bit storage makes this small model {ratio:.1f} times smaller instead of about 4 times, because "
+                "{share} of its bytes are embeddings, which stay in 16 bits. You do not need to change anything.",
+                ratio=ratio, share=percentage(f"{100 * unquantized / qlora.weights_bytes:.0f}"))
     host = max(method.loading_host_bytes for method in plan.arms)
     if host:
-        yield (f"While the base model loads, the {plan.shards} processes together need about {gigabytes(host)} of main "
-               "memory, until its shards are on the GPUs. Make sure that the computer has this much memory.")
+        yield t("While the base model loads, the {processes} processes together need about {memory} of main memory, "
+                "until its shards are on the GPUs. Make sure that the computer has this much memory.",
+                processes=plan.shards, memory=gigabytes(host))
     if plan.machine.device == "cpu":
-        where = "training, chat and evaluation" if qlora.dequantized else "chat and evaluation"
-        yield (f"On a CPU, {where} convert the base model to {plan.compute_dtype} for speed. QLoRA therefore saves "
-               f"{'no memory here' if qlora.dequantized else 'memory in training only'}.")
+        yield (t("On a CPU, training, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore "
+                 "saves no memory here.", dtype=plan.compute_dtype) if qlora.dequantized else
+               t("On a CPU, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore saves "
+                 "memory in training only.", dtype=plan.compute_dtype))
 
 
 def to_document(plan: Plan) -> dict[str, Any]:

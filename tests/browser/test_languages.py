@@ -42,7 +42,8 @@ def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) ->
             expect(page.locator("#ab-data")).to_contain_text("Brauchbare Paare")
         elif tab == "evaluate":
             expect(page.locator("#ab-conclusion")).to_contain_text("Ist er gut genug?")
-            expect(page.locator("#ab-conclusion")).to_contain_text("Der empfohlene Assistent (16-bit LoRA) erreichte bei 12 neuen Fragen")
+            expect(page.locator("#ab-conclusion")).to_contain_text(
+                "Der empfohlene Assistent (16-bit LoRA) erreichte bei 12 neuen Fragen")
         else:
             expect(page.locator("#ab-send")).to_have_text("Fragen")
             expect(page.locator("#ab-question textarea")).to_have_attribute(

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from assistant_builder.data import Message, Pair, RejectedRow
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.wordings import count_wordings
-from assistant_builder.i18n import N_, t, tm, tn
+from assistant_builder.i18n import N_, t, tm, tn, translate_formatted
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
@@ -42,7 +42,7 @@ def findings_view(record: Mapping[str, Any]) -> Markup:
     numbers = row_numbers(record)
     found = join(_problem(problem, numbers) for problem in record.get("problems", ()))
     notes = fold(t("How the file was read"), items(map(use_page_labels, record["notes"]))) if record["notes"] else ""
-    which = Markup('<p class="ab-note-line">{}</p>').format(numbers.note) if numbers.note else ""
+    which = Markup('<p class="ab-note-line">{}</p>').format(translate_formatted(numbers.note)) if numbers.note else ""
     return join([tiles(figures), found, _examples(record.get("details", {}), numbers), which, notes])
 
 

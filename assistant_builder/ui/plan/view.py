@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from assistant_builder.arms import LORA, QLORA, label
-from assistant_builder.i18n import N_, localize, t, tn
+from assistant_builder.i18n import N_, localize, t, tn, translate_formatted
 from assistant_builder.planning.advice import Advice, advise, card_comparison, warnings
 from assistant_builder.planning.memory import FULL_TUNING, Method
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan
@@ -62,8 +62,8 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
         t("Both arms fit. This study trains only one, so it cannot measure the cost of 4-bit: select both under Arms "
           "in the settings of the Train tab."))
     remedy = " ".join(map(t, advice.remedies)) or both
-    return callout(tone, t("{verdict} on {machine}", verdict=t(found), machine=t(plan.machine.name)), t(advice.why),
-                   remedy)
+    title = t("{verdict} on {machine}", verdict=t(found), machine=translate_formatted(plan.machine.name))
+    return callout(tone, title, t(advice.why), remedy)
 
 
 def plan_panel(plan: Plan) -> Markup:

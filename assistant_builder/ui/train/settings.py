@@ -11,7 +11,7 @@ import gradio as gr
 from assistant_builder.arms import ARMS, QLORA
 from assistant_builder.config import PRESETS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import t, translate_formatted
 from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.catalog import CATALOG, resolve, weight_bytes
 from assistant_builder.models.hub import available_offline
@@ -208,9 +208,9 @@ def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Mar
     """The selected settings with the reason, and those that the user has changed since on the form."""
     machine = selection.after.machine
     memory = t("{needed} of the {free} that are free on {machine}", needed=_needed(selection.after),
-               free=size(selection.after.memory_bytes), machine=t(machine.name))
+               free=size(selection.after.memory_bytes), machine=translate_formatted(machine.name))
     if selection.changes:
-        title = t("Settings selected for {machine}", machine=t(machine.name))
+        title = t("Settings selected for {machine}", machine=translate_formatted(machine.name))
         chosen = ", ".join(
             t("{setting} {value} instead of {before}", setting=study_options()[key].title, value=value,
               before=get_value(selection.before.config, key)) for key, value in selection.changes.items())
