@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, compares, headline_arms, named, plain_order, with_arm
+from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, compares, headline_arms, label, plain_order, with_arm
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.errors import StudyError
@@ -165,6 +165,7 @@ class ExportFormat(ABC):
 
 EXPORT_FORMATS: Registry[ExportFormat] = Registry(
     "export format", builtin=("assistant_builder.export.adapter:ADAPTER", "assistant_builder.export.merged:MERGED",
+                              "assistant_builder.export.prequantized:PREQUANTIZED",
                               "assistant_builder.export.gguf:GGUF")
 )
 
@@ -264,9 +265,10 @@ class Advice:
 
 
 _ALONE: dict[str, str] = {
-    QLORA.name: N_("This study trains QLoRA alone; whether its 16-bit twin would be better was not measured. Its "
-                   "adapter is served on the base in 4 bits; merged, it is a 16-bit model."),
-    LORA.name: N_("This study trains 16-bit LoRA alone; the cost of 4-bit was not measured."),
+    QLORA.name: N_("Only Compact (QLoRA, 4-bit) is trained; whether Full (LoRA, 16-bit) would be better was not "
+                   "measured. Its adapter is served on the base in 4 bits; merged, it is a 16-bit model."),
+    LORA.name: N_("Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, 4-bit) would be as good was not "
+                  "measured."),
 }
 """The reason if the study trains only one of the twins."""
 
@@ -280,30 +282,34 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
     if not compares(arms):
         (arm,) = headline_arms(arms)
         if len(arms) == 1:
-            return Advice(arm, arm, _ALONE.get(arm, f"This study trains {named(arms)} alone."))
-        return Advice(arm, arm, f"This study does not train both twins, so no verdict compares {named(arms)}.")
+            return Advice(arm, arm, _ALONE.get(arm, f"Only {label(arm)} is trained."))
+        return Advice(arm, arm, f"No verdict compares {' and '.join(map(label, arms))}.")
     if report is None:
-        return Advice(LORA.name, LORA.name, t("Nothing is measured yet: until the evaluation is done, the cost of "
-                                              "4-bit is unknown, and 16-bit LoRA is the safe choice."))
+        return Advice(LORA.name, LORA.name, t("Nothing is measured yet: until then Full is the safe choice."))
     verdict = report.get("verdict")
     if not isinstance(verdict, dict) or not verdict.get("ci"):
-        return Advice(LORA.name, LORA.name, t("The report is of an older version, without a verdict that can be read "
-                                              "here: evaluate again. Until then 16-bit LoRA is the safe choice."))
+        return Advice(LORA.name, LORA.name,
+                      t("The report is of an older version, without a verdict that can be read here: evaluate again. "
+                        "Until then Full is the safe choice."))
     low, high = verdict["ci"]
     ahead = low > 0 if verdict["higher_is_better"] else high < 0
     if ahead and verdict["outcome"] == "no worse":
-        return Advice(QLORA.name, QLORA.name, t("QLoRA scored better than its 16-bit twin: take QLoRA in either "
-                                                "format."))
+        return Advice(QLORA.name, QLORA.name, t("Compact scored better: take it in either format."))
     if verdict["outcome"] == "no worse":
-        return Advice(QLORA.name, LORA.name, t("4-bit was no worse than you allowed. Take QLoRA's adapter if the "
+        return Advice(QLORA.name, LORA.name, t("Compact was no worse than you allowed. Take its adapter if the "
                                                "assistant will be served in 4 bits, where it saves memory. A merged "
-                                               "model is 16-bit in either case and of the same size, so that LoRA is "
+                                               "model is 16-bit in either case and of the same size, so that Full is "
                                                "the better choice there."))
     if verdict["outcome"] == "worse":
-        return Advice(LORA.name, LORA.name, t("4-bit made the assistant measurably worse: take 16-bit LoRA, unless "
-                                              "it does not fit the machine that runs it."))
-    return Advice(LORA.name, LORA.name, t("Whether 4-bit cost more than you allowed is undecided: 16-bit LoRA is the "
-                                          "safe choice; QLoRA's adapter needs less memory where it is served."))
+        return Advice(LORA.name, LORA.name, t("Compact is measurably worse: take Full, unless it does not fit the "
+                                              "machine that runs it."))
+    return Advice(LORA.name, LORA.name, t("Whether Compact is worse than you allowed is undecided: Full is the safe "
+                                          "choice; the other adapter needs less memory where it is served."))
+
+
+def shipped_file(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> ExportSpec:
+    """The GGUF file to ship: the smallest that is no worse, else that of the recommended arm in the default type."""
+    return file_to_ship(report) or ExportSpec(advice(report, arms).arm(EXPORT_FORMATS["gguf"]), "gguf")
 
 
 def base_name(study: Study) -> tuple[str, Path | None]:

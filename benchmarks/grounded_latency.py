@@ -1,7 +1,8 @@
 """``python -m benchmarks.grounded_latency STUDY``: how much later a grounded assistant answers.
 
 Held-out questions are asked one at a time, each in turn without looking up, with facts in the prompt, and with facts
-and the rule for declining, which holds the first tokens back. Printed are medians of the seconds until the first text
+and the rule for declining, which holds the first tokens back. Each of these ways has a cache of its own: a prompt
+shares with the one before it what it would share in a chat. Printed are medians of the seconds until the first text
 and until the complete answer (``--json`` prints one JSON document).
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 from assistant_builder.arms import ARMS
 from assistant_builder.data import load_split
+from assistant_builder.inference.generate import KVCacheState
 from assistant_builder.inference.session import ChatSession, Sampling
 from assistant_builder.study import Study
 
@@ -30,9 +32,10 @@ def measure(study: Study, arm: str, questions: int) -> dict[str, Any]:
     free = replace(served, rule=None)
     asked = [pair.messages[:-1] for pair in load_split(study.folder / "data", "heldout")]
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    caches: dict[str, dict[str, KVCacheState]] = {way: {} for way in WAYS}
     for number, messages in enumerate([asked[0], *asked[:: max(1, len(asked) // questions)][:questions]]):
         for way in WAYS:
-            session._grounded[arm] = served if way == WAYS[2] else free
+            session._grounded[arm], session._conversations = served if way == WAYS[2] else free, caches[way]
             sampling = Sampling(max_new_tokens=study.config.eval.max_new_tokens, look_up=way != WAYS[0])
             last = list(session.stream(arm, messages, sampling, threading.Event()))[-1]
             if number and last.first_token_seconds is not None:  # the first question warms up

@@ -248,7 +248,7 @@ class _FormatScoring:
                 raise EvaluationError(error.what, where=error.where, remedy="The study is complete without its GGUF "
                                       f"files: 'assistant-builder run {self._study.name} --set formats.types=[]'"
                                       ) from error
-            self._clock.set_message(f"{title}: answering the held-out questions with llama.cpp")
+            self._clock.set_message(f"{title}: answering the test questions with llama.cpp")
             began = time.monotonic()
             for place in timed:
                 found[place] = server.complete(prompts[place], limit, **options)

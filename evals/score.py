@@ -177,7 +177,7 @@ class _Scoring:
             self.clock.set_message(f"{title}: searching for the pairs")
             prompts, neighbours = self._retrieval_prompts()
 
-        self.clock.set_message(f"{title}: scoring the reference answers and answering the held-out questions")
+        self.clock.set_message(f"{title}: scoring the reference answers and answering the test questions")
         if neighbours is None:
             targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
         else:

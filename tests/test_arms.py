@@ -93,6 +93,7 @@ def test_page_and_report_give_an_arm_one_colour_and_one_name() -> None:
         for path in Path(__file__).parents[1].joinpath(folder).glob("*.css"):
             assert not any(f"--{name}:" in path.read_text() or f".{name} " in path.read_text() for name in ARMS), path
     assert [CELLS[ARMS[arm].cell].label for arm in TWINS] == [label(arm) for arm in TWINS]
+    assert all(label(arm).startswith(f"{ARMS[arm].plain} (") for arm in TWINS)
 
 
 # in a process of their own, with the dummy arm
@@ -135,8 +136,8 @@ def test_outside_page_offers_it() -> None:
     assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms))
     assert "--arm-dummy: #7a3fb0" in arm_styles()
     export, chat = inside_blocks(ExportTab), inside_blocks(lambda: ChatTab(WorkerPool(["false"])))
-    assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 9
-    assert list(chat.talk.panes) == ["a", "b", "dummy", "base"]
+    assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 12
+    assert list(chat.talk.panes) == ["a", "b", "dummy", "shipped", "base"]
 
 
 @outside

@@ -92,7 +92,8 @@ def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up: bool, m
     answer = document["answers"]["lora"]
     assert (answer["sources"], answer["declined"]) == ([source] if look_up else [], False)
     shown = CliRunner().invoke(app, words).stdout
-    assert ("row 3: Opening" in shown) is look_up and "\x1b" not in shown
+    assert ("row 4: Opening" in shown) is look_up and "\x1b" not in shown, "the header is row 1 of the user's file"
+    assert shown.startswith("Full (LoRA, 16-bit) (3 tokens")
 
 
 @pytest.mark.parametrize("level", ["ERROR", "WARNING"])
@@ -169,7 +170,7 @@ def test_run_and_report_end_with_the_conclusion(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("assistant_builder.runner.run.run_study", lambda *_, **__: None)
     lines = output.conclusion_lines(study)
     assert [line.partition("?")[0].partition(":")[0] for line in lines[:3]] == [
-        "Is it good enough", "What did 4-bit cost", "What to do"]
+        "Is it good enough", "Compact (QLoRA, 4-bit) or Full (LoRA, 16-bit)", "What to do"]
     assert "fact" not in lines[0] and lines[3].startswith("  assistant-builder ask library \"")
     run = CliRunner().invoke(app, ["run", study.name])
     assert run.exit_code == 0, run.exception

@@ -140,7 +140,7 @@ class _PendingRequest:
 
 def worker_command(study: Study) -> list[str]:
     """The command line of a study's chat worker."""
-    return python_command("-m", "assistant_builder.chat.worker", "--study", str(study.folder),
+    return python_command("-m", "assistant_builder.serving.chat", "--study", str(study.folder),
                           *(["--approach", study.approach] if study.approach else []))
 
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
 from assistant_builder.data import Message
+from assistant_builder.data.card import inline
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
-from assistant_builder.inference.session import BASE, Sampling
+from assistant_builder.inference.session import BASE, SHIPPED, Sampling
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
@@ -31,6 +32,8 @@ def default_sides(arms: Sequence[str]) -> tuple[str, str]:
 
 def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     """Label of a model in a study with these arms."""
+    if speaker == SHIPPED:
+        return t("As shipped (GGUF file in llama.cpp)")
     return label(speaker) if speaker != BASE else t(
         "Base model, untuned ({kind})", kind=ARMS[base_owner(arms)].base_label)
 
@@ -129,7 +132,8 @@ def conversation_from_record(record: Any) -> Conversation:
 
 
 def _turn(entry: Mapping[str, Any]) -> Turn:
-    answers = {speaker: _answer(entry["answers"][speaker]) for speaker in (*ARMS, BASE) if speaker in entry["answers"]}
+    answers = {speaker: _answer(entry["answers"][speaker]) for speaker in (*ARMS, SHIPPED, BASE)
+               if speaker in entry["answers"]}
     for answer in answers.values():
         if not isinstance(answer.text, str) or not isinstance(answer.tokens, int):
             raise ValueError("an answer must be a text")
@@ -163,9 +167,9 @@ def as_json(study: str, conversation: Conversation) -> str:
     return json.dumps({"study": study, "turns": turns}, ensure_ascii=False, indent=2) + "\n"
 
 
-def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:
-    """The conversation as Markdown; texts are in fenced blocks, so that they are not interpreted as markup."""
-    parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {study}"]
+def as_markdown(title: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:
+    """The conversation as Markdown; texts are in fenced blocks or escaped, so that they are no markup."""
+    parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {inline(title)}"]
     system = None
     for number, turn in enumerate(conversation.turns, start=1):
         if turn.system != system and turn.system:
@@ -180,7 +184,7 @@ def as_markdown(study: str, conversation: Conversation, arms: Sequence[str] = TW
 
 
 def _labelled_answers(turn: Turn) -> list[tuple[str, Answer]]:
-    order = [*turn.sides, *further_arms(ARMS), BASE]
+    order = [*turn.sides, *further_arms(ARMS), SHIPPED, BASE]
     names = {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)} if turn.hidden else {}
     return [(names.get(speaker, speaker), turn.answers[speaker]) for speaker in order if speaker in turn.answers]
 

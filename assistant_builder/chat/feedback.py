@@ -16,17 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from assistant_builder.arms import LORA, QLORA, TWINS
+from assistant_builder.arms import LORA, QLORA, TWINS, plain
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.config import parse_config
 from assistant_builder.data import SPLITS, Message, Pair, SplitName, load_split
 from assistant_builder.data.edit import append_pairs, write_rows
 from assistant_builder.data.load import load_rows
+from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.i18n import N_, localize, t, tn
+from assistant_builder.i18n import N_, localize, t
 from assistant_builder.study import Study
 
 Record = TypeVar("Record")
@@ -149,9 +150,9 @@ def tally_sentence(found: Tally) -> str:
     """A sentence with the counts, their interpretation and the p-value."""
     if not found.counted:
         return t("No votes yet.")
-    counts = [f"QLoRA {found.candidate}", f"LoRA {found.baseline}"]
+    counts = [f"{plain(QLORA.name)} {found.candidate}", f"{plain(LORA.name)} {found.baseline}"]
     if found.ties:
-        counts.append(tn("{count} tie", "{count} ties", found.ties))
+        counts.append(t("{number} the same", number=found.ties))
     if found.both_bad:
         counts.append(t("{number} both bad", number=found.both_bad))
     decided = found.candidate + found.baseline
@@ -161,7 +162,7 @@ def tally_sentence(found: Tally) -> str:
         shown = t("no preference shown, p = {p_value:.2f}", p_value=found.p_value)
     else:
         shown = t("{assistant} is preferred, {p_value}",
-                  assistant="QLoRA" if found.candidate > found.baseline else "LoRA",
+                  assistant=plain((QLORA if found.candidate > found.baseline else LORA).name),
                   p_value="p = " + localize(f"{found.p_value:.3f}") if found.p_value >= 0.001 else
                   "p < " + localize("0.001"))
     return f"{', '.join(counts)}: {shown}."
@@ -242,7 +243,7 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
 
 @dataclass(frozen=True)
 class TaughtPair:
-    """A training pair that has the answer of a correction."""
+    """A training pair that has the answer of a correction; ``row`` is the number that the user sees."""
 
     row: int
     question: str
@@ -273,9 +274,10 @@ def taught_pair(study: Study, question: str, answer: str) -> TaughtPair | None:
 def _rows_by_answer(folder: Path, changed: int) -> dict[str, list[tuple[int, str]]]:
     """Normalized answer → (row, question) of the training pairs of one turn; ``changed`` identifies the file."""
     found: dict[str, list[tuple[int, str]]] = {}
+    numbers = row_numbers(folder)
     for pair in load_split(folder, "train"):
         if pair.turns == 1:
-            found.setdefault(casefold_normalize(pair.answer), []).append((pair.row, pair.question))
+            found.setdefault(casefold_normalize(pair.answer), []).append((numbers.shown(pair.row), pair.question))
     return found
 
 

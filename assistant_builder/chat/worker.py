@@ -1,4 +1,4 @@
-"""The process that holds the models of the chat: ``python -m assistant_builder.chat.worker --study FOLDER``.
+"""The server of a process that holds models, as that of the page's chat (:mod:`assistant_builder.serving.chat`).
 
 It reads requests from standard input and writes events to standard output, one JSON object per line. The page loads no
 model itself, so it survives a crash of this process, and the memory is freed when the process ends.
@@ -28,7 +28,6 @@ models stay available.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -39,16 +38,14 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.error_translation import CHAT_MEMORY, needs_new_process, ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.i18n import t
-from assistant_builder.inference.session import BASE, ChatSession, Sampling, Session
-from assistant_builder.study import Study, run_marker
+from assistant_builder.inference.session import Sampling, Session
+from assistant_builder.study import run_marker
 
 IDLE_SECONDS = 900.0
 _POLL_SECONDS = 1.0
@@ -232,19 +229,3 @@ def run_server(session: Session, idle_seconds: float = IDLE_SECONDS, *, exit_on_
     Server(session, write, idle_seconds, should_exit, concurrency).serve(requests)
     # A regular exit would wait for pending answers and for the thread that reads requests.
     os._exit(0)
-
-
-def main() -> None:
-    """Start the worker of a study."""
-    parser = argparse.ArgumentParser(description="Answer questions with the trained assistants of a study.")
-    parser.add_argument("--study", type=Path, required=True, help="the study's folder")
-    parser.add_argument("--approach", help="the approach of the assistants; default: the main one")
-    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="idle time until the process ends")
-    options = parser.parse_args()
-    configure_libraries()
-    study = Study(options.study, options.approach)
-    run_server(ChatSession(study, (*study.config.arms, BASE)), options.idle_seconds)
-
-
-if __name__ == "__main__":
-    main()

@@ -44,6 +44,7 @@ def ask(
     if not question.strip():
         raise ConfigError("the question is empty", remedy="Write a question in quotes")
     from assistant_builder.chat.ask import ask_arms
+    from assistant_builder.data.prepare import row_numbers
 
     study = Study.open(name).of_choice(output.check_approach(approach))
     trained = study.config.arms
@@ -57,12 +58,13 @@ def ask(
         answers = ask_arms(study, question, arms, look_up=look_up, session=session)
     if as_json:
         return output.print_json({"question": question, "answers": answers})
+    numbers = row_numbers(study.folder / "data")
     for asked, answer in answers.items():
         text = escape_control_characters(answer["text"])
         typer.echo(f"{label(asked)} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {text}")
         for source in answer["sources"]:
             question_, found = (escape_control_characters(source[key]) for key in ("question", "answer"))
-            typer.echo(f"  row {source['row']}: {question_} {found}")
+            typer.echo(f"  row {numbers.shown(source['row'])}: {question_} {found}")
 
 
 def _session(study: Study, arms: Sequence[str], backend: str, type: str | None) -> Session:

@@ -11,6 +11,7 @@ from assistant_builder.config.formats import FormatsConfig
 from assistant_builder.config.model import ModelConfig
 from assistant_builder.config.study_config import (
     BEFORE_APPROACHES,
+    BY_HEART,
     PRESET_LABELS,
     PRESETS,
     Approach,
@@ -26,6 +27,6 @@ from assistant_builder.config.study_config import (
 )
 from assistant_builder.config.train import TrainConfig
 
-__all__ = ["BEFORE_APPROACHES", "PRESETS", "PRESET_LABELS", "Approach", "DataConfig", "EvalConfig", "ExecutorConfig",
-           "FormatsConfig", "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig", "check_name", "load_config",
-           "name_and_title", "option_fields", "parse_config", "printable", "read_value", "slug"]
+__all__ = ["BEFORE_APPROACHES", "BY_HEART", "PRESETS", "PRESET_LABELS", "Approach", "DataConfig", "EvalConfig",
+           "ExecutorConfig", "FormatsConfig", "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig", "check_name",
+           "load_config", "name_and_title", "option_fields", "parse_config", "printable", "read_value", "slug"]

@@ -27,14 +27,14 @@ class DataConfig(ConfigModel):
         description=N_("Instruction for rows without a system prompt. Empty: the default of the base model."),
         json_schema_extra=BASIC,
     )
-    heldout_fraction: float = Field(0.2, gt=0, lt=0.9, title=N_("Held-out share"),
+    heldout_fraction: float = Field(0.2, gt=0, lt=0.9, title=N_("Test share"),
                                     description=N_("Share of the pairs that tests the assistants."),
                                     json_schema_extra=BASIC)
     validation_fraction: float = Field(0.1, gt=0, lt=0.5, title=N_("Validation share"),
                                        description=N_("Share of the remaining pairs that selects the best checkpoint."))
     max_train: int | None = Field(None, ge=1, title=N_("Maximum training pairs"), description=N_("Empty: all pairs."),
                                   json_schema_extra=BASIC)
-    max_heldout: int | None = Field(None, ge=2, title=N_("Maximum held-out pairs"), description=N_("Empty: all pairs."),
+    max_heldout: int | None = Field(None, ge=2, title=N_("Maximum test pairs"), description=N_("Empty: all pairs."),
                                     json_schema_extra=BASIC)
     near_duplicate_threshold: float = Field(
         0.8, gt=0.3, le=1, title=N_("Near-duplicate threshold"),

@@ -13,9 +13,9 @@ from assistant_builder.i18n import N_
 class TrainConfig(ConfigModel):
     """LoRA and optimization, shared by both arms."""
 
-    preset: Literal["quick", "balanced", "thorough", "custom"] = Field(
-        "balanced", title=N_("Preset"), description=N_("A named set of values for epochs, rank, alpha and validations; "
-                                                   "other settings replace them."),
+    preset: Literal["quick", "balanced", "thorough", "by_heart", "custom"] = Field(
+        "balanced", title=N_("Preset"),
+        description=N_("A named set of values for epochs, rank, alpha and validations; other settings replace them."),
     )
     rank: int = Field(16, ge=1, le=1024, title=N_("LoRA rank"), description=N_("Rank of the adapter matrices, which "
                                                                            "determines their capacity (QLoRA paper: "

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
-from assistant_builder.atomic_io import write_json, write_jsonl
+from assistant_builder.atomic_io import read_json, write_json, write_jsonl
 from assistant_builder.config import DataConfig
 from assistant_builder.data.card import dataset_card, write_card
 from assistant_builder.data.load import load_pairs
 from assistant_builder.data.split import Split, split_pairs
+from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.validate import Findings, TokenCounter, check_pairs
 from assistant_builder.errors import DataError
+
+
+def row_numbers(folder: Path) -> RowNumbers:
+    """The row numbers that the user sees of the prepared data in a study's ``data`` folder."""
+    path = folder / "findings.json"
+    try:
+        return _row_numbers(path, path.stat().st_mtime_ns)
+    except OSError:  # not prepared yet
+        return RowNumbers()
+
+
+@functools.lru_cache(maxsize=16)
+def _row_numbers(path: Path, changed: int) -> RowNumbers:
+    return RowNumbers.of_record(read_json(path))
 
 
 class PreparedData(NamedTuple):

@@ -69,8 +69,8 @@ def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     if count >= len(SPLITS):
         return None
     if len(pairs) < len(SPLITS):
-        return (tn("only {count} usable pair: training, validation and held-out test each need one",
-                   "only {count} usable pairs: training, validation and held-out test each need one", len(pairs)),
+        return (tn("only {count} usable pair: training, validation and test each need one",
+                   "only {count} usable pairs: training, validation and test each need one", len(pairs)),
                 t("Add rows: 3 are the minimum, and a conclusive result needs several hundred"))
     few = (tn("the {pairs} usable pairs form only {count} group, and a split needs at least 3",
               "the {pairs} usable pairs form only {count} groups, and a split needs at least 3", count,
@@ -389,8 +389,8 @@ def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, notes
     leaks = find_leaks(sets["heldout"], sets["train"], sets["validation"], config.near_duplicate_threshold)
     if not leaks:
         return leaks
-    summary = tn("{count} held-out question found in training or validation",
-                 "{count} held-out questions found in training or validation", len(leaks))
+    summary = tn("{count} test question found in training or validation",
+                 "{count} test questions found in training or validation", len(leaks))
     if keep:
         reason = (
             t("as specified by data.remove_leaks=never")

@@ -137,6 +137,12 @@ class RowNumbers:
     note: str = ""
     starts: tuple[tuple[int, int], ...] = ()
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any] | None) -> RowNumbers:
+        """The row numbers in ``Findings.to_record()``; plain ones for a record of an earlier version."""
+        found = (record or {}).get("row_numbers") or {}
+        return cls(found.get("note", ""), tuple((first, added) for first, added in found.get("starts", ())))
+
     def shown(self, row: int) -> int:
         """The number that a person sees."""
         return row + next((added for first, added in reversed(self.starts) if first <= row), 0)

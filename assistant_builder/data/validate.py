@@ -300,8 +300,8 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
     elif len(findings.usable) < _SMALL_DATASET:
         yield _problem(
             "warning", tn("Only {count} usable pair", "Only {count} usable pairs", len(findings.usable)),
-            t("A held-out test of this size can only detect large differences; several hundred pairs give a more "
-              "precise result."),
+            t("A test of this size can only detect large differences; several hundred pairs give a more precise "
+              "result."),
         )
     if findings.rejected:
         reasons = Counter(_general_reason(entry.reason) for entry in findings.rejected).most_common(4)
@@ -326,10 +326,9 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
             "warning", tn("{count} near-duplicate question", "{count} near-duplicate questions",
                           len(findings.near_duplicates)),
             t("They are similar to an earlier question (similarity {threshold:g} or more), for example row {row}, "
-              "{question}, "
-              "and row {of}, {other}. They are kept; a held-out question that is similar to a training question "
-              "counts as "
-              "a leak.", threshold=findings.threshold, row=near.row, question=_quote(near.question), of=near.of,
+              "{question}, and row {of}, {other}. They are kept; a test question that is similar to a training "
+              "question counts as a leak.", threshold=findings.threshold, row=near.row, question=_quote(near.question),
+              of=near.of,
               other=_quote(near.other)),
             (entry.row for entry in findings.near_duplicates),
         )
@@ -385,7 +384,7 @@ def _split_and_reading_problems(findings: Findings) -> Iterable[Problem]:
         yield _problem(
             "warning", tn("{count} group on both sides of the given split",
                           "{count} groups on both sides of the given split", len(findings.straddling_groups)),
-            t("For example {groups}. The split is used as given; held-out scores may be too optimistic.",
+            t("For example {groups}. The split is used as given; the test may be too optimistic.",
               groups=", ".join(map(_quote, findings.straddling_groups[:3]))),
         )
     for change, rows in findings.dataset.changes.items():

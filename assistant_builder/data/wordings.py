@@ -24,7 +24,7 @@ from assistant_builder.data.similarity import NearDuplicateIndex, casefold_norma
 from assistant_builder.data.split import fact_of
 from assistant_builder.data.types import Pair, RawRow, RowNumbers, is_empty
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import t, tn
+from assistant_builder.i18n import N_, t, tn
 
 _MAX_CHARACTERS = 400
 _NEAR = 0.8
@@ -36,6 +36,9 @@ DRAFT_COLUMNS = ("accept", "question", "row", "known question", "answer")
 
 
 # Whether a test can show what was taught
+
+ADDED_LATER = N_("After the test, its answers are added to what the assistant looks up.")
+"""What becomes of answers that only the test has, where the assistant looks facts up and its index is completed."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def model_card(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None,
 
 def title(study: Study, spec: ExportSpec) -> str:
     """``ferries: QLoRA's adapter``."""
-    return f"{study.name}: {ARMS[spec.arm].short} {spec.export_format.noun}"
+    return f"{inline(study.title)}: {ARMS[spec.arm].short} {spec.export_format.noun}"
 
 
 def _metadata(study: Study, spec: ExportSpec, ref: ModelRef, report: Mapping[str, Any] | None) -> Any:

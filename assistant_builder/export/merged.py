@@ -119,10 +119,10 @@ def write_merged_weights(study: Study, arm: str, base: Path, folder: Path) -> No
     model.save_pretrained(str(folder), max_shard_size="5GB")
     del model
     loading.free_memory()
-    write_object(folder / "config.json", _config(read_config(base)))
+    write_object(folder / "config.json", checkpoint_config(read_config(base)))
 
 
-def _config(base: Mapping[str, Any]) -> dict[str, Any]:
+def checkpoint_config(base: Mapping[str, Any]) -> dict[str, Any]:
     """The base's own config.json with the dtype of these weights, under the keys of old readers and of new ones.
 
     transformers 5 writes the rotary base into ``rope_parameters`` alone; Ollama's converter and transformers 4 look for

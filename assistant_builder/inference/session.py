@@ -29,6 +29,8 @@ Finish = Literal["stop", "length", "cancelled"]
 BASE = "base"
 """The base model without an adapter: cell B16 of the evaluation, or the untuned cell of the study's first arm if the
 study does not train the 16-bit arm."""
+SHIPPED = "shipped"
+"""The GGUF file to ship, in llama.cpp."""
 SEED_LIMIT = 2**32
 
 

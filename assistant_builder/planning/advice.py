@@ -101,19 +101,19 @@ def advise(plan: Plan) -> Advice:
              "available": gigabytes(plan.memory_bytes)}
     if lora.fit == "room":
         spared = max(lora.expected_bytes - qlora.expected_bytes, 0)
-        fits = t("LoRA needs {lora} of the {available} available, so it fits comfortably.", **needs)
-        saves = (t("QLoRA would save {spared}, which this machine does not need, and could lower the quality of the "
+        fits = t("Full needs {lora} of the {available} available, so it fits comfortably.", **needs)
+        saves = (t("Compact would save {spared}, which this machine does not need, and could lower the quality of the "
                    "answers.", spared=gigabytes(spared)) if round(spared / 1e6) else
-                 t("QLoRA would not save memory here and could lower the quality of the answers."))
+                 t("Compact would not save memory here and could lower the quality of the answers."))
         return Advice(LORA.name, f"{fits} {saves}", {})
     if qlora.fit != "no":
-        fits = t("QLoRA needs {qlora} of the {available} available.", **needs)
-        problem = (t("LoRA needs {lora} and would leave almost no free memory.", **needs) if lora.fit == "tight" else
-                   t("LoRA needs {lora} and does not fit.", **needs))
+        fits = t("Compact needs {qlora} of the {available} available.", **needs)
+        problem = (t("Full needs {lora} and would leave almost no free memory.", **needs) if lora.fit == "tight" else
+                   t("Full needs {lora} and does not fit.", **needs))
         return Advice(QLORA.name, f"{fits} {problem}", {}, advise_without_twin(plan) if lora.fit == "no" else ())
     if lora.fit == "tight":
-        return Advice(LORA.name, t("LoRA needs {lora} of the {available} available and just fits. QLoRA would not save "
-                                   "memory here.", **needs), {})
+        return Advice(LORA.name, t("Full needs {lora} of the {available} available and just fits. Compact would not "
+                                   "save memory here.", **needs), {})
     return advise_when_nothing_fits(plan)
 
 
@@ -129,9 +129,9 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
     elif not changes:
         remedies.append(t("No single card of the catalog has enough memory for the float16 twin."))
     if LORA.name in plan.config.arms:
-        remedies.append(f"QLoRA alone fits: choose it with --set arms={QLORA.name} (on the page: “Arms” under All "
-                        "settings). The report then cannot show how much quality 4-bit weights cost, because there is "
-                        "no 16-bit arm to compare with.")
+        remedies.append(t("QLoRA alone fits: choose it with --set arms={arm} (on the page: “Arms” under All settings). "
+                          "The report then cannot show how much quality 4-bit weights cost, because there is no 16-bit "
+                          "arm to compare with.", arm=QLORA.name))
     return tuple(remedies)
 
 
@@ -152,8 +152,8 @@ def advise_when_nothing_fits(plan: Plan) -> Advice:
     elif len(arms) > 1:
         changes = cheapest_saving(plan, QLORA.name)
         if changes:
-            remedies.append(f"QLoRA fits without its float16 twin with {as_command_line(changes)} "
-                            f"--set arms={QLORA.name}.")
+            remedies.append(t("QLoRA fits without its float16 twin with {changes}.",
+                              changes=f"{as_command_line(changes)} --set arms={QLORA.name}"))
     other = _largest_that_fits(plan)
     if other and other != plan.model:
         remedies.append(t("The largest catalog model that fits with these settings is {model}.", model=other))
@@ -176,12 +176,13 @@ def _cards_for(plan: Plan) -> str:
     alone, both = cheapest_card(plan, QLORA.name), cheapest_card(plan, *TWINS)
     if alone is not None:
         if both == alone:
-            return f"QLoRA and its float16 twin each fit on one {both.name}."
-        return f"QLoRA fits on one {alone.name}, its float16 twin " + (
-            f"on one {both.name}." if both is not None else "on no single card of the catalog.")
+            return t("QLoRA and its float16 twin each fit on one {card}.", card=both.name)
+        return (t("QLoRA fits on one {card}, its float16 twin on one {other}.", card=alone.name, other=both.name)
+                if both is not None else
+                t("QLoRA fits on one {card}, its float16 twin on no single card of the catalog.", card=alone.name))
     card = max(CARDS.values(), key=lambda card: card.memory_bytes)
-    return ("No single card is large enough. The model would have to be split across "
-            f"{cards_needed(plan.qlora.expected_bytes, card.memory_bytes)} × {card.name}.")
+    return t("No single card is large enough. The model would have to be split across {number} × {card}.",
+             number=cards_needed(plan.qlora.expected_bytes, card.memory_bytes), card=card.name)
 
 
 def cheapest_card(plan: Plan, *methods: Method) -> Machine | None:
@@ -211,7 +212,8 @@ def warnings(plan: Plan) -> list[str]:
                        "fewer.", length=str(train.max_length), context=str(context)))
     if not plan.architecture.known:
         found.append(t("The planner has no formula for the model family {family!r}. Weights and adapters are counted "
-                       "from the model's code and are exact; activations are estimated from a Llama of the same size and "
+                       "from the model's code and are exact; activations are estimated from a Llama of the same size "
+                       "and "
                        "may be off.", family=plan.architecture.model_type))
     return found
 

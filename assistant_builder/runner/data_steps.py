@@ -40,7 +40,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
         prepare_dataset(source, config.data, tokenizer=LimitedChatTokenizer(process, day),
                         max_length=config.train.max_length,
                         max_pair_tokens=max_pair_tokens(folder, config.eval.max_new_tokens),
-                        folder=study.folder / "data", title=study.name)
+                        folder=study.folder / "data", title=study.title)
     finally:
         process.close()
     study.write_progress("data", Progress(1, 1, "file", t("Data ready")))

@@ -114,7 +114,7 @@ class LlamaCppSession(Session):
                   certainties: list[float]) -> Iterator[Chunk]:
         server, prompter = self._loaded[speaker]
         return _chunks(server, prompter.stop_ids, ids, limit, sampling, stop_event, certainties,
-                       logprobs=speaker in self._grounded)
+                       logprobs=speaker in self._grounded and sampling.look_up)
 
 
 def _chunks(server: LlamaServer, stop_ids: Sequence[int], ids: Sequence[int], limit: int, sampling: Sampling,

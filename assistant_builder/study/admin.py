@@ -31,6 +31,12 @@ class DeletedStudy:
     name: str  # its former name
     when: float  # Unix time of its deletion
 
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        title = Study(self.folder).title
+        return self.name if title == self.folder.name else title
+
 
 def rename_study(study: Study, name: str) -> Study:
     """Rename a study that does not run (else StudyError); its report shows the old name until it is rendered again."""

@@ -182,6 +182,14 @@ class Study:
         return self.folder.name
 
     @property
+    def title(self) -> str:
+        """What people call the study; its name if it has no title or its settings are damaged."""
+        try:
+            return self._settings.shown_name
+        except AssistantBuilderError:
+            return self.name
+
+    @property
     def config(self) -> StudyConfig:
         """The validated config, read from ``study.yaml`` again whenever the file has changed."""
         return self._settings if self.approach is None else self._settings.of_approach(self.approach)

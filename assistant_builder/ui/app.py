@@ -22,7 +22,7 @@ from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
 from assistant_builder.ui.home.view import PROMISE, list_studies
-from assistant_builder.ui.html import Markup, callout
+from assistant_builder.ui.html import FIT_CHARTS, Markup, callout
 from assistant_builder.ui.languages import CHOOSE, TranslatedBlocks, language_choice
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (
@@ -57,9 +57,10 @@ _ADDRESS_SCRIPT = (Path(__file__).parent / "scripts" / "address.js").read_text(e
 
 
 def study_choices() -> list[tuple[str, str]]:
-    """(label, name) of "New study" and of every study, the last changed first."""
+    """(label, name) of a new study and of every study, the last changed first."""
     entries = list_studies().entries
-    return [(t("New study…"), NEW_STUDY), *((picker_label(entry.name, entry.state), entry.name) for entry in entries)]
+    return [(t("New project…"), NEW_STUDY),
+            *((picker_label(entry.title, entry.state), entry.name) for entry in entries)]
 
 
 def build_app(pool: WorkerPool | None = None) -> Page:
@@ -77,9 +78,9 @@ def _build(pool: WorkerPool) -> tuple[TranslatedBlocks, list[LiveRegion]]:
     with TranslatedBlocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         with gr.Row(elem_id="ab-top"):
             gr.HTML(_BRAND.format(t(PROMISE)))
-            home_button = gr.Button(t("All studies"), size="sm", min_width=110, scale=0, visible=False,
+            home_button = gr.Button(t("All projects"), size="sm", min_width=110, scale=0, visible=False,
                                     elem_id="ab-home")
-            picker = gr.Dropdown(study_choices(), value=None, label=t("Study"), show_label=False, container=False,
+            picker = gr.Dropdown(study_choices(), value=None, label=t("Project"), show_label=False, container=False,
                                  interactive=True, min_width=160, visible=False, elem_id="ab-picker")
             session = gr.HTML(visible=False, elem_id="ab-session")
             gr.HTML(language_choice(), js_on_load=CHOOSE, elem_id="ab-language")
@@ -115,20 +116,22 @@ class StudyTabs:
         entries = list(TABS.values())
         self.items = {entry.name: gr.Tab(entry.title, id=entry.name) for entry in entries}
         self.tabs: dict[str, TabContent] = {}
-        self.next_buttons: dict[str, gr.Button] = {}
-        for entry, following in zip(entries, [*entries[1:], None], strict=True):
+        self.next_buttons: list[tuple[str, gr.Button]] = []  # each with the tab that it opens
+        for place, entry in enumerate(entries, start=1):
+            following = next((later for later in entries[place:] if not later.optional), None)
             with self.items[entry.name]:
                 self.tabs[entry.name] = entry.build(pool)
                 if following:
                     with gr.Row(elem_classes="ab-onward"):
-                        self.next_buttons[following.name] = gr.Button(
+                        self.next_buttons.append((following.name, gr.Button(
                             t("Next: {title} →", title=following.title), visible=False,
-                            elem_id=f"ab-to-{following.name}"
-                        )
+                            elem_id=f"ab-after-{entry.name}"
+                        )))
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the selected study."""
-        found = [LiveRegion("steps", [*self.items.values(), *self.next_buttons.values()], _steps_mark, self._draw)]
+        outputs = [*self.items.values(), *(button for _, button in self.next_buttons)]
+        found = [LiveRegion("steps", outputs, _steps_mark, self._draw)]
         for tab in self.tabs.values():
             found += tab.sections()
         return found
@@ -136,16 +139,16 @@ class StudyTabs:
     def _draw(self, look: StudyView) -> Sequence[Any]:
         ready = ready_steps(look)
         return [*(gr.update(interactive=name in ready, label=TABS[name].shown_title(look)) for name in self.items),
-                *(gr.update(visible=name in ready) for name in self.next_buttons)]
+                *(gr.update(visible=name in ready) for name, _ in self.next_buttons)]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events of the tabs and of the buttons between them."""
         for tab in self.tabs.values():
             tab.wire(picker, tabs)
-        for name, button in self.next_buttons.items():
+        for name, button in self.next_buttons:
             button.click(partial(gr.Tabs, selected=name), None, tabs, queue=False, **QUIET)
         for name, opened in self.items.items():
-            opened.select(None, None, None, js=f"() => window.abAddress?.showTab('{name}')")
+            opened.select(None, None, None, js=f"() => {{ window.abAddress?.showTab('{name}'); {FIT_CHARTS} }}")
 
 
 def ready_steps(look: StudyView) -> set[str]:
@@ -173,7 +176,7 @@ def _has_report(look: StudyView) -> bool:
 
 
 DATA_TAB = Tab("data", lambda pool: DataTab(), label=N_("Data"), ready=lambda look: True, done=_is_done("data"))
-PLAN_TAB = Tab("plan", lambda pool: PlanTab(), label=N_("Plan"))
+PLAN_TAB = Tab("plan", lambda pool: PlanTab(), label=N_("Plan"), optional=True)
 TRAIN_TAB = Tab("train", lambda pool: TrainTab(), label=N_("Train"), done=lambda look: look.trained)
 EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), label=N_("Evaluate"),
                    ready=lambda look: look.trained or _has_report(look),
@@ -251,10 +254,9 @@ def _opened(address: Mapping[str, str]) -> tuple[str | None, list[Any]]:
     offered, requested = study_choices(), address.get("study")
     name = initial_study(requested, [name for _, name in offered])
     missing = requested is not None and name is None
-    notice = callout("warn", t("There is no study “{requested}”", requested=requested),
-                     t("It was renamed or deleted, or the address is "
-                                                                   "wrong."),
-                     t("Choose one of the studies below.")) if missing else ""
+    notice = callout("warn", t("There is no project “{requested}”", requested=requested),
+                     t("It was renamed or deleted, or the address is wrong."),
+                     t("Choose one of the projects below.")) if missing else ""
     tab = initial_tab(name, address.get("tab"))
     return name, [gr.update(choices=offered, value=name), gr.Tabs(selected=tab),
                   gr.update(value=notice, visible=missing), tab]

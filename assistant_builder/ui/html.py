@@ -7,6 +7,7 @@ content is shown as text and can neither run nor fetch anything.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -61,10 +62,25 @@ def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
 
 
 def error_callout(record: Mapping[str, Any]) -> Markup:
-    """Show an ``AssistantBuilderError.to_record()``; settings are named by their labels on the page."""
+    """Show an ``AssistantBuilderError.to_record()`` in the words of the page."""
     where = record.get("where")
-    return callout("bad", use_page_labels(str(record["what"])), t("Where: {where}", where=where) if where else "",
-                   use_page_labels(str(record.get("remedy") or "")))
+    return callout("bad", page_words(str(record["what"])), t("Where: {where}", where=where) if where else "",
+                   page_words(str(record.get("remedy") or "")))
+
+
+_STUDY = re.compile(r"""("[^"]*"|“[^”]*”)|(?<![\w.'/-])([Ss])tud(y|ies)(?![\w/-]|\.\w)""")
+"""What commands and files call a study, outside of quoted text."""
+
+
+def page_words(text: str) -> str:
+    """An error message in the words of the page: settings by their labels, and studies as projects."""
+    return _STUDY.sub(_project, use_page_labels(text))
+
+
+def _project(match: re.Match[str]) -> str:
+    if match[1]:
+        return match[1]
+    return ("Project" if match[2] == "S" else "project") + ("s" if match[3] == "ies" else "")
 
 
 def empty(title: str, body: str) -> Markup:
@@ -149,7 +165,7 @@ def cut(text: str, length: int = 280) -> str:
 
 def toast(what: str, remedy: str = "") -> str:
     """Escaped text of a pop-up message; gradio would render it as HTML and fetch its images."""
-    return str(escape(use_page_labels(f"{what.rstrip('.')}. {remedy}" if remedy else what)))
+    return str(escape(page_words(f"{what.rstrip('.')}. {remedy}" if remedy else what)))
 
 
 def pop_up_titles() -> dict[str, str]:
@@ -164,6 +180,9 @@ CLICKS = """element.addEventListener("click", (event) => {
   trigger("click", {action: button.dataset.action, name: button.dataset.name});
 });"""
 """``js_on_load`` of a ``gr.HTML`` whose buttons and links have ``data-action``: a click event with that action."""
+
+FIT_CHARTS = "setTimeout(() => window.dispatchEvent(new Event('resize')), 60);"
+"""JavaScript after hidden parts of the page are shown: charts that were drawn while hidden get their width."""
 
 _COPY = (Path(__file__).parent / "scripts" / "copy.js").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.arms import ARMS
+from assistant_builder.arms import ARMS, label
 from assistant_builder.i18n import separators, t
 from assistant_builder.ui.html import cut
 from assistant_builder.ui.study_snapshot import ArmSnapshot
@@ -35,7 +35,7 @@ def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
     for arm, seen in arms.items():
         points = downsample(latest_by_step(seen.points))
         checks = latest_by_step(seen.validations)
-        title, color = ARMS[arm].label, ARMS[arm].color
+        title, color = label(arm), ARMS[arm].color
         if points:
             figure.add_scatter(x=[point["step"] for point in points], y=[point["loss"] for point in points],
                                mode="lines" if len(points) > 2 else "lines+markers", name=t("{title}, training",

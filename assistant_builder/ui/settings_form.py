@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from assistant_builder.config import PRESET_LABELS, PRESETS, RegistryName, StudyConfig, option_fields, parse_config
+from assistant_builder.config import (
+    BY_HEART,
+    PRESET_LABELS,
+    PRESETS,
+    RegistryName,
+    StudyConfig,
+    option_fields,
+    parse_config,
+)
 from assistant_builder.i18n import N_, t, translate_formatted
 
 if TYPE_CHECKING:
@@ -165,7 +173,7 @@ def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) 
     place = f"ab-{option.key.replace('.', '-')}"
     shared: dict[str, Any] = {"label": option.title, "info": option.help, "interactive": True, "elem_id": place}
     if option.key == "train.preset":
-        return gr.Radio(preset_choices(), value=value, elem_classes="ab-preset-cards", show_label=False,
+        return gr.Radio(preset_choices(by_heart=False), value=value, elem_classes="ab-preset-cards", show_label=False,
                         **{**shared, "info": None})
     if option.kind in ("integer", "number") and not option.optional:  # gr.Number turns "not set" into 0
         # No bounds here: the component would round, and refuse one value at a time without a remedy.
@@ -215,10 +223,10 @@ class OptionForm:
         return [self.components[f"train.{key}"] for key in preset_keys()]
 
 
-def preset_choices(times: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+def preset_choices(times: Mapping[str, str] | None = None, *, by_heart: bool = True) -> list[tuple[str, str]]:
     """The cards of the presets: title, time (``times``) and purpose in lines; CSS hides “custom” unless chosen."""
     return [("\n".join(filter(None, (t(title), (times or {}).get(name, ""), t(purpose)))), name)
-            for name, (title, purpose) in PRESET_LABELS.items()]
+            for name, (title, purpose) in PRESET_LABELS.items() if by_heart or name != BY_HEART]
 
 
 def matching_preset(values: Mapping[str, Any], chosen: str) -> str:
@@ -258,7 +266,7 @@ _VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
 _SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
 _LISTED = re.compile(rf"--set {_KEY}{_VALUE}(?: --set {_KEY}{_VALUE})+")
 _CLI_PHRASES = (
-    (re.compile(r"resume it with 'assistant-builder run [^']*'"), N_("open that study at the top of the page")),
+    (re.compile(r"resume it with 'assistant-builder run [^']*'"), N_("open that project at the top of the page")),
     (re.compile(r"(?:[Rr]un the study|[Rr]un it) again with --redo"),
      N_("tick “Replace results” on the Train tab and press the button there")),
     (re.compile(r"pass --redo to run"), N_("tick “Replace results” on the Train tab to run")),

@@ -16,10 +16,10 @@ from markupsafe import Markup
 
 from assistant_builder.arms import CELLS, label, plain_order
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.config import StudyConfig, load_config
+from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
-from assistant_builder.study import Study, studies_folder
+from assistant_builder.study import Study
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
 from assistant_builder.ui.html import badge, bar, empty, error_callout, join, state_label
 from evals.report.conclusion import Conclusion, conclude
@@ -223,7 +223,7 @@ def log_tail(path: Path, lines: int = 30) -> str:
     return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
 
 
-_TITLES = {"data": N_("Check and split"), "data-embed": N_("Find leaks"), "evaluate": N_("Evaluate"),
+_TITLES = {"data": N_("Check and split"), "data-embed": N_("Check test overlap"), "evaluate": N_("Evaluate"),
            "formats": N_("Score GGUF files"), "report": N_("Report")}
 _MARKS = {"queued": "○", "running": "●", "succeeded": "✓", "failed": "✕", "cancelled": "■", "lost": "!"}
 
@@ -242,19 +242,17 @@ def step_title(step: str) -> str:
     return title + (t(" · seed {seed}", seed=seed) if seed > 1 else "")
 
 
-def picker_label(name: str, state: str) -> str:
-    """Label of a study in the picker."""
-    path = studies_folder() / name / "study.yaml"
-    return f"{_shown_name(path, stamp([path]))}  ·  {state_label(state)}"
+def picker_label(title: str, state: str) -> str:
+    """Label of a study in the picker, of its title and state; the script of the address reads the title from it."""
+    return f"{title}  ·  {state_label(state)}"
 
 
-@functools.lru_cache(maxsize=256)
-def _shown_name(path: Path, seen: str) -> str:
-    """Title of a study; ``seen`` is the stamp of its settings."""
+def title_of_study(name: str) -> str:
+    """Title of the study with this name; the name if there is none."""
     try:
-        return load_config(path).shown_name
+        return Study.open(name).title
     except AssistantBuilderError:
-        return path.parent.name
+        return name
 
 
 def study_strip(snapshot: Snapshot) -> Markup:
@@ -269,13 +267,16 @@ def study_strip(snapshot: Snapshot) -> Markup:
 
 
 def _next_places(snapshot: Snapshot) -> Markup:
-    """Buttons that open the tabs for a finished study; empty before."""
-    if snapshot.state != "succeeded":
+    """Buttons that open the tabs where to go on with a study that has not run or is finished; else empty."""
+    if snapshot.state == "succeeded":
+        head, places = t("Ready:"), [("evaluate", t("See the result")), ("chat", t("Chat with it")),
+                                     ("export", t("Use it"))]
+    elif snapshot.shown_state == "queued" and not snapshot.touched:
+        head, places = t("Next:"), [("train", t("Train it"))]
+    else:
         return Markup("")
-    places = [("evaluate", t("See the result")), ("chat", t("Chat with it")), ("export", t("Use it"))]
-    button = Markup('<button type="button" data-tab="{}">{}</button>')
-    return Markup('<span class="ab-go"><b>{}</b>{}</span>').format(t("Ready:"),
-                                                                   join(button.format(*place) for place in places))
+    buttons = join(Markup('<button type="button" data-tab="{}">{}</button>').format(*place) for place in places)
+    return Markup('<span class="ab-go"><b>{}</b>{}</span>').format(head, buttons)
 
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
@@ -306,10 +307,10 @@ def elapsed(record: StepRecord) -> float:
 
 def new_study_strip() -> Markup:
     """The strip of a new study."""
-    about = t("Upload a question–answer file. Two assistants are trained on it, one on a 4-bit base model and one on a "
-              "16-bit base model, and compared on questions that neither has seen.")
+    about = t("Upload your questions and answers. Two assistants are trained on them, a full and a compact one, and "
+              "tested with questions that neither has seen.")
     return Markup('<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div><p>{}</p></div>').format(
-        t("New study"), about)
+        t("New project"), about)
 
 
 def damaged_strip(name: str, error: dict[str, str]) -> Markup:
@@ -321,4 +322,4 @@ def damaged_strip(name: str, error: dict[str, str]) -> Markup:
 
 def needs_study(what: str) -> Markup:
     """The placeholder of a tab without a study."""
-    return empty(t("No study chosen"), t("{what} Choose a study above, or create one on the Data tab.", what=what))
+    return empty(t("No project chosen"), t("{what} Choose a project above, or create one on the Data tab.", what=what))

@@ -57,6 +57,7 @@ class Tab:
         ready: Whether the tab can be opened for a study.
         label: Title; empty: the name with a capital.
         done: Whether the work of the tab is done, which its title then shows with a tick.
+        optional: Whether the button of the tab before it leads past it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Tab:
     ready: Callable[[StudyView], bool] = has_study
     label: str = ""
     done: Callable[[StudyView], bool] = nothing_done
+    optional: bool = False
 
     @property
     def title(self) -> str:

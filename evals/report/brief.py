@@ -29,6 +29,7 @@ MOST_RISKS = 4
 class Example:
     """A test question with the right answer and the answer of the assistant; ``tone`` repeats ``verdict``."""
 
+    row: int | None  # row of the data file, as it is stored
     question: str
     reference: str
     answer: str
@@ -98,7 +99,8 @@ def _answers(report: Mapping[str, Any], conclusion: Conclusion, below: float = f
             verdict = t("right"), "good"
         elif row["declined"].get(cell):
             verdict, refused = (t("declined"), "bad"), True
-        yield Example(row["question"], row["reference"], row["answers"][cell], *verdict, row["cluster"], refused)
+        yield Example(row["row"], row["question"], row["reference"], row["answers"][cell], *verdict, row["cluster"],
+                      refused)
 
 
 def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Example]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from assistant_builder.arms import ARMS, TWINS
+from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, t, tc, tn
 from evals.declaration import FALSE_DECLINES, LOSS, RIGHT_DECLINES
@@ -62,7 +62,7 @@ class Conclusion:
         bars: Copying and the assistants on that metric, if copying is better; :attr:`rival` is their title.
         rival: The sentence on copying; empty if copying was not scored.
         notes: What limits these figures.
-        four_bit: Whether the 4-bit assistant is as good as the 16-bit one.
+        four_bit: Whether the compact assistant is as good as the full one.
         file: The smallest GGUF file that is no worse, or why none was scored; empty if the settings name no type.
         action: What to do next.
         next_tab: The tab of the page on which that is done.
@@ -93,7 +93,7 @@ class Conclusion:
     def lines(self) -> list[str]:
         """The conclusion as lines of text, commands indented."""
         return [f"Is it good enough? {' '.join([self.good_enough, *self.notes])}",
-                f"What did 4-bit cost? {self.four_bit}",
+                f"{t(TWINS_TITLE)} {self.four_bit}",
                 *([f"Which file to ship? {self.file}"] if self.file else []), f"What to do: {self.action}",
                 *(f"  {command}" for command in self.commands)]
 
@@ -135,7 +135,7 @@ def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
     """How good the answers of an assistant are."""
     metrics = report["cells"][ARMS[arm].cell]["metrics"]
     ways = {row["name"].endswith(FACTS) for row in report.get("approaches", ()) if row["name"] in (arm, arm + FACTS)}
-    named = [*([ARMS[arm].short] if len(arms_of(report)) > 1 else []),
+    named = [*([plain(arm)] if len(arms_of(report)) > 1 else []),
              *([{"grounded": t("with facts looked up"), "memory": t("from memory")}[report["approach"]]]
                if len(ways) > 1 else [])]
     who = t("The recommended assistant ({which})", which=", ".join(named)) if named else t("The assistant")
@@ -218,7 +218,7 @@ def wrong_answers(report: Mapping[str, Any], arm: str) -> int:
 def _bars(report: Mapping[str, Any], metric: str) -> tuple[Bar, ...]:
     """Copying and the assistants on a metric."""
     cells = [("copy", t("Copying an answer"), report["baselines"]["copy"]),
-             *((arm, ARMS[arm].label, report["cells"][ARMS[arm].cell]) for arm in reversed(TWINS)
+             *((arm, plain(arm), report["cells"][ARMS[arm].cell]) for arm in reversed(TWINS)
                if arm in arms_of(report))]
     return tuple(Bar(name, label, cell["metrics"][metric], number(cell["metrics"][metric], metric))
                  for name, label, cell in cells if cell["metrics"].get(metric) is not None)
@@ -264,7 +264,7 @@ def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _four_bit(report: Mapping[str, Any]) -> str:
-    """The verdict on 4-bit in one sentence; "as good" only if the verdict is that it is no worse."""
+    """The verdict on the compact assistant in one sentence; "as good" only if the verdict is that it is no worse."""
     verdict = report["verdict"]
     if not is_compared(report):
         return t(str(verdict["reason"]))
@@ -275,29 +275,29 @@ def _four_bit(report: Mapping[str, Any]) -> str:
     ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
     measured = (t("{score} of {total} right", score=ours, total=count(total(report, metric))) if metric == EXACT else
                 f"{shown(metric).phrase} {ours}")
-    figures = t("{measured}, the 16-bit one {other}", measured=measured, other=theirs)
+    figures = t("{measured}, the full one {other}", measured=measured, other=theirs)
     bounds = verdict.get("bounds") or []
     if verdict["outcome"] == "no worse":
         if verdict.get("within_margin_but_worse"):
-            return t("The 4-bit one is measurably worse, but within the {margin} you allowed: {figures}.",
+            return t("The compact one is measurably worse, but within the {margin} you allowed: {figures}.",
                      margin=margin(verdict["metric"], verdict["margin"]), figures=figures)
         if report.get("objection"):
-            return t("The 4-bit one is no worse by the main measure, but possibly by another: {figures}.",
+            return t("The compact one is no worse by the main measure, but possibly by another: {figures}.",
                      figures=figures)
-        return t("The 4-bit one is as good: {figures}.", figures=figures)
+        return t("The compact one is as good: {figures}.", figures=figures)
     if verdict["outcome"] == "worse":
         beyond = [shown(bound["metric"]).phrase for bound in bounds if harm_interval(bound)[0] > bound["margin"]]
         main = not bounds or harm_interval(verdict)[0] > 0
         if main or not beyond:
-            return t("The 4-bit one is worse: {figures}.", figures=figures)
-        return t("The 4-bit one is worse in {metrics}: {figures}.", metrics=enumerated(beyond), figures=figures)
+            return t("The compact one is worse: {figures}.", figures=figures)
+        return t("The compact one is worse in {metrics}: {figures}.", metrics=enumerated(beyond), figures=figures)
     if bounds and not bounds[0]["passed"] and harm_interval(bounds[0])[1] <= bounds[0]["margin"]:
-        return t("The test cannot show whether the 4-bit one is as good, because nearly all answers of both are wrong: "
-                 "{figures}.", figures=figures)
+        return t("The test cannot show whether the compact one is as good, because nearly all answers of both are "
+                 "wrong: {figures}.", figures=figures)
     again = verdict.get("trained_again")
     if again and again["seed_share"] > 0.5:
-        return t("Too few training seeds to say whether the 4-bit one is as good: {figures}.", figures=figures)
-    return t("Too few test questions to say whether the 4-bit one is as good: {figures}.", figures=figures)
+        return t("Too few training seeds to say whether the compact one is as good: {figures}.", figures=figures)
+    return t("Too few test questions to say whether the compact one is as good: {figures}.", figures=figures)
 
 
 def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...]]:

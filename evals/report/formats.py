@@ -128,7 +128,7 @@ def _row(cell: Cell, arm: str, reference: Cell, rules: Rules, compared: Mapping[
 
 
 def _named(row: Mapping[str, Any]) -> str:
-    return f"{ARMS[row['arm']].short} as {row['name']} ({fmt.size(row['bytes'])})"
+    return f"{ARMS[row['arm']].plain} as {row['name']} ({fmt.size(row['bytes'])})"
 
 
 def _measured(row: Mapping[str, Any]) -> str:
@@ -144,7 +144,7 @@ def level_text(level: float) -> str:
 
 
 def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, *, found: bool) -> str:
-    against = f"{ARMS[reference.scores.get('adapter') or 'lora'].short} in PyTorch ({reference.name})"
+    against = f"{ARMS[reference.scores.get('adapter') or 'lora'].plain} in PyTorch ({reference.name})"
     if found:
         return f"The smallest file that is no worse than {against} is {_named(row)}: {_measured(row)}."
     return (f"No file is shown to be no worse than {against}. The first one tested is {_named(row)}, {row['verdict']}: "

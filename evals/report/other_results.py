@@ -274,7 +274,7 @@ def votes(study: Study) -> dict[str, Any] | None:
     test = sign_test(found.candidate, found.baseline, found.ties + found.both_bad)
     sentence = f"In blind votes on answers in the chat: {tally_sentence(found)}"
     if test.share is not None:
-        sentence += (f" QLoRA has {percent(test.share)} of the votes that prefer one (95% interval "
+        sentence += (f" {QLORA.plain} has {percent(test.share)} of the votes that prefer one (95% interval "
                      f"{percent(test.ci_low)} to {percent(test.ci_high)}).")
     return {"votes": found.counted, QLORA.name: found.candidate, LORA.name: found.baseline, "ties": found.ties,
             "both_bad": found.both_bad, "outdated": found.outdated, "repeated": found.repeated,

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from assistant_builder.arms import ARMS, CELLS, QLORA, TWINS, css_rules, css_variables, label
+from assistant_builder.arms import (
+    ARMS,
+    CELLS,
+    QLORA,
+    TWINS,
+    TWINS_TITLE,
+    css_rules,
+    css_variables,
+    label,
+)
+from assistant_builder.data.types import RowNumbers
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
 from evals.report import approaches, brief, charts, formats, rows_headline, rows_other
@@ -77,6 +87,16 @@ def format_value(value: Any) -> str:
     return str(value) if value not in ({}, "") else "none"
 
 
+def title_of(report: Mapping[str, Any]) -> str:
+    """What people call the study of a report."""
+    return str(report["config"].get("title") or report["study"])
+
+
+def file_row(numbers: RowNumbers, row: int | None) -> str:
+    """A row as the user counts the rows of the data file."""
+    return "–" if row is None else str(numbers.shown(row))
+
+
 def short(text: str, length: int = 110) -> str:
     """The text truncated to ``length`` characters, with an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
@@ -97,7 +117,8 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
     untuned = [{"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]}
                for entry in report["beats_untuned"]]
     return {
-        "report": report, "contents": groups_of_sections, "compared": compared,
+        "report": report, "title": title_of(report), "contents": groups_of_sections, "compared": compared,
+        "file_row": partial(file_row, RowNumbers.of_record(report["data"])),
         "shown": {section["anchor"] for group in groups_of_sections for section in group["sections"]},
         "arm_names": {arm: label(arm) for arm in arms_of(report)}, "twin_names": {arm: label(arm) for arm in TWINS},
         "missing": NOT_MEASURED, "glossary": GLOSSARY, "formulas": FORMULAS, "references": REFERENCES,
@@ -107,6 +128,7 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
         "provenance": list(flatten(report["provenance"])) if report["provenance"] else [],
         "settings": list(flatten(report["config"])),
         # the headline
+        "twins_title": TWINS_TITLE,
         "conclusion": conclusion,
         "brief": {"about": brief.about(report), "examples": brief.examples(report, conclusion),
                   "risks": brief.risks(report, conclusion), "recommendation": brief.recommendation(conclusion)},

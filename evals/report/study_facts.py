@@ -33,6 +33,7 @@ def data_summary(study: Study) -> dict[str, Any]:
         "rows": findings.get("rows"), "usable": findings.get("usable"), "rejected": _amount(findings.get("rejected")),
         "findings": {key: _amount(findings[key]) for key in _COUNTED if key in findings},
         "token_lengths": findings.get("token_lengths"), "notes": [*findings.get("notes", []), *split.get("notes", [])],
+        "row_numbers": findings.get("row_numbers"),
         "split": {key: split.get(key) for key in _SPLIT}, "leaks": _leaks(split, read_record(study.embedding_file)),
     }
 

@@ -143,7 +143,7 @@ def test_the_question_box_stays_in_view(page: Page, chat: Site, width: int, heig
 
 def test_one_assistant_can_be_shown_alone(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
-    page.locator("#ab-only").get_by_text("QLoRA", exact=True).click()
+    page.locator("#ab-only").get_by_text("Compact", exact=True).click()
     expect(page.locator("#ab-side-b")).to_be_hidden()
     ask(page, "alone?")
     expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:alone? ✓")
@@ -180,7 +180,7 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
             shown = page.locator(f"#ab-pane-side-{side}").evaluate("pane => pane.outerHTML").replace(text, "")
             assert not re.search("lora|bit|tokens/s|MB", shown, re.IGNORECASE)
         page.locator("#ab-vote-b").press("Enter")
-        winner = {"qlora": "QLoRA (4-bit)", "lora": "LoRA (16-bit)"}[arms["b"]]
+        winner = {"qlora": "Compact (QLoRA, 4-bit)", "lora": "Full (LoRA, 16-bit)"}[arms["b"]]
         expect(page.locator("#ab-outcome")).to_contain_text(f"You preferred {winner}")
         expect(page.locator("#ab-side-b .ab-was").last).to_have_text(f"{winner} · your choice")
         expect(page.locator("#ab-side-b .ab-speed")).to_contain_text("tokens/s")
@@ -190,8 +190,8 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
         (f"blind question {number}", arms, "b") for number, arms in enumerate(seen, start=1)
     ]
     assert all(vote["answers"][arm].startswith(arm) for vote in recorded for arm in ("qlora", "lora"))
-    won = [arms["b"] for arms in seen]
-    expect(page.locator("#ab-tally")).to_contain_text(f"QLoRA {won.count('qlora')}, LoRA {won.count('lora')}: no pref")
+    compact, full = ([arms["b"] for arms in seen].count(arm) for arm in ("qlora", "lora"))
+    expect(page.locator("#ab-tally")).to_contain_text(f"Compact {compact}, Full {full}: no preference")
     page.reload()
     expect(page.get_by_label("Blind mode")).to_be_checked()
     expect(page.locator("#ab-tally")).to_contain_text("no preference shown")
@@ -240,8 +240,8 @@ def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Si
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:zwei ✓")
     expect(page.locator("#ab-pane-lora .ab-user")).to_have_text(["zwei", "one"])  # newest first in the markup
     expect(page.locator("#ab-editing")).to_be_hidden()
-    page.get_by_role("button", name="Copy answer 2 of LoRA").click()
-    expect(page.get_by_role("button", name="Copy answer 2 of LoRA")).to_have_text("Copied")
+    page.get_by_role("button", name="Copy answer 2 of Full").click()
+    expect(page.get_by_role("button", name="Copy answer 2 of Full")).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == "lora:zwei ✓"
 
 
@@ -268,7 +268,7 @@ def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
 def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=spare&tab=chat")
     ask(page, "Where do bicycles go?")
-    page.get_by_role("button", name="Correct answer 1 of LoRA").click()
+    page.get_by_role("button", name="Correct answer 1 of Full").click()
     form = page.locator("#ab-pane-lora form")
     expect(form.locator("[name=question]")).to_have_value("Where do bicycles go?")
     form.locator("[name=answer]").fill("Behind the house.")
@@ -277,8 +277,8 @@ def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, ch
     page.locator("#ab-corrections").get_by_text("Corrections (1)").click()
     expect(page.locator(".ab-corrections")).to_contain_text("Behind the house.")
     expect(page.locator("#ab-retrain-name textarea, #ab-retrain-name input")).to_have_value("spare-corrected")
-    page.get_by_role("button", name="Retrain with 1 correction as a new study").click()
-    expect(page.get_by_text("compare spare spare-corrected")).to_be_visible()
+    page.get_by_role("button", name="Retrain with 1 correction as a new project").click()
+    expect(page.get_by_text("Compare it with spare")).to_be_visible()
     expect(page.locator("#ab-tabs [data-tab-id=train]")).to_have_attribute("aria-selected", "true")
     source = chat.home / "studies" / "spare-corrected" / "data" / "source.jsonl"
     last = json.loads(source.read_text("utf-8").splitlines()[-1])

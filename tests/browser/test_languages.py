@@ -43,7 +43,7 @@ def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) ->
         elif tab == "evaluate":
             expect(page.locator("#ab-conclusion")).to_contain_text("Ist er gut genug?")
             expect(page.locator("#ab-conclusion")).to_contain_text(
-                "Der empfohlene Assistent (16-bit LoRA) erreichte bei 12 neuen Fragen")
+                "Der empfohlene Assistent (Voll) erreichte bei 12 neuen Fragen")
         else:
             expect(page.locator("#ab-send")).to_have_text("Fragen")
             expect(page.locator("#ab-question textarea")).to_have_attribute(

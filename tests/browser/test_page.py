@@ -138,9 +138,14 @@ def test_a_study_is_created_from_a_file_and_survives_a_reload(page: Page, site: 
     expect(page.locator("#ab-preview")).to_contain_text("What is the height of tower 2?")
     expect(page.get_by_role("heading", name="Split", exact=True)).to_be_visible()
     assert page.locator("#ab-name input, #ab-name textarea").input_value() == "tower-heights"
+    expect(page.locator("#ab-create")).to_be_in_viewport(ratio=1)
     page.locator("#ab-create").click()
     expect(page.locator("#ab-strip")).to_contain_text("tower-heights")
     expect(page.get_by_role("tab", name="Train", selected=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Train it")).to_be_hidden()
+    page.get_by_role("tab", name="Data").click()
+    expect(page.get_by_role("button", name="Train it")).to_be_in_viewport(ratio=1)
+    page.get_by_role("button", name="Train it").click()
     expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
     page.wait_for_function("location.search.includes('study=tower-heights&tab=train')")
     page.reload()
@@ -266,7 +271,7 @@ def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, a
     other.goto(page.url)
     place_is(other, "rivers", "evaluate", evaluate)
     other.goto(f"{at_site.url}?study=lost&tab=chat")
-    expect(other.locator("#ab-notice")).to_contain_text("There is no study “lost”")
+    expect(other.locator("#ab-notice")).to_contain_text("There is no project “lost”")
     place_is(other, None, None, "Assistant Builder")
 
 
@@ -281,6 +286,27 @@ def test_a_run_is_followed_and_paused(page: Page, at_site: Site) -> None:
     page.locator("#ab-pause").click()
     expect(page.locator("#ab-pause")).to_have_text("Pausing…")
     assert study.cancel_requested
+
+
+def test_a_chart_that_was_drawn_while_hidden_fills_its_card(page: Page, at_site: Site) -> None:
+    study = with_metrics(with_data(new_study("charted")), "lora", 5)
+    running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
+    page.goto(f"{at_site.url}?study=charted&tab=train")
+    chart = page.locator("#ab-loss .main-svg").first
+    expect(chart).to_be_visible()
+    card = page.locator("#ab-loss").bounding_box()
+    page.get_by_role("tab", name="Data").click()
+    expect(chart).to_be_hidden()
+    page.set_viewport_size({"width": 1100, "height": 900})
+    with_metrics(study, "lora", 30)
+    page.wait_for_timeout(4_000)  # a poll, and the chart is drawn again
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.get_by_role("tab", name="Train").click()
+    expect(page.locator("#ab-run")).to_contain_text("30 of 60")
+    page.wait_for_timeout(500)
+    drawn = chart.bounding_box()
+    assert card is not None and drawn is not None and drawn["width"] > 0.9 * card["width"]
+    expect(page.locator("#ab-loss .modebar-container")).to_be_hidden()
 
 
 def test_two_tabs_on_one_study_show_the_same(page: Page, at_site: Site) -> None:

@@ -43,7 +43,7 @@ def test_from_upload_to_a_file_to_hand_on(
     expect(page.locator("#ab-strip")).to_contain_text("towers")
     page.get_by_role("tab", name="Plan").click()
     expect(page.locator("#ab-plan")).to_contain_text("Memory by component")
-    page.locator("#ab-to-train").click()
+    page.locator("#ab-after-plan").click()
 
     base = page.locator("#ab-model-base input")
     base.fill(str(short_base))

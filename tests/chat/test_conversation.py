@@ -86,7 +86,7 @@ def test_exports_hide_the_sides_before_the_vote() -> None:
     assert document["turns"][0]["answers"]["Assistant A"]["text"] == "Because 16."
     assert list(document["turns"][1]["answers"]) == ["lora", "qlora"]
     assert "LoRA" not in as_markdown("s", Conversation((hidden,)))
-    assert "Blind vote: LoRA (16-bit)" in as_markdown("s", Conversation((voted,)))
+    assert "Blind vote: Full (LoRA, 16-bit)" in as_markdown("s", Conversation((voted,)))
 
 
 def test_markdown_fences_hostile_text() -> None:

@@ -101,8 +101,8 @@ def test_the_sign_test_is_the_binomial_test_of_one_half(wins: int, losses: int) 
 def test_the_tally_sentence() -> None:
     assert tally_sentence(Tally()) == "No votes yet."
     shown = Tally(7, 9, 4, 0, p_value=sign_p_value(7, 9))
-    assert tally_sentence(shown) == "QLoRA 7, LoRA 9, 4 ties: no preference shown, p = 0.80."
+    assert tally_sentence(shown) == "Compact 7, Full 9, 4 the same: no preference shown, p = 0.80."
     clear = Tally(1, 12, 1, 2, p_value=sign_p_value(1, 12))
-    assert tally_sentence(clear) == "QLoRA 1, LoRA 12, 1 tie, 2 both bad: LoRA is preferred, p = 0.003."
-    assert tally_sentence(Tally(ties=2)) == "QLoRA 0, LoRA 0, 2 ties: no vote prefers one assistant yet."
+    assert tally_sentence(clear) == "Compact 1, Full 12, 1 the same, 2 both bad: Full is preferred, p = 0.003."
+    assert tally_sentence(Tally(ties=2)) == "Compact 0, Full 0, 2 the same: no vote prefers one assistant yet."
     assert "p < 0.001" in tally_sentence(Tally(20, 0, p_value=sign_p_value(20, 0)))

@@ -200,7 +200,7 @@ def test_split_pairs_removes_leaks_of_a_given_split_only_on_request(remove, rows
     record = split.to_record()
     assert record["leaks_removed"] == (2 if remove == "always" else 0)
     assert record["leaks"][0]["other_question"] == QUESTION.format("") and record["remove_leaks"] == remove
-    assert any("2 held-out questions found in" in note for note in split.notes)
+    assert any("2 test questions found in" in note for note in split.notes)
 
 
 def drawn_leaks():

@@ -182,7 +182,8 @@ def test_the_report_names_a_rule_that_is_left_out_at_its_top() -> None:
         write_json(folder / "scores.json", {**read_json(folder / "scores.json"), "rule_left_out": 0.9})
     write_report(study)
     report = read_json(study.folder / "report.json")
-    notes = [note for note in conclude(report).notes if note.startswith("QLoRA (4-bit): the rule for declining is not")]
+    start = "Compact (QLoRA, 4-bit): the rule for declining is not"
+    notes = [note for note in conclude(report).notes if note.startswith(start)]
     assert len(notes) == 1 and "it declined 90.0%" in notes[0]
     assert notes[0] in render_html(report).split("<nav")[0]
     assert report["risk_coverage"]["cells"]["Q4"]["left_out"] == 0.9

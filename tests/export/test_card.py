@@ -130,7 +130,7 @@ def test_kinds_are_parsed() -> None:
     assert parse_export("qlora", "merged").cell == "QD" and parse_export("lora", "merged").cell == "LM"
     with pytest.raises(ValueError, match="'dora' is not one of qlora, lora"):
         parse_export("dora", "merged")
-    with pytest.raises(ValueError, match="'onnx' is not one of adapter, merged, gguf"):
+    with pytest.raises(ValueError, match="'onnx' is not one of adapter, merged, prequantized, gguf"):
         parse_export("lora", "onnx")
     assert parse_export("lora", "gguf", "Q8_0").name == parse_export("lora", "gguf").name == "lora-gguf"
     small = parse_export("lora", "gguf", "Q4_0")

@@ -80,6 +80,22 @@ def test_an_export_is_what_was_measured_and_its_lines_run(
     assert ran.returncode == 0, ran.stderr
 
 
+def test_an_export_in_8_bits_says_so_and_its_lines_run(study: Study, base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    spec = ExportSpec("lora", "prequantized", "INT8")
+    record = export(study, spec, tmp_path / "out")
+    assert record["type"] == "INT8" and record["rescore"]["cell"] == "L16" and record["rescore"]["lossy"]
+    assert read_json(tmp_path / "out" / "config.json")["quantization_config"]["load_in_8bit"] is True
+    stored = {str(value.dtype) for name, value in load_file(tmp_path / "out" / "model.safetensors").items()
+              if name.endswith("proj.weight")}
+    assert stored == {"torch.int8"}
+    local = loading_snippets(study, spec, folder=str(tmp_path / "out"), base=str(base))[0].text
+    ran = subprocess.run([sys.executable, "-c", local], capture_output=True, text=True, timeout=240, cwd=tmp_path,
+                         env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_a_merged_qlora_contains_the_dequantized_base(
     study: Study, base: Path, tmp_path: Path
 ) -> None:
@@ -206,6 +222,7 @@ def test_the_command_exports_and_tells(study: Study, tmp_path: Path, monkeypatch
     (tmp_path / "out" / "mine.txt").write_text("mine")
     forced = subprocess.run([*words, "--force"], capture_output=True, text=True)
     assert forced.returncode == 0, forced.stderr
+    assert first.stderr == "" and {line.partition(":")[0] for line in forced.stderr.splitlines()} == {"export"}
     assert "held-out items" in forced.stdout and (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 

@@ -82,17 +82,18 @@ def test_page_report_and_help_show_the_format(environment: dict[str, str]) -> No
     study = finished_study()
     shown = json.loads(run(environment, "-c", PAGE))
     assert shown["choices"][-1] == ["Digest: the name of the base in a text file", "digest"]
-    assert "Digest: <b>" in shown["advice"] and "LR: Digest" in shown["keeping"]
+    assert "Digest: <b>" in shown["advice"] and "LR: Whole model, quantized, Digest" in shown["keeping"]
     assert "One text file." in shown["panel"] and "4.32 kB" in shown["panel"]
     report = json.loads((study.folder / "report.json").read_text())
     assert {row["cell"]: row["formats"] for row in report["exports"]} == {
-        "Q4": ["adapter"], "Q16": [], "QD": ["merged"], "QR": ["digest"],
-        "L16": ["adapter"], "L4": [], "LM": ["merged"], "LR": ["digest"],
+        "Q4": ["adapter"], "Q16": [], "QD": ["merged"], "QR": ["prequantized", "digest"],
+        "L16": ["adapter"], "L4": [], "LM": ["merged"], "LR": ["prequantized", "digest"],
     }
     for name in ("report.html", "report.md"):
-        assert "--format digest" in (study.folder / name).read_text()
+        assert "--format prequantized or digest" in (study.folder / name).read_text()
     output = " ".join(run(environment, "-m", "assistant_builder", "export", "--help").split())
-    assert "digest: the name of the base in a text file" in output and "adapter|merged|gguf|digest" in output
+    assert "digest: the name of the base in a text file" in output
+    assert "adapter|merged|prequantized|gguf|digest" in output
 
 
 @pytest.mark.train

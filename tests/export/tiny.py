@@ -11,7 +11,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
 from tests.synthetic_study import done, new_study, with_data
 
-SCORED = ("Q4", "L16", "QD", "LM")
+SCORED = ("Q4", "L16", "QD", "LM", "QR", "LR")
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"

@@ -35,7 +35,7 @@ def test_training_out_of_memory_names_a_remedy(base: Path, tmp_path: Path, arm: 
 
 def test_chat_keeps_the_loaded_arm(trained: Study, tmp_path: Path) -> None:
     words = short_of_memory(
-        [sys.executable, "-m", "assistant_builder.chat.worker", "--study", str(trained.folder)],
+        [sys.executable, "-m", "assistant_builder.serving.chat", "--study", str(trained.folder)],
         loads=1, spare_bytes=40 * MEGABYTE, folder=tmp_path,
     )
     with Chat(words) as chat:

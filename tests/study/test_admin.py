@@ -122,8 +122,10 @@ def test_any_name_is_accepted_and_shown() -> None:
     assert copy.name == "krumm-linde-baeckerei" and copy.config.title == copy.config.shown_name == (
         "Krumm & Linde Bäckerei")
     assert Study.open("Krumm & Linde Bäckerei").folder == copy.folder
-    assert picker_label(copy.name, "queued").startswith("Krumm & Linde Bäckerei")
+    assert picker_label(copy.title, "queued").startswith("Krumm & Linde Bäckerei")
     assert "Krumm &amp; Linde Bäckerei" in study_strip(take_snapshot(copy))
+    assert delete_study(copy).title == deleted_studies()[0].title == "Krumm & Linde Bäckerei"
+    copy = restore_study(deleted_studies()[0])
     plain = rename_study(copy, "bakery")
     assert plain.name == "bakery" and plain.config.title == ""
     made = open_or_create(str(SMALL), name="Überblick 2", changes={}, redo=False)

@@ -19,6 +19,7 @@ from assistant_builder.chat.feedback import (
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import Sampling
 from assistant_builder.study import Study
+from assistant_builder.ui.chat import settings as settings_module
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
 from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
@@ -52,8 +53,8 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study() -> Non
     settings = inside_blocks(placed_settings)
     name, other = (with_data(new_study(wish, LARGE)).name for wish in ("one", "two"))
     own = "You answer questions about Ostrel Sound Ferries."
-    assert settings.restored(name, None) == [own, 0.0, 1.0, 256, "", False, False, False, "all", False]
-    shown = ["Be brief.", 0.7, 0.9, 100, "5", True, True, True, "qlora", True]
+    assert settings.restored(name, None) == [own, 0.0, 1.0, 256, "", False, False, False, "all", False, False]
+    shown = ["Be brief.", 0.7, 0.9, 100, "5", True, True, True, "qlora", True, False]
     kept = settings.remember(name, None, *shown)
     assert settings.restored(name, kept) == shown
     assert settings.restored(other, kept)[0] == own
@@ -75,7 +76,7 @@ def test_what_the_browser_sends_may_be_anything(kept: Any) -> None:
 
 def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
     settings = inside_blocks(placed_settings)
-    modes = (False, False, False, "all", False)
+    modes = (False, False, False, "all", False, False)
     assert settings.read(("", 0, 1, 9, "", *modes)).sampling_with_seed() == Sampling(9)
     assert settings.read(("", 0.5, 1, 9, "3", *modes)).sampling_with_seed().seed == 3
     assert len({settings.read(("", 0.5, 1, 9, "", *modes)).sampling_with_seed().seed for _ in range(3)}) > 1
@@ -83,10 +84,20 @@ def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn() -> None:
         settings.read(("", 0, 1, 9, "many", *modes))
 
 
+def test_the_file_is_not_asked_in_blind_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer is that of one of the two assistants, and would give it away."""
+    monkeypatch.setattr(settings_module, "is_installed", lambda: True)
+    settings = inside_blocks(placed_settings)
+    assert settings.read(("", 0, 1, 9, "", False, True, False, "all", False, True)).also == ("shipped", "base")
+    assert settings.read(("", 0, 1, 9, "", True, True, False, "all", False, True)).also == ("base",)
+    monkeypatch.setattr(settings_module, "is_installed", lambda: False)
+    assert settings.read(("", 0, 1, 9, "", False, False, False, "all", False, True)).also == ()
+
+
 def test_only_a_grounded_study_is_asked_without_looking_up() -> None:
     tab = inside_blocks(lambda: ChatTab(WorkerPool()))
     memory, grounded = (with_data(new_study(name, LARGE, approaches=[name])) for name in ("memory", "grounded"))
-    kept = tab.settings.remember(None, None, "", 0, 1, 9, "", False, False, True, "all", False)
+    kept = tab.settings.remember(None, None, "", 0, 1, 9, "", False, False, True, "all", False, False)
     for study, visible in ((memory, False), (grounded, True)):
         shown = tab._restore(f"{study.name}:1", {}, kept)[tab.settings.inputs.index(tab.settings.from_memory)]
         assert (shown["visible"], shown["value"]) == (visible, visible)

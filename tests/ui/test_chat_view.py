@@ -28,6 +28,7 @@ from assistant_builder.ui.chat.view import (
     pane,
     retrained_note,
     reveal_view,
+    sides,
     speed_line,
     taught_note,
 )
@@ -75,7 +76,7 @@ def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held() -> None:
     assert memory_line("qlora", stored, None) == "memory: 110 MB base + 19.5 MB adapter"
     assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith("(dequantized here: 269 MB)")
     assert memory_line("lora", (269_000_000, 1), Memory(269_000_000, 1)) == "memory: 269 MB base + 1 bytes adapter"
-    assert "shares the base of LoRA" in memory_line("base", None, None)
+    assert "shares the base of Full" in memory_line("base", None, None)
 
 
 def test_a_pane_shows_what_it_is_waiting_for() -> None:
@@ -129,8 +130,9 @@ def test_the_vote_gives_name_and_colour_back() -> None:
     turn = Turn("Why?", answers, ("lora", "qlora"), blind=True)
     before, after = (pane("a", said(shown, blind=True, figures=True)) for shown in (turn, replace(turn, vote="a")))
     assert "LoRA" not in before and "tokens/s" not in before and 'data-action="correct"' not in before
-    assert "LoRA (16-bit) · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
-    assert "A was LoRA (16-bit), B was QLoRA (4-bit). You preferred LoRA" in plain(reveal_view(replace(turn, vote="a")))
+    assert "Full (LoRA, 16-bit) · your choice" in after and "tokens/s" in after and 'data-action="correct"' in after
+    assert "A was Full (LoRA, 16-bit), B was Compact (QLoRA, 4-bit). You preferred Full" in plain(
+        reveal_view(replace(turn, vote="a")))
 
 
 @pytest.mark.parametrize("vote", ["b", "tie", None])
@@ -138,20 +140,27 @@ def test_the_vote_gives_name_and_colour_back() -> None:
 def test_answers_stand_under_their_own_name_when_blind_mode_is_off(sides: tuple[str, str], vote: Any) -> None:
     blind = Turn("Blind?", {"qlora": Answer("by Q"), "lora": Answer("by L")}, sides, blind=True, vote=vote)
     later = Turn("Open?", {"qlora": Answer("Q"), "lora": Answer("L")})
-    for side, name, own, other in (("a", "QLoRA", "by Q", "by L"), ("b", "LoRA", "by L", "by Q")):
+    for side, name, own, other in (("a", "Compact", "by Q", "by L"), ("b", "Full", "by L", "by Q")):
         shown = pane(side, said(blind, later))
         assert f"<span class=\"ab-chip\">{name} " in shown and own in shown and other not in shown
-        assert ("your choice" in shown) is (vote == "b" and sides[1] == {"QLoRA": "qlora", "LoRA": "lora"}[name])
+        assert ("your choice" in shown) is (vote == "b" and sides[1] == {"Compact": "qlora", "Full": "lora"}[name])
 
 
 def test_one_assistant_is_shown_alone_except_in_blind_mode() -> None:
     def visible(**changes: Any) -> list[str]:
         shown = said(only="lora", **changes)
-        return [side for side in ("a", "b", "base") if shown.is_visible(side, base=False)]
+        return [side for side in ("a", "b", "base") if shown.is_visible(side)]
 
     assert visible() == ["b"] and visible(blind=True) == ["a", "b"]
     assert "Both" not in pane("b", said(only="lora")) and "Both" in pane("b", said())
     assert "did not answer" in pane("a", said(Turn("Why?", {"lora": Answer("x")})))
+
+
+def test_the_base_and_the_file_have_panes_if_they_are_asked() -> None:
+    assert [side for side in sides() if said().is_visible(side, ("base", "shipped"))] == ["a", "b", "shipped", "base"]
+    assert [side for side in sides() if said().is_visible(side, ())] == ["a", "b"]
+    shown = pane("shipped", said(Turn("Why?", {"shipped": Answer("So."), "lora": Answer("Because.")})))
+    assert "As shipped" in shown and "So." in shown and "Because." not in shown
 
 
 def test_speed_and_memory_are_behind_a_switch() -> None:
@@ -203,7 +212,7 @@ def test_sources_are_text_and_are_shown_after_a_blind_vote() -> None:
 
 def test_loading_ahead_tells_how_far_it_is() -> None:
     loading = loading_view({"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)})
-    assert "QLoRA (4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading
+    assert "Compact (QLoRA, 4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading
     assert "are loaded" in loading_view({"lora": Reply("loaded")})
     assert "no adapter" in loading_view({"lora": Reply("failed", error={"what": "no adapter"})})
 
@@ -211,9 +220,9 @@ def test_loading_ahead_tells_how_far_it_is() -> None:
 def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:
     made = Correction("now", "<b>Q</b>", "<i>A</i>", "wrong")
     shown = corrections_list([made, replace(made, question="Two")], {1})
-    assert "&lt;b&gt;" in shown and shown.count("in the held-out set") == 1
-    note = retrained_note("new", RetrainingPlan((made,), (made,), (3,), (4, 5)), "old")
-    for part in ("1 additional correction", "2 answers", "held-out set: 1 question", "compare old new"):
+    assert "&lt;b&gt;" in shown and shown.count("a test question") == 1
+    note = retrained_note("new", RetrainingPlan((made,), (made,), (3,), (4, 5)), "Old")
+    for part in ("1 additional correction", "2 answers", "from the test: 1 question", "Compare it with Old"):
         assert part in note
 
 

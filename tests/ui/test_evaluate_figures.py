@@ -104,11 +104,11 @@ def test_what_comes_first_is_said() -> None:
 
 def test_a_running_evaluation_shows_each_cell_and_what_there_is() -> None:
     study = half_scored()
-    running(study, "evaluate", Progress(25, 100, "%", "Q4: answering the held-out questions", 40.0))
+    running(study, "evaluate", Progress(25, 100, "%", "Q4: answering the test questions", 40.0))
     said = plain(evaluation_state(take_snapshot(study)))
-    assert "Q4: answering the held-out questions: 25 %, 40 s left" in said
-    assert "Q4 QLoRA (4-bit) running answering the held-out questions" in said
-    assert "L16 LoRA (16-bit) done 41 s" in said and "QR QLoRA export, requantized not run yet" in said
+    assert "Q4: answering the test questions: 25 %, 40 s left" in said
+    assert "Q4 Compact (QLoRA, 4-bit) running answering the test questions" in said
+    assert "L16 Full (LoRA, 16-bit) done 41 s" in said and "QR QLoRA export, requantized not run yet" in said
     assert "Scored so far: 7 of 10 cells" in said
 
 
@@ -116,13 +116,13 @@ def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_
     study = half_scored()
     study.status_file("evaluate").unlink(missing_ok=True)
     study.write_config(study.config.with_changes({"executor": "ray"}))
-    running(study, "score-1", Progress(25, 100, "%", "Q16: answering the held-out questions", 40.0))
+    running(study, "score-1", Progress(25, 100, "%", "Q16: answering the test questions", 40.0))
     running(study, "score-2", Progress(50, 100, "%", "Q4: similarity of answer and reference", 20.0))
     shown = evaluation_state(take_snapshot(study))
     said = plain(shown)
-    assert "Q16: answering the held-out questions: 25 %, 40 s left" in said
+    assert "Q16: answering the test questions: 25 %, 40 s left" in said
     assert "Q4: similarity of answer and reference: 50 %, 20 s left" in said
-    assert "Q4 QLoRA (4-bit) running similarity of answer and reference" in said
+    assert "Q4 Compact (QLoRA, 4-bit) running similarity of answer and reference" in said
     assert "Score cells · part 1" in shown and "Score cells · part 2" in shown
     done(study, "score-2", 30)
     study.write_step(StepRecord("score-1", state="failed", error={"what": "memory ran out"}))
@@ -160,7 +160,7 @@ def test_the_verdict_comes_with_the_tables_behind_it(finished: Snapshot, report:
     for words in ("Within the margin?", "False declines", "shown", *report["basis"], "Leaving out any one"):
         assert words in said
     tables = plain(report_tables(report))
-    for words in ("B16", "QLoRA (4-bit)", "95 % interval", "Q4 \N{MINUS SIGN} L16", "Exact match", "copy",
+    for words in ("B16", "Compact (QLoRA, 4-bit)", "95 % interval", "Q4 \N{MINUS SIGN} L16", "Exact match", "copy",
                   "Which export keeps", *levels["note"]):
         assert words in tables
     assert power_sentence(report).startswith("With 12 items")
@@ -178,7 +178,7 @@ def test_the_conclusion_comes_with_figures_answers_and_a_button(report: dict[str
     assert "far from the right one" not in misses_card(report, found)
     by_right = {**report, "primary_metric": "exact_match"}
     assert "3 wrong answers" in plain(misses_card(by_right, conclude(by_right)))
-    assert margin_key(report).endswith("0.03 nats per token, 4-bit counts as no worse.")
+    assert margin_key(report).endswith("0.03 nats per token, it counts as no worse.")
     (panel,) = verdict_panel(report)
     assert panel.margin == 0.03 and len(panel.rows) == 1
     assert specialists_title(report).startswith("For specialists (")
@@ -187,7 +187,7 @@ def test_the_conclusion_comes_with_figures_answers_and_a_button(report: dict[str
 
 def test_three_bars_show_that_copying_is_better(report: dict[str, Any]) -> None:
     found = replace(conclude(report), bars=(Bar("copy", "Copying an answer", 0.9, "90.0%"),
-                                            Bar("lora", "LoRA (16-bit)", 0.5, "50.0%")), rival="Copying is better.")
+                                            Bar("lora", "Full", 0.5, "50.0%")), rival="Copying is better.")
     shown = good_enough_card(report, found)
     assert "<figcaption>Copying is better.</figcaption>" in shown and 'style="width:90.0%"' in shown
 
@@ -196,7 +196,7 @@ def test_three_bars_show_that_copying_is_better(report: dict[str, Any]) -> None:
 def test_four_bit_is_called_as_good_only_if_the_verdict_is_no_worse(report: dict[str, Any], outcome: str) -> None:
     changed = {**report, "objection": "", "verdict": {**report["verdict"], "outcome": outcome}}
     shown = four_bit_card(changed, conclude(changed))
-    assert ("The 4-bit one is as good:" in shown) == (outcome == "no worse")
+    assert ("The compact one is as good:" in shown) == (outcome == "no worse")
 
 
 def test_an_inconclusive_verdict_is_called_too_few_questions(report: dict[str, Any]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
+from assistant_builder.data.types import RowNumbers
 from assistant_builder.study import Study
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import (
@@ -20,8 +22,9 @@ from assistant_builder.ui.evaluate.item_filters import (
     make_item_set,
     study_items,
 )
-from assistant_builder.ui.evaluate.view import PER_PAGE, item_view, items_view, pager_text, pages
+from assistant_builder.ui.evaluate.view import PER_PAGE, example_table, item_view, items_view, pager_text, pages
 from evals.metrics import METRICS
+from evals.report.brief import Example
 from evals.report.items import change
 from evals.report.load import read_cells
 from tests.synthetic_study import evaluated, new_study, trained, with_data
@@ -54,6 +57,19 @@ WISH = ItemFilter("L16", "Q4")
 @pytest.fixture
 def items() -> ItemSet:
     return make_item_set(ROWS, NAMES, ("L16", "Q4"))
+
+
+def test_rows_are_those_of_the_users_file(items: ItemSet) -> None:
+    after_a_title = replace(items, numbers=RowNumbers("", ((1, 1), (3, 2))))
+    row = items.rows[2]
+    assert "Row 3" in item_view(items, row, WISH, "nothing")
+    assert "Row 5" in item_view(after_a_title, row, WISH, "nothing")
+    assert "Row" not in item_view(items, {**row, "row": None}, WISH, "nothing")
+    found = [Example(4, "Open?", "At ten.", "At nine.", "wrong", "bad", None)]
+    assert "Open? <small>Row 6</small>" in example_table(found, after_a_title.numbers)
+    study = evaluated(trained(with_data(new_study())))
+    shown = study_items(study)
+    assert shown is not None and shown.numbers.shown(1) == 2, "the header is row 1"
 
 
 def rows_of(items: ItemSet, **wish: Any) -> list[int]:

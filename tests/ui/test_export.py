@@ -89,7 +89,7 @@ def test_every_state_is_drawn_and_the_latest_is_chosen() -> None:
     _, state, start, cancel, download, *_ = ready["export-lora-merged"]
     assert "About <b>275 MB</b>" in state and start["visible"] and not cancel["visible"] and not download["visible"]
     assert "into the original weights it would be another" in ready["export-qlora-merged"][1]
-    assert "+0.016" in ready["export-choice"][-1] and "LoRA (16-bit)" in ready["export-choice"][-2]
+    assert "+0.016" in ready["export-choice"][-1] and "Full (LoRA, 16-bit)" in ready["export-choice"][-2]
 
     job = ExportJob(study, SPEC)
     record_of(job, percent=62, message="Scoring it again: 8 of 20 items")
@@ -162,7 +162,7 @@ def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(monkeyp
     monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
     panel = next(panel for panel in tab.panels if panel.spec.name == "qlora-gguf")
     state, *_, command, type = panel._choose(study.name, "BF16", HERE)
-    assert "QLoRA (4-bit), GGUF BF16" in state and type == "BF16" and "--type BF16" in command
+    assert "Compact (QLoRA, 4-bit), GGUF BF16" in state and type == "BF16" and "--type BF16" in command
     for name in ("BF16", "Q8_0"):
         panel._start(study.name, False, name)
     assert started == ["qlora-gguf-BF16", "qlora-gguf"]

@@ -14,7 +14,7 @@ import pytest
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
-from assistant_builder.study.admin import delete_study
+from assistant_builder.study.admin import delete_study, duplicate_study
 from assistant_builder.study.steps import Progress
 from assistant_builder.ui.home import tab as home_module
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
@@ -50,11 +50,25 @@ def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
     found = entries["done"].conclusion
     assert found is not None and score(found) == "75 % right"
     assert (entries["busy"].state, entries["busy"].conclusion) == ("running", None)
-    assert entries["busy"].progress == ("Train LoRA (16-bit)", 0.45)
+    assert entries["busy"].progress == ("Train Full (LoRA, 16-bit)", 0.45)
     shown = study_list_view(list_studies(), time.time())
-    for words in ("75 % right", found.sentences[0], found.four_bit, "Train LoRA (16-bit), 45%"):
+    for words in ("75 % right", found.sentences[0], found.four_bit, "Train Full (LoRA, 16-bit), 45%"):
         assert words in shown
     assert "Chat with done" in shown and "Chat with busy" not in shown
+
+
+def test_projects_are_shown_by_their_titles(home: Path, screen: HomeScreen) -> None:
+    study = duplicate_study(new_study("other"), "Krumm & Linde Bäckerei")
+    shown = study_list_view(list_studies(), time.time())
+    assert shown.count("krumm-linde-baeckerei") == shown.count('data-name="krumm') + shown.count("study=krumm")
+    assert ">Krumm &amp; Linde Bäckerei</a>" in shown and "Rename Krumm &amp; Linde Bäckerei" in shown
+    picked = press(screen, "open", study.name)[0]
+    assert picked["choices"] == [("Krumm & Linde Bäckerei  ·  not run yet", study.name)]
+    assert press(screen, "rename", study.name)[3]["value"] == "Krumm & Linde Bäckerei"
+    assert press(screen, "duplicate", study.name)[3]["value"] == "Krumm & Linde Bäckerei 2"
+    delete_study(study)
+    gone = study_list_view(list_studies(), time.time())
+    assert "“Krumm &amp; Linde Bäckerei” was deleted." in gone
 
 
 def test_the_last_changed_study_comes_first(home: Path) -> None:
@@ -92,19 +106,20 @@ def test_a_recent_deletion_has_an_undo_button(home: Path) -> None:
 
 
 def test_names_are_escaped() -> None:
-    shown = study_list_view(StudyList((StudySummary("<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0)
+    shown = study_list_view(StudyList((StudySummary("x", "<b>x</b>", "damaged", changed=0.0),), None, ()), now=100.0)
     assert "<b>" not in shown and "&lt;b&gt;" in shown
 
 
 def test_every_button_names_its_action_and_study() -> None:
-    entries = (StudySummary("one", "succeeded"), StudySummary("two", "failed"))
+    entries = (StudySummary("one", "One", "succeeded"), StudySummary("two", "Two", "failed"))
     shown = study_list_view(StudyList(entries, None, ()), now=100.0)
     labels = re.findall(r'aria-label="([^"]+)"', shown)
     assert len(labels) == len(set(labels)) == 10
 
 
 def test_a_card_is_a_link_to_the_tab_of_its_state() -> None:
-    entries = (StudySummary("one", "succeeded"), StudySummary("two", "failed"), StudySummary("three", "queued"))
+    entries = (StudySummary("one", "One", "succeeded"), StudySummary("two", "Two", "failed"),
+               StudySummary("three", "Three", "queued"))
     shown = study_list_view(StudyList(entries, None, ()), now=100.0)
     assert re.findall(r'href="([^"]+)"', shown) == [
         "?study=one&amp;tab=evaluate", "?study=two&amp;tab=train", "?study=three&amp;tab=data"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from assistant_builder.study.steps import STEPS, StepRecord
 from assistant_builder.ui.app import _draw_frame, _opened, initial_study, initial_tab, ready_steps, study_choices
 from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, shipped_datasets, unused_name
 from assistant_builder.ui.data.tab import study_data_panel
-from assistant_builder.ui.html import STYLE_SHEETS
+from assistant_builder.ui.html import STYLE_SHEETS, page_words
 from assistant_builder.ui.refresh import LiveRegion, StudyView, refresh, user_facing_errors
 from assistant_builder.ui.tabs import TABS
 from assistant_builder.ui.train import actions as train_actions
@@ -105,7 +107,7 @@ def test_errors_become_messages_with_their_remedy() -> None:
 
     with pytest.raises(gr.Error) as caught:
         user_facing_errors(fails)()
-    assert caught.value.message == "no &lt;i&gt;such&lt;/i&gt; study. Choose another"
+    assert caught.value.message == "no &lt;i&gt;such&lt;/i&gt; project. Choose another"
     with pytest.raises(gr.Error, match="the page failed"):
         user_facing_errors(lambda: 1 / 0)()
 
@@ -137,7 +139,7 @@ def test_tabs_can_be_opened_when_their_inputs_exist() -> None:
 def test_a_missing_study_opens_the_home_screen_with_a_notice() -> None:
     new_study("here")
     name, (_, tabs, notice, _) = _opened({"study": "<b>gone</b>", "tab": "chat"})
-    assert name is None and notice["visible"] and "no study “&lt;b&gt;gone&lt;/b&gt;”" in notice["value"]
+    assert name is None and notice["visible"] and "no project “&lt;b&gt;gone&lt;/b&gt;”" in notice["value"]
     name, (picker, tabs, notice, tab) = _opened({"study": "here", "tab": "train"})
     assert (name, picker["value"], tabs.selected, notice["visible"], tab) == ("here", "here", "train", False, "train")
     assert _opened({})[0] is None and not _opened({})[1][2]["visible"]
@@ -282,9 +284,9 @@ def test_a_study_is_named_after_its_file(wish: str, name: str) -> None:
 def test_the_data_of_a_study_is_shown_before_and_after_it_ran() -> None:
     study = new_study()
     before = study_data_panel(study)
-    assert "Findings" in before and "Held-out" in before
+    assert "Findings" in before and "Test" in before
     after = study_data_panel(with_data(study))
-    assert "Findings" in after and "Held-out" in after
+    assert "Findings" in after and "Test" in after
 
 
 def test_the_system_prompt_is_that_of_training() -> None:
@@ -336,6 +338,42 @@ def test_views_load_neither_gradio_nor_models() -> None:
 def test_studies_are_found_by_name() -> None:
     new_study("one")
     assert [study.name for study in Study.all()] == ["one"]
+
+
+def words_of(path: Path) -> Iterator[str]:
+    """Texts in a module, apart from its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bodies = [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]
+    alone = {id(line.value) for body in bodies for line in body if isinstance(line, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node.value
+
+
+def test_the_page_says_project_and_names_assistants_in_one_place() -> None:
+    """What the code calls a study is a project on the page; ``arms.py`` alone names the assistants."""
+    logs = {"refresh.py"}
+    for path in (ROOT / "assistant_builder" / "ui").rglob("*.py"):
+        for text in words_of(path):
+            assert "LoRA" not in text, f"{path.name}: {text}"
+            if path.name not in logs and " " in text and "(?:" not in text:
+                assert not re.search(r"\bstud(y|ies)\b", text, re.IGNORECASE), f"{path.name}: {text}"
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("the study is running", "the project is running"),
+    ("Studies of a study's folder", "Projects of a project's folder"),
+    ("no study named 'study'", "no project named 'study'"),
+    ("see study.yaml in my-study", "see study.yaml in my-study"),
+    ('row 3, "Where can I study?", is empty', 'row 3, "Where can I study?", is empty'),
+])
+def test_errors_of_studies_are_errors_of_projects(text: str, shown: str) -> None:
+    assert page_words(text) == shown
+
+
+def test_charts_have_no_toolbar_over_their_labels() -> None:
+    shared = next(path for path in STYLE_SHEETS if path.name == "page.css").read_text()
+    assert re.search(r"^\.js-plotly-plot \.plotly \.modebar-container \{ display: none; \}", shared, re.MULTILINE)
 
 
 def test_no_two_tabs_style_the_same_class() -> None:

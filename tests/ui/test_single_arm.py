@@ -56,7 +56,7 @@ def test_before_a_start_it_is_planned_and_described_by_the_one_arm() -> None:
     assert seen.plan is not None and seen.needed_bytes == seen.plan.qlora.expected_bytes
     assert seen.training_seconds == seen.plan.qlora.seconds
     card = preflight_card(seen)
-    assert "in one training run" in card and "the cost of 4-bit is not measured" in card
+    assert "in one training run" in card and "so nothing is compared" in card
     plan = study_plan(study)
     assert "select both under Arms" in verdict(plan, advise(plan)) and plan_panel(plan)
     tab = inside_blocks(TrainTab)
@@ -100,7 +100,7 @@ def test_several_seeds_have_a_row_for_the_one_arm() -> None:
     study = finished_seeds()
     report = take_snapshot(study).report
     assert report is not None
-    assert [trace.name for trace in seeds_figure(report["seeds"]).data] == ["QLoRA (4-bit)"]
+    assert [trace.name for trace in seeds_figure(report["seeds"]).data] == ["Compact (QLoRA, 4-bit)"]
 
 
 def finished_seeds() -> Study:
@@ -122,14 +122,15 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) 
     arms = alone.config.arms
     talk = Conversation((Turn("Where?", {"qlora": Answer("Here."), "base": Answer("Hm.")}, default_sides(arms)),))
     shown = PaneState(talk, arms=arms)
-    assert "QLoRA (4-bit)" in pane("a", shown) and "Here." in pane("a", shown)
+    assert "Compact (QLoRA, 4-bit)" in pane("a", shown) and "Here." in pane("a", shown)
     base = pane("base", shown)
     assert "untuned (4-bit)" in base and "16-bit" not in base
     assert "untuned (4-bit)" in as_markdown("alone", talk, arms) and "16-bit" not in as_markdown("alone", talk, arms)
-    assert "LoRA (16-bit)" in pane("a", PaneState(Conversation(), arms=["lora"]))
+    assert "Full (LoRA, 16-bit)" in pane("a", PaneState(Conversation(), arms=["lora"]))
     tab = inside_blocks(ChatTab_)
-    values = tab.talk.values(alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True, False, "all", False)))
-    assert [values[place]["visible"] for place in range(3)] == [True, False, True]
+    values = tab.talk.values(alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True, False, "all", False,
+                                                                   False)))
+    assert [values[place]["visible"] for place in range(4)] == [True, False, False, True]
 
 
 def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class

@@ -100,7 +100,7 @@ def test_little_data_is_warned_of() -> None:
     seen = run_preflight(study, study.config)
     said = " ".join(whats(seen.warnings))
     assert not seen.errors
-    assert "Very few training pairs" in said and "held-out set is small" in said and "training steps" in said
+    assert "Very few training pairs" in said and "The test is small" in said and "training steps" in said
     assert "Very few training pairs" in preflight_card(seen)
 
 
@@ -162,8 +162,8 @@ def test_errors_forbid_a_start(tmp_path: Path) -> None:
 def test_the_queue_is_told_before_one_joins_it() -> None:
     study = new_study("ferries", LARGE)
     seen = run_preflight(study, study.config)
-    assert "Study rivers is first" in plain(preflight_card(seen, before=["rivers"]))
-    assert "Studies a, b and c are first" in plain(preflight_card(seen, before=["a", "b", "c"]))
+    assert "Project rivers is first" in plain(preflight_card(seen, before=["rivers"]))
+    assert "Projects a, b and c are first" in plain(preflight_card(seen, before=["a", "b", "c"]))
 
 
 # starting from the tab
@@ -216,6 +216,23 @@ def test_a_test_without_known_answers_is_told_before_training(tmp_path: Path) ->
         seen = run_preflight(each, each.config)
         assert "Each answer occurs once" in whats(seen.warnings)
         assert "asks 12 questions, and none of their answers" in plain(preflight_card(seen))
+
+
+def test_answers_that_occur_once_are_learned_by_heart_on_request(tmp_path: Path) -> None:
+    file = tmp_path / "faq.csv"
+    file.write_text("question,answer\n" + "".join(f"What is {n * 7919}?,It is number {n} of all.\n" for n in range(64)))
+    once, other = new_study("faq", file), new_study("ferries", LARGE)
+    assert "By heart" in plain(preflight_card(run_preflight(once, once.config)))
+    wanted = once.config.with_changes({"train.preset": "by_heart"})
+    seen = run_preflight(once, wanted)
+    assert "By heart" not in plain(preflight_card(seen)) and seen.steps >= 60
+    assert wanted.train.evaluations == 1, "the last checkpoint is kept"
+    grounded = once.config.with_changes({"approaches": ["grounded"]})
+    assert run_preflight(once, grounded).steps >= 60, "as the page starts it"
+    settings = inside_blocks(TrainTab).settings
+    for study, config, offered in ((once, once.config, True), (once, grounded, False), (other, other.config, False)):
+        cards = settings.note_values(study, config)[-1]["choices"]
+        assert ("by_heart" in [name for _, name in cards]) is offered
 
 
 def test_a_download_without_a_hub_is_told_before_the_start(

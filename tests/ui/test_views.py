@@ -97,7 +97,7 @@ def test_the_strip_shows_state_time_and_progress() -> None:
     running(study, "train-lora", Progress(27, 60, "steps", "training", 99.0))
     said = plain(study_strip(take_snapshot(study)))
     assert "rivers running" in said
-    assert "Train LoRA (16-bit) 45 % · 1 min 39 s left" in said
+    assert "Train Full (LoRA, 16-bit) 45 % · 1 min 39 s left" in said
     assert picker_label("rivers", "lost") == "rivers  ·  interrupted"
 
 
@@ -105,6 +105,7 @@ def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_lin
     done, new = (study_strip(take_snapshot(study)) for study in (finished_study("done"), new_study("new")))
     assert "Ready:" in done and all(f'data-tab="{tab}"' in done for tab in ("evaluate", "chat", "export"))
     assert "ab-steps" not in done and "ab-steps" not in new and "Ready:" not in new
+    assert re.findall('data-tab="([a-z]+)"', new) == ["train"], "what to press is in view, also above a long preview"
 
 
 def test_an_unfinished_run_can_be_resumed() -> None:
@@ -125,7 +126,7 @@ def test_a_waiting_study_names_the_studies_ahead() -> None:
     seen = take_snapshot(study)
     assert (seen.state, seen.shown_state, seen.busy, seen.running) == ("queued", "waiting", True, False)
     said = run_panel(seen, "")
-    assert "number 2 in the queue" in said and "Study rivers is running. Then &lt;img" in said
+    assert "number 2 in the queue" in said and "Project rivers is running. Then &lt;img" in said
     assert "waiting" in plain(study_strip(seen)) and state_of(study) == "waiting"
     left = replace(take_snapshot(new_study("left")), state="cancelled")
     assert "Removed from the queue" in run_panel(left, "")
@@ -148,8 +149,8 @@ def test_a_running_study_shows_step_and_remaining_time() -> None:
     running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))
     seen = take_snapshot(study)
     told = plain(run_panel(seen, "", TimeRemaining(270.0, complete=False)))
-    assert "Step 3 of 6: Train LoRA (16-bit)" in told
-    assert "About 4 min 30 s left for the study, plus the scoring." in told
+    assert "Step 3 of 6: Train Full (LoRA, 16-bit)" in told
+    assert "About 4 min 30 s left for the project, plus the scoring." in told
     assert "is shown after training has started" in plain(run_panel(seen, "", None))
 
 
@@ -180,8 +181,8 @@ def test_sample_answers_of_the_arms_are_shown_side_by_side() -> None:
     assert "<img" not in said and said.count("<details") == 2 and said.count(" open>") == 1
     first = plain(said).split("q9")[0]
     assert first.index("Reference ref") < first.index("After step 30") < first.index("After step 15")
-    assert "QLoRA (4-bit) not trained to this step yet LoRA (16-bit) lora 30 3" in first
-    assert "QLoRA (4-bit) qlora 15 3 LoRA (16-bit) lora 15 3" in first
+    assert "Compact (QLoRA, 4-bit) not trained to this step yet Full (LoRA, 16-bit) lora 30 3" in first
+    assert "Compact (QLoRA, 4-bit) qlora 15 3 Full (LoRA, 16-bit) lora 15 3" in first
     with_metrics(study, "lora", 1)
     assert samples_stamp(study) == before  # steps alone leave what the reader has opened as it is
     assert samples_card(take_snapshot(new_study("none")).arms) == ""
@@ -198,7 +199,7 @@ def test_a_failure_shows_what_where_remedy_and_the_log() -> None:
 
 def test_both_arms_show_their_figures(finished: Snapshot) -> None:
     said = plain(run_panel(finished, ""))
-    for figure in ("60 of 60", "301 tokens/s", "1.9 GB", "QLoRA (4-bit)", "LoRA (16-bit)"):
+    for figure in ("60 of 60", "301 tokens/s", "1.9 GB", "Compact (QLoRA, 4-bit)", "Full (LoRA, 16-bit)"):
         assert figure in said
     assert "110 MB" in plain(resources_table(finished)) and "269 MB" in plain(resources_table(finished))
 
@@ -265,7 +266,8 @@ def test_rejected_rows_show_reason_and_content() -> None:
 def test_the_loss_figure_has_both_arms_and_no_network_fonts(finished: Snapshot) -> None:
     figure = loss_figure(finished.arms)
     assert [trace.name for trace in figure.data] == [
-        "QLoRA (4-bit), training", "QLoRA (4-bit), validation", "LoRA (16-bit), training", "LoRA (16-bit), validation",
+        "Compact (QLoRA, 4-bit), training", "Compact (QLoRA, 4-bit), validation",
+        "Full (LoRA, 16-bit), training", "Full (LoRA, 16-bit), validation",
     ]
     assert "http" not in figure.to_json()
 

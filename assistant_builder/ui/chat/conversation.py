@@ -24,9 +24,11 @@ from assistant_builder.chat.conversation import (
     default_sides,
 )
 from assistant_builder.chat.feedback import read_corrections, record_vote, taught_pair
+from assistant_builder.data.edit import NO_NUMBERS
+from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import t, tn
-from assistant_builder.inference.session import BASE, Memory
+from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.feedback import VoteBar, pane_script
 from assistant_builder.ui.chat.settings import ReplySettings
@@ -99,7 +101,7 @@ class ConversationPanel:
         finished = bool(turns) and not busy
         files: list[Any] = [gr.update(value=None, interactive=False)] * 2
         if study is not None and finished:
-            written = {"md": as_markdown(study.name, conversation, study.config.arms),
+            written = {"md": as_markdown(study.title, conversation, study.config.arms),
                        "json": as_json(study.name, conversation)}
             files = [gr.update(interactive=True, value=offer_bytes(text.encode("utf-8", errors="backslashreplace"),
                                                                    f"{study.name}-chat.{ending}"))
@@ -116,8 +118,9 @@ class ConversationPanel:
         memory = self.note_memory(study.name if study else "", replies)
         arms = tuple(study.config.arms) if study else TWINS
         shown = PaneState(conversation, settings.blind, replies, _stored_bytes(study), memory, arms,
-                          settings.only if settings.only in arms else "", settings.figures, **correcting)
-        return [gr.update(value=pane(side, shown), visible=shown.is_visible(side, base=settings.base))
+                          settings.only if settings.only in arms else "", settings.figures,
+                          numbers=row_numbers(study.folder / "data") if study else NO_NUMBERS, **correcting)
+        return [gr.update(value=pane(side, shown), visible=shown.is_visible(side, settings.also))
                 for side in sides()]
 
     def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
@@ -170,7 +173,7 @@ class ConversationPanel:
             asked_arms += further_arms(arms)
             asked_arms = [settings.only] if settings.only in asked_arms else asked_arms
         sent = {speaker: conversation.messages(speaker, question, system=settings.system, blind=settings.blind)
-                for speaker in (*asked_arms, *([BASE] if settings.base else []))}
+                for speaker in (*asked_arms, *settings.also)}
         stream = self.pool.worker(study).ask(sent, turn.sampling)
         self._active[session] = stream
         replies: dict[str, Reply] = {speaker: Reply() for speaker in sent}

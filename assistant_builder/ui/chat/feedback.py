@@ -27,14 +27,15 @@ from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
-from assistant_builder.ui.data.preview import unused_name
+from assistant_builder.ui.data.preview import unused_title
 from assistant_builder.ui.html import Markup, copy_script, error_callout, pop_up_titles, toast
 from assistant_builder.ui.refresh import QUIET, user_facing_errors
+from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.train.actions import start_run
 from evals.report.other_results import report_lacks_votes
 
 _TO_REPORT = N_("Add the votes to the report")
-_LABELS: dict[Choice, str] = {"a": N_("A is better"), "b": N_("B is better"), "tie": N_("Tie"),
+_LABELS: dict[Choice, str] = {"a": N_("A is better"), "b": N_("B is better"), "tie": N_("Same"),
                               "both bad": N_("Both are bad")}
 
 
@@ -63,7 +64,7 @@ class VoteBar:
         alike = turn is not None and open_ and turn.identical
         hint = t("You can vote after both assistants have answered.")
         if alike:
-            hint = t("Both answers are identical: vote for a tie, or for both bad.")
+            hint = t("Both answers are identical: vote for “Same” or “Both are bad”.")
         elif open_:
             hint = t("Which answer is better? Your vote reveals the assistants.")
         elif turn is not None and turn.hidden and not busy and turn.answers:
@@ -118,8 +119,8 @@ class VoteBar:
 
 
 _PANE = (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
-_DROP = N_("Train on them, and remove their questions from the held-out set")
-_LEAVE = N_("Keep their questions in the held-out set, and do not train on them")
+_DROP = N_("Train on them, and remove their questions from the test")
+_LEAVE = N_("Keep their questions in the test, and do not train on them")
 
 
 def pane_script() -> str:
@@ -128,11 +129,11 @@ def pane_script() -> str:
 
 
 def heldout_note(study: Study, question: str) -> str:
-    """What the user must know about the correction of a held-out question; empty for others."""
+    """What the user must know about the correction of a test question; empty for others."""
     with contextlib.suppress(AssistantBuilderError):
         if heldout_matches(study, [question]):
-            return (t("This question is in the held-out set. Choose under Corrections whether to train on it or to "
-                      "keep it for the evaluation."))
+            return (t("This is a test question. Choose under Corrections whether to train on it or to keep it for the "
+                      "test."))
     return ""
 
 
@@ -143,20 +144,19 @@ class Corrections:
         with gr.Accordion(t("Corrections"), open=False, visible=False, elem_id="ab-corrections") as self.fold:
             self.list = gr.HTML(corrections_list([], ()), js_on_load=pane_script())
             self.heldout = gr.Radio([(t(way), way) for way in (_DROP, _LEAVE)], value=_DROP,
-                                    label=t("Corrections of held-out questions"),
-                                    info=t("A question cannot be used for both training and evaluation."),
+                                    label=t("Corrections of test questions"),
+                                    info=t("A question cannot be used for both training and the test."),
                                     visible=False)
             self.longer = gr.Checkbox(True, label=t("Train twice as long"),
-                                      info=t("Some corrections are in the training "
-                                                                                "data already; the same training would "
-                                                                                "not learn them."), visible=False,
+                                      info=t("Some corrections are in the training data already; the same training "
+                                             "would not learn them."), visible=False,
                                       elem_id="ab-retrain-longer")
             self.name = gr.Textbox(
-                label=t("Name of the new study"),
-                info=t("It has the same settings and split; the corrections are added "
-                                                      "to its training data."), max_lines=1, elem_id="ab-retrain-name",
+                label=t("Name of the new project"),
+                info=t("It has the same settings and split; the corrections are added to its training data."),
+                max_lines=1, elem_id="ab-retrain-name",
             )
-            self.retrain = gr.Button(t("Retrain as a new study"), variant="primary", elem_id="ab-retrain")
+            self.retrain = gr.Button(t("Retrain as a new project"), variant="primary", elem_id="ab-retrain")
 
     @property
     def list_outputs(self) -> list[Any]:
@@ -179,8 +179,8 @@ class Corrections:
             shown = error_callout(error.to_record())
         fold = gr.update(label=t("Corrections ({number})", number=len(found)), visible=bool(found),
                          **({} if opened is None else {"open": opened}))
-        button = tn("Retrain with {count} correction as a new study",
-                    "Retrain with {count} corrections as a new study", len(found))
+        button = tn("Retrain with {count} correction as a new project",
+                    "Retrain with {count} corrections as a new project", len(found))
         return [fold, shown, gr.update(visible=bool(heldout)), gr.update(visible=bool(taught)),
                 gr.update(value=button, interactive=True)]
 
@@ -192,7 +192,10 @@ class Corrections:
 
     def proposed_name(self, study: Study | None) -> str:
         """A free name for the new study."""
-        return unused_name(f"{study.name}-corrected") if study else ""
+        if study is None:
+            return ""
+        titled = study.title != study.name
+        return unused_title(t("{title} (corrected)", title=study.title) if titled else f"{study.name}-corrected")
 
     def _remove(self, name: str | None, event: gr.EventData) -> list[Any]:
         study = Study.open(name or "")
@@ -209,9 +212,10 @@ class Corrections:
         if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
             # the user confirms on the Train tab
             gr.Info(toast(t("It contacts other machines, or its model runs its own code. Check the settings here and "
-                            "press Start.")), duration=30, title=t("The new study was created but not started"))
+                            "press Start.")), duration=30, title=t("The new project is not started yet"))
         else:
             start_run(made.name)
-            gr.Info(toast(retrained_note(made.name, plan, study.name)), duration=30,
-                    title=t("The new study is running"))
-        return [gr.update(choices=[made.name], value=made.name), gr.Tabs(selected="train"), ""]
+            gr.Info(toast(retrained_note(made.title, plan, study.title)), duration=30,
+                    title=t("The new project is running"))
+        chosen = gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name)
+        return [chosen, gr.Tabs(selected="train"), ""]

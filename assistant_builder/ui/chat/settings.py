@@ -16,7 +16,8 @@ from assistant_builder.arms import ARMS
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
-from assistant_builder.inference.session import SEED_LIMIT, Sampling
+from assistant_builder.inference.llamacpp import is_installed
+from assistant_builder.inference.session import BASE, SEED_LIMIT, SHIPPED, Sampling
 from assistant_builder.study import Study
 from assistant_builder.ui.refresh import QUIET, browser_state
 
@@ -27,9 +28,10 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class ReplySettings:
-    """The settings on the page; a random seed is not drawn yet. With ``base``, the base model answers too.
+    """The settings on the page; a random seed is not drawn yet.
 
-    ``only`` is the one assistant that is asked and shown; empty: all. ``figures``: speed and memory are shown.
+    ``base`` and ``shipped``: the base model, and the file to ship in llama.cpp, answer too. ``only`` is the one
+    assistant that is asked and shown; empty: all. ``figures``: speed and memory are shown.
     """
 
     system: str
@@ -38,6 +40,12 @@ class ReplySettings:
     sampling: Sampling
     only: str = ""
     figures: bool = False
+    shipped: bool = False
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Speakers that are asked besides the assistants; in blind mode the file would give away one of them."""
+        return (*([SHIPPED] if self.shipped and not self.blind else []), *([BASE] if self.base else []))
 
     def sampling_with_seed(self) -> Sampling:
         """The sampling settings with a seed, so that all speakers share it and it can be stored."""
@@ -64,6 +72,9 @@ class ChatSettings:
             self.figures = gr.Checkbox(False, label=t("Speed and memory"), info=t("Of each answer."),
                                        elem_id="ab-figures",
                                        min_width=200)
+            self.shipped = gr.Checkbox(False, label=t("Ask the file to ship too"),
+                                       info=t("In llama.cpp, as Ollama runs it; not in blind mode."),
+                                       elem_id="ab-shipped", min_width=200, visible=is_installed())
             self.base = gr.Checkbox(False, label=t("Ask the base model too"),
                                     info=t("The same model without training."),
                                     elem_id="ab-base", min_width=200)
@@ -77,7 +88,7 @@ class ChatSettings:
             label=t("System prompt"), info=t("Sent before the conversation to all speakers. If empty, the base model's "
                                           "default is used."), lines=2, max_lines=8, elem_id="ab-system",
         )
-        self.reset = gr.Button(t("Reset to the study's system prompt"), size="sm", elem_id="ab-system-reset")
+        self.reset = gr.Button(t("Reset to the project's system prompt"), size="sm", elem_id="ab-system-reset")
         with gr.Row():
             self.temperature = gr.Number(GREEDY.temperature, label=t("Temperature"), step=0.1, min_width=140,
                                          info=t("0 means greedy decoding, as in the evaluation."),
@@ -93,7 +104,7 @@ class ChatSettings:
     def inputs(self) -> list[Component]:
         """The components in the order of :meth:`read`."""
         return [self.system, self.temperature, self.top_p, self.longest, self.seed, self.blind, self.base,
-                self.from_memory, self.only, self.figures]
+                self.from_memory, self.only, self.figures, self.shipped]
 
     def read(self, shown: tuple[Any, ...]) -> ReplySettings:
         """Read the settings from the values of :attr:`inputs`.
@@ -101,7 +112,7 @@ class ChatSettings:
         Raises:
             ConfigError: A value is not valid.
         """
-        system, temperature, top_p, longest, seed, blind, base, from_memory, only, figures = shown
+        system, temperature, top_p, longest, seed, blind, base, from_memory, only, figures, shipped = shown
         written = str(seed or "").strip()
         try:
             number = int(written) if written else None
@@ -113,18 +124,19 @@ class ChatSettings:
                             top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number,
                             look_up=not from_memory)
         return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling,
-                             str(only) if str(only) in ARMS else "", bool(figures))
+                             str(only) if str(only) in ARMS else "", bool(figures),
+                             bool(shipped) and is_installed())
 
     def remember(self, name: str | None, kept: Any, *shown: Any) -> dict[str, Any]:
         """The new value of the browser's storage: component → value, and ``systems``: study → system prompt."""
-        system, temperature, top_p, longest, seed, blind, base, from_memory, only, figures = shown
+        system, temperature, top_p, longest, seed, blind, base, from_memory, only, figures, shipped = shown
         systems = dict(_systems(kept))
         if name:
             systems.pop(name, None)
             if (system or "").strip() != _own_system(name):
                 systems[name] = system
         return {"temperature": temperature, "top_p": top_p, "longest": longest, "seed": seed, "blind": blind,
-                "base": base, "from_memory": from_memory, "only": only, "figures": figures,
+                "base": base, "from_memory": from_memory, "only": only, "figures": figures, "shipped": shipped,
                 "systems": dict(list(systems.items())[-20:])}
 
     def restored(self, name: str | None, kept: Any) -> list[Any]:
@@ -137,7 +149,7 @@ class ChatSettings:
                 _number(found.get("top_p"), GREEDY.top_p), _number(found.get("longest"), GREEDY.max_new_tokens),
                 str(found.get("seed") or ""), found.get("blind") is True, found.get("base") is True,
                 found.get("from_memory") is True, next((arm for arm in arms if arm == found.get("only")), ALL),
-                found.get("figures") is True]
+                found.get("figures") is True, found.get("shipped") is True]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""

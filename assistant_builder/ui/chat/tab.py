@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.arms import ARMS
+from assistant_builder.arms import plain
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import Choice, Conversation
@@ -18,7 +18,7 @@ from assistant_builder.chat.feedback import add_correction, corrections_asked_ag
 from assistant_builder.data import load_split
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
-from assistant_builder.inference.session import BASE
+from assistant_builder.inference.session import BASE, SHIPPED
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import ConversationPanel, editing_notice, gradio_error
 from assistant_builder.ui.chat.feedback import Corrections, VoteBar, heldout_note
@@ -82,7 +82,7 @@ class ChatTab:
             shown = needs_study(t(EMPTY))
         else:
             shown = empty(t("No trained assistants yet"),
-                          t("Train the study on the Train tab. Its assistants then answer here side by side."))
+                          t("Train the project on the Train tab. Its assistants then answer here side by side."))
         return [gr.update(value=shown, visible=not view.trained)]
 
     # events
@@ -108,9 +108,10 @@ class ChatTab:
             shown.click(user_facing_errors(self._pane_clicked), now,
                         [talk.question, talk.editing, talk.banner, talk.notice, *talk.outputs,
                          *self.corrections.list_outputs, self.corrections.name], **QUIET)
-        modes = [self.settings.blind, self.settings.base, self.settings.only, self.settings.figures]
+        modes = [self.settings.blind, self.settings.base, self.settings.shipped, self.settings.only,
+                 self.settings.figures]
         gr.on([mode.input for mode in modes], user_facing_errors(self._redraw), now, talk.outputs, **QUIET)
-        loading = [picker, self.settings.base, self.settings.only]
+        loading = [picker, self.settings.base, self.settings.shipped, self.settings.only]
         self.mark.change(
             user_facing_errors(self._restore), [self.mark, talk.kept, self.settings.kept],
             [*options, *talk.outputs, talk.editing, talk.banner, self.ready, self.asked_again,
@@ -119,8 +120,8 @@ class ChatTab:
                ).then(self._ask_again, [picker, self.mark], self.asked_again, js=_ON_CHAT, concurrency_limit=None,
                       **QUIET)
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
-        gr.on([opened.select, self.settings.base.input], self._load_models, loading, self.ready,
-              concurrency_limit=None, **QUIET)
+        gr.on([opened.select, self.settings.base.input, self.settings.shipped.input], self._load_models, loading,
+              self.ready, concurrency_limit=None, **QUIET)
         opened.select(self._ask_again, [picker, self.mark], self.asked_again, concurrency_limit=None, **QUIET)
         self.settings.wire(picker)
         self.votes.wire(picker)
@@ -226,7 +227,7 @@ class ChatTab:
         updates = {
             self.settings.only: gr.update(
                 value=settings.only or ALL, visible=len(arms) > 1,
-                choices=[(t("Both") if len(arms) == 2 else t("All"), ALL), *((ARMS[arm].short, arm) for arm in arms)]),
+                choices=[(t("Both") if len(arms) == 2 else t("All"), ALL), *((plain(arm), arm) for arm in arms)]),
             self.settings.blind: gr.update(value=settings.blind, visible=study is None or study.config.compares),
             self.settings.from_memory: gr.update(value=not settings.sampling.look_up,
                                                  visible=study is not None and study.config.grounded)}
@@ -236,7 +237,7 @@ class ChatTab:
                 *self.votes.tally_values(study, blind=settings.blind), *self.corrections.drawn(study, opened=False),
                 self.corrections.proposed_name(study), gr.update(visible=study is not None)]
 
-    def _load_models(self, name: str | None, base: bool, only: str) -> Iterator[Any]:
+    def _load_models(self, name: str | None, base: bool, shipped: bool, only: str) -> Iterator[Any]:
         """Load the models before the first question if no run needs the machine."""
         try:
             study = Study.open(name).recommended if name else None
@@ -247,7 +248,8 @@ class ChatTab:
             if not all(path.is_file() for path in adapters) or studies_ahead(study):  # a run plans with the memory
                 return
             asked = [only] if only in arms else arms
-            for replies in self.talk.pool.worker(study).load([*asked, *([BASE] if base else [])]):
+            for replies in self.talk.pool.worker(study).load(
+                    [*asked, *([SHIPPED] if shipped else []), *([BASE] if base else [])]):
                 self.talk.note_memory(study.name, replies)
                 yield loading_view(replies, [only] if only in arms else study.config.arms)
         except AssistantBuilderError as error:

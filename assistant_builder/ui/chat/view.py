@@ -15,8 +15,9 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn, defa
 from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
 from assistant_builder.chat.worker import IDLE_SECONDS
 from assistant_builder.data import Pair
+from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import N_, t, tn, translate_formatted
-from assistant_builder.inference.session import BASE, Memory
+from assistant_builder.inference.session import BASE, SHIPPED, Memory
 from assistant_builder.ui.html import bar, empty, error_callout, fold, join, table
 from evals.report.format import size
 
@@ -53,6 +54,7 @@ class PaneState:
     corrected: Mapping[tuple[str, str], CorrectedAnswer] = field(default_factory=dict)  # by question and wrong answer
     editing: tuple[int, str] | None = None  # turn and speaker of the answer whose correction is being written
     note: str = ""  # what the user must know about that correction
+    numbers: RowNumbers = RowNumbers()  # row numbers of the data file
 
     @property
     def masked(self) -> bool:
@@ -69,10 +71,10 @@ class PaneState:
             return side
         return (turn.sides if self.masked else default_sides(self.arms))[PAIR.index(side)]
 
-    def is_visible(self, side: str, *, base: bool) -> bool:
-        """Whether a pane is shown; ``base``: with the base model."""
-        if side == BASE:
-            return base
+    def is_visible(self, side: str, also: Collection[str] = ()) -> bool:
+        """Whether a pane is shown; ``also``: speakers that are asked besides the assistants."""
+        if side in (BASE, SHIPPED):
+            return side in also
         speaker = self.speaker(side, Turn("", sides=default_sides(self.arms)))
         one = bool(self.only) and not self.masked
         return speaker in self.arms and (side in PAIR or not self.masked) and (not one or speaker == self.only)
@@ -87,8 +89,8 @@ class CorrectedAnswer:
 
 
 def sides() -> tuple[str, ...]:
-    """Names of the panes: two for the twins, one for each further arm, and one for the base model."""
-    return (*PAIR, *further_arms(ARMS), BASE)
+    """Names of the panes: two for the twins, one for each further arm, the file to ship, and the base model."""
+    return (*PAIR, *further_arms(ARMS), SHIPPED, BASE)
 
 
 def pane(side: str, shown: PaneState) -> Markup:
@@ -110,7 +112,8 @@ def pane(side: str, shown: PaneState) -> Markup:
     if not blocks:
         alone = len(shown.arms) == 1 or shown.only
         hint = t("The assistant's name is shown after your vote.") if hidden else (
-            t("Every speaker gets the same question.") if side == BASE or (len(shown.arms) > 2 and not alone) else
+            t("Every speaker gets the same question.")
+            if side in (BASE, SHIPPED) or (len(shown.arms) > 2 and not alone) else
             "" if alone else t("Both assistants get the same question."))
         blocks = [Markup('<p class="ab-hint">{} {}</p>').format(t("Ask a question below."), hint)]
     figures = Markup('<div class="ab-figures">{}</div>').format(_figures(side, shown, hidden)) if shown.figures else ""
@@ -163,7 +166,8 @@ def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, tit
     return Markup(
         '<div class="ab-said ab-arm-{}" data-copied>{}<div class="ab-turn ab-assistant" dir="auto" data-text>{}</div>'
         "{}{}</div>"
-    ).format(f"side-{side}" if hidden else speaker, mark, answer.text, "" if hidden else sources_view(answer), below)
+    ).format(f"side-{side}" if hidden else speaker, mark, answer.text,
+             "" if hidden else sources_view(answer, shown.numbers), below)
 
 
 def _correction_form(side: str, place: int, question: str, answer: str, note: str) -> Markup:
@@ -195,13 +199,14 @@ def taught_note(pair: TaughtPair) -> str:
               "on it again changes little; training longer does.", where=where))
 
 
-def sources_view(answer: Answer) -> Markup:
+def sources_view(answer: Answer, numbers: RowNumbers) -> Markup:
     """The facts that the assistant was given for an answer, folded; empty if it looked nothing up."""
     if not answer.sources:
         return Markup("")
     fact = Markup('<li><b dir="auto">{}</b><p dir="auto">{}</p><small>{}</small></li>')
     facts = Markup('<ol class="ab-sources">{}</ol>').format(
-        join(fact.format(source["question"], source["answer"], t("Row {row} of the data", row=source["row"]))
+        join(fact.format(source["question"], source["answer"],
+                         t("Row {row} of your file", row=numbers.shown(source["row"])))
              for source in answer.sources))
     if answer.declined:
         return fold(t("Declined: nothing that was found seems to answer this. The nearest questions"), facts)
@@ -240,9 +245,9 @@ def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
     """Replies of both assistants at the same pace, so that neither speed nor loading time identifies an arm.
 
     Both show as much text as the slower unfinished reply has. The state in which a reply ended is shown after both have
-    ended. The base model is not changed, because its pane shows its name.
+    ended. The other speakers are not changed, because their panes show their names.
     """
-    arms = {speaker: reply for speaker, reply in replies.items() if speaker != BASE}
+    arms = {speaker: reply for speaker, reply in replies.items() if speaker in ARMS}
     unfinished = [reply for reply in arms.values() if not reply.finished]
     if not unfinished:
         return dict(replies)
@@ -286,6 +291,9 @@ def speed_line(answer: Answer | None) -> str:
 def memory_line(speaker: str, stored: tuple[int, int] | None, memory: Memory | None,
                 arms: Sequence[str] = TWINS) -> str:
     """Stored size of base and adapter, and the memory of the base in this chat if that is larger."""
+    if speaker == SHIPPED:
+        return (t("memory: {size} with the file's pages", size=size(memory.base_bytes))
+                if memory is not None else "")
     if speaker == BASE:
         return t("memory: shares the base of {base_owner}", base_owner=label(base_owner(arms)))
     if stored is None:
@@ -378,8 +386,8 @@ def corrections_list(corrections: Sequence[Correction], heldout: Collection[int]
     ``heldout`` has the positions of those of held-out questions, ``taught`` of those that are trained already.
     """
     if not corrections:
-        return empty(t("No corrections yet"), t("Press “Correct” below an answer to write a better one, then train a "
-                                             "new study on the corrections."))
+        return empty(t("No corrections yet"),
+                     t("Press “Correct” below an answer to write a better one, then train a new project on them."))
     return Markup('<ol class="ab-corrections">{}</ol>').format(
         join(_entry(place, found, place in heldout, taught.get(place)) for place, found in enumerate(corrections)))
 
@@ -387,7 +395,7 @@ def corrections_list(corrections: Sequence[Correction], heldout: Collection[int]
 def _entry(place: int, found: Correction, heldout: bool, taught: TaughtPair | None) -> Markup:
     badge, mark = Markup('<span class="ab-badge ab-lost">{}</span>'), Markup("")
     if heldout:
-        mark += badge.format(t("in the held-out set"))
+        mark += badge.format(t("a test question"))
     if taught is not None:
         mark += badge.format(t("in the training data already, row {row}", row=taught.row))
     wrong = Markup('<p class="ab-wrong" dir="auto"><s>{}</s></p>').format(found.wrong) if found.wrong else Markup("")
@@ -398,25 +406,24 @@ def _entry(place: int, found: Correction, heldout: bool, taught: TaughtPair | No
              t("Remove"))
 
 
-def retrained_note(name: str, plan: RetrainingPlan, old: str) -> str:
-    """Summary of the new study's data, and a hint how to compare the studies."""
+def retrained_note(title: str, plan: RetrainingPlan, old: str) -> str:
+    """Summary of the new study's data, and a hint how to compare it with the old one; both by their titles."""
     parts = [tn("{name} trains on {count} additional correction.", "{name} trains on {count} additional corrections.",
-                len(plan.trained), name=name)]
+                len(plan.trained), name=title)]
     if plan.replaced:
         parts.append(tn("Replaced: {count} answer to the same questions.",
                         "Replaced: {count} answers to the same questions.", len(plan.replaced)))
     if plan.dropped:
-        parts.append(tn("Removed from the held-out set: {count} question that a correction answers. The rest of the "
-                        "held-out "
-                        "set is the same.",
-                        "Removed from the held-out set: {count} questions that a correction answers. "
-                        "The rest of the held-out set is the same.", len(plan.dropped)))
+        parts.append(tn("Removed from the test: {count} question that a correction answers. The rest of the test is "
+                        "the same.",
+                        "Removed from the test: {count} questions that a correction answers. The rest of the test is "
+                        "the same.", len(plan.dropped)))
     if plan.left_out:
-        parts.append(tn("Not trained on: {count} correction of held-out questions.",
-                        "Not trained on: {count} corrections of held-out questions.", len(plan.left_out)))
+        parts.append(tn("Not trained on: {count} correction of test questions.",
+                        "Not trained on: {count} corrections of test questions.", len(plan.left_out)))
     if plan.taught:
         parts.append(tn("In the training data already: {count} correction.",
                         "In the training data already: {count} corrections.", len(plan.taught)))
-    return " ".join([*parts, t("After the run, its Chat tab asks each corrected question again. Compare it with "
-                               "{old} on the Evaluate tab, or with 'assistant-builder compare {old} {name}'.",
-                               old=old, name=name)])
+    return " ".join([*parts, t("After the run, its Chat tab asks each corrected question again. Compare it with {old} "
+                               "on the Evaluate tab, under “For specialists”.",
+                               old=old)])

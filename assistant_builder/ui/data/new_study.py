@@ -26,6 +26,7 @@ from assistant_builder.ui.data.preview import (
     shipped_datasets,
     template_preview,
     unused_name,
+    unused_title,
 )
 from assistant_builder.ui.data.row_editor import RowEditor, edited_file, edits_summary, left_out_download
 from assistant_builder.ui.data.view import (
@@ -61,13 +62,14 @@ class DataSource:
                                 elem_id="ab-file")
             self.brief = gr.HTML(elem_id="ab-brief")
             self._paste()
-            self.example = gr.Dropdown([(shipped.title, shipped.name) for shipped in self.shipped], label=t("No file?"),
+            self.example = gr.Dropdown([(shipped.title, shipped.name) for shipped in self.shipped],
+                                       label=t("No file yet?"),
                                        value=self.shipped[0].name if self.shipped else None, interactive=True,
                                        filterable=False, visible=bool(self.shipped))
             self.try_example = gr.Button(t("Try the example"), visible=bool(self.shipped), elem_id="ab-example")
         with gr.Group(visible=False, elem_classes="ab-group") as self.naming:
             gr.HTML(heading(t("2 · Name and split")))
-            self.name = gr.Textbox(label=t("Name of the study"), elem_id="ab-name")
+            self.name = gr.Textbox(label=t("Name of the project"), elem_id="ab-name")
             gr.HTML(heading(t("What is your assistant called, and for whom?")))
             with gr.Row():
                 self.called = gr.Textbox(label=t("Called"), placeholder="Linde", min_width=120, elem_id="ab-called")
@@ -77,7 +79,8 @@ class DataSource:
             self.form.show(["data.system"])
             with gr.Accordion(t("Test and split"), open=False):
                 self.form.show(keys_of("data", without=("data.source", "data.columns", "data.system")))
-            self.create = gr.Button(t("Create the study"), variant="primary", elem_id="ab-create")
+            self.create = gr.Button(t("Create the project"), variant="primary", elem_id="ab-create",
+                                    elem_classes="ab-pinned")
             self.message = gr.HTML()
 
     def _paste(self) -> None:
@@ -128,8 +131,7 @@ def nothing_yet() -> Markup:
     """The place of the findings before there is a file."""
     return empty(t("The contents of the file are shown here"), t(
         "Usable pairs, rejected rows with the reason, duplicates, and the split. Nothing is stored until you create "
-        "the "
-        "study."))
+        "the project."))
 
 
 _SHOWN = 13 + 2 + 3 * MAX_COLUMNS
@@ -263,19 +265,20 @@ class NewStudyForm:
     def _revise(self, name: str | None) -> list[Any]:
         study = Study.open(name or "")
         if study.source is None:
-            raise DataError(t("the data file is not in the study's folder"),
-                            remedy=t("Upload it again under New study"))
+            raise DataError(t("the data file is not in the project's folder"),
+                            remedy=t("Upload it again under New project"))
         config = study.config
         form = self.upload.form.values(config)
-        return [None, *form, None, *self._new(study.source, form, name, config.data.columns, base=study.name)]
+        return [None, *form, None, *self._new(study.source, form, study.title, config.data.columns, base=study.name)]
 
-    def _new(self, path: Path, form: Sequence[Any], name: str | None = None, columns: dict[str, str] | None = None,
+    def _new(self, path: Path, form: Sequence[Any], title: str = "", columns: dict[str, str] | None = None,
              base: str | None = None) -> list[Any]:
         """All outputs of new data, from ``source`` to the columns."""
         place = str(path)
         if columns is None:
             columns = dict(inspect_file(path, {}).guessed)
-        return [place, place, base, unused_name(name or path.name.split(".")[0]), "", "",
+        proposed = unused_title(title) if title else unused_name(path.name.split(".")[0])
+        return [place, place, base, proposed, "", "",
                 *self._look(place, columns, *form)]
 
     def _clear(self) -> list[Any]:
@@ -329,15 +332,16 @@ class NewStudyForm:
         if seen.findings is None or not seen.findings.can_start():
             return "", ""
         try:
-            config = self.upload.form.read(form, StudyConfig()).data
+            config = self.upload.form.read(form, StudyConfig())
         except AssistantBuilderError as error:
             return error_callout(error.to_record()), ""
-        split = preview_split(seen.findings, config)
+        split = preview_split(seen.findings, config.data)
         if isinstance(split, dict):
             return error_callout(split), ""
         record = split.to_record()
         leaks = leaks_view(record["leaks"], record["leaks_removed"], seen.findings.dataset.numbers)
-        return card(t("Split"), split_view(record, heldout_power(record))) + leaks, once_view(count_wordings(record))
+        once = once_view(count_wordings(record), config)
+        return card(t("Split"), split_view(record, heldout_power(record))) + leaks, once
 
     @user_facing_errors
     def _model_view(self, path: str | None, rows: int, columns: dict[str, str], *form: Any) -> list[Any]:
@@ -431,7 +435,7 @@ class NewStudyForm:
             study = Study.create(parse_config(tree, where="settings"), source)
         except AssistantBuilderError as error:
             return [gr.skip(), gr.skip(), error_callout(error.to_record())]
-        label = picker_label(study.name, "queued")
+        label = picker_label(study.title, "queued")
         return [gr.update(choices=[(label, study.name)], value=study.name), gr.Tabs(selected="train"), ""]
 
 

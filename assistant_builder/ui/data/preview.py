@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, slug
+from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, name_and_title, slug
 from assistant_builder.data import Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
 from assistant_builder.data.columns import automatic_roles, guess_columns
 from assistant_builder.data.edit import cell_text
@@ -128,6 +128,13 @@ def unused_name(proposed: str) -> str:
     taken = {study.name for study in Study.all()}
     numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
     return base if base not in taken else next(name for name in numbered if name not in taken)
+
+
+def unused_title(proposed: str) -> str:
+    """What to call a new study: the proposed name or title, with a number if its name is taken."""
+    free = unused_name(proposed)
+    _, title = name_and_title(proposed)
+    return title + free.removeprefix(slug(proposed)).replace("-", " ") if title else free
 
 
 _IDLE_SECONDS = 300.0

@@ -201,8 +201,8 @@ class RowEditor:
     def __init__(self) -> None:
         self.held = gr.Textbox(NO_ROWS.to_text(), visible=False, label=t("Rows in the editor"))
         with gr.Accordion(t("Edit rows, and check again"), open=False, visible=False, elem_id="ab-edit") as self.body:
-            gr.HTML(hint(t("Double-click a cell, or press Enter on it, to edit it; right-click to add or remove a row. "
-                           "Your file is not changed: the study uses an edited copy.")))
+            gr.HTML(hint(t("Double-click a cell, or press Enter on it, to edit it; right-click to add or remove a "
+                           "row. Your file is not changed: the project uses an edited copy.")))
             with gr.Row(elem_classes="ab-edit-choose"):
                 self.which = gr.Radio([(t(title), kind) for kind, title in _KINDS.items()], value="all",
                                       label=t("Rows"),

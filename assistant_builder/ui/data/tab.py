@@ -87,7 +87,7 @@ class CardEditor:
             save_edited_card(folder, text, before)
         except AssistantBuilderError as error:
             return error_callout(error.to_record())
-        return callout("good", t("Saved"), t("The card is stored in the folder of the study."))
+        return callout("good", t("Saved"), t("The card is stored in the folder of the project."))
 
     def _back(self, name: str | None) -> list[str]:
         folder = Study.open(name or "").folder / "data"
@@ -128,7 +128,7 @@ def _rejected(study: Study) -> list[RejectedRow]:
 
 def _source_view(study: Study) -> Markup:
     if study.source is None:
-        return empty(t("The data file is not in the folder of the study"), t("It is read from {source}.",
+        return empty(t("The data file is not in the project's folder"), t("It is read from {source}.",
                                                                           source=study.config.data.source))
     seen = inspect_file(study.source, study.config.data.columns)
     if seen.findings is None:
@@ -172,7 +172,7 @@ class DataTab:
             self.held = gr.HTML(elem_id="ab-data")
             with gr.Row(elem_classes="ab-actions"):
                 self.left_out = gr.DownloadButton(t("Download the rows left out"), size="sm", visible=False)
-                self.revise = gr.Button(t("Edit a copy for a new study"), size="sm", elem_id="ab-revise")
+                self.revise = gr.Button(t("Edit a copy for a new project"), size="sm", elem_id="ab-revise")
             self.seen = TemplatePreview("ab-held-preview")
             self.card = CardEditor()
             # A change of this text starts the slow parts of the tab, so that they delay nothing else. It is hidden by

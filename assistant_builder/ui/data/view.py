@@ -20,7 +20,7 @@ from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, f
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
 from evals.report.format import count, percent
 
-SPLIT_TITLES = {"train": N_("Training"), "validation": N_("Validation"), "heldout": N_("Held-out")}
+SPLIT_TITLES = {"train": N_("Training"), "validation": N_("Validation"), "heldout": N_("Test")}
 _TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "info": "info"}
 _MAX_ROWS = 200
 FEW_ROWS = 30
@@ -39,17 +39,11 @@ def findings_view(record: Mapping[str, Any]) -> Markup:
                (t("Exact copies"), count(record["exact_duplicates"]), t("left out")),
                (t("Near-duplicates"), count(record["near_duplicates"]), t("kept, checked for leaks")),
                (t("Conflicts"), count(record["conflicts"]), t("one question, several answers"))]
-    numbers = row_numbers(record)
+    numbers = RowNumbers.of_record(record)
     found = join(_problem(problem, numbers) for problem in record.get("problems", ()))
     notes = fold(t("How the file was read"), items(map(use_page_labels, record["notes"]))) if record["notes"] else ""
     which = Markup('<p class="ab-note-line">{}</p>').format(translate_formatted(numbers.note)) if numbers.note else ""
     return join([tiles(figures), found, _examples(record.get("details", {}), numbers), which, notes])
-
-
-def row_numbers(record: Mapping[str, Any] | None) -> RowNumbers:
-    """The row numbers of ``Findings.to_record()``; plain ones for a record of an earlier version."""
-    found = (record or {}).get("row_numbers") or {}
-    return RowNumbers(found.get("note", ""), tuple((first, added) for first, added in found.get("starts", ())))
 
 
 def _examples(details: Mapping[str, Any], numbers: RowNumbers) -> Markup:
@@ -136,12 +130,12 @@ def power_view(power: Mapping[str, Any]) -> Markup:
     title = t("The test can detect a difference of about {whole} correct answers in a hundred", whole=whole)
     if points >= 100:
         title = t("The test is too small to detect any difference")
-    body = (t("The {items} held-out questions are excluded from training and test afterwards whether 4-bit made the "
-              "assistant worse. A smaller difference would not be detected.", items=count(power['items'])))
+    body = (t("The {items} test questions are excluded from training. They show afterwards whether the compact "
+              "assistant is worse. A smaller difference would not be detected.", items=count(power['items'])))
     needed = float(f"{power['items_needed']:.2g}")
     remedy = "" if tone == "good" else (
-        t("To detect {target} in a hundred, about {needed} held-out questions are needed: add pairs, or raise "
-          "“Held-out share”.", target=count(100 * power['target']), needed=count(needed)))
+        t("To detect {target} in a hundred, about {needed} test questions are needed: add pairs, or raise “Test "
+          "share”.", target=count(100 * power['target']), needed=count(needed)))
     details = fold(t("How this is calculated"), Markup("<p>{}</p>").format(power_sentence(power)))
     return callout(tone, title, body, remedy) + details
 
@@ -202,9 +196,9 @@ def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any]
     """
     columns = findings["columns"].items() if findings else ()
     roles = [(t(ROLE_TITLES.get(role, role)), name) for role, name in columns if name]
-    numbers, once = row_numbers(findings), count_wordings(split) if split else None
+    numbers, once = RowNumbers.of_record(findings), count_wordings(split) if split else None
     helps = Markup("") if once is None or not once.occurs_once else callout(
-        "warn", once.title, once.meaning, f"{once.remedy} {t('Press “Edit a copy for a new study”.')}")
+        "warn", once.title, once.meaning, f"{once.remedy} {t('Press “Edit a copy for a new project”.')}")
     return join((helps, card(t("Findings"), findings_view(findings)) if findings else "",
                  card(t("Split"), split_view(split, power)) if split else "",
                  leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers), lookup_view(recall),
@@ -227,7 +221,7 @@ def brief_view(record: Mapping[str, Any] | None) -> Markup:
     rows = {"usable": count(record["usable"]), "rows": count(record["rows"])}
     tone, text = "good", t("{usable} of {rows} rows can be used", **rows)
     if not record["can_start"]:
-        tone, text = "bad", t("{usable} of {rows} rows can be used, too few for a study", **rows)
+        tone, text = "bad", t("{usable} of {rows} rows can be used, too few for a project", **rows)
     elif record["usable"] < FEW_ROWS:
         tone, text = "warn", t("{usable} of {rows} rows can be used: enough to try the page, too few for a useful "
                                "assistant (about {least})", **rows, least=FEW_ROWS)
@@ -310,9 +304,8 @@ def plain_view(pairs: Sequence[Pair], model: str, numbers: RowNumbers = _PLAIN) 
     rows = join(row.format(t("Row {row}", row=numbers.shown(pair.row)), join(map(turn, pair.messages)))
                 for pair in pairs)
     note = callout("info", t("The files of {model} are not on this machine yet", model=model),
-                   t("They are downloaded when the study first runs. Until then the rows are shown turn by turn, "
-                     "without "
-                     "the special tokens of the chat template and without their lengths."))
+                   t("They are downloaded when the project first runs. Until then the rows are shown turn by turn, "
+                     "without the special tokens of the chat template and without their lengths."))
     return card(t("As the model sees them"), note, _legend(any_cut=False), rows)
 
 

@@ -12,6 +12,7 @@ import gradio as gr
 from assistant_builder.config import ModelConfig, StudyConfig
 from assistant_builder.data import Findings
 from assistant_builder.data.wordings import (
+    ADDED_LATER,
     Wording,
     check_wordings,
     match_wordings,
@@ -153,8 +154,9 @@ def accepted_wordings(findings: Findings, lines: Sequence[Sequence[Any]]) -> lis
     return found
 
 
-def once_view(counted: Any) -> Markup:
+def once_view(counted: Any, config: StudyConfig) -> Markup:
     """What a test can show where each answer occurs once; empty for other data."""
     if counted is None or not counted.occurs_once:
         return Markup("")
-    return callout("warn", counted.title, counted.meaning, counted.remedy)
+    added = f" {t(ADDED_LATER)}" if config.grounded and config.retrieval.final_index else ""
+    return callout("warn", counted.title, f"{counted.meaning}{added}", counted.remedy)

@@ -17,7 +17,7 @@ from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import comparable_studies, parent_study, shared_items
 from assistant_builder.ui.html import callout, card, empty, error_callout, heading, items, join, table
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView
-from assistant_builder.ui.study_snapshot import stamp
+from assistant_builder.ui.study_snapshot import stamp, title_of_study
 from evals.report.charts import by_axis
 from evals.report.conclusion import TOO_FEW
 from evals.report.format import in_sentence, shown
@@ -30,13 +30,13 @@ JUDGED = ("Q4", "L16")
 
 def comparison_view(record: Record) -> Markup:
     """Verdicts and warnings of a result of ``evals.study_compare.compare_studies``."""
+    a, b = title_of_study(record["a"]), title_of_study(record["b"])
     head = callout(
-        "info", t("{b} compared with {a}", a=record["a"], b=record["b"]),
+        "info", t("{b} compared with {a}", a=a, b=b),
         tn("{count} test question in both projects. Differences are {b} (B) minus {a} (A). The metric and the margin "
-           "of {a} "
-           "decide.",
-           "{count} test questions in both projects. Differences are {b} (B) minus {a} (A). The metric and the "
-           "margin of {a} decide.", record["shared_items"], a=record["a"], b=record["b"]),
+           "of {a} decide.",
+           "{count} test questions in both projects. Differences are {b} (B) minus {a} (A). The metric and the margin "
+           "of {a} decide.", record["shared_items"], a=a, b=b),
     )
     none = callout("warn", t("No verdict"), t("The deciding metric was not scored in both projects."))
     verdicts = join(map(_verdict, record["verdicts"])) or none
@@ -53,13 +53,13 @@ def _verdict(verdict: Record) -> Markup:
     elif tone == "good" and verdict["within_margin_but_worse"]:
         title = t("measurably worse, within the margin")
     return Markup('<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p></div>').format(
-        tone, f"{CELLS[verdict['cell']].label}: {title}", verdict["sentence"])
+        tone, f"{t(CELLS[verdict['cell']].label)}: {title}", verdict["sentence"])
 
 
 def comparison_tables(record: Record) -> Markup:
     """The differing settings and files, and every figure."""
     differences = difference_rows(record)
-    columns = (t("Setting or file"), f"A: {record['a']}", f"B: {record['b']}")
+    columns = (t("Setting or file"), *(f"{side.upper()}: {title_of_study(record[side])}" for side in "ab"))
     differing = table(columns, differences) if differences else Markup("<p>{}</p>").format(
         t("No recorded setting or file differs."))
     headers = (t("Cell"), t("Metric"), "A", "B", "B \N{MINUS SIGN} A", t("95 % interval"), t("p (Holm)"))
@@ -84,7 +84,7 @@ def comparison_panels(record: Record) -> list[IntervalPanel]:
 
 def _row(row: Record) -> IntervalRow:
     like = "nll_per_token" if row["metric"] == "nll_per_byte" else row["metric"]
-    about = "" if row["higher_is_better"] else CELLS[row["cell"]].label
+    about = "" if row["higher_is_better"] else t(CELLS[row["cell"]].label)
     return contrast_row(row, f"{row['cell']} · {shown(row['metric']).label}", about, like)
 
 
@@ -94,7 +94,7 @@ def no_comparison_note(name: str, others: Sequence[str]) -> Markup:
                 "compared on the test questions that they share."))
     if not others:
         return empty(t("No other project has been evaluated yet"), remedy)
-    return empty(t("No other project has the same test questions as {name}", name=name),
+    return empty(t("No other project has the same test questions as {name}", name=title_of_study(name)),
                  f"{excluded_note(others)} {remedy}")
 
 
@@ -103,7 +103,7 @@ def excluded_note(others: Sequence[str]) -> str:
     if not others:
         return ""
     return t("Not listed, because they share no test question with this project: {names}.",
-             names=', '.join(sorted(others)))
+             names=", ".join(sorted(map(title_of_study, others))))
 
 
 EMPTY = N_("The project is compared with another one here.")
@@ -150,7 +150,7 @@ class CompareStudiesPanel:
         others = {other: items for other, items in found.items() if items > 1}
         note = excluded_note(list(found.keys() - others)) if others else no_comparison_note(name, list(found))
         titles = [("  ·  ".join(filter(None, (
-            other, tn("{count} shared item", "{count} shared items", items),
+            title_of_study(other), tn("{count} shared item", "{count} shared items", items),
             t("the original") if other == parent else ""))), other) for other, items in others.items()]
         return [gr.update(value=note, visible=bool(note)), gr.update(visible=bool(others)),
                 gr.update(choices=titles, value=next(iter(others), None))]
@@ -169,7 +169,8 @@ class CompareStudiesPanel:
         if not name or not other:
             yield [None, callout("warn", t("Choose a project to compare with")), hidden, *rest, gr.skip()]
             return
-        yield [gr.skip(), callout("info", t("Comparing {name} with {other}…", name=name, other=other)), hidden, *rest,
+        comparing = t("Comparing {name} with {other}…", name=title_of_study(name), other=title_of_study(other))
+        yield [gr.skip(), callout("info", comparing), hidden, *rest,
                gr.update(interactive=False)]
         try:
             a, b = Study.open(other), Study.open(name)

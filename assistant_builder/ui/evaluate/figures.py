@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from assistant_builder.arms import ARMS, CELLS, FOUR_BIT, Arm
+from assistant_builder.arms import ARMS, CELLS, FOUR_BIT, Arm, label
 from assistant_builder.i18n import N_, t
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.ui.html import cut, fold, table
@@ -290,7 +290,7 @@ def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
     for cell, found in reliability["cells"].items():
         bins, arm = [one for one in found["bins"] if one["n"]], _arm_of(cell)
         drawing.traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": arm.label,
+            "type": "scatter", "mode": "lines+markers", "name": label(arm.name),
             "x": [one["mean_probability"] for one in bins], "y": [one["correct"] for one in bins],
             "line": {"color": arm.color, "width": 2}, "marker": {"size": 9, "symbol": arm.symbol},
             "error_y": spread([one["ci"][1] - one["correct"] for one in bins],
@@ -313,12 +313,12 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
     how, drawing = shown(metric), Drawing(190)
     arms = {cell: _arm_of(cell) for cell in CELLS if cell in seeds["runs"][0]}
     for y, (cell, arm) in enumerate(arms.items()):
-        drawing.traces.append({"type": "scatter", "mode": "markers", "name": arm.label,
+        drawing.traces.append({"type": "scatter", "mode": "markers", "name": label(arm.name),
                                "x": [run[cell] * how.factor for run in seeds["runs"]], "y": [y] * len(seeds["runs"]),
                                "marker": {"size": 11, "color": arm.color, "symbol": arm.symbol},
                                "customdata": [[run["seed"], number(run[cell], metric)] for run in seeds["runs"]],
                                "hovertemplate": "seed %{customdata[0]}: %{customdata[1]}<extra></extra>"})
-        text = f"<b>{arm.label}</b>"
+        text = f"<b>{label(arm.name)}</b>"
         if cell in spreads:
             mean = spreads[cell]["mean"] * how.factor
             drawing.line(mean, mean, y - 0.2, y + 0.2, {"color": arm.color, "width": 3})
@@ -331,7 +331,7 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
 
 def reliability_table(reliability: Mapping[str, Any]) -> Markup:
     """The values of the reliability diagram, folded."""
-    rows = [(_arm_of(cell).label, percent(one["mean_probability"], 0),
+    rows = [(label(_arm_of(cell).name), percent(one["mean_probability"], 0),
              t("{share} ({low} to {high})", share=percent(one["correct"], 0), low=percent(one["ci"][0], 0),
                high=percent(one["ci"][1], 0)),
              str(one["n"])) for cell, found in reliability["cells"].items() for one in found["bins"] if one["n"]]

@@ -12,7 +12,11 @@ from typing import Any, Literal, get_args
 
 from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import read_json, read_jsonl
+from assistant_builder.data.edit import NO_NUMBERS
+from assistant_builder.data.prepare import row_numbers
+from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import t
 from assistant_builder.study import Study
 from assistant_builder.ui.study_snapshot import stamp, study_report
 from evals.metrics import METRICS, metric_of
@@ -35,6 +39,8 @@ class ItemSet:
     metrics: tuple[str, ...]
     pair: tuple[str, str]
     """The two cells that are compared by default."""
+    numbers: RowNumbers = NO_NUMBERS
+    """Row numbers of the data file."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +88,21 @@ def _study_items(folder: Path, version: str) -> ItemSet | None:
         rows = item_rows(cells, list(metrics_of(cells, tuned)), tuned)
     else:
         return None
-    names = {cell: f"{cell} · {spec.label}" for cell, spec in CELLS.items()}
+    names = {cell: f"{cell} · {t(spec.label)}" for cell, spec in CELLS.items()}
     scored = {cell for row in rows for cell in row["nll"]}
     untuned = lead_arm(arms).untuned_cell
     pair = tuned if len(tuned) > 1 else (untuned if untuned in scored else tuned[0], tuned[0])
-    return make_item_set(rows, names, (pair[0], pair[1]))
+    return make_item_set(rows, names, (pair[0], pair[1]), row_numbers(folder / "data"))
 
 
-def make_item_set(rows: Iterable[Row], names: Mapping[str, str], pair: tuple[str, str]) -> ItemSet:
+def make_item_set(rows: Iterable[Row], names: Mapping[str, str], pair: tuple[str, str],
+                  numbers: RowNumbers = NO_NUMBERS) -> ItemSet:
     """Items in the order of their file, with the cells and metrics that they have."""
     ordered = tuple(sorted(rows, key=lambda row: (row["row"] or 0, row["turn"])))
     scored = {cell for row in ordered for cell in row["nll"]}
     measured = {metric for row in ordered for found in row["metrics"].values() for metric in found}
     return ItemSet(ordered, {cell: title for cell, title in names.items() if cell in scored},
-                   tuple(metric for metric in METRICS if metric in measured), pair)
+                   tuple(metric for metric in METRICS if metric in measured), pair, numbers)
 
 
 def answer_change(row: Row, first: str, second: str) -> str:
@@ -189,7 +196,7 @@ def _shared_items(a: Path, b: Path, version: str) -> ItemSet:
              for side, folder in zip(SIDES, (a, b), strict=True)}
     joined = [_join_rows(rows[0][one], rows[1][other]) for one, other in matching.shared]
     compared = CANDIDATE if all(CANDIDATE in found for found in cells) else shared
-    return make_item_set(joined, names, (f"A:{compared}", f"B:{compared}"))
+    return make_item_set(joined, names, (f"A:{compared}", f"B:{compared}"), row_numbers(a / "data"))
 
 
 def _join_rows(one: Row, other: Row) -> Row:

@@ -10,6 +10,8 @@ import gradio as gr
 from markupsafe import Markup
 
 from assistant_builder.arms import CELLS
+from assistant_builder.data.edit import NO_NUMBERS
+from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
@@ -42,7 +44,7 @@ from assistant_builder.ui.evaluate.view import (
     specialists_title,
     verdict_callout,
 )
-from assistant_builder.ui.html import CLICKS, empty, error_callout, join
+from assistant_builder.ui.html import CLICKS, FIT_CHARTS, empty, error_callout, join
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import (
     Snapshot,
@@ -57,6 +59,8 @@ from assistant_builder.ui.train.actions import pause_label, pause_run, start_pha
 from assistant_builder.ui.train.preflight import contacts_note
 from evals.report.load import is_compared, served_cells
 
+TWINS_MINUS = N_("Compact minus full, 95 % interval")
+TWINS_MINUS_ALL = N_("Compact minus full, 95 % intervals")
 EMPTY = N_("This tab shows the scores of the assistants.")
 
 
@@ -73,13 +77,13 @@ class EvaluateTab:
                 self.enough = gr.HTML(js_on_load=CLICKS)
                 with gr.Group(elem_classes="ab-group ab-four-bit"):
                     self.cost = gr.HTML()
-                    self.picture = gr.Plot(label=t("QLoRA minus LoRA, 95 % interval"), elem_classes="ab-figure")
+                    self.picture = gr.Plot(label=t(TWINS_MINUS), elem_classes="ab-figure")
                     self.key = gr.HTML(elem_classes="ab-note")
                 self.misses = gr.HTML()
             self.details = gr.Accordion(specialists_title(None), open=False, visible=False, elem_id="ab-specialists")
             with self.details:
                 with gr.Tabs():
-                    with gr.Tab(t("Verdict and figures")):
+                    with gr.Tab(t("Verdict and figures")) as self.figures:
                         self._place_figures()
                     with gr.Tab(t("Every answer")):
                         self.no_items = gr.HTML()
@@ -97,7 +101,7 @@ class EvaluateTab:
             self.verdict = gr.HTML(elem_id="ab-verdict")
             with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
-                    self.headline = gr.Plot(label=t("QLoRA minus LoRA, 95 % intervals"), elem_classes="ab-figure")
+                    self.headline = gr.Plot(label=t(TWINS_MINUS_ALL), elem_classes="ab-figure")
                     self.marks = gr.HTML(elem_classes="ab-note")
                 with gr.Column(min_width=300):
                     self.waterfall = gr.Plot(label=t("Where the difference comes from"), elem_classes="ab-figure")
@@ -162,9 +166,11 @@ class EvaluateTab:
         if report is None or found is None:
             return [gr.update(visible=False), *[gr.skip()] * 5]
         panels = verdict_panel(report)
-        return [gr.update(visible=True), good_enough_card(report, found), four_bit_card(report, found),
+        numbers = row_numbers(view.study.folder / "data") if view.study else NO_NUMBERS
+        return [gr.update(visible=True), good_enough_card(report, found),
+                four_bit_card(report, found),
                 gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels)),
-                margin_key(report) if panels else "", misses_card(report, found)]
+                margin_key(report) if panels else "", misses_card(report, found, numbers)]
 
     def _draw_result(self, view: StudyView) -> Sequence[Any]:
         report = view.snapshot.report if view.snapshot else None
@@ -177,7 +183,7 @@ class EvaluateTab:
         return [
             gr.update(visible=False), gr.update(visible=True), verdict_callout(report),
             gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels),
-                      label=t("QLoRA minus LoRA, 95 % intervals") if is_compared(report) else
+                      label=t(TWINS_MINUS_ALL) if is_compared(report) else
                       t("Tuned minus untuned, 95 % intervals")),
             _paragraphs([interval_key(report)]),
             gr.update(value=waterfall_figure(waterfall) if waterfall else None, visible=bool(waterfall)),
@@ -208,6 +214,8 @@ class EvaluateTab:
         self.enough.click(user_facing_errors(_open_tab), None, tabs, queue=False, **QUIET)
         self.metric.input(user_facing_errors(self._redraw), [picker, self.metric], [self.contrasts, self.cells],
                           queue=False, **QUIET)
+        for shown in (self.details.expand, self.figures.select):
+            shown(None, None, None, js=f"() => {{ {FIT_CHARTS} }}")
         self.browser.wire(picker)
         self.across.wire(picker)
 

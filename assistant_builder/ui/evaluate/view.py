@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from assistant_builder.arms import CELLS
+from assistant_builder.arms import CELLS, TWINS_TITLE
+from assistant_builder.data.edit import NO_NUMBERS
+from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, localize, t, tm, tn, translate_formatted
 from assistant_builder.study import Study
@@ -137,7 +139,7 @@ def _cell_states(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
         if scores is not None:
             state, note = "succeeded", duration(sum((scores.get("seconds") or {}).values()))
         rows.append(Markup('<li><b>{}</b><span>{}</span>{}<small>{}</small></li>').format(
-            cell, CELLS[cell].label, badge(state), note))
+            cell, t(CELLS[cell].label), badge(state), note))
     return Markup('<ol class="ab-stages" aria-label="{}">{}</ol>').format(t("Cells"), join(rows))
 
 
@@ -171,8 +173,9 @@ def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion) -> Marku
         t("Is it good enough?"), Markup('<div class="ab-tiles ab-counts">{}</div>').format(tiles),
         Markup('<div class="ab-callout ab-{}" role="status">{}</div>').format(
             "good" if conclusion.ready else "bad", said),
-        bars(conclusion.rival, conclusion.bars) if conclusion.bars else "", example_table(examples(report, conclusion)),
-        note, Markup('<div class="ab-next"><p>{}</p>{}</div>').format(conclusion.action, button))
+        bars(conclusion.rival, conclusion.bars) if conclusion.bars else "",
+        example_table(examples(report, conclusion)), note,
+        Markup('<div class="ab-next"><p>{}</p>{}</div>').format(conclusion.action, button))
 
 
 def bars(title: str, found: Sequence[Bar]) -> Markup:
@@ -182,9 +185,11 @@ def bars(title: str, found: Sequence[Bar]) -> Markup:
         title, join(row.format(bar.name, bar.label, 100 * bar.share, bar.text) for bar in found))
 
 
-def example_table(found: Sequence[Example]) -> Markup:
-    """Questions with the right answer and the answer of the assistant."""
-    rows = [(cut(example.question, _SHORT_TEXT), cut(example.reference, _SHORT_TEXT),
+def example_table(found: Sequence[Example], numbers: RowNumbers | None = None) -> Markup:
+    """Questions with the right answer and the answer of the assistant, and with ``numbers`` their rows in the file."""
+    rows = [(Markup("{} <small>{}</small>").format(
+                cut(example.question, _SHORT_TEXT), row_text(example.row, numbers) if numbers else ""),
+             cut(example.reference, _SHORT_TEXT),
              Markup('{} <span class="ab-kind ab-{}">{}</span>').format(
                  cut(example.answer, _SHORT_TEXT), example.tone, example.verdict)) for example in found]
     headers = (t("Question"), t("Right answer"), t("Answer of the assistant"))
@@ -192,14 +197,14 @@ def example_table(found: Sequence[Example]) -> Markup:
 
 
 def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
-    """What 4-bit cost, in a sentence; what was changed after scoring is part of it."""
+    """How the compact assistant compares, in a sentence; what was changed after scoring is part of it."""
     changed = changed_text(report["verdict"].get("frozen") or {})
     return Markup('<h3>{}</h3><p class="ab-sentence">{}</p>{}').format(
-        t("What did 4-bit cost?"), conclusion.four_bit,
+        t(TWINS_TITLE), conclusion.four_bit,
         Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
 
 
-def misses_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
+def misses_card(report: Mapping[str, Any], conclusion: Conclusion, numbers: RowNumbers = NO_NUMBERS) -> Markup:
     """The wrong answers, folded; empty without any."""
     found = misses(report, conclusion)
     if not found:
@@ -208,7 +213,7 @@ def misses_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
              tn("{count} answer far from the right one", "{count} answers far from the right ones", len(found)))
     more = Markup("<p>{}</p>").format(t("The others are listed under “Every answer”.")) if len(found) > _MISSES else ""
     return Markup('<section class="ab-card ab-misses">{}</section>').format(
-        fold(title, example_table(found[:_MISSES]) + more))
+        fold(title, example_table(found[:_MISSES], numbers) + more))
 
 
 def specialists_title(report: Mapping[str, Any] | None) -> str:
@@ -296,7 +301,7 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
     """
     columns = [metric for metric in METRICS if any(_figure(found, metric) is not None for found in scores.values())]
     headers = [t("Cell"), t("Description"), t("Items"), t("Perplexity"), *(shown(metric).label for metric in columns)]
-    texts = {name: (cell.label, cell.about) for name, cell in CELLS.items()} | BASELINE_TEXTS
+    texts = {name: (t(cell.label), cell.about) for name, cell in CELLS.items()} | BASELINE_TEXTS
     rows = [
         (
             Markup('<b class="ab-cell">{}</b>').format(cell),
@@ -358,7 +363,7 @@ def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
 
 def margin_key(report: Mapping[str, Any]) -> str:
     """Explanation of the picture of the verdict."""
-    return t("Up to the dashed line, {margin}, 4-bit counts as no worse.",
+    return t("Up to the dashed line, {margin}, it counts as no worse.",
              margin=margin(report["primary_metric"], report["verdict"]["margin"]))
 
 
@@ -431,9 +436,9 @@ def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Mark
     """One item; see :func:`items_view` for the arguments."""
     tone, words = _KINDS[answer_change(row, query.first, query.second)]
     words = t(words)
-    place = (t("Row {row}, turn {turn}", row=row["row"], turn=row["turn"] + 1) if row["turn"] else
-             t("Row {row}", row=row["row"]))
-    notes = [place, *([t("cluster {cluster}", cluster=cut(str(row['cluster']), 40))] if row["cluster"] else []),
+    place = (row_text(row["row"], items.numbers), t("turn {turn}", turn=row["turn"] + 1) if row["turn"] else "")
+    notes = [", ".join(filter(None, place)),
+             *([t("cluster {cluster}", cluster=cut(str(row['cluster']), 40))] if row["cluster"] else []),
              *([] if row["answerable"] else [t("should be declined")])]
     sides = join(_answer_side(items, row, query, cell, marks) for cell in (query.first, query.second))
     earlier = join(Markup('<p dir="auto"><b>{}</b> {}</p>').format(message["role"], _short(message["content"]))
@@ -445,10 +450,16 @@ def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Mark
         '<div class="ab-item-reference"><span>{}</span><p dir="auto">{}</p></div>'
         '<div class="ab-sides">{}</div>{}</article>'
     ).format(
-        " · ".join(notes), tone, words, fold(t("Earlier in the conversation"), earlier) if earlier else "",
+        " · ".join(filter(None, notes)), tone, words,
+        fold(t("Earlier in the conversation"), earlier) if earlier else "",
         _short(row["question"]), t("Reference"), _short(row["reference"]), sides,
         Markup('<dl class="ab-scores">{}</dl>').format(scores) if scores else "",
     )
+
+
+def row_text(row: int | None, numbers: RowNumbers) -> str:
+    """Where an item comes from, as the user counts the rows of the data file; empty if that is not known."""
+    return "" if row is None else t("Row {row}", row=numbers.shown(row))
 
 
 def _answer_side(items: ItemSet, row: Row, query: ItemFilter, cell: str, marks: Marks) -> Markup:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from assistant_builder.export.export import read_export
 from assistant_builder.export.job import ExportJob
-from assistant_builder.export_formats import EXPORT_FORMATS, ExportSpec, advice, estimated_bytes, file_to_ship
+from assistant_builder.export_formats import ExportSpec, advice, estimated_bytes, shipped_file
 from assistant_builder.i18n import N_, t
 from assistant_builder.serving.child import Endpoints
 from assistant_builder.study import Study
@@ -166,10 +166,7 @@ class UseCards:
 
 
 def _ollama_spec(study: Study) -> ExportSpec:
-    """The smallest GGUF file that is no worse, else that of the recommended assistant."""
-    report = study_report(study)
-    recommended = advice(report, study.config.arms).arm(EXPORT_FORMATS["gguf"])
-    return file_to_ship(report) or ExportSpec(recommended, "gguf")
+    return shipped_file(study_report(study), study.config.arms)
 
 
 def _folder_spec(study: Study) -> ExportSpec:

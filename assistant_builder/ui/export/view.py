@@ -49,7 +49,7 @@ def not_ready_warning(report: Mapping[str, Any] | None) -> Markup:
     """A warning above the cards unless the report says that the assistant is good enough."""
     if not report:
         return callout("warn", t("Not measured yet"), t("Nobody knows how good the answers are."),
-                       t("Let the study run to its end before others use the assistant."))
+                       t("Let the project run to its end before others use the assistant."))
     with contextlib.suppress(KeyError, TypeError):  # the report of an earlier release
         found = conclude(report)
         if not found.ready:

@@ -15,10 +15,11 @@ from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.study.admin import delete_study, deleted_studies, duplicate_study, rename_study, restore_study
-from assistant_builder.ui.data.preview import ShippedDataset, shipped_datasets, unused_name
+from assistant_builder.ui.data.preview import ShippedDataset, shipped_datasets, unused_name, unused_title
 from assistant_builder.ui.home.view import StudyList, list_studies, study_list_view, summarize, welcome_view
 from assistant_builder.ui.html import CLICKS
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.study_snapshot import picker_label, state_of, title_of_study
 from assistant_builder.ui.train.actions import start_run
 
 NEW_STUDY = ""
@@ -41,7 +42,7 @@ class HomeScreen:
         self.welcome = gr.HTML("", js_on_load=CLICKS, elem_id="ab-welcome")
         self.pending = gr.State(("", ""))
         with gr.Group(visible=False, elem_id="ab-naming", elem_classes="ab-group") as self.naming:
-            self.new_name = gr.Textbox(label=t("New name"), info="a-z 0-9 . _ -", elem_id="ab-new-name", max_lines=1)
+            self.new_name = gr.Textbox(label=t("New name"), elem_id="ab-new-name", max_lines=1)
             with gr.Row(elem_classes="ab-actions"):
                 self.confirm = gr.Button(t("Rename"), variant="primary", elem_id="ab-confirm-name")
                 self.cancel = gr.Button(t("Cancel"))
@@ -73,15 +74,17 @@ class HomeScreen:
         unchanged: list[Any] = [gr.skip()] * 2
         no_dialog = [gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()]
         if action in _NAME_LABELS:
-            proposed = name if action == "rename" else unused_name(name)
-            box = gr.update(value=proposed, label=t(_NAME_LABELS[action], name=name), autofocus=True)
+            title = title_of_study(name)
+            proposed = title if action == "rename" else unused_title(title)
+            box = gr.update(value=proposed, label=t(_NAME_LABELS[action], name=title), autofocus=True)
             button = gr.update(value=t(_CONFIRM_LABELS[action]))
             return [*unchanged, gr.update(visible=True), box, button, (action, name), *unchanged]
         if action in ("delete", "restore"):
             _restore(name) if action == "restore" else delete_study(Study.open(name))
             return [*unchanged, *no_dialog, *self._shown(list_studies())]
         opened, tab = self._opens(action, name)
-        picked = gr.update(choices=[(opened or t("New project…"), opened)], value=opened)
+        label = picker_label(title_of_study(opened), state_of(Study.open(opened))) if opened else t("New project…")
+        picked = gr.update(choices=[(label, opened)], value=opened)
         return [picked, gr.Tabs(selected=tab), *no_dialog, *unchanged]
 
     def _opens(self, action: str, name: str) -> tuple[str, str]:

@@ -32,6 +32,7 @@ class StudySummary:
     """One study in the list.
 
     Attributes:
+        title: What people call it.
         state: Its state, or ``damaged``.
         model: Its base model; empty if the settings cannot be read.
         pairs: Number of training pairs; None before the split.
@@ -41,6 +42,7 @@ class StudySummary:
     """
 
     name: str
+    title: str
     state: str
     model: str = ""
     pairs: int | None = None
@@ -111,10 +113,10 @@ def _read(folder: Path, seen: str, language: str) -> StudySummary:
     try:
         report, split = _optional(folder / "report.json"), _optional(folder / "data" / "split.json")
         pairs = split["counts"]["train"] if split else None
-        return StudySummary(study.name, state_of(study), study.config.model.base, pairs,
+        return StudySummary(study.name, study.title, state_of(study), study.config.model.base, pairs,
                             report_conclusion(report) if report else None, changed=changed)
     except (AssistantBuilderError, KeyError, TypeError, ValueError, AttributeError, OSError):
-        return StudySummary(study.name, "damaged", changed=changed)
+        return StudySummary(study.name, study.title, "damaged", changed=changed)
 
 
 def _modified(path: Path) -> float:
@@ -137,9 +139,9 @@ def study_list_view(studies: StudyList, now: float) -> Markup:
     """The list of studies, which the page calls projects; ``now`` is the Unix time."""
     parts, undo = [], studies.undo
     if undo is not None:
-        button = _button("restore", undo.folder.name, t("Undo"), t("Undo the deletion of {name}", name=undo.name))
+        button = _button("restore", undo.folder.name, t("Undo"), t("Undo the deletion of {name}", name=undo.title))
         parts.append(Markup('<div class="ab-undo" role="status"><span>{}</span>{}</div>').format(
-            t("“{name}” was deleted.", name=undo.name), button))
+            t("“{name}” was deleted.", name=undo.title), button))
     if studies.entries:
         cards = join(_card(entry, now) for entry in studies.entries)
         parts.append(Markup('<ul class="ab-overview">{}</ul>').format(cards))
@@ -147,8 +149,8 @@ def study_list_view(studies: StudyList, now: float) -> Markup:
     if others:
         rows = join(
             Markup("<li><span>{}</span><small>{}</small>{}</li>").format(
-                deleted.name, t("deleted {ago}", ago=ago(now - deleted.when)),
-                _button("restore", deleted.folder.name, t("Restore"), t("Restore {name}", name=deleted.name)))
+                deleted.title, t("deleted {ago}", ago=ago(now - deleted.when)),
+                _button("restore", deleted.folder.name, t("Restore"), t("Restore {name}", name=deleted.title)))
             for deleted in others)
         summary = tn("Deleted projects ({number}), kept for {count} day",
                      "Deleted projects ({number}), kept for {count} days", KEPT_DAYS, number=len(others))
@@ -193,21 +195,21 @@ def _card(entry: StudySummary, now: float) -> Markup:
     """A study; all of the card is its link, apart from the buttons."""
     pairs = tn("{count} training pair", "{count} training pairs", entry.pairs) if entry.pairs else ""
     facts = " · ".join(text for text in (entry.model, pairs, t("changed {ago}", ago=ago(now - entry.changed))) if text)
-    menu = join(_button(action, entry.name, t(word), f"{t(word)}: {entry.name}") for action, word in _STUDY_ACTIONS)
-    described = t("Open {name}, {state}", name=entry.name, state=state_label(entry.state))
+    menu = join(_button(action, entry.name, t(word), f"{t(word)}: {entry.title}") for action, word in _STUDY_ACTIONS)
+    described = t("Open {name}, {state}", name=entry.title, state=state_label(entry.state))
     body = [Markup('<p class="ab-facts">{}</p>').format(facts)]
     buttons = [Markup('<details class="ab-menu"><summary aria-label="More for {}">⋯</summary><div>{}</div></details>')
-               .format(entry.name, menu)]
+               .format(entry.title, menu)]
     if entry.progress is not None:
         title, share = entry.progress
-        body.append(Markup("<p>{}, {:.0%}</p>{}").format(title, share, bar(share, f"{entry.name}: {title}")))
+        body.append(Markup("<p>{}, {:.0%}</p>{}").format(title, share, bar(share, f"{entry.title}: {title}")))
     if entry.conclusion is not None:
         body.append(_result(entry.conclusion))
         if entry.state == "succeeded":
-            buttons[:0] = [_button("chat", entry.name, t("Chat"), t("Chat with {name}", name=entry.name)),
-                           _button("results", entry.name, t("Results"), t("Results of {name}", name=entry.name))]
+            buttons[:0] = [_button("chat", entry.name, t("Chat"), t("Chat with {name}", name=entry.title)),
+                           _button("results", entry.name, t("Results"), t("Results of {name}", name=entry.title))]
     link = Markup('<a class="ab-open" href="?{}" data-action="open" data-name="{}" aria-label="{}">{}</a>').format(
-        urlencode({"study": entry.name, "tab": entry.tab}), entry.name, described, entry.name)
+        urlencode({"study": entry.name, "tab": entry.tab}), entry.name, described, entry.title)
     return Markup(
         '<li class="ab-entry"><div class="ab-entry-head">{}{}</div>{}<div class="ab-entry-actions">{}</div></li>'
     ).format(link, badge(entry.state), join(body), join(buttons))

@@ -38,7 +38,7 @@ class PlanTab:
     """Components of the tab, created in the open ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(needs_study(t("A plan needs a study with its question–answer file.")))
+        self.empty = gr.HTML(needs_study(t("A plan needs a project with its question–answer file.")))
         with gr.Column(visible=False, elem_id="ab-plan") as self.body:
             with gr.Group(elem_classes="ab-group", elem_id="ab-plan-machine"), gr.Row():
                 self.machine = gr.Dropdown([(t(THIS_COMPUTER), THIS_COMPUTER), *CARDS], value=THIS_COMPUTER,
@@ -50,7 +50,7 @@ class PlanTab:
                     for key, title, info, empty in (
                         ("memory", t("Memory"), t("Empty: its free memory. Example: 24GB."), t("free memory")),
                         ("price", t("Price of an hour"), t("Empty: the list price. Any currency."), t("list price")),
-                        ("pairs", t("Training pairs"), t("Empty: the pairs of the study."), t("as in the study")),
+                        ("pairs", t("Training pairs"), t("Empty: the pairs of the project."), t("as in the project")),
                     ))
             self.verdict = gr.HTML(elem_id="ab-plan-verdict")
             self.chart = gr.Plot(show_label=False, visible=False, elem_id="ab-plan-chart", elem_classes="ab-card")

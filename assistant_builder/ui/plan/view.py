@@ -48,8 +48,8 @@ def parts_of(plan: Plan) -> dict[str, str]:
 
 _FITS: dict[Fit, str] = {"room": N_("fits"), "tight": N_("barely fits"), "no": N_("does not fit")}
 _VERDICTS: dict[str, tuple[Tone, str]] = {
-    LORA.name: ("good", N_("Train LoRA on the 16-bit base")),
-    QLORA.name: ("info", N_("Train QLoRA on the 4-bit base")),
+    LORA.name: ("good", N_("Train Full (LoRA, 16-bit)")),
+    QLORA.name: ("info", N_("Train Compact (QLoRA, 4-bit)")),
     "neither": ("bad", N_("This does not fit")),
 }
 
@@ -58,9 +58,9 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
     """The recommendation and its reason."""
     tone, found = _VERDICTS[advice.method]
     both = "" if "no" in (plan.lora.fit, plan.qlora.fit) else (
-        t("A study trains both and measures the cost of 4-bit; both fit.") if plan.config.compares else
-        t("Both arms fit. This study trains only one, so it cannot measure the cost of 4-bit: select both under Arms "
-          "in the settings of the Train tab."))
+        t("Both fit; a project trains and compares both.") if plan.config.compares else
+        t("Both fit. This project trains only one, so it compares nothing: select both under Arms in the settings of "
+          "the Train tab."))
     remedy = " ".join(map(t, advice.remedies)) or both
     title = t("{verdict} on {machine}", verdict=t(found), machine=translate_formatted(plan.machine.name))
     return callout(tone, title, t(advice.why), remedy)
@@ -149,7 +149,7 @@ def assumptions(plan: Plan) -> str:
     elif not plan.machine.is_local:
         learnt = t("Speed: the usual share of the card's peak throughput. Prices are list prices; you can change them.")
     elif plan.measured:
-        learnt = t("Time is extrapolated from the finished steps of this study.")
+        learnt = t("Time is extrapolated from the finished steps of this project.")
     elif runs:
         factors = ", ".join(t("{method} peak × {factor:.2f}", method=title(name), factor=method.factor) for name,
                             method in plan.methods.items()

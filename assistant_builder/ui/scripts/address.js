@@ -7,6 +7,8 @@
   let timer = null;
   let returning = false; // Back or Forward was pressed, and the server has not answered yet
   const selected = () => document.querySelector('#ab-tabs [role="tab"][aria-selected="true"]')?.dataset.tabId ?? null;
+  // The picker shows the title of the study and its state.
+  const called = () => document.querySelector("#ab-picker input")?.value.split("  ·  ")[0] || study;
   const write = (method) => {
     const url = new URL(window.location);
     const tab = study === null ? null : selected();
@@ -18,7 +20,7 @@
       else url.searchParams.set(key, value);
     }
     if (url.href !== window.location.href) window.history[method](null, "", url);
-    const parts = study === null ? [] : [study || titles[""], titles[tab] ?? tab];
+    const parts = study === null ? [] : [study ? called() : titles[""], titles[tab] ?? tab];
     document.title = [...parts, "Assistant Builder"].join(" · ");
   };
   // Study and tab change one after the other: they are one entry.

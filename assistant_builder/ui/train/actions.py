@@ -74,7 +74,7 @@ def start_or_resume(study: Study, new: StudyConfig, *, replace: bool, now: bool 
         The reason why no run was started: finished steps have other settings, and ``replace`` is false; else empty.
     """
     if study.state == "running" or study.queued_behind or start_phase(study) == "starting":
-        raise StudyError(t("the study is already running or queued"),
+        raise StudyError(t("the project is already running or queued"),
                          remedy=t("Wait until it is done, or pause it first"))
     old = study.config
     if new != old:
@@ -82,8 +82,8 @@ def start_or_resume(study: Study, new: StudyConfig, *, replace: bool, now: bool 
     stale = [] if replace else stale_changes(study)
     if stale:
         study.write_config(old)
-        remedy = t("Save the settings as a new study, or select “Replace results” to run the changed steps again.")
-        return callout("warn", t("This study has results from other settings"), "", remedy) + code("\n".join(stale))
+        remedy = t("Save the settings as a new project, or select “Replace results” to run the changed steps again.")
+        return callout("warn", t("This project has results from other settings"), "", remedy) + code("\n".join(stale))
     start_run(study.name, redo=replace, now=now, trust=trust)
     return Markup("")
 

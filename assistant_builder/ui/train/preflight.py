@@ -18,11 +18,19 @@ from typing import Any
 import psutil
 from markupsafe import Markup
 
-from assistant_builder.arms import TWINS, label, named
+from assistant_builder.arms import TWINS, label
 from assistant_builder.atomic_io import read_json
-from assistant_builder.config import PRESET_LABELS, PRESETS, DataConfig, ModelConfig, StudyConfig, option_fields
+from assistant_builder.config import (
+    BY_HEART,
+    PRESET_LABELS,
+    PRESETS,
+    DataConfig,
+    ModelConfig,
+    StudyConfig,
+    option_fields,
+)
 from assistant_builder.data import Split, load_split
-from assistant_builder.data.wordings import WordingCount, count_wordings
+from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import language, t, tn, translate_formatted
 from assistant_builder.models.catalog import ModelRef, resolve
@@ -39,7 +47,7 @@ from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.data.preview import inspect_file, preview_split
 from assistant_builder.ui.html import callout, card, fold, items, table, tiles
 from assistant_builder.ui.settings_form import get_value, study_options
-from assistant_builder.ui.study_snapshot import Snapshot, stamp
+from assistant_builder.ui.study_snapshot import Snapshot, stamp, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
 from evals.report.format import count, duration, enumerated, size
 from evals.report.verdict import explain
@@ -216,8 +224,14 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
     if data is not None:
         if result.wordings is not None and result.wordings.occurs_once:
             once = result.wordings
+            added = [t(ADDED_LATER)] if result.config.grounded and result.config.retrieval.final_index else []
             found.append(PreflightIssue(once.title, " ".join((
-                once.meaning, once.remedy, t("On the Data tab, press “Edit a copy for a new study”.")))))
+                once.meaning, *added, once.remedy, t("On the Data tab, press “Edit a copy for a new project”.")))))
+            if not result.config.grounded and train.preset != BY_HEART:
+                found.append(PreflightIssue(
+                    t("The assistant will not know these answers by heart"),
+                    t("Choose the preset “{preset}”, or let it look facts up: choose “grounded” under Advanced → "
+                      "Approach.", preset=t(PRESET_LABELS[BY_HEART][0]))))
         if data.train < FEW_PAIRS:
             why = (t("The assistant can look few facts up, and a test on so few questions says little.")
                    if result.config.grounded else
@@ -226,9 +240,9 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
             found.append(PreflightIssue(t("Very few training pairs: {number}", number=data.train), why))
         if data.heldout < FEW_HELDOUT:
             found.append(PreflightIssue(
-                t("The held-out set is small: {heldout} answers", heldout=data.heldout),
-                t("With fewer than {few_heldout} answers only a large difference can be detected. Raise the held-out "
-                  "share, or add more pairs.", few_heldout=FEW_HELDOUT)))
+                tn("The test is small: {count} question", "The test is small: {count} questions", data.heldout),
+                t("With fewer than {few_heldout} questions only a large difference can be detected. Raise “Test "
+                  "share”, or add more pairs.", few_heldout=FEW_HELDOUT)))
         if data.validation < 2:
             found.append(PreflightIssue(
                 t("The validation set has fewer than 2 pairs"),
@@ -278,7 +292,7 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
         return DataEstimate(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"],
                             float(mean), float(longest))
     if study.source is None:
-        return PreflightIssue(t("The study's data file is missing"), t("Create a new study from the file."))
+        return PreflightIssue(t("The project's data file is missing"), t("Create a new project from the file."))
     found = _estimate_from_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
     return found if isinstance(found, DataEstimate) else PreflightIssue(found["what"], found["remedy"])
 
@@ -316,6 +330,15 @@ def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
         return None
     split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
     return None if isinstance(split, dict) else count_wordings(split.to_record())
+
+
+def serves_by_heart(study: Study, config: StudyConfig) -> bool:
+    """Whether the preset for answers that occur once suits a study."""
+    try:
+        counted = None if config.grounded else _wordings(study, config.data)
+    except (AssistantBuilderError, OSError, KeyError):  # the Data tab reports a damaged split
+        return False
+    return counted is not None and counted.occurs_once
 
 
 def _rule(study: Study, config: StudyConfig) -> str:
@@ -428,7 +451,7 @@ def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again
     title = t("Ready to resume") if again else fit_line(result) or t("Ready to start")
     notes = [_single_arm_note(result.config), _time_basis_note(result)]
     if before:
-        wait = t("This study will wait in the queue and start automatically.")
+        wait = t("This project will wait in the queue and start automatically.")
         notes.append(f"{_studies_first(before)} {wait}")
     issue = Markup('<div class="ab-finding ab-warn"><strong>{}</strong> <span>{}</span></div>')
     return Markup('<div class="ab-ready ab-{}">{}</div>').format(
@@ -446,7 +469,7 @@ def contacts_note(config: StudyConfig) -> Markup:
     titles = study_options()
     sent = "; ".join(f"{t('it {what}', what=what)} ({titles[key].title})"
                      for key, what in config.external_addresses.items())
-    return callout("info", t("A run of this study contacts other machines"), f"{sent[:1].upper()}{sent[1:]}.")
+    return callout("info", t("A run of this project contacts other machines"), f"{sent[:1].upper()}{sent[1:]}.")
 
 
 def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
@@ -474,7 +497,7 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
     needed = result.needed_bytes
     memory = (t("Memory"), f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
               t("{size} free", size=size(result.free_bytes)) if needed else t("known once the model is downloaded"))
-    return [(t("Pairs"), count(data.train), t("{validation} to validate, {heldout} held out",
+    return [(t("Pairs"), count(data.train), t("{validation} to validate, {heldout} to test",
                                               validation=count(data.validation), heldout=count(data.heldout))),
             (t("Steps"), count(result.steps), t("in each of {number} training runs", number=arms) if arms > 1 else
              t("in one training run")),
@@ -486,10 +509,9 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
 def _single_arm_note(config: StudyConfig) -> str:
     if config.compares:
         return ""
-    return t("Trains {arms} only: the cost of 4-bit is not measured. To compare, select {twins} under Advanced → "
-             "Arms; an "
-             "arm that is already trained is kept.", arms=enumerated([label(arm) for arm in config.arms]),
-             twins=named(TWINS))
+    return t("Trains {arms} only, so nothing is compared. To compare, select {twins} under Advanced → Arms; an arm "
+             "that is already trained is kept.", arms=enumerated([label(arm) for arm in config.arms]),
+             twins=enumerated([label(arm) for arm in TWINS]))
 
 
 def _time_basis_note(result: PreflightResult) -> str:
@@ -508,4 +530,5 @@ def rounded_duration(seconds: float) -> str:
 
 
 def _studies_first(before: Sequence[str]) -> str:
-    return tn("Study {names} is first.", "Studies {names} are first.", len(before), names=enumerated(before))
+    return tn("Project {names} is first.", "Projects {names} are first.", len(before),
+              names=enumerated([title_of_study(name) for name in before]))

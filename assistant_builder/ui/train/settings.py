@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.arms import ARMS, QLORA
-from assistant_builder.config import PRESETS, StudyConfig
+from assistant_builder.arms import ARMS, QLORA, label
+from assistant_builder.config import BY_HEART, PRESETS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import t, translate_formatted
 from assistant_builder.models.bundled import BASE_MODEL
@@ -32,6 +32,7 @@ from assistant_builder.ui.settings_form import (
     preset_values,
     study_options,
 )
+from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.train.preflight import (
     DataEstimate,
     about_time,
@@ -39,6 +40,7 @@ from assistant_builder.ui.train.preflight import (
     make_plan,
     preset_table,
     run_seconds,
+    serves_by_heart,
 )
 from assistant_builder.ui.train.view import model_note
 from evals.report.format import size
@@ -79,9 +81,9 @@ class TrainSettings:
                 gr.HTML(Markup("<h4>{}</h4>").format(title))
                 with gr.Group(elem_classes="ab-group ab-grid"):
                     self.form.show(keys)
-        with gr.Accordion(t("Save these settings as a new study"), open=False):
-            self.new_name = gr.Textbox(label=t("Name of the new study"), info=t("It uses the same data file."))
-            self.save = gr.Button(t("Save as new study"), size="sm")
+        with gr.Accordion(t("Save these settings as a new project"), open=False):
+            self.new_name = gr.Textbox(label=t("Name of the new project"), info=t("It uses the same data file."))
+            self.save = gr.Button(t("Save as new project"), size="sm")
 
     @property
     def notes(self) -> list[Any]:
@@ -92,7 +94,8 @@ class TrainSettings:
         """Notes about the model, the presets, and the planner's selection before the first start."""
         selection = recommend_settings(study, config) if not_started(study) else None
         recommended = recommendation_note(selection, config) if selection else ""
-        cards = gr.update(choices=preset_choices(preset_times(study, config)))
+        by_heart = config.train.preset == BY_HEART or serves_by_heart(study, config)
+        cards = gr.update(choices=preset_choices(preset_times(study, config), by_heart=by_heart))
         return [model_note(config.model), preset_table(config), recommended, cards]
 
     def draw_form(self, view: StudyView) -> Sequence[Any]:
@@ -124,7 +127,7 @@ class TrainSettings:
     def _save(self, name: str | None, new_name: str, *shown: Any) -> list[Any]:
         study = Study.open(name or "")
         made = duplicate_study(study, new_name, self.form.read(shown, study.config))
-        return [gr.update(choices=[made.name], value=made.name), ""]
+        return [gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name), ""]
 
 
 def model_choices() -> list[tuple[str, str]]:
@@ -218,14 +221,14 @@ def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Mar
                    memory=memory, before=_needed(selection.before))
     else:
         title = (t("The settings fit into memory") if _fits(selection.after) else
-                 t("The study does not fit into memory"))
+                 t("The project does not fit into memory"))
         reason = t("Training needs {memory}.", memory=memory)
     if selection.advice.method in ARMS:
         if selection.after.config.compares:
-            best = t("Recommended arm: {arm}.", arm=ARMS[selection.advice.method].short)
+            best = t("Recommended: {arm}.", arm=label(selection.advice.method))
             reason += f" {best} {t(selection.advice.why)}"
         if not _fits(selection.after) and selection.after.qlora.fit != "no":
-            reason += " " + t("QLoRA alone fits: select it under Advanced → Arms.")
+            reason += " " + t("{arm} fits alone: select it under Advanced → Arms.", arm=label(QLORA.name))
     differing = [study_options()[key].title for key, value in selection.changes.items() if get_value(now, key) != value]
     remedy = (t("You have changed: {settings}.", settings=", ".join(differing)) if differing else
               t("You can change these settings below."))

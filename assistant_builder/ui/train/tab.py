@@ -56,7 +56,7 @@ class TrainTab:
     """Components of the tab; the caller has opened the ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(needs_study(t("Training needs a study with its question–answer file.")))
+        self.empty = gr.HTML(needs_study(t("Training needs a project with its question–answer file.")))
         with gr.Row(visible=False, elem_id="ab-train") as self.body:
             with gr.Column(scale=5, min_width=300):
                 self.settings = TrainSettings()
@@ -69,7 +69,7 @@ class TrainTab:
             self.pause = gr.Button(t("Pause"), visible=False, elem_id="ab-pause")
             self.bell = gr.Button(t(_BELL), visible=False, elem_id="ab-bell")
         self.now = gr.Checkbox(
-            False, label=t("Do not wait: run at the same time as the other studies, which slows all of them down"),
+            False, label=t("Do not wait: run at the same time as the other projects, which slows all of them down"),
             visible=False, elem_id="ab-now",
         )
         self.trust = gr.Checkbox(False, visible=False, elem_id="ab-trust")
@@ -211,7 +211,8 @@ class TrainTab:
                     gr.skip(), gr.skip()]
         code = code_needing_permission(config.model)
         if code is not None and not (trust and is_allowed(code.source)):
-            return [callout("bad", t("The study was not started"), t("The base model runs its own Python code: {code}.",
+            return [callout("bad", t("The project was not started"),
+                            t("The base model runs its own Python code: {code}.",
                                                                   code=code),
                             t("Read the code. To run it, select the checkbox that names it and press Start again.")),
                     gr.skip(), gr.skip()]

@@ -30,7 +30,7 @@ from assistant_builder.ui.html import (
     table,
 )
 from assistant_builder.ui.settings_form import flat
-from assistant_builder.ui.study_snapshot import ArmSnapshot, Snapshot, elapsed, step_title, stopped_step
+from assistant_builder.ui.study_snapshot import ArmSnapshot, Snapshot, elapsed, step_title, stopped_step, title_of_study
 from assistant_builder.ui.train.preflight import TimeRemaining
 from evals.report.format import count, duration, percent, rate, size
 
@@ -46,14 +46,14 @@ def run_panel(snapshot: Snapshot, log: str, left: TimeRemaining | None = None) -
 def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Markup:
     stopped = stopped_step(snapshot)
     if snapshot.shown_state == "waiting":
-        first, *more = snapshot.behind
-        line = t("Study {name} is running.", name=first)
+        first, *more = map(title_of_study, snapshot.behind)
+        line = t("Project {name} is running.", name=first)
         if more:
             line += " " + t("Then {names}.", names=", ".join(more))
         return callout(
             "info", t("Waiting: number {behind} in the queue", behind=len(snapshot.behind)),
-            f"{line} {t('This study starts automatically, also if this page is closed.')}",
-            t("To run the studies at the same time, which slows them down, leave the queue, select “Do not wait” and "
+            f"{line} {t('This project starts automatically, also if this page is closed.')}",
+            t("To run the projects at the same time, which slows them down, leave the queue, select “Do not wait” and "
               "press Start."))
     if snapshot.state == "queued":
         count = len(snapshot.config.arms)
@@ -75,7 +75,7 @@ def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Marku
         return message + (fold(t("End of the log"), code(log)) if log else "")
     if snapshot.state == "cancelled" and not snapshot.touched:
         return callout("info", t("Removed from the queue before it started"), t("No step has run."),
-                       t("Press “Resume” to queue the study again."))
+                       t("Press “Resume” to queue the project again."))
     if snapshot.state == "cancelled":
         return callout("warn", t("Paused"), t("Everything is kept, including the last optimizer step. A resumed run "
                                            "ends with bit-for-bit the same assistants as an uninterrupted run."),
@@ -95,8 +95,8 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
     if record.node:
         message += " " + t("(on {node})", node=record.node)
     remaining = t("The remaining time is shown after training has started.") if left is None else (
-        t("About {time} left for the study.", time=duration(left.seconds)) if left.complete else
-        t("About {time} left for the study, plus the scoring.", time=duration(left.seconds))
+        t("About {time} left for the project.", time=duration(left.seconds)) if left.complete else
+        t("About {time} left for the project, plus the scoring.", time=duration(left.seconds))
     )
     meter = bar(progress.done / progress.total, step_title(record.step)) if progress and progress.total else ""
     title = t("Step {number} of {steps}: {step_title}", number=number, steps=len(snapshot.steps),
@@ -213,7 +213,7 @@ def _yaml(key: str, value: Any) -> str:
 
 
 _EXPLANATION = (
-    N_("Answers to validation questions, never to held-out ones, at every validation. They illustrate the progress "
+    N_("Answers to validation questions, never to test questions, at every validation. They illustrate the progress "
        "of training; the evaluation decides.")
 )
 

@@ -130,12 +130,12 @@ def attribution() -> Report:
     return {
         "metric": "nll_per_token", "sentence": "Of +0.044, +0.060 come from storing the base.",
         "steps": [
-            {"key": "L16", "kind": "level", "value": 0.900, "label": "LoRA (16-bit)"},
+            {"key": "L16", "kind": "level", "value": 0.900, "label": "Full (LoRA, 16-bit)"},
             {"key": "L4-L16", "kind": "step", "delta": 0.060, "ci_low": 0.040, "ci_high": 0.080,
              "label": "storing the base in 4 bits"},
             {"key": "Q4-L4", "kind": "step", "delta": -0.016, "ci_low": -0.030, "ci_high": -0.002,
              "label": "training in 4 bits"},
-            {"key": "Q4", "kind": "level", "value": 0.944, "label": "QLoRA (4-bit)"},
+            {"key": "Q4", "kind": "level", "value": 0.944, "label": "Compact (QLoRA, 4-bit)"},
         ],
     }
 

@@ -33,7 +33,7 @@ def test_waterfall_steps_start_where_the_last_one_ended() -> None:
     assert chart is not None
     low, stored, trained, high = chart["rows"]
     assert [row["label"] for row in chart["rows"]] == [
-        "LoRA (16-bit)", "Storing the base in 4 bits", "Training in 4 bits", "QLoRA (4-bit)"]
+        "Full (LoRA, 16-bit)", "Storing the base in 4 bits", "Training in 4 bits", "Compact (QLoRA, 4-bit)"]
     assert stored["from_"] == low["end"] and trained["from_"] == stored["end"] and high["from_"] == trained["end"]
     assert high["end"] == pytest.approx(trained["end"], abs=1e-3), "the steps lead from one level to the other"
     for position, value in ((low["end"], 0.900), (stored["end"], 0.960), (trained["end"], 0.944), (high["end"], 0.944),

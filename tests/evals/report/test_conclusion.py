@@ -44,7 +44,7 @@ def report(*, lora: float = 0.9, qlora: float = 0.89, copy: float = 0.8, against
 def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -> None:
     found = conclude(report())
     assert found.ready and found.good_enough == (
-        "The recommended assistant (16-bit LoRA) answered 180 of 200 new questions right (90.0%). It declined 10 of "
+        "The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
         "them wrongly, and 10 of the 20 that it should decline. That is better than copying the best fact (160 right).")
     assert found.lines[0].startswith("Is it good enough? The recommended")
 
@@ -60,14 +60,14 @@ def test_the_comparison_with_copying(against_copy: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
-    ({"outcome": "no worse"}, "The 4-bit one is as good: 178 of 200 right, the 16-bit one 180."),
+    ({"outcome": "no worse"}, "The compact one is as good: 178 of 200 right, the full one 180."),
     ({"outcome": "no worse", "within_margin_but_worse": True},
-     "The 4-bit one is measurably worse, but within the 5 points you allowed: 178 of 200 right, the 16-bit one 180."),
-    ({"outcome": "worse", "ci": [-0.2, -0.1]}, "The 4-bit one is worse: 178 of 200 right, the 16-bit one 180."),
+     "The compact one is measurably worse, but within the 5 points you allowed: 178 of 200 right, the full one 180."),
+    ({"outcome": "worse", "ci": [-0.2, -0.1]}, "The compact one is worse: 178 of 200 right, the full one 180."),
     ({"outcome": "inconclusive"},
-     "Too few test questions to say whether the 4-bit one is as good: 178 of 200 right, the 16-bit one 180."),
+     "Too few test questions to say whether the compact one is as good: 178 of 200 right, the full one 180."),
     ({"outcome": "inconclusive", "trained_again": {"seed_share": 0.8}},
-     "Too few training seeds to say whether the 4-bit one is as good: 178 of 200 right, the 16-bit one 180."),
+     "Too few training seeds to say whether the compact one is as good: 178 of 200 right, the full one 180."),
 ])
 def test_the_four_bit_one_is_as_good_only_if_the_verdict_is_no_worse(changes: dict[str, Any], sentence: str) -> None:
     assert conclude(report(**changes)).four_bit == sentence
@@ -80,7 +80,7 @@ def test_possible_harm_by_another_measure_is_not_as_good() -> None:
 
 def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse() -> None:
     found = conclude(report(outcome="no worse"))
-    assert found.good_enough.startswith("The recommended assistant (QLoRA) answered 178 of 200")
+    assert found.good_enough.startswith("The recommended assistant (Compact) answered 178 of 200")
     assert found.commands[0] == 'assistant-builder ask help "When do you open?" --arm qlora'
 
 
@@ -126,14 +126,14 @@ def test_long_answers_are_judged_by_their_metric() -> None:
         each["metrics"] |= {"token_f1": 0.7, "exact_match": 0.0}
     found = conclude({**made, "primary_metric": "token_f1"})
     assert "reached token F1 70.0 of 100 on 200 new questions; no answer is exactly right." in found.good_enough
-    assert "(token F1 70.0)" in found.good_enough and found.four_bit.endswith("token F1 70.0, the 16-bit one 70.0.")
+    assert "(token F1 70.0)" in found.good_enough and found.four_bit.endswith("token F1 70.0, the full one 70.0.")
 
 
 def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked() -> None:
     made = report()
     made["approaches"] += [{"name": "lora"}, {"name": "qlora"}]
     found = conclude({**made, "added_answers": 1})
-    assert found.good_enough.startswith("The recommended assistant (16-bit LoRA, with facts looked up) answered")
+    assert found.good_enough.startswith("The recommended assistant (Full, with facts looked up) answered")
     assert found.notes == ("These figures were measured before 1 answer that training lacked was added to what is "
                            "looked up.",)
 

@@ -53,8 +53,8 @@ def test_the_smallest_file_that_is_no_worse_is_named() -> None:
     assert row["same_answers"]["same"] == row["same_answers"]["of"] - BAD
     assert {"bytes", "tensor_types", "tokens_per_second", "first_token_seconds", "resident_bytes"} <= row.keys()
     assert (row["kl"], row["kl_items"]) == (0.0432, 32)
-    assert report["formats_sentence"].startswith("The smallest file that is no worse than 16-bit LoRA in PyTorch (L16) "
-                                                 "is QLoRA as Q4_0 (92 MB)")
+    assert report["formats_sentence"].startswith("The smallest file that is no worse than Full in PyTorch (L16) "
+                                                 "is Compact as Q4_0 (92 MB)")
     assert "--arm qlora --format gguf --type Q4_0" in report["formats_action"]
 
 
@@ -134,7 +134,7 @@ def test_the_section_has_table_and_picture() -> None:
     for shown in (section, text):
         assert "0.0011" in shown and "0.0432" in shown and "from that of L16, in nats per token over 32" in shown
     table = text[text.index("### Which file to ship"):text.index("### What the verdict rests on")]
-    assert "| Q4\\_0 | LoRA (16-bit) | 91.7 MB |" in table or "| LoRA (16-bit) | 92 MB |" in table
+    assert "| Q4\\_0 | Full (LoRA, 16-bit) | 91.7 MB |" in table or "| Full (LoRA, 16-bit) | 92 MB |" in table
     assert "88 tokens/s" in table and report["formats_sentence"].split(":")[0] in table.replace("\\_", "_")
 
 

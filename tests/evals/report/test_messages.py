@@ -67,9 +67,9 @@ def test_checkpointing_in_one_arm_leaves_them_twins(study: Study) -> None:
 def test_the_plan_is_graded_with_a_signed_error(study: Study) -> None:
     report = build_report(study)
     rows = {(row["arm"], row["quantity"]): row for row in graded_rows(report)}
-    peak = rows["LoRA (16-bit)", "Peak memory in training"]
+    peak = rows["Full (LoRA, 16-bit)", "Peak memory in training"]
     assert (peak["predicted"], peak["measured"], peak["error"]) == ("2.6 GB", "2.95 GB", "\N{MINUS SIGN}11.9%")
-    assert rows["QLoRA (4-bit)", "Adapter"]["error"] == "0.0%"
+    assert rows["Compact (QLoRA, 4-bit)", "Adapter"]["error"] == "0.0%"
     assert "Plan and measurement" in render_html(report) and "Plan and measurement" in render_markdown(report)
     for record in report["resources"].values():
         del record["predicted"]

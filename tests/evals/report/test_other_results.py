@@ -322,7 +322,7 @@ def test_votes_are_added_up_with_their_test_and_interval() -> None:
     assert (found["votes"], found["qlora"], found["lora"], found["ties"], found["both_bad"]) == (6, 3, 1, 1, 1)
     assert found["p_value"] == test.p_value and found["ci"] == [test.ci_low, test.ci_high]
     assert found["left"] == 3 and found["questions"] == 6
-    assert "QLoRA 3, LoRA 1, 1 tie, 1 both bad: no preference shown, p = 0.62." in found["sentence"]
+    assert "Compact 3, Full 1, 1 the same, 1 both bad: no preference shown, p = 0.62." in found["sentence"]
     assert "75.0% of the votes" in found["sentence"]
 
 
@@ -350,7 +350,7 @@ def test_votes_come_into_the_report_afterwards_without_making_the_study_look_cha
     report = read_json(study.folder / "report.json")
     assert report["votes"]["qlora"] == 3
     for said in (render_html(report), render_markdown(report)):
-        assert "QLoRA 3, LoRA 1" in said and "Chose the answer on the left" in said
+        assert "Compact 3, Full 1" in said and "Chose the answer on the left" in said
 
 
 def test_a_renamed_study_has_its_report_written_again_under_its_new_name(unchanged: None) -> None:

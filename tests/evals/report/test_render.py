@@ -107,6 +107,18 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(study: 
     assert rest.index("They are no twins.") < rest.index("Copying is as good.") < rest.index("Computed in bfloat16.")
 
 
+def test_title_and_rows_are_those_that_the_user_knows(study: Study) -> None:
+    report = build_report(study)
+    report["config"]["title"] = "Krumm & Linde Bäckerei"
+    plain = "".join(Page(render_html(report)).text)
+    report["data"]["row_numbers"] = {"note": "", "starts": [[1, 700]]}
+    counted = "".join(Page(render_html(report)).text)
+    assert "Project Krumm & Linde Bäckerei" in plain and "How good the assistant is: Krumm & Linde Bäckerei" in plain
+    rows = [int(row) for row in re.findall(r"\brow (\d+)", plain)]
+    assert rows and [int(row) for row in re.findall(r"\brow (\d+)", counted)] == [700 + row for row in rows]
+    assert "# Is the assistant good enough? Krumm &amp; Linde Bäckerei" in render_markdown(report)
+
+
 def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
     freeze(study)
     study.write_config(study.config.with_changes({"eval.margin": 0.08}))

@@ -108,10 +108,10 @@ def test_fidelity(render: Render, rich: Report) -> None:
 @both
 def test_flips_are_listed_with_the_noise_floor(render: Render, rich: Report) -> None:
     text = shown(render, rich)
-    for said in ("LoRA (16-bit) against itself", "L16, scored with batch sizes 32 and 7", "0.0081", "0.0123",
+    for said in ("Full (LoRA, 16-bit) against itself", "L16, scored with batch sizes 32 and 7", "0.0081", "0.0123",
                  "Another batch size alone changes 5 of 208 answers."):
         assert said in text
-    assert text.index("QLoRA against LoRA") < text.index("LoRA (16-bit) against itself") < text.index("Fidelity:")
+    assert text.index("QLoRA against LoRA") < text.index("Full (LoRA, 16-bit) against itself") < text.index("Fidelity:")
     lost = rich["flips"]["lost"][0]
     assert text.index(lost["question"]) < text.index("Fidelity:")
 

@@ -62,7 +62,7 @@ def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(sour
     assert not re.search(r"\|\n(?:\| ?-+:? ?)+\|\n\n", markdown)  # a head without rows
     for text in (html, markdown):
         body = text.split("What it is")[0]
-        assert "Not compared" in text and "LoRA (16-bit)" not in text and "What did 4-bit cost" not in text
+        assert "Not compared" in text and "Full (LoRA, 16-bit)" not in text and "What did 4-bit cost" not in text
         assert "None" not in body and "nan" not in body.split()
     targets = set(re.findall(r'href="#([\w-]+)"', html))
     assert targets <= set(re.findall(r'id="([\w-]+)"', html))
@@ -106,4 +106,4 @@ def test_several_seeds_show_the_spread_of_the_one_arm():
 def test_the_one_assistant_is_the_one_to_take():
     report = read_json(finished(arms=["qlora"]).folder / "report.json")
     assert advice(report, ["qlora"]).adapter == advice(None, ["qlora"]).merged == "qlora"
-    assert "alone" in advice(report, ["qlora"]).why
+    assert "Only Compact (QLoRA, 4-bit) is trained" in advice(report, ["qlora"]).why
