@@ -63,6 +63,15 @@ def extracted() -> set[Key]:
     return found
 
 
+def test_messages_are_where_the_extraction_finds_them() -> None:
+    inside = [f"{path.name}:{node.lineno}" for path in sources()
+              for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.JoinedStr)
+              for part in ast.walk(node)
+              if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.args
+              and part.func.id in ("t", "tm", "tn", "tc", "N_") and isinstance(part.args[0], ast.Constant)]
+    assert inside == [], "in an f-string"
+
+
 def fields(text: str) -> list[str]:
     """Placeholders and tags of a message."""
     return sorted(re.findall(r"%?\{[^}]*\}|<[^>]*>", text))
@@ -118,7 +127,7 @@ def test_messages_and_numbers_are_in_the_language_of_the_context() -> None:
 def test_texts_of_files_are_shown_in_the_language() -> None:
     finding = (
         'They are similar to an earlier question (similarity 0.8 or more), for example row 4, "Where?", and row 2, '
-        '"where?". They are kept; a held-out question that is similar to a training question counts as a leak.')
+        '"where?". They are kept; a test question that is similar to a training question counts as a leak.')
     with use_language("de"):
         shown = translate_formatted(finding)
         assert "Ähnlichkeit 0,8 oder mehr" in shown and 'Zeile 4, "Where?", und Zeile 2, "where?"' in shown

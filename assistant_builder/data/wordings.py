@@ -88,7 +88,9 @@ class WordingCount:
     def remedy(self) -> str:
         """What helps."""
         text = t("Add other wordings of the questions: then known answers are asked for in words that are new.")
-        return f"{text} {t('Rows of one group stay together, so map no group column.')}" if self.grouped else text
+        if self.grouped:
+            text += " " + t("Rows of one group stay together, so map no group column.")
+        return text
 
     def to_record(self) -> dict[str, Any]:
         """The counts and messages for JSON."""

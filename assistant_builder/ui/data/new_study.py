@@ -102,7 +102,7 @@ def system_prompt(called: str, whom: str, before: str) -> str:
     if not (called or whom) or before.strip() and not before.startswith(start):
         return before
     asked = t("You answer questions of {whom}.", whom=whom) if whom else t("You answer questions.")
-    return f"{t('You are {name}.', name=called or t('an assistant'))} {asked}"
+    return " ".join((t("You are {name}.", name=called or t("an assistant")), asked))
 
 
 ROWS = (1, 3, 10)

@@ -147,7 +147,7 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int, numbers: RowNum
     kinds = {"exact": t("the same"), "near": t("nearly the same words"), "embedding": t("the same meaning")}
     sides = [[f"{numbers.shown(leak[f'{side}_row'])}: {cut(leak[f'{side}_question'], 160)}"
               for side in ("heldout", "other")] for leak in leaks[:_MAX_LISTED]]
-    rows = [(*texts, f"{kinds[leak['kind']]}, {t('removed') if leak['removed'] else t('kept')}")
+    rows = [(*texts, ", ".join((kinds[leak["kind"]], t("removed") if leak["removed"] else t("kept"))))
             for texts, leak in zip(sides, leaks, strict=False)]
     what = tn("{count} test question also occurs in training", "{count} test questions also occur in training",
               len(leaks))
@@ -198,7 +198,7 @@ def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any]
     roles = [(t(ROLE_TITLES.get(role, role)), name) for role, name in columns if name]
     numbers, once = RowNumbers.of_record(findings), count_wordings(split) if split else None
     helps = Markup("") if once is None or not once.occurs_once else callout(
-        "warn", once.title, once.meaning, f"{once.remedy} {t('Press “Edit a copy for a new project”.')}")
+        "warn", once.title, once.meaning, " ".join((once.remedy, t("Press “Edit a copy for a new project”."))))
     return join((helps, card(t("Findings"), findings_view(findings)) if findings else "",
                  card(t("Split"), split_view(split, power)) if split else "",
                  leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers), lookup_view(recall),
@@ -325,7 +325,7 @@ def lengths_view(lengths: Lengths, answer_limit: int) -> Markup:
                (t("95 % are below"), count(_quantile(tokens, 0.95)), t("tokens")),
                (t("Longest"), count(tokens[-1]), t("tokens")),
                (t("Truncated"), count(lengths.cut),
-                f"{t('longer than {tokens}', tokens=count(limit))}: {cut_note}" if lengths.cut else t("none")),
+                ": ".join((t("longer than {tokens}", tokens=count(limit)), cut_note)) if lengths.cut else t("none")),
                (t("Answers"), count(answers[measured // 2]), t("tokens (median), at most {answers}",
                                                             answers=count(answers[-1])))]
     notes = [_length_note(lengths)]

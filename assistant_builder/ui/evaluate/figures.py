@@ -322,7 +322,7 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
         if cell in spreads:
             mean = spreads[cell]["mean"] * how.factor
             drawing.line(mean, mean, y - 0.2, y + 0.2, {"color": arm.color, "width": 3})
-            text += f"  {t('mean {value}', value=number(spreads[cell]['mean'], metric))}"
+            text += "  " + t("mean {value}", value=number(spreads[cell]["mean"], metric))
         drawing.label(y, text)
     drawing.across(t("{unit}  ·  worse →", unit=unit_of(metric)), nticks=6, **_direction(metric))
     drawing.rows(len(arms) - 0.5)

@@ -109,9 +109,10 @@ def _not_begun(snapshot: Snapshot) -> Markup:
     if snapshot.running:
         starts = (t("The evaluation starts automatically after {who} are trained.", who=who) if several else
                   t("The evaluation starts automatically after the assistant is trained."))
-        return empty(t("Nothing to evaluate yet"), f"{starts} {t('The scores are shown here as they are computed.')}")
+        return empty(t("Nothing to evaluate yet"),
+                     " ".join((starts, t("The scores are shown here as they are computed."))))
     train = t("Train {who} on the Train tab.", who=who) if several else t("Train the assistant on the Train tab.")
-    return empty(t("Nothing to evaluate yet"), f"{train} {t('The evaluation starts automatically afterwards.')}")
+    return empty(t("Nothing to evaluate yet"), " ".join((train, t("The evaluation starts automatically afterwards."))))
 
 
 def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
@@ -123,8 +124,8 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
     for step, progress in going.items():
         eta = progress.eta_seconds
         left = "" if eta is None else ", " + t("{time} left", time=duration(eta))
-        parts += [callout("info", t("Evaluating"),
-                          f"{translate_formatted(progress.message or N_('Scoring'))}: {progress.done} %{left}"),
+        what = translate_formatted(progress.message) if progress.message else t("Scoring")
+        parts += [callout("info", t("Evaluating"), f"{what}: {progress.done} %{left}"),
                   bar(progress.done / progress.total, step_title(step))]
     return join([*parts, _cell_states(snapshot, [progress.message for progress in going.values()]), _so_far(snapshot)])
 

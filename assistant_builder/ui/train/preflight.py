@@ -467,7 +467,7 @@ def contacts_note(config: StudyConfig) -> Markup:
     if not config.external_addresses:
         return Markup("")
     titles = study_options()
-    sent = "; ".join(f"{t('it {what}', what=what)} ({titles[key].title})"
+    sent = "; ".join(t("it {what}", what=what) + f" ({titles[key].title})"
                      for key, what in config.external_addresses.items())
     return callout("info", t("A run of this project contacts other machines"), f"{sent[:1].upper()}{sent[1:]}.")
 

@@ -52,14 +52,14 @@ def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Marku
             line += " " + t("Then {names}.", names=", ".join(more))
         return callout(
             "info", t("Waiting: number {behind} in the queue", behind=len(snapshot.behind)),
-            f"{line} {t('This project starts automatically, also if this page is closed.')}",
+            " ".join((line, t("This project starts automatically, also if this page is closed."))),
             t("To run the projects at the same time, which slows them down, leave the queue, select “Do not wait” and "
               "press Start."))
     if snapshot.state == "queued":
         count = len(snapshot.config.arms)
         order = (t("The assistant is trained, then evaluated.") if count == 1 else
                  t("The assistants are trained one after the other, then evaluated."))
-        return empty(t("Not trained yet"), f"{t('Choose a base model and a preset, then press Start.')} {order}")
+        return empty(t("Not trained yet"), " ".join((t("Choose a base model and a preset, then press Start."), order)))
     if snapshot.state == "running":
         return _running(snapshot, left)
     if snapshot.state == "failed":
@@ -177,7 +177,8 @@ def command_lines(name: str, config: StudyConfig, *, source: str = "", redo: boo
     flags = [*(["--redo"] if redo else []), *(["--now"] if now else []), *trusted]
     button = shlex.join(["assistant-builder", "run", name, *flags])
     from_file = ["assistant-builder", "run", source or "FILE", "--name", name, *_settings(config), *trusted]
-    return f"{button}\n\n# {t('the same from the data file')}\n{shlex.join(from_file)}"
+    same = t("the same from the data file")
+    return f"{button}\n\n# {same}\n{shlex.join(from_file)}"
 
 
 def _settings(config: StudyConfig) -> list[str]:
