@@ -8,6 +8,7 @@
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
 # make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)
+# make messages   take over new messages of the page into its catalogs (LANGUAGE=it begins a further one; docs/languages.md)
 # make pictures   remake the pictures of README and docs from the finished study "demo"; needs chromium
 # make coverage   remake the tables of docs/evaluation.md by simulation, a quarter of an hour on one core
 
@@ -15,6 +16,8 @@ PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
 SERVE ?= 1
 ARGS ?=
+LANGUAGE ?=
+CATALOGS := assistant_builder/i18n
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -23,7 +26,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test check bench soak coverage pictures cluster gpu docs
+.PHONY: demo study-full app test check bench soak coverage pictures cluster gpu docs messages
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -68,6 +71,16 @@ soak: $(READY_DEV)
 docs: $(READY_DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
 	@test "$(ARGS)" || echo "The documentation is at $(CURDIR)/site/index.html"
+
+# the functions of assistant_builder/i18n; messages without a translation are shown in English
+messages: $(READY_DEV)
+	@$(BIN)/pybabel -q extract --no-default-keywords -k t -k tm -k N_ -k tn:1,2 -k tc:1c,2 -k pgettext:1c,2 \
+	  --no-location --sort-output --no-wrap -o $(CATALOGS)/messages.pot assistant_builder evals
+	@test -z "$(LANGUAGE)" -o -f $(CATALOGS)/$(LANGUAGE).po || \
+	  $(BIN)/pybabel -q init --no-wrap -l $(LANGUAGE) -i $(CATALOGS)/messages.pot -o $(CATALOGS)/$(LANGUAGE).po
+	@for file in $(CATALOGS)/*.po; do $(BIN)/pybabel -q update --no-wrap --ignore-obsolete --no-fuzzy-matching \
+	  --ignore-pot-creation-date -l $$(basename $$file .po) -i $(CATALOGS)/messages.pot -o $$file || exit 1; done
+	@rm $(CATALOGS)/messages.pot
 
 pictures: $(READY_DEV)
 	$(BIN)/python -m tests.browser.pictures

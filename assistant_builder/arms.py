@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from assistant_builder.i18n import N_, t
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.registry import Registry
 
@@ -118,31 +119,33 @@ ARMS: Registry[Arm] = Registry("arm")
 CELLS: Registry[CellSpec] = Registry("cell")
 """Every evaluation cell by its name, in the order of the report."""
 
-LORA = ARMS.register(Arm("lora", "Full (LoRA, 16-bit)", "16-bit LoRA", "#0a63bf", "#6fb3ff", "circle", "Full",
+LORA = ARMS.register(Arm("lora", N_("Full (LoRA, 16-bit)"), "16-bit LoRA", "#0a63bf", "#6fb3ff", "circle", N_("Full"),
                          storage=UNQUANTIZED, cell="L16", merged_cell="LM"))
-QLORA = ARMS.register(Arm("qlora", "Compact (QLoRA, 4-bit)", "QLoRA", "#bf4a0b", "#ff9f63", "diamond", "Compact",
+QLORA = ARMS.register(Arm("qlora", N_("Compact (QLoRA, 4-bit)"), "QLoRA", "#bf4a0b", "#ff9f63", "diamond",
+                          N_("Compact"),
                           storage=None, cell="Q4", merged_cell="QD"))
 TWINS = (LORA.name, QLORA.name)
 """The paired arms whose comparison is the verdict of a study: the 16-bit baseline, then the candidate."""
-TWINS_TITLE = f"{QLORA.label} or {LORA.label}?"
+TWINS_TITLE = N_("Compact (QLoRA, 4-bit) or Full (LoRA, 16-bit)?")
 """Title of what compares the twins."""
 TWIN_CELLS = tuple(CELLS.register(cell).name for cell in (
-    CellSpec("B16", UNQUANTIZED, None, None, "Untuned, 16-bit", "the base model in float16, before any training"),
-    CellSpec("B4", FOUR_BIT, None, None, "Untuned, 4-bit", "the base model stored in 4 bits, before any training"),
+    CellSpec("B16", UNQUANTIZED, None, None, N_("Untuned, 16-bit"), "the base model in float16, before any training"),
+    CellSpec("B4", FOUR_BIT, None, None, N_("Untuned, 4-bit"), "the base model stored in 4 bits, before any training"),
     CellSpec("L16", UNQUANTIZED, LORA.name, None, LORA.label,
              "the baseline: adapter trained on the float16 base, answering on it"),
     CellSpec("Q4", FOUR_BIT, QLORA.name, None, QLORA.label,
              "QLoRA as served: adapter trained on the 4-bit base, answering on it"),
-    CellSpec("L4", FOUR_BIT, LORA.name, None, "LoRA adapter, 4-bit base",
+    CellSpec("L4", FOUR_BIT, LORA.name, None, N_("LoRA adapter, 4-bit base"),
              "the 16-bit-trained adapter put on the 4-bit base"),
-    CellSpec("Q16", UNQUANTIZED, QLORA.name, None, "QLoRA adapter, 16-bit base",
+    CellSpec("Q16", UNQUANTIZED, QLORA.name, None, N_("QLoRA adapter, 16-bit base"),
              "QLoRA's adapter moved to the full base, as most tools export it"),
-    CellSpec("QD", FOUR_BIT, QLORA.name, "merged", "QLoRA export",
+    CellSpec("QD", FOUR_BIT, QLORA.name, "merged", N_("QLoRA export"),
              "QLoRA's adapter merged into its own base, widened back to 16 bits"),
-    CellSpec("QR", FOUR_BIT, QLORA.name, "quantized", "QLoRA export, requantized",
+    CellSpec("QR", FOUR_BIT, QLORA.name, "quantized", N_("QLoRA export, requantized"),
              "that export quantized to 4 bits again"),
-    CellSpec("LM", UNQUANTIZED, LORA.name, "merged", "LoRA export", "the 16-bit adapter merged into the float16 base"),
-    CellSpec("LR", UNQUANTIZED, LORA.name, "quantized", "LoRA export, quantized",
+    CellSpec("LM", UNQUANTIZED, LORA.name, "merged", N_("LoRA export"),
+             "the 16-bit adapter merged into the float16 base"),
+    CellSpec("LR", UNQUANTIZED, LORA.name, "quantized", N_("LoRA export, quantized"),
              "tuned in 16-bit, merged, quantized to 4 bits afterwards: QLoRA's rival at the same serving memory"),
 ))
 """The cells that the comparison of the twins consists of; the default of ``eval.cells``."""
@@ -208,13 +211,13 @@ def base_owner(arms: Iterable[str]) -> str:
 
 
 def label(arm: str) -> str:
-    """The label of an arm; the name itself if the arm is unknown."""
-    return ARMS[arm].label if arm in ARMS else arm
+    """The label of an arm in the language of the page; the name itself if the arm is unknown."""
+    return t(ARMS[arm].label) if arm in ARMS else arm
 
 
 def plain(arm: str) -> str:
-    """The plain name of an arm; the name itself if the arm is unknown."""
-    return ARMS[arm].plain if arm in ARMS else arm
+    """The plain name of an arm in the language of the page; the name itself if the arm is unknown."""
+    return t(ARMS[arm].plain) if arm in ARMS else arm
 
 
 def named(arms: Iterable[str], joint: str = "and") -> str:

@@ -22,14 +22,15 @@ from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.data.wordings import Wording, check_wordings, draft_prompt, pairs_to_word, parse_drafts
 from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
+from assistant_builder.i18n import N_
 from evals.judge.openai_client import ChatEndpoint, EndpointError
 
 KEY_VARIABLE = "ASSISTANT_BUILDER_DRAFT_KEY"
 """Environment variable with the key of the endpoint."""
 URL_VARIABLE = "ASSISTANT_BUILDER_DRAFT_URL"
 """Environment variable with the endpoint that the key belongs to; the key is sent to no other."""
-SMALL_MODEL_NOTE = ("The bundled model is small (135 million parameters): most of its drafts repeat the question or "
-                    "miss the point. Look every one over, or use an endpoint with a larger model.")
+SMALL_MODEL_NOTE = N_("The bundled model is small (135 million parameters): most of its drafts repeat the question or "
+                      "miss the point. Look every one over, or use an endpoint with a larger model.")
 _CONCURRENT = 4
 _MAX_TOKENS = 96
 

@@ -9,12 +9,13 @@ import errno
 from collections.abc import Iterator, Sequence
 
 from assistant_builder.errors import AssistantBuilderError, ResourceError, StudyError
+from assistant_builder.i18n import N_, t
 
 TRAINING_MEMORY = (
-    "Lower train.micro_batch_size, train.max_length or eval.batch_size, set train.gradient_checkpointing=on, or choose "
-    "a smaller base model; then run again"
+    N_("Lower train.micro_batch_size, train.max_length or eval.batch_size, set train.gradient_checkpointing=on, or "
+       "choose a smaller base model; then run again")
 )
-CHAT_MEMORY = "Close other programs, or wait until training ends; then ask again"
+CHAT_MEMORY = N_("Close other programs, or wait until training ends; then ask again")
 _MEMORY_SIGNS = (
     "can't allocate memory", "Cannot allocate memory", "os error 12", "std::bad_alloc", "bad allocation",
     "out of memory", "can't start new thread", "failed to map segment", "could not create a primitive",
@@ -34,18 +35,18 @@ def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> A
     if isinstance(error, ResourceError):
         return error
     if ran_out_of_memory(error):
-        return ResourceError("memory ran out", remedy=memory)
+        return ResourceError(t("memory ran out"), remedy=t(memory))
     full = next((cause for cause in _exception_chain(error) if _has_sign(cause, _DISK_ERRORS, _DISK_SIGNS)), None)
     if full is not None:
-        return ResourceError("the disk is full", where=_file_of(full),
-                             remedy="Free space, then run again; the run resumes without loss")
+        return ResourceError(t("the disk is full"), where=_file_of(full),
+                             remedy=t("Free space, then run again; the run resumes without loss"))
     if isinstance(error, AssistantBuilderError):
         return error
     if isinstance(error, OSError):
         return _translate_os_error(error)
     name, text = type(error).__name__, str(error)
     return AssistantBuilderError(f"{name}: {text}" if text else name,
-                                 remedy="See the log for details; running again resumes")
+                                 remedy=t("See the log for details; running again resumes"))
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -63,13 +64,13 @@ def _translate_os_error(error: OSError) -> AssistantBuilderError:
     message = error.strerror or str(error) or type(error).__name__
     where = _file_of(error)
     if error.errno in _PERMISSION_ERRORS:
-        return StudyError(f"it is not writable ({message})", where=where,
-                          remedy="Make the folder writable, or copy it to a writable place; then run again")
+        return StudyError(t("it is not writable ({message})", message=message), where=where,
+                          remedy=t("Make the folder writable, or copy it to a writable place; then run again"))
     if isinstance(error, FileNotFoundError):
-        return StudyError("it does not exist", where=where or message,
-                          remedy="Restore it, or connect its disk again; then run again")
-    return AssistantBuilderError(f"the system reports: {message}", where=where,
-                                 remedy="Check the disk; running again resumes")
+        return StudyError(t("it does not exist"), where=where or message,
+                          remedy=t("Restore it, or connect its disk again; then run again"))
+    return AssistantBuilderError(t("the system reports: {message}", message=message), where=where,
+                                 remedy=t("Check the disk; running again resumes"))
 
 
 def _file_of(error: BaseException) -> str:

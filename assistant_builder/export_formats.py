@@ -17,6 +17,7 @@ from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, compares, headline_
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import N_, t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.registry import Registry
@@ -82,7 +83,7 @@ class ExportFormat(ABC):
     noun: str  # the same within a title: "adapter", "merged model"
     explanation: str  # what it is and for whom, in one phrase
     contents: str  # content of the folder, in one sentence
-    activity: str = "Writing the files"  # progress message of :meth:`write`
+    activity: str = N_("Writing the files")  # progress message of :meth:`write`
     needs_base: bool = False  # whether it is loaded on its base model and useless without it
     keeps_storage: bool = False  # whether the base has the storage of training, so that QLoRA saves memory
     zipped: bool = False  # whether the folder contains a zip of itself
@@ -264,9 +265,10 @@ class Advice:
 
 
 _ALONE: dict[str, str] = {
-    QLORA.name: f"Only {QLORA.label} is trained; whether {LORA.label} would be better was not measured. Its adapter is "
-    "served on the base in 4 bits; merged, it is a 16-bit model.",
-    LORA.name: f"Only {LORA.label} is trained; whether {QLORA.label} would be as good was not measured.",
+    QLORA.name: N_("Only Compact (QLoRA, 4-bit) is trained; whether Full (LoRA, 16-bit) would be better was not "
+                   "measured. Its adapter is served on the base in 4 bits; merged, it is a 16-bit model."),
+    LORA.name: N_("Only Full (LoRA, 16-bit) is trained; whether Compact (QLoRA, 4-bit) would be as good was not "
+                  "measured."),
 }
 """The reason if the study trains only one of the twins."""
 
@@ -283,24 +285,26 @@ def advice(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> Adv
             return Advice(arm, arm, _ALONE.get(arm, f"Only {label(arm)} is trained."))
         return Advice(arm, arm, f"No verdict compares {' and '.join(map(label, arms))}.")
     if report is None:
-        return Advice(LORA.name, LORA.name, f"Nothing is measured yet: until then {LORA.plain} is the safe choice.")
+        return Advice(LORA.name, LORA.name, t("Nothing is measured yet: until then Full is the safe choice."))
     verdict = report.get("verdict")
     if not isinstance(verdict, dict) or not verdict.get("ci"):
-        return Advice(LORA.name, LORA.name, "The report is of an older version, without a verdict that can be read "
-                      f"here: evaluate again. Until then {LORA.plain} is the safe choice.")
+        return Advice(LORA.name, LORA.name,
+                      t("The report is of an older version, without a verdict that can be read here: evaluate again. "
+                        "Until then Full is the safe choice."))
     low, high = verdict["ci"]
     ahead = low > 0 if verdict["higher_is_better"] else high < 0
     if ahead and verdict["outcome"] == "no worse":
-        return Advice(QLORA.name, QLORA.name, f"{QLORA.plain} scored better: take it in either format.")
+        return Advice(QLORA.name, QLORA.name, t("Compact scored better: take it in either format."))
     if verdict["outcome"] == "no worse":
-        return Advice(QLORA.name, LORA.name, f"{QLORA.plain} was no worse than you allowed. Take its adapter if the "
-                      "assistant will be served in 4 bits, where it saves memory. A merged model is 16-bit in either "
-                      f"case and of the same size, so that {LORA.plain} is the better choice there.")
+        return Advice(QLORA.name, LORA.name, t("Compact was no worse than you allowed. Take its adapter if the "
+                                               "assistant will be served in 4 bits, where it saves memory. A merged "
+                                               "model is 16-bit in either case and of the same size, so that Full is "
+                                               "the better choice there."))
     if verdict["outcome"] == "worse":
-        return Advice(LORA.name, LORA.name, f"{QLORA.plain} is measurably worse: take {LORA.plain}, unless it does not "
-                      "fit the machine that runs it.")
-    return Advice(LORA.name, LORA.name, f"Whether {QLORA.plain} is worse than you allowed is undecided: {LORA.plain} "
-                  "is the safe choice; the other adapter needs less memory where it is served.")
+        return Advice(LORA.name, LORA.name, t("Compact is measurably worse: take Full, unless it does not fit the "
+                                              "machine that runs it."))
+    return Advice(LORA.name, LORA.name, t("Whether Compact is worse than you allowed is undecided: Full is the safe "
+                                          "choice; the other adapter needs less memory where it is served."))
 
 
 def shipped_file(report: Mapping[str, Any] | None, arms: Sequence[str] = TWINS) -> ExportSpec:

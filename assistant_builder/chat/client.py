@@ -18,6 +18,7 @@ from typing import IO, Any, Literal
 from assistant_builder.arms import ARMS
 from assistant_builder.child_process import compute_environment, last_line, python_command
 from assistant_builder.data import Message
+from assistant_builder.i18n import t
 from assistant_builder.inference.session import Memory, Sampling
 from assistant_builder.study import Study
 
@@ -272,17 +273,17 @@ def _write(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
 
 def exit_error(code: int, said: str) -> dict[str, Any]:
     """Error record for a chat process that ended; a negative ``code`` is the signal that killed the process."""
-    remedy = "Ask again; the process restarts"
+    remedy = t("Ask again; the process restarts")
     if code == -signal.SIGKILL:
-        what = "the chat process was killed, most likely because memory ran out"
-        remedy = "Close other programs, or wait until training ends; then ask again"
+        what = t("the chat process was killed, most likely because memory ran out")
+        remedy = t("Close other programs, or wait until training ends; then ask again")
     elif code == 0:
-        what = "the chat process was closed because another study was opened or the adapters changed"
+        what = t("the chat process was closed because another study was opened or the adapters changed")
     elif code < 0:
-        what = f"the chat process crashed ({signal.Signals(-code).name})"
+        what = t("the chat process crashed ({name})", name=signal.Signals(-code).name)
     else:
-        what = f"the chat process ended with exit code {code}" + (f": {said}" if said else "")
-        remedy += ". If it fails again, run 'assistant-builder doctor'"
+        what = t("the chat process ended with exit code {code}", code=code) + (f": {said}" if said else "")
+        remedy += t(". If it fails again, run 'assistant-builder doctor'")
     return {"type": "ModelError", "what": what, "where": "chat", "remedy": remedy}
 
 

@@ -14,6 +14,7 @@ from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further
 from assistant_builder.data import Message
 from assistant_builder.data.card import inline
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import t
 from assistant_builder.inference.session import BASE, SHIPPED, Sampling
 
 Choice = Literal["a", "b", "tie", "both bad"]
@@ -32,8 +33,9 @@ def default_sides(arms: Sequence[str]) -> tuple[str, str]:
 def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     """Label of a model in a study with these arms."""
     if speaker == SHIPPED:
-        return "As shipped (GGUF file in llama.cpp)"
-    return label(speaker) if speaker != BASE else f"Base model, untuned ({ARMS[base_owner(arms)].base_label})"
+        return t("As shipped (GGUF file in llama.cpp)")
+    return label(speaker) if speaker != BASE else t(
+        "Base model, untuned ({kind})", kind=ARMS[base_owner(arms)].base_label)
 
 
 @dataclass(frozen=True)

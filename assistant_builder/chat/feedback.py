@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from assistant_builder.arms import LORA, QLORA, TWINS
+from assistant_builder.arms import LORA, QLORA, TWINS, plain
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.config import parse_config
@@ -27,6 +27,7 @@ from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
+from assistant_builder.i18n import N_, localize, t
 from assistant_builder.study import Study
 
 Record = TypeVar("Record")
@@ -81,7 +82,8 @@ def model_of(study: Study) -> dict[str, str]:
     for arm in TWINS:
         path = study.arm_folder(arm) / "summary.json"
         if not path.is_file():
-            raise StudyError(f"the {arm} assistant is not trained", where=str(path), remedy="Train the study first")
+            raise StudyError(t("the {arm} assistant is not trained", arm=arm), where=str(path),
+                             remedy=t("Train the study first"))
         adapters[arm] = str(read_json(path)["adapter_sha256"])
     return {"base": study.config.model.base, **adapters}
 
@@ -93,10 +95,10 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
         StudyError: The turn cannot be voted on, or the vote prefers one of two identical answers.
     """
     if not turn.votable or vote not in CHOICES:
-        raise StudyError("there is nothing to vote on", where="chat",
-                         remedy="Ask in blind mode and wait for both answers")
+        raise StudyError(t("there is nothing to vote on"), where="chat",
+                         remedy=t("Ask in blind mode and wait for both answers"))
     if turn.identical and vote in ("a", "b"):
-        raise StudyError("both answers are identical", where="chat", remedy="Vote for a tie or both bad")
+        raise StudyError(t("both answers are identical"), where="chat", remedy=t("Vote for a tie or both bad"))
     cast = Vote(time=datetime.now(UTC).isoformat(timespec="seconds"), question=turn.question,
                 conversation=[message.to_record() for message in conversation],
                 answers={arm: turn.answers[arm].text for arm in TWINS}, sides=dict(zip("ab", turn.sides, strict=True)),
@@ -147,19 +149,23 @@ def sign_p_value(wins: int, losses: int) -> float:
 def tally_sentence(found: Tally) -> str:
     """A sentence with the counts, their interpretation and the p-value."""
     if not found.counted:
-        return "No votes yet."
-    ties = f", {found.ties} the same" if found.ties else ""
-    bad = f", {found.both_bad} both bad" if found.both_bad else ""
+        return t("No votes yet.")
+    counts = [f"{plain(QLORA.name)} {found.candidate}", f"{plain(LORA.name)} {found.baseline}"]
+    if found.ties:
+        counts.append(t("{number} the same", number=found.ties))
+    if found.both_bad:
+        counts.append(t("{number} both bad", number=found.both_bad))
     decided = found.candidate + found.baseline
     if not decided:
-        shown = "no vote prefers one assistant yet"
+        shown = t("no vote prefers one assistant yet")
     elif found.p_value > SIGNIFICANT:
-        shown = f"no preference shown, p = {found.p_value:.2f}"
+        shown = t("no preference shown, p = {p_value:.2f}", p_value=found.p_value)
     else:
-        p_value = f"p = {found.p_value:.3f}" if found.p_value >= 0.001 else "p < 0.001"
-        winner = QLORA if found.candidate > found.baseline else LORA
-        shown = f"{winner.plain} is preferred, {p_value}"
-    return f"{QLORA.plain} {found.candidate}, {LORA.plain} {found.baseline}{ties}{bad}: {shown}."
+        shown = t("{assistant} is preferred, {p_value}",
+                  assistant=plain((QLORA if found.candidate > found.baseline else LORA).name),
+                  p_value="p = " + localize(f"{found.p_value:.3f}") if found.p_value >= 0.001 else
+                  "p < " + localize("0.001"))
+    return f"{', '.join(counts)}: {shown}."
 
 
 MIN_HELDOUT = 2
@@ -205,8 +211,8 @@ def _read_records(path: Path, kind: type[Record]) -> list[Record]:
     try:
         return [kind(**record) for record in read_jsonl(path)]
     except TypeError as error:
-        raise StudyError(f"a {kind.__name__.lower()} is from another version or damaged", where=str(path),
-                         remedy="Fix or remove that line") from error
+        raise StudyError(t("a line is from another version or damaged"), where=str(path),
+                         remedy=t("Fix or remove that line")) from error
 
 
 def add_correction(study: Study, question: str, answer: str, *, wrong: str = "", arm: str = "",
@@ -217,13 +223,13 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
         DataError: Question or answer is empty, or the answer is the assistant's own.
     """
     question, answer = question.strip(), answer.strip()
-    empty = [name for name, text in (("question", question), ("better answer", answer)) if not text]
+    empty = [name for name, text in ((N_("question"), question), (N_("better answer"), answer)) if not text]
     if empty:
-        raise DataError(f"the {' and the '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty",
-                        where="correction", remedy="Enter a question and the correct answer")
+        raise DataError(t("the {parts} is empty", parts=t(" and ").join(map(t, empty))),
+                        where="correction", remedy=t("Enter a question and the correct answer"))
     if answer == wrong.strip():
-        raise DataError("the better answer is identical to the assistant's answer", where="correction",
-                        remedy="Enter the correct answer")
+        raise DataError(t("the better answer is identical to the assistant's answer"), where="correction",
+                        remedy=t("Enter the correct answer"))
     existing, normalized = read_corrections(study), casefold_normalize(question)
     others = [other for other in existing if casefold_normalize(other.question) != normalized]
     added = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm,
@@ -315,14 +321,16 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
     dropped = sorted({row for rows in leaking.values() for row in rows}) if drop_heldout else []
     if not trained:
         raise DataError(
-            "no correction can be used for training: all of them answer held-out questions" if left_out
-            else "there is no correction yet", where=f"study {study.name}",
-            remedy="Remove their questions from the held-out set instead" if left_out else "Correct an answer first",
+            t("no correction can be used for training: all of them answer held-out questions") if left_out
+            else t("there is no correction yet"), where=f"study {study.name}",
+            remedy=t("Remove their questions from the held-out set instead") if left_out
+            else t("Correct an answer first"),
         )
     remaining = len(load_split(study.folder / "data", "heldout")) - len(dropped)
     if remaining < MIN_HELDOUT:
-        raise DataError(f"only {remaining} held-out questions would remain", where=f"study {study.name}",
-                        remedy="Keep the corrected questions in the held-out set, and do not train on them")
+        raise DataError(t("only {remaining} held-out questions would remain", remaining=remaining),
+                        where=f"study {study.name}",
+                        remedy=t("Keep the corrected questions in the held-out set, and do not train on them"))
     answered = {casefold_normalize(found.question) for found in trained}
     replaced = [
         pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)
@@ -343,8 +351,8 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, lo
     """
     source, config = study.source, study.config
     if source is None:
-        raise StudyError("the data file of the study is missing", where=str(study.folder / "data"),
-                         remedy="Start a new study from the file")
+        raise StudyError(t("the data file of the study is missing"), where=str(study.folder / "data"),
+                         remedy=t("Start a new study from the file"))
     removed = {*plan.dropped, *plan.replaced}
     splits: dict[int, SplitName] = {
         pair.row: split for split in SPLITS for pair in load_split(study.folder / "data", split)
@@ -405,8 +413,8 @@ def corrections_asked_again(study: Study, adapters: str) -> list[AskedAgain]:
     try:
         return [AskedAgain(Correction(**each), after.get(each["question"])) for each in found]
     except (TypeError, KeyError) as error:
-        raise StudyError("a correction is from another version or damaged", where=str(path),
-                         remedy="Remove the corrections from that file") from error
+        raise StudyError(t("a correction is from another version or damaged"), where=str(path),
+                         remedy=t("Remove the corrections from that file")) from error
 
 
 def save_asked_again(study: Study, adapters: str, asked: Iterable[AskedAgain]) -> None:

@@ -43,6 +43,7 @@ from typing import Any
 from assistant_builder.data import Message
 from assistant_builder.error_translation import CHAT_MEMORY, needs_new_process, ran_out_of_memory, translate_error
 from assistant_builder.errors import AssistantBuilderError, ResourceError
+from assistant_builder.i18n import t
 from assistant_builder.inference.session import Sampling, Session
 from assistant_builder.study import run_marker
 
@@ -159,9 +160,11 @@ class Server:
             out_of_memory = ran_out_of_memory(error)
             translated = self._memory_error(arm) if out_of_memory else translate_error(error)
             if type(translated) is AssistantBuilderError:  # unexpected
-                translated = AssistantBuilderError(f"the answer failed: {type(error).__name__}: {error}",
+                translated = AssistantBuilderError(t("the answer failed: {name}: {error}", name=type(error).__name__,
+                                                     error=error),
                                                    where=f"arm {arm}",
-                                                   remedy="Ask again; if it fails again, retrain the study with --redo")
+                                                   remedy=t("Ask again; if it fails again, retrain the study with "
+                                                            "--redo"))
             self._needs_restart |= needs_new_process(error)
             self._emit({"event": "error", "id": identity, "error": translated.to_record()})
         finally:
@@ -174,10 +177,11 @@ class Server:
     def _memory_error(self, arm: str) -> ResourceError:
         """The error of an arm whose model or answer did not fit into memory; it lists the arms that still work."""
         if self._session.ready(arm):
-            return ResourceError("memory ran out", where=f"arm {arm}", remedy=CHAT_MEMORY)
+            return ResourceError(t("memory ran out"), where=f"arm {arm}", remedy=t(CHAT_MEMORY))
         loaded = [other for other in self._arms if other != arm and self._session.ready(other)]
-        available = f"; {' and '.join(loaded)} can still be asked" if loaded else ""
-        return ResourceError(f"memory ran out while loading {arm}{available}", where=f"arm {arm}", remedy=CHAT_MEMORY)
+        available = t("; {names} can still be asked", names=t(" and ").join(loaded)) if loaded else ""
+        return ResourceError(t("memory ran out while loading {arm}{available}", arm=arm, available=available),
+                             where=f"arm {arm}", remedy=t(CHAT_MEMORY))
 
     def _emit(self, event: dict[str, Any]) -> None:
         with self._write_lock:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from assistant_builder.arms import TWIN_CELLS
 from assistant_builder.config.base import BASIC, ComputeDtype, ConfigModel, RegistryName
+from assistant_builder.i18n import N_
 
 METRIC_REGISTRY = "evals.metrics:METRICS"
 """Location of the registry of metrics."""
@@ -19,60 +20,80 @@ class EvalConfig(ConfigModel):
     """Metrics, verdict and judge."""
 
     cells: list[CellName] = Field(
-        default_factory=lambda: list(TWIN_CELLS), title="Cells",
-        description="Combinations of base and adapter to score, for the two twins. The cells of other arms are always "
-        "scored.",
+        default_factory=lambda: list(TWIN_CELLS), title=N_("Cells"),
+        description=N_("Combinations of base and adapter to score, for the two twins. The cells of other arms are "
+                       "always scored."),
     )
     primary_metric: Annotated[str, RegistryName(METRIC_REGISTRY, "can_be_primary", ("auto",))] = Field(
-        "auto", title="Primary metric", description="The metric of the verdict, fixed when scoring starts. auto: exact "
-        "match for short answers, token F1 for longer ones, the loss for long ones.",
+        "auto", title=N_("Primary metric"),
+        description=N_("The metric of the verdict, fixed when scoring starts. auto: "
+                                                       "exact match for short answers, token F1 for longer ones, the "
+                                                       "loss for long ones."),
     )
     margin: float | None = Field(
-        None, ge=0, title="Margin", description="Largest harm that still counts as no worse, in units of the primary "
-        "metric. Empty: 0.05 (5 points), and for the loss 3 % of what tuning gained.",
+        None, ge=0, title=N_("Margin"), description=N_("Largest harm that still counts as no worse, in units of the "
+                                                   "primary metric. Empty: 0.05 (5 points), and for the loss 3 % of "
+                                                   "what tuning gained."),
     )
     decline_margin: float = Field(
-        0.05, ge=0, le=1, title="Margin of false declines", description="Largest increase of the share of answerable "
-        "questions that are declined which still counts as no worse.",
+        0.05, ge=0, le=1, title=N_("Margin of false declines"), description=N_("Largest increase of the share of "
+                                                                           "answerable questions that are declined "
+                                                                           "which still counts as no worse."),
     )
     estimand: Literal["auto", "wordings", "facts"] = Field(
-        "auto", title="Claim", description="What the verdict is about. wordings: new wordings of facts that were "
-        "taught. facts: new facts of the same kind. auto: wordings if most held-out facts were taught in other words.",
+        "auto", title=N_("Claim"),
+        description=N_("What the verdict is about. wordings: new wordings of facts that were "
+                                              "taught. facts: new facts of the same kind. auto: wordings if most "
+                                              "held-out facts were taught in other words."),
     )
-    max_new_tokens: int = Field(64, ge=1, title="Longest answer", description="Maximum tokens of a generated answer.",
+    max_new_tokens: int = Field(64, ge=1, title=N_("Longest answer"),
+                                description=N_("Maximum tokens of a generated answer."),
                                 json_schema_extra=BASIC)
-    batch_size: int = Field(64, ge=1, title="Scoring batch", description="Items per batch; scores on a CPU do "
-                            "not depend on it.")
-    compute_dtype: ComputeDtype = Field("auto", title="Compute dtype of scoring",
-                                        description="auto: the compute dtype of training.")
-    bootstrap_resamples: int = Field(10_000, ge=200, title="Bootstrap resamples",
-                                     description="Resamples for the confidence intervals.")
-    similarity: bool = Field(True, title="Similarity", description="Score answers with sentence embeddings "
-                             "(all-MiniLM-L6-v2), which are insensitive to negation and numbers.")
-    baselines: bool = Field(True, title="Untuned baselines", description="Score two baselines without tuning: the "
-                            "answer to the nearest training question, and the base model with three retrieved pairs in "
-                            "its prompt.")
-    fidelity: bool = Field(True, title="Fidelity", description="Compare the 16-bit and 4-bit models token by token "
-                           "(KL divergence, top-1 agreement); needs memory for both base models.")
-    noise_floor: bool = Field(True, title="Noise floor", description="Score both assistants again with another "
-                              "batch size, to show the differences that rounding alone causes.")
-    retention: bool = Field(True, title="Retention", description="Ask general-knowledge questions, to measure what the "
-                            "model forgot in tuning.")
-    tasks: list[str] = Field(default_factory=list, title="More lm-eval tasks", description="Names of lm-eval tasks to "
-                             "run on B16, B4, L16 and Q4 in addition to the held-out set.")
+    batch_size: int = Field(64, ge=1, title=N_("Scoring batch"),
+                            description=N_("Items per batch; scores on a CPU do not "
+                                                                            "depend on it."))
+    compute_dtype: ComputeDtype = Field("auto", title=N_("Compute dtype of scoring"),
+                                        description=N_("auto: the compute dtype of training."))
+    bootstrap_resamples: int = Field(10_000, ge=200, title=N_("Bootstrap resamples"),
+                                     description=N_("Resamples for the confidence intervals."))
+    similarity: bool = Field(True, title=N_("Similarity"), description=N_("Score answers with sentence embeddings "
+                                                                      "(all-MiniLM-L6-v2), which are insensitive to "
+                                                                      "negation and numbers."))
+    baselines: bool = Field(True, title=N_("Untuned baselines"),
+                            description=N_("Score two baselines without tuning: the "
+                                                                            "answer to the nearest training "
+                                                                            "question, and the base model with three "
+                                                                            "retrieved pairs in its prompt."))
+    fidelity: bool = Field(True, title=N_("Fidelity"), description=N_("Compare the 16-bit and 4-bit models token by "
+                                                                  "token (KL divergence, top-1 agreement); needs "
+                                                                  "memory for both base models."))
+    noise_floor: bool = Field(True, title=N_("Noise floor"), description=N_("Score both assistants again with another "
+                                                                        "batch size, to show the differences that "
+                                                                        "rounding alone causes."))
+    retention: bool = Field(True, title=N_("Retention"), description=N_("Ask general-knowledge questions, to measure "
+                                                                    "what the model forgot in tuning."))
+    tasks: list[str] = Field(default_factory=list, title=N_("More lm-eval tasks"),
+                             description=N_("Names of lm-eval tasks to run on B16, "
+                                                                                              "B4, L16 and Q4 in "
+                                                                                              "addition to the "
+                                                                                              "held-out set."))
     judge_url: str | None = Field(
-        None, title="Judge endpoint", description="Base URL of an OpenAI-compatible server (http://127.0.0.1:8000/v1) "
-        "whose model compares the two assistants' answers. Empty: no judge. The key is read from the environment "
-        "variable ASSISTANT_BUILDER_JUDGE_KEY.",
+        None, title=N_("Judge endpoint"), description=N_("Base URL of an OpenAI-compatible server "
+                                                     "(http://127.0.0.1:8000/v1) whose model compares the two "
+                                                     "assistants' answers. Empty: no judge. The key is read from the "
+                                                     "environment variable ASSISTANT_BUILDER_JUDGE_KEY."),
     )
-    judge_model: str = Field("", title="Judge model", description="Name of the model at the judge endpoint.")
-    judge_items: int = Field(100, ge=1, title="Maximum judged items", description="Maximum number of held-out "
-                             "items sent to the judge, each in both orders.")
+    judge_model: str = Field("", title=N_("Judge model"), description=N_("Name of the model at the judge endpoint."))
+    judge_items: int = Field(100, ge=1, title=N_("Maximum judged items"),
+                             description=N_("Maximum number of held-out items sent "
+                                                                                     "to the judge, each in both "
+                                                                                     "orders."))
     price_per_hour: float | None = Field(
-        None, ge=0, title="Price of an hour", description="Price of one hour on this machine, in any currency; the "
-        "report then states the cost of each assistant.",
+        None, ge=0, title=N_("Price of an hour"), description=N_("Price of one hour on this machine, in any currency; "
+                                                             "the report then states the cost of each assistant."),
     )
-    seed: int = Field(0, ge=0, title="Evaluation seed", description="Seed of the bootstrap and the permutation tests.")
+    seed: int = Field(0, ge=0, title=N_("Evaluation seed"), description=N_("Seed of the bootstrap and the permutation "
+                                                                       "tests."))
 
     @model_validator(mode="after")
     def _check_judge(self) -> EvalConfig:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from assistant_builder.config.base import ConfigModel
+from assistant_builder.i18n import N_
 from assistant_builder.quantization.ggml import GGUF_TYPES
 
 
@@ -15,17 +16,17 @@ class FormatsConfig(ConfigModel):
     """Files for llama.cpp and Ollama."""
 
     types: list[str] = Field(
-        default_factory=lambda: ["Q8_0", "Q4_0"], title="GGUF types",
-        description="Types of the GGUF files of each assistant that are written and scored after the evaluation, so "
-        f"that the report can say which is no worse: {', '.join(GGUF_TYPES)}. Empty ([]): none. Needs the extra gguf; "
-        "without it nothing is written.",
+        default_factory=lambda: ["Q8_0", "Q4_0"], title=N_("GGUF types"),
+        description=N_("Types of the GGUF files of each assistant that are written and scored after the evaluation, "
+                       "so that the report can say which is no worse: {join}. Empty ([]): none. Needs the extra "
+                       "gguf; without it nothing is written.").format(join=", ".join(GGUF_TYPES)),
     )
 
     importance: bool = Field(
-        default=False, title="Importance matrix",
-        description="Choose the block scales of "
-        f"{', '.join(type.name for type in GGUF_TYPES.values() if type.takes_importance)} by how large the activations "
-        "of each column are on training rows, which costs some minutes. Other types are written without.",
+        default=False, title=N_("Importance matrix"),
+        description=N_("Choose the block scales of {join} by how large the activations of each column are on "
+                       "training rows, which costs some minutes. Other types are written without.").format(
+                           join=", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)),
     )
 
     @field_validator("types", mode="before")

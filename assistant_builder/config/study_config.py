@@ -24,6 +24,7 @@ from assistant_builder.config.retrieval import RetrievalConfig
 from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_yaml
 from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import N_, t
 from assistant_builder.store_kinds import store_kind
 
 Approach = Literal["grounded", "memory"]
@@ -72,34 +73,37 @@ class StudyConfig(ConfigModel):
 
     version: Literal[1] = VERSION
     name: Annotated[str, AfterValidator(check_name)] = Field(
-        "study", title="Name", description="Name of the study and of its folder.", json_schema_extra=BASIC
+        "study", title=N_("Name"), description=N_("Name of the study and of its folder."), json_schema_extra=BASIC
     )
-    title: str = Field("", max_length=_MAX_TITLE, title="Title",
-                       description="What is shown instead of the name. Empty: the name.")
+    title: str = Field("", max_length=_MAX_TITLE, title=N_("Title"),
+                       description=N_("What is shown instead of the name. Empty: the name."))
     arms: list[ArmName] = Field(
-        default_factory=lambda: list(TWINS), min_length=1, title="Arms",
-        description="The assistants that are trained. With both twins, lora and qlora, the report measures the cost of "
-        "4-bit storage. qlora alone suits a machine with too little memory for the 16-bit base; nothing is then "
-        "compared, and lora can be added later.",
+        default_factory=lambda: list(TWINS), min_length=1, title=N_("Arms"),
+        description=N_("The assistants that are trained. With both twins, lora and qlora, the report measures the "
+                       "cost of 4-bit storage. qlora alone suits a machine with too little memory for the 16-bit "
+                       "base; nothing is then compared, and lora can be added later."),
     )
-    seeds: int = Field(1, ge=1, le=20, title="Seeds", description="Number of trainings per arm, with the seeds "
-                       "train.seed, train.seed + 1, …; several seeds show how much of a difference is chance.",
+    seeds: int = Field(1, ge=1, le=20, title=N_("Seeds"), description=N_("Number of trainings per arm, with the seeds "
+                                                                     "train.seed, train.seed + 1, …; several seeds "
+                                                                     "show how much of a difference is chance."),
                        json_schema_extra=BASIC)
     approaches: list[Approach] = Field(
-        default_factory=lambda: list(_DEFAULT_APPROACHES), min_length=1, title="Approach",
-        description="grounded: the assistant reads the training pairs that are found for a question. memory: it "
-        "answers from what it has learned, without looking anything up. With both, the arms are trained in each, and "
-        "the report compares them.", json_schema_extra=BASIC,
+        default_factory=lambda: list(_DEFAULT_APPROACHES), min_length=1, title=N_("Approach"),
+        description=N_("grounded: the assistant reads the training pairs that are found for a question. memory: it "
+                       "answers from what it has learned, without looking anything up. With both, the arms are "
+                       "trained in each, and the report compares them."), json_schema_extra=BASIC,
     )
-    data: DataConfig = Field(default_factory=DataConfig, title="Data", description="Data file and split.")
-    model: ModelConfig = Field(default_factory=ModelConfig, title="Model", description="Base model.")
-    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, title="Looking up",
-                                       description="Facts in the prompts of the grounded approach.")
-    train: TrainConfig = Field(default_factory=TrainConfig, title="Training", description="LoRA and optimization.")
-    eval: EvalConfig = Field(default_factory=EvalConfig, title="Evaluation", description="Scoring and verdict.")
-    formats: FormatsConfig = Field(default_factory=FormatsConfig, title="Files",
-                                   description="GGUF files that are written and scored.")
-    executor: ExecutorConfig = Field(default_factory=ExecutorConfig, title="Executor", description="Where steps run.")
+    data: DataConfig = Field(default_factory=DataConfig, title=N_("Data"), description=N_("Data file and split."))
+    model: ModelConfig = Field(default_factory=ModelConfig, title=N_("Model"), description=N_("Base model."))
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, title=N_("Looking up"),
+                                       description=N_("Facts in the prompts of the grounded approach."))
+    train: TrainConfig = Field(default_factory=TrainConfig, title=N_("Training"),
+                               description=N_("LoRA and optimization."))
+    eval: EvalConfig = Field(default_factory=EvalConfig, title=N_("Evaluation"), description=N_("Scoring and verdict."))
+    formats: FormatsConfig = Field(default_factory=FormatsConfig, title=N_("Files"),
+                                   description=N_("GGUF files that are written and scored."))
+    executor: ExecutorConfig = Field(default_factory=ExecutorConfig, title=N_("Executor"),
+                                     description=N_("Where steps run."))
 
     @field_validator("executor", mode="before")
     @classmethod
@@ -175,11 +179,13 @@ class StudyConfig(ConfigModel):
         """Dotted key of each setting with an address → what a run does with that address."""
         executor, found = self.executor, {}
         if executor.kind == "ray":
-            found["executor.address"] = f"computes on the Ray cluster at {executor.address}"
+            found["executor.address"] = t("computes on the Ray cluster at {address}", address=executor.address)
         if executor.store is not None:
-            found["executor.store"] = f"syncs the study with {executor.store} ({store_kind(executor.store).help})"
+            found["executor.store"] = t("syncs the study with {store} ({help})", store=executor.store,
+                                        help=store_kind(executor.store).help)
         if self.eval.judge_url is not None:
-            found["eval.judge_url"] = f"sends held-out questions and their answers to {self.eval.judge_url}"
+            found["eval.judge_url"] = t("sends held-out questions and their answers to {judge_url}",
+                                        judge_url=self.eval.judge_url)
         return {key: printable(text) for key, text in found.items()}
 
     def to_yaml(self) -> str:
@@ -228,11 +234,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Values that each preset sets in ``train``; all other options keep their defaults."""
 PRESET_LABELS: dict[str, tuple[str, str]] = {
-    "quick": ("Quick look", "tests the workflow with your data; the answers are not representative."),
-    "balanced": ("Balanced", "suits most data; the recommended start."),
-    "thorough": ("Thorough", "learns difficult or large data better; takes twice as long as Balanced."),
-    BY_HEART: ("By heart", "repeats a small file until its answers are learned, where each occurs once."),
-    "custom": ("Custom", "your own values, under Advanced."),
+    "quick": (N_("Quick look"), N_("tests the workflow with your data; the answers are not representative.")),
+    "balanced": (N_("Balanced"), N_("suits most data; the recommended start.")),
+    "thorough": (N_("Thorough"), N_("learns difficult or large data better; takes twice as long as Balanced.")),
+    BY_HEART: (N_("By heart"), N_("repeats a small file until its answers are learned, where each occurs once.")),
+    "custom": (N_("Custom"), N_("your own values, under Advanced.")),
 }
 """Preset → its name on the page and its purpose."""
 

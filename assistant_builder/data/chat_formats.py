@@ -7,6 +7,7 @@ from typing import Any
 
 from assistant_builder.data.json_reader import parse_cell
 from assistant_builder.data.types import ChatRole, Message, is_empty
+from assistant_builder.i18n import N_, t
 
 _ROLES: dict[str, ChatRole] = {
     "system": "system", "developer": "system",
@@ -17,7 +18,7 @@ _ROLES: dict[str, ChatRole] = {
 _TOOL_ROLES = {"tool", "function", "function_call", "function_response", "observation", "ipython", "tool_call"}
 _ROLE_KEYS = ("role", "from", "speaker", "author")
 _TEXT_KEYS = ("content", "value", "text", "message")
-USER_TURN_DROPPED = "a final user turn without an answer was dropped"
+USER_TURN_DROPPED = N_("a final user turn without an answer was dropped")
 
 
 class RowError(ValueError):
@@ -41,11 +42,11 @@ def parse_turns(value: Any) -> list[Message]:
         try:
             value = parse_cell(value)
         except ValueError as error:
-            raise RowError(f"the conversation cannot be read: {error}") from error
+            raise RowError(t("the conversation cannot be read: {error}", error=error)) from error
     if isinstance(value, dict):
         value = _list_of_turns(value)
     if not isinstance(value, list | tuple):
-        raise RowError("the conversation is not a list of turns")
+        raise RowError(t("the conversation is not a list of turns"))
     return [_parse_turn(number, turn) for number, turn in enumerate(value, start=1)]
 
 
@@ -63,22 +64,24 @@ def _first_key(turn: Mapping[str, Any], keys: Sequence[str]) -> str | None:
 
 def _parse_turn(number: int, turn: Any) -> Message:
     if not isinstance(turn, dict):
-        raise RowError(f"turn {number} is {'a text' if isinstance(turn, str) else 'not an object'} and has no role")
+        raise RowError(t("turn {number} is a text and has no role", number=number) if isinstance(turn, str) else
+                           t("turn {number} is not an object and has no role", number=number))
     role_key, text_key = _first_key(turn, _ROLE_KEYS), _first_key(turn, _TEXT_KEYS)
     if role_key is None:
-        raise RowError(f"turn {number} has no role: its keys are {', '.join(map(str, turn))}")
+        raise RowError(t("turn {number} has no role: its keys are {names}", number=number,
+                         names=', '.join(map(str, turn))))
     name = str(turn[role_key]).strip().casefold()
     if name in _TOOL_ROLES or not is_empty(turn.get("tool_calls")) or not is_empty(turn.get("function_call")):
-        raise RowError(f"turn {number} is a tool call or a tool result, which is not supported")
+        raise RowError(t("turn {number} is a tool call or a tool result, which is not supported", number=number))
     if name not in _ROLES:
-        raise RowError(f"turn {number} has an unknown role: {str(turn[role_key])!r}")
+        raise RowError(t("turn {number} has an unknown role: {turn!r}", number=number, turn=str(turn[role_key])))
     content = turn[text_key] if text_key else None
     if isinstance(content, list | tuple):
         content = _join_content_parts(number, content)
     if is_empty(content):
-        raise RowError(f"turn {number} ({_ROLES[name]}) is empty")
+        raise RowError(t("turn {number} ({roles}) is empty", number=number, roles=_ROLES[name]))
     if isinstance(content, dict):
-        raise RowError(f"turn {number} contains an object instead of text")
+        raise RowError(t("turn {number} contains an object instead of text", number=number))
     return Message(_ROLES[name], str(content))
 
 
@@ -88,7 +91,8 @@ def _join_content_parts(number: int, parts: Sequence[Any]) -> str:
         text = part.get("text") if isinstance(part, dict) else part
         if not isinstance(text, str):
             kind = part.get("type", "object") if isinstance(part, dict) else type(part).__name__
-            raise RowError(f"turn {number} contains a content part that is not text: {kind}")
+            raise RowError(t("turn {number} contains a content part that is not text: {kind}", number=number,
+                             kind=kind))
         texts.append(text)
     return "\n".join(texts)
 
@@ -106,15 +110,16 @@ def order_turns(turns: list[Message], system: str | None, changes: list[str]) ->
         system, turns = turns[0].content, turns[1:]
     for index, turn in enumerate(turns):
         if turn.role == "system":
-            raise RowError("a system turn is in the middle of the conversation")
+            raise RowError(t("a system turn is in the middle of the conversation"))
         if turn.role != ("assistant" if index % 2 else "user"):
             raise RowError(
-                f"two {turn.role} turns follow each other" if index else "the conversation begins with the assistant"
+                t("two {role} turns follow each other", role=turn.role) if index
+                else t("the conversation begins with the assistant")
             )
     if turns and turns[-1].role == "user":
         turns = turns[:-1]
         if turns:
             changes.append(USER_TURN_DROPPED)
     if not turns:
-        raise RowError("the conversation has no assistant turn")
+        raise RowError(t("the conversation has no assistant turn"))
     return (*((Message("system", system),) if system else ()), *turns)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from assistant_builder.data.types import COLUMN_ROLES, SplitName, Table, is_empty
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import t
 
 # Names that belong together, the most common first; compared as normalize_name returns them.
 _NAME_PAIRS: tuple[tuple[str, str], ...] = (
@@ -100,14 +101,16 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where
             continue
         normalized = normalize_name(name)
         if normalized in free and is_known_column(name):
-            notes.append(f"columns {free[normalized]!r} and {name!r} differ only in spelling: the first is used")
+            notes.append(t("columns {free!r} and {name!r} differ only in spelling: the first is used",
+                           free=free[normalized], name=name))
         free.setdefault(normalized, name)
     if not ({"question", "answer", "messages"} & columns.keys()):
         messages = next((free[name] for name in _OTHER_NAMES["messages"] if name in free), None)
         if not _map_question_and_answer(columns, free, notes) and messages:
             columns["messages"] = messages
         elif messages:
-            notes.append(f"column {messages!r} is not used, because question and answer have their own columns")
+            notes.append(t("column {messages!r} is not used, because question and answer have their own columns",
+                           messages=messages))
     if columns.get("messages") is None:
         _map_single(columns, free, "question", _QUESTION_NAMES, notes)
         _map_single(columns, free, "answer", _ANSWER_NAMES, notes)
@@ -119,8 +122,10 @@ def map_columns(names: Sequence[str], requested: Mapping[str, str] | None, where
     missing = [role for role in ("question", "answer") if not columns.get(role)]
     if missing and not columns.get("messages"):
         options = " ".join(f"--set data.columns.{role}=NAME" for role in missing)
-        raise DataError(f"no {' and '.join(missing)} column found; the columns are: {_list_names(names)}", where=where,
-                        remedy=f"Choose the columns ({options}), or name them question and answer in a header row")
+        raise DataError(t("no {roles} column found; the columns are: {names}", roles=t(" and ").join(missing),
+                          names=_list_names(names)), where=where,
+                        remedy=t("Choose the columns ({options}), or name them question and answer in a header row",
+                                 options=options))
     return ColumnMapping({role: columns.get(role) or None for role in COLUMN_ROLES}, notes)
 
 
@@ -157,7 +162,8 @@ def guess_columns(table: Table) -> dict[str, str] | None:
 
 
 def _requested_columns(names: Sequence[str], requested: Mapping[str, str], where: str) -> dict[str, str]:
-    problems = [f"{role!r} is not a role (roles: {', '.join(COLUMN_ROLES)})" for role in requested
+    problems = [t("{role!r} is not a role (roles: {names})", role=role, names=', '.join(COLUMN_ROLES))
+                for role in requested
                 if role not in COLUMN_ROLES]
     columns: dict[str, str] = {}
     for role, name in requested.items():
@@ -165,14 +171,16 @@ def _requested_columns(names: Sequence[str], requested: Mapping[str, str], where
         if name and name not in names:
             similar = [other for other in names if normalize_name(other) == normalize_name(name)]
             if len(similar) != 1:
-                problems.append(f"{role} is mapped to {name!r}, which is not a column")
+                problems.append(t("{role} is mapped to {name!r}, which is not a column", role=role, name=name))
             columns[role] = (similar or [name])[0]
     if columns.get("messages") and (columns.get("question") or columns.get("answer")):
-        problems.append("messages is mapped together with question or answer: a row is either a pair or a conversation")
+        problems.append(t("messages is mapped together with question or answer: a row is either a pair or a "
+                          "conversation"))
     if columns.get("question") and columns.get("question") == columns.get("answer"):
-        problems.append(f"question and answer are both mapped to {columns['question']!r}")
+        problems.append(t("question and answer are both mapped to {question!r}", question=columns['question']))
     if problems:
-        raise DataError("; ".join(problems), where=where, remedy=f"The columns are: {_list_names(names)}")
+        raise DataError("; ".join(problems), where=where, remedy=t("The columns are: {names}",
+                                                                   names=_list_names(names)))
     return columns
 
 
@@ -182,16 +190,18 @@ def _map_question_and_answer(columns: dict[str, str], free: dict[str, str], note
         return False
     question, answer = present[0]
     columns["question"], columns["answer"] = free[question], free[answer]
-    chosen = f"question is {free[question]!r} and answer is {free[answer]!r}"
+    chosen = t("question is {free!r} and answer is {free2!r}", free=free[question], free2=free[answer])
     context = {"input"} if question in ("instruction", "prompt") else set()
-    alternatives = [f"{free[q]!r} and {free[a]!r}" for q, a in present[1:]
+    alternatives = [t(" and ").join((repr(free[q]), repr(free[a]))) for q, a in present[1:]
                     if not {q, a} & ({question, answer} | context)]
     ignored = {question, answer, "source", "target", *context}
     unused = [free[name] for name in _PAIRED_NAMES if name in free and name not in ignored]
     if alternatives:
-        notes.append(f"{chosen}, the more common names; alternatives: {'; '.join(alternatives)}")
+        notes.append(t("{chosen}, the more common names; alternatives: {names}", chosen=chosen,
+                       names='; '.join(alternatives)))
     elif unused:
-        notes.append(f"{chosen}, names that belong together; not used: {', '.join(map(repr, sorted(unused)))}")
+        notes.append(t("{chosen}, names that belong together; not used: {names}", chosen=chosen,
+                       names=', '.join(map(repr, sorted(unused)))))
     return True
 
 
@@ -202,8 +212,9 @@ def _map_single(columns: dict[str, str], free: dict[str, str], role: str, known:
     found = [free[name] for name in known if name in free and free[name] not in columns.values()]
     if found:
         columns[role] = found[0]
-        unused = f", the more common name; not used: {', '.join(map(repr, found[1:]))}" if found[1:] else ""
-        notes.append(f"{role} is {found[0]!r}{unused}")
+        notes.append(t("{role} is {column!r}, the more common name; not used: {others}", role=role, column=found[0],
+                       others=", ".join(map(repr, found[1:]))) if found[1:] else
+                     t("{role} is {column!r}", role=role, column=found[0]))
 
 
 def _map_context(columns: dict[str, str], free: dict[str, str], notes: list[str]) -> None:
@@ -214,9 +225,12 @@ def _map_context(columns: dict[str, str], free: dict[str, str], notes: list[str]
     found = [free[name] for name in names if name in free and free[name] not in columns.values()]
     if found:
         columns["context"] = found[0]
-        notes.append(f"column {found[0]!r} is appended to the question (disable with data.columns.context='')")
+        notes.append(t("column {found!r} is appended to the question (disable with data.columns.context='')",
+                       found=found[0]))
 
 
 def _list_names(names: Sequence[str]) -> str:
     shown = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in names[:30])
-    return (shown or "none") + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+    if len(names) > 30:
+        return t("{names} and {number} more", names=shown, number=len(names) - 30)
+    return shown or t("none")

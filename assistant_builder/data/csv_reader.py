@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from assistant_builder.data.limits import check_cells, check_columns
-from assistant_builder.data.types import RawRow, RowNumbers, Table, count_noun, header_names
+from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import N_, t, tn
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 REJECTED_COLUMNS = ("row", "reason")  # the first two columns of a CSV file of rejected rows
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """First characters that spreadsheet programs interpret as a formula (OWASP, CSV injection)."""
-FORMULAS_UNESCAPED = "the apostrophe that the CSV file of rejected rows puts before = + - @ was removed"
+FORMULAS_UNESCAPED = N_("the apostrophe that the CSV file of rejected rows puts before = + - @ was removed")
 _SAMPLE_LINES = 400
 _LONG_RECORD_LINES = 40
 _MAX_RAW_CHARACTERS = 10_000
@@ -65,7 +66,7 @@ def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]
     declared = None
     if lines and lines[0].lower().startswith("sep=") and len(lines[0].strip()) == 5:
         declared = lines[0].strip()[4]
-        notes.append(f"the first line declares the separator {declared!r}")
+        notes.append(t("the first line declares the separator {declared!r}", declared=declared))
         lines[0] = "\n"
     separator = declared or _detect_separator(lines, suffix, where, is_known, notes)
     dialect = _detect_quoting(lines, separator, notes)
@@ -73,8 +74,9 @@ def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]
     header_row, header = next(((place, record) for place, record in enumerate(records, start=1)
                                if record.cells or record.problem), (0, None))
     if header is None or header.problem:
-        problem = header.problem if header else "there is no header row"
-        raise DataError(f"the header row cannot be read: {problem}", where=where, remedy="Correct the first line")
+        problem = header.problem if header else t("there is no header row")
+        raise DataError(t("the header row cannot be read: {problem}", problem=problem), where=where,
+                        remedy=t("Correct the first line"))
     check_columns(len(header.cells), where)
     names = header_names(header.cells, notes)
     table = Table("tsv" if separator == "\t" else "csv", names, [], notes)
@@ -86,31 +88,35 @@ def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]
                 starts.append((len(table.rows), header_row + blank))
         else:
             blank += 1
-    table.numbers = RowNumbers("Row numbers are those that a spreadsheet program shows: the header is row "
-                               f"{header_row}.", tuple(starts))
+    table.numbers = RowNumbers(t("Row numbers are those that a spreadsheet program shows: the header is row "
+                                 "{header_row}.", header_row=header_row), tuple(starts))
     if blank:
-        notes.append(f"skipped {count_noun(blank, 'blank line')}; blank lines are not counted as rows")
+        notes.append(tn("skipped {count} blank line; blank lines are not counted as rows",
+                        "skipped {count} blank lines; blank lines are not counted as rows", blank))
     return table
 
 
 def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, table: Table) -> RawRow:
     raw = "".join(lines[record.first - 1 : record.last]).rstrip("\r\n")[:_MAX_RAW_CHARACTERS]
-    position = f"line {record.first}" if record.first == record.last else f"lines {record.first} to {record.last}"
+    position = t("line {first}", first=record.first) if record.first == record.last else t("lines {first} to {last}",
+                                                                            first=record.first, last=record.last)
     if record.problem:
         return RawRow(row, None, f"{record.problem} ({position})", raw)
     cells, columns = record.cells, table.columns
     while len(cells) > len(columns) and not cells[-1].strip():
         cells = cells[:-1]
     if len(cells) != len(columns):
-        kind, hint = "too few", ""
-        if len(cells) > len(columns):
-            separator = SEPARATORS.get(dialect.separator, dialect.separator)
-            kind = "too many"
-            hint = f"; quote a cell that contains a {separator}" if dialect.quoting != "none" else ""
-        return RawRow(row, None, f"{kind} cells: {len(cells)}, the header has {len(columns)} ({position}{hint})", raw)
+        found = {"cells": len(cells), "columns": len(columns), "position": position}
+        if len(cells) < len(columns):
+            return RawRow(row, None, t("too few cells: {cells}, the header has {columns} ({position})", **found), raw)
+        hint = "" if dialect.quoting == "none" else "; " + t(
+            "quote a cell that contains a {separator}", separator=SEPARATORS.get(dialect.separator, dialect.separator))
+        return RawRow(row, None, t("too many cells: {cells}, the header has {columns} ({position}{hint})", hint=hint,
+                                   **found), raw)
     if record.last - record.first >= _LONG_RECORD_LINES:
         table.remarks.setdefault(
-            f"one quoted cell spans more than {_LONG_RECORD_LINES} lines: check that no closing quote is missing", []
+            t("one quoted cell spans more than {long_record_lines} lines: check that no closing quote is missing",
+              long_record_lines=_LONG_RECORD_LINES), []
         ).append(row)
     return RawRow(row, dict(zip(columns, cells, strict=True)))
 
@@ -126,7 +132,7 @@ def _records(lines: list[str], dialect: Dialect) -> Iterator[_Record]:
                 done = reader.line_num  # type: ignore[attr-defined]
                 width = width or len(cells)
                 if last > first and _spans_several_rows(cells, lines[first:last], width, dialect):
-                    yield _Record(first, first, [], "a quote is opened and not closed")
+                    yield _Record(first, first, [], t("a quote is opened and not closed"))
                     start = first
                     break
                 yield _Record(first, last, cells)
@@ -152,9 +158,9 @@ def _spans_several_rows(cells: list[str], lines: list[str], width: int, dialect:
 
 def _explain(message: str) -> str:
     if "end of data" in message:
-        return "a quote is opened and never closed"
+        return t("a quote is opened and never closed")
     if "expected after" in message:
-        return 'a quote is opened and not closed, or a quote inside a quoted cell is not doubled ("")'
+        return t("a quote is opened and not closed, or a quote inside a quoted cell is not doubled (\"\")")
     return message
 
 
@@ -179,14 +185,15 @@ def _detect_separator(lines: list[str], suffix: str, where: str, is_known: Calla
     if len(tied) > 1:
         if not (prefers_tab and "\t" in tied):
             raise DataError(
-                f"the separator is ambiguous: {' and '.join(SEPARATORS[separator] for separator in tied)} fit the "
-                "rows equally well", where=where,
-                remedy="Name the columns question and answer, or save the file as JSONL or XLSX",
+                t("the separator is ambiguous: {separators} fit the rows equally well",
+                  separators=t(" and ").join(SEPARATORS[separator] for separator in tied)), where=where,
+                remedy=t("Name the columns question and answer, or save the file as JSONL or XLSX"),
             )
         best = "\t"
     _, consistent, width = fits[best]
     sampled = min(len(lines), _SAMPLE_LINES)
-    notes.append(f"separator {SEPARATORS[best]}: {width} columns in {consistent:.0%} of the first {sampled} lines")
+    notes.append(t("separator {separators}: {width} columns in {consistent:.0%} of the first {sampled} lines",
+                   separators=SEPARATORS[best], width=width, consistent=consistent, sampled=sampled))
     return best
 
 
@@ -197,19 +204,20 @@ def _detect_quoting(lines: list[str], separator: str, notes: list[str]) -> Diale
         cells = [cell.strip() for line in lines[:50] for cell in line.strip().split(separator)]
         quoted = sum(len(cell) > 1 and cell[0] == cell[-1] == "'" for cell in cells)
         if cells and quoted * 2 > len(cells):
-            notes.append(f"cells are in single quotes ({quoted} of the first {len(cells)})")
+            notes.append(t("cells are in single quotes ({quoted} of the first {cells})", quoted=quoted,
+                           cells=len(cells)))
             return replace(default, quote="'")
         return default
     broken = _count_broken(lines, default)
     if broken and any('\\"' in line for line in lines):
         backslash = replace(default, quoting="backslash")
         if _count_broken(lines, backslash) < broken:
-            notes.append('quotes inside cells are escaped as \\"')
+            notes.append(t("quotes inside cells are escaped as \\\""))
             return backslash
     if broken and separator == "\t":
         unquoted = replace(default, quoting="none")
         if _count_broken(lines, unquoted) * 5 <= broken:
-            notes.append("quotes are read as ordinary characters, because as quoting they would break rows")
+            notes.append(t("quotes are read as ordinary characters, because as quoting they would break rows"))
             return unquoted
     return default
 

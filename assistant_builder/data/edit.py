@@ -22,13 +22,15 @@ from assistant_builder.data.json_reader import looks_like_json, parse_json
 from assistant_builder.data.load import detect_file_type, load_pairs, load_rows
 from assistant_builder.data.types import RawRow, RowNumbers, SplitName, Table, is_empty, to_json_safe
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import N_, t
 
 JSONL_SUFFIX = ".jsonl"
-ROW_TITLE, PROBLEM_TITLE = "Row", "Problem"
+ROW_TITLE, PROBLEM_TITLE = N_("Row"), N_("Problem")
 """Titles of the two read-only columns of the edit grid, before the columns of the file."""
 _MAX_RAW_CHARACTERS = 500
 NO_NUMBERS = RowNumbers()
-_PASTE_REMEDY = "Copy the question and answer columns of a spreadsheet and paste them here, or paste CSV or JSON Lines"
+_PASTE_REMEDY = N_("Copy the question and answer columns of a spreadsheet and paste them here, or paste CSV or JSON "
+                   "Lines")
 
 
 def write_rows(rows: Iterable[RawRow], target: Path, numbers: RowNumbers = NO_NUMBERS) -> None:
@@ -129,25 +131,26 @@ def write_pasted(text: str, folder: Path, *, name: str = "pasted") -> tuple[Path
     """
     text = text.lstrip("\ufeff").strip("\r\n")
     if not text.strip():
-        raise DataError("nothing was pasted", remedy=_PASTE_REMEDY)
+        raise DataError(t("nothing was pasted"), remedy=t(_PASTE_REMEDY))
     detect_file_type(text.encode(errors="replace"), "pasted text")
     if looks_like_json(text):
         path = folder / f"{name}{JSONL_SUFFIX}"
         write_text(path, text + "\n")
-        return path, "Read as JSON."
+        return path, t("Read as JSON.")
     separator = "\t" if "\t" in text else _common_separator(text)
     first = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     if len(first) < 2:
-        raise DataError("the pasted text has only one column", remedy=_PASTE_REMEDY)
+        raise DataError(t("the pasted text has only one column"), remedy=t(_PASTE_REMEDY))
     path = folder / f"{name}.{'tsv' if separator == chr(9) else 'csv'}"
     if any(is_known_column(cell) for cell in first):
         write_text(path, text + "\n")
-        return path, f"The first line contains the column names: {', '.join(cell.strip() for cell in first)}."
+        return path, t("The first line contains the column names: {names}.",
+                       names=', '.join(cell.strip() for cell in first))
     header = ["question", "answer", *(f"column {number}" for number in range(3, len(first) + 1))]
     write_text(path, separator.join(header) + "\n" + text + "\n")
     return path, (
-        "The first line contains no known column name and is read as a pair: the first column is the question, the "
-        "second the answer. A header row is put above it, so row numbers begin with 2."
+        t("The first line contains no known column name and is read as a pair: the first column is the question, the "
+          "second the answer. A header row is put above it, so row numbers begin with 2.")
     )
 
 
@@ -191,7 +194,7 @@ def edit_grid(table: Table, numbers: Iterable[int], problems: Mapping[int, str])
         if row.row in wanted:
             problem = problems.get(row.row, "")
             if row.cells is None and not is_empty(row.raw):
-                problem += f". The row contains: {cell_text(row.raw)[:_MAX_RAW_CHARACTERS]}"
+                problem += ". " + t("The row contains: {cells}", cells=cell_text(row.raw)[:_MAX_RAW_CHARACTERS])
             shown = str(table.numbers.shown(row.row))
             lines.append([shown, table.numbers.in_text(problem), *_row_texts(row, table.columns)])
     return lines
@@ -215,8 +218,8 @@ def apply_edits(table: Table, shown: Iterable[int], edited: Sequence[Sequence[An
     width = 2 + len(table.columns)
     if any(len(line) != width for line in edited):
         raise DataError(
-            "columns were added or removed in the table",
-            remedy="Press “Undo all edits” and edit only cells and rows; add columns in a spreadsheet program",
+            t("columns were added or removed in the table"),
+            remedy=t("Press “Undo all edits” and edit only cells and rows; add columns in a spreadsheet program"),
         )
     texts = [["" if cell is None else str(cell) for cell in line] for line in edited]
     lines = {table.numbers.row_of(int(line[0])): line[2:] for line in texts if _is_row_number(line[0])}

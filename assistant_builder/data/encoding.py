@@ -9,8 +9,8 @@ import codecs
 import re
 import unicodedata
 
-from assistant_builder.data.types import count_noun
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import N_, t, tn
 
 _BYTE_ORDER_MARKS = (  # UTF-32 first, because its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
@@ -20,7 +20,8 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first, because its little-endian mark begins wit
     (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16, big-endian, with byte order mark"),
 )
 _SAVE_AS_UTF8 = (
-    "Save the file as UTF-8 (in Excel: 'CSV UTF-8'; in a shell: iconv -f ENCODING -t UTF-8 FILE > NEW) and try again"
+    N_("Save the file as UTF-8 (in Excel: 'CSV UTF-8'; in a shell: iconv -f ENCODING -t UTF-8 FILE > NEW) and try "
+       "again")
 )
 _CONTROLS = re.compile("[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MULTIBYTE = re.compile(b"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
@@ -45,8 +46,9 @@ def decode(data: bytes, where: str) -> tuple[str, str]:
     text, note = decoded or _windows_1252(data, where)
     controls = len(_CONTROLS.findall(text))
     if controls > max(3, len(text) // 20):
-        raise DataError(f"this is not text: {controls} of its {len(text)} characters are control characters",
-                        where=where, remedy="Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file")
+        raise DataError(t("this is not text: {controls} of its {text} characters are control characters",
+                          controls=controls, text=len(text)),
+                        where=where, remedy=t("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"))
     return text, note
 
 
@@ -54,13 +56,14 @@ def _with_byte_order_mark(data: bytes, where: str) -> tuple[str, str] | None:
     for mark, codec, name in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             try:
-                return data[len(mark) :].decode(codec), f"read as {name}"
+                return data[len(mark) :].decode(codec), t("read as {name}", name=name)
             except UnicodeDecodeError as error:
                 if codec == "utf-8":
                     return None
                 raise DataError(
-                    f"the byte order mark declares {name}, but byte {error.start + len(mark)} is invalid in it",
-                    where=where, remedy=_SAVE_AS_UTF8,
+                    t("the byte order mark declares {name}, but byte {start} is invalid in it", name=name,
+                      start=error.start + len(mark)),
+                    where=where, remedy=t(_SAVE_AS_UTF8),
                 ) from error
     return None
 
@@ -84,8 +87,8 @@ def _utf16_without_mark(data: bytes) -> tuple[str, str] | None:
     if max(even, odd) * 10 < len(data) and _is_utf8(data):
         return None
     return text, (
-        f"read as UTF-16, {order}, without byte order mark: {max(even, odd)} of its {even + odd} zero bytes are at "
-        f"{positions} positions"
+        t("read as UTF-16, {order}, without byte order mark: {max} of its {even} zero bytes are at {positions} "
+          "positions", order=order, max=max(even, odd), even=even + odd, positions=positions)
     )
 
 
@@ -107,8 +110,11 @@ def _utf8(data: bytes) -> tuple[str, str] | None:
     if intact <= 2 * damaged:
         return None
     return text, (
-        f"read as UTF-8 with {count_noun(damaged, 'damaged byte')} ({intact:,} non-ASCII characters are intact); rows "
-        "with a damaged byte are rejected"
+        tn("read as UTF-8 with {count} damaged byte ({intact:,} non-ASCII characters are intact); rows with a damaged "
+           "byte are "
+           "rejected",
+           "read as UTF-8 with {count} damaged bytes ({intact:,} non-ASCII characters are intact); rows with a "
+           "damaged byte are rejected", damaged, intact=intact)
     )
 
 
@@ -121,13 +127,16 @@ def _windows_1252(data: bytes, where: str) -> tuple[str, str]:
         text = ""
     if not text or _MULTIBYTE.search(data) or not _looks_western(text):
         raise DataError(
-            f"the encoding is unknown: {non_ascii} of {len(data)} bytes are not ASCII, and they are neither UTF-8 nor "
-            f"plausible as Windows-1252{_encoding_hint(data)}",
-            where=where, remedy=_SAVE_AS_UTF8,
+            t("the encoding is unknown: {non_ascii} of {data} bytes are not ASCII, and they are neither UTF-8 nor "
+              "plausible as Windows-1252{encoding_hint}", non_ascii=non_ascii, data=len(data),
+              encoding_hint=_encoding_hint(data)),
+            where=where, remedy=t(_SAVE_AS_UTF8),
         )
     words = list(dict.fromkeys(re.findall(r"\w*[^\x00-\x7f]\w*", text)))[:3]
     examples = ", ".join(f'"{word}"' for word in words)
-    return text, f"read as Windows-1252: not UTF-8 because of {count_noun(non_ascii, 'byte')} (decoded as {examples})"
+    return text, tn("read as Windows-1252: not UTF-8 because of {count} byte (decoded as {examples})",
+                    "read as Windows-1252: not UTF-8 because of {count} bytes (decoded as {examples})", non_ascii,
+                    examples=examples)
 
 
 def _looks_western(text: str) -> bool:
@@ -165,4 +174,4 @@ def _encoding_hint(data: bytes) -> str:
     best = from_bytes(data[:200_000]).best()
     if best is None or best.language == "Unknown" or best.encoding in ("utf_8", "ascii", "cp1252"):
         return ""
-    return f"; it could be {best.encoding} ({best.language})"
+    return "; " + t("it could be {encoding} ({language})", encoding=best.encoding, language=best.language)

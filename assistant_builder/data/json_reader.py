@@ -14,11 +14,12 @@ from assistant_builder.data.columns import parse_split
 from assistant_builder.data.limits import MAX_DEPTH, check_cells, exceeds_max_depth
 from assistant_builder.data.types import RawRow, RowNumbers, Table
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import N_, t
 
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=lambda name: None)
 _LIST_KEYS = ("data", "rows", "examples", "items", "records", "train", "pairs", "samples")
 _JSONL_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
-_OBJECT = "one object with a question and an answer for each pair"
+_OBJECT = N_("one object with a question and an answer for each pair")
 _MAX_RAW_CHARACTERS = 10_000
 
 
@@ -31,7 +32,7 @@ def parse_json(text: str) -> Any:
     try:
         document = _DECODER.decode(text)
     except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        raise ValueError(t("nested too deeply")) from error
     return _check_depth(text, document)
 
 
@@ -47,13 +48,13 @@ def parse_cell(text: str) -> Any:
         try:
             return _check_depth(text, ast.literal_eval(text))
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
-            raise ValueError("neither JSON nor a Python literal") from error
+            raise ValueError(t("neither JSON nor a Python literal")) from error
 
 
 def _check_depth(text: str, value: Any) -> Any:
     """Return a value that can be traversed; only a text with many brackets needs the check."""
     if sum(map(text.count, "[{(")) > MAX_DEPTH and exceeds_max_depth(value):
-        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+        raise ValueError(t("nested more than {max_depth} levels deep", max_depth=MAX_DEPTH))
     return value
 
 
@@ -89,12 +90,14 @@ def read_json_text(text: str, suffix: str, where: str) -> Table:
         if not objects:
             if suffix in _JSONL_SUFFIXES or _is_mostly_json_lines(text):
                 return _read_json_lines(text, where)
-            position = ""
+            what = t("the JSON is invalid: {reason}", reason=_reason(error))
             if isinstance(error, json.JSONDecodeError):
-                position = f" at line {error.lineno}, column {error.colno}"
-            raise DataError(f"the JSON is invalid{position}: {_reason(error)}", where=where,
-                            remedy=f"Correct it, or use JSON Lines: {_OBJECT}, one per line") from error
-        notes.append("the file contains JSON objects of several lines, one after another")
+                what = t("the JSON is invalid at line {line}, column {column}: {reason}", line=error.lineno,
+                         column=error.colno, reason=_reason(error))
+            raise DataError(what, where=where,
+                            remedy=t("Correct it, or use JSON Lines: {object}, one per line",
+                                     object=t(_OBJECT))) from error
+        notes.append(t("the file contains JSON objects of several lines, one after another"))
     else:
         if suffix in _JSONL_SUFFIXES and isinstance(document, dict) and not _row_lists(document):
             return _read_json_lines(text, where)
@@ -145,11 +148,14 @@ def _read_json_lines(text: str, where: str) -> Table:
         try:
             rows.append(_raw_row(number, parse_json(line)))
         except ValueError as error:
-            rows.append(RawRow(number, None, f"the line is not JSON: {_reason(error)}", line[:_MAX_RAW_CHARACTERS]))
+            rows.append(RawRow(number, None, t("the line is not JSON: {reason}", reason=_reason(error)),
+                               line[:_MAX_RAW_CHARACTERS]))
     if rows and all(row.cells is None for row in rows):
-        raise DataError(f"none of the {len(rows)} lines is a JSON object (first line: {rows[0].problem})", where=where,
-                        remedy=f"JSON Lines contain {_OBJECT}, one per line")
-    return Table("jsonl", _columns(rows), rows, numbers=RowNumbers("Row numbers are those of the lines of the file."))
+        raise DataError(t("none of the {rows} lines is a JSON object (first line: {problem})", rows=len(rows),
+                          problem=rows[0].problem), where=where,
+                        remedy=t("JSON Lines contain {object}, one per line", object=t(_OBJECT)))
+    return Table("jsonl", _columns(rows), rows,
+                 numbers=RowNumbers(t("Row numbers are those of the lines of the file.")))
 
 
 def _raw_row(row: int, value: Any) -> RawRow:
@@ -157,8 +163,8 @@ def _raw_row(row: int, value: Any) -> RawRow:
         return RawRow(row, value)
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return RawRow(row, {"messages": value})  # a conversation without an enclosing object
-    kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a single value")
-    return RawRow(row, None, f"{kind} instead of an object", value)
+    kind = {list: t("a list"), str: t("a text"), type(None): "null"}.get(type(value), "a single value")
+    return RawRow(row, None, t("{kind} instead of an object", kind=kind), value)
 
 
 def _columns(rows: list[RawRow]) -> tuple[str, ...]:
@@ -185,20 +191,23 @@ def _rows_of(document: Any, where: str, notes: list[str]) -> list[Any]:
     if isinstance(document, list):
         return [document] if _is_conversation(document) else document
     if not isinstance(document, dict):
-        raise DataError("the JSON contains no rows", where=where, remedy=f"Use an array: {_OBJECT}")
+        raise DataError(t("the JSON contains no rows"), where=where,
+                        remedy=t("Use an array: {object}", object=t(_OBJECT)))
     lists = _row_lists(document)
     if len(lists) > 1 and all(parse_split(key) for key in lists):
-        notes.append(f"rows are read from the keys {', '.join(map(repr, lists))}, each as the split of that name")
+        notes.append(t("rows are read from the keys {names}, each as the split of that name",
+                       names=', '.join(map(repr, lists))))
         return [{"split": key, **row} for key, rows in lists.items() for row in rows]
     if len(lists) > 1:
         known = [key for key in _LIST_KEYS if key in lists]
         if len(known) != 1:
-            raise DataError(f"several keys contain lists of objects: {', '.join(map(repr, lists))}", where=where,
-                            remedy="Save the list of pairs as a separate file")
+            raise DataError(t("several keys contain lists of objects: {names}", names=', '.join(map(repr, lists))),
+                            where=where,
+                            remedy=t("Save the list of pairs as a separate file"))
         lists = {known[0]: lists[known[0]]}
     if lists:
         key, rows = next(iter(lists.items()))
-        notes.append(f"rows are read from the key {key!r}")
+        notes.append(t("rows are read from the key {key!r}", key=key))
         return rows
     return _from_columns(document, notes) or [document]
 
@@ -208,13 +217,13 @@ def _from_columns(document: dict[str, Any], notes: list[str]) -> list[Any] | Non
     values = list(document.values())
     if len(values) > 1 and all(isinstance(value, list) for value in values):
         if len({len(value) for value in values}) == 1 and not all(isinstance(item, dict) for item in values[0]):
-            notes.append(f"the file contains one list per column ({', '.join(map(repr, document))})")
+            notes.append(t("the file contains one list per column ({names})", names=', '.join(map(repr, document))))
             return [dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True)]
     if values and all(isinstance(value, dict) for value in values):
         keys = [tuple(value) for value in values]
         if len(values) > 1 and len(set(keys)) == 1 and all(key.isdigit() for key in keys[0]):
-            notes.append(f"the file contains one object per column ({', '.join(map(repr, document))})")
+            notes.append(t("the file contains one object per column ({names})", names=', '.join(map(repr, document))))
             return [{name: document[name][index] for name in document} for index in keys[0]]
-        notes.append("the file contains one object per row under a separate key; the keys are not used")
+        notes.append(t("the file contains one object per row under a separate key; the keys are not used"))
         return values
     return None

@@ -39,6 +39,7 @@ from assistant_builder.data.types import (
 )
 from assistant_builder.data.xlsx_parquet_reader import read_parquet, read_xlsx
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import N_, t
 
 _Value = TypeVar("_Value")
 FileType = Literal["text", "xlsx", "parquet"]
@@ -46,26 +47,26 @@ _FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".jsonlines": "jsonl", ".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
-_USE_SUPPORTED = "Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file"
-_MAKE_TABLE = ("Copy each question and its answer into one row of a spreadsheet with the columns question and answer, "
-               "and save it as .xlsx or CSV")
+_USE_SUPPORTED = N_("Use a CSV, TSV, JSON, JSONL, XLSX or Parquet file")
+_MAKE_TABLE = (N_("Copy each question and its answer into one row of a spreadsheet with the columns question and "
+                  "answer, and save it as .xlsx or CSV"))
 _UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file (.xls or .doc), or one with a password",
-     "Open a workbook in a spreadsheet program and save it as .xlsx without a password. From a Word document, copy "
-     "each question and its answer into one row of a spreadsheet"),
-    (b"%PDF", "a PDF document, and questions and answers are read from a table", _MAKE_TABLE),
-    (b"{\\rtf", "a text document (RTF), and questions and answers are read from a table", _MAKE_TABLE),
-    ((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "an image", _MAKE_TABLE),
-    (b"SQLite format 3\0", "an SQLite database", "Export the table as CSV"),
-    (b"ARROW1", "an Arrow file", "Save it as Parquet"),
-    (b"Obj\x01", "an Avro file", "Save it as Parquet"),
-    (b"BZh", "compressed with bzip2", "Decompress it first"),
-    (b"\xfd7zXZ\0", "compressed with xz", "Decompress it first"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "Decompress it first"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Extract it first"),
-    (b"Rar!", "a RAR archive", "Extract it first"),
-    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the data",
-     "Download the file itself with 'git lfs pull'"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", N_("an old Office file (.xls or .doc), or one with a password"),
+     N_("Open a workbook in a spreadsheet program and save it as .xlsx without a password. From a Word document, "
+        "copy each question and its answer into one row of a spreadsheet")),
+    (b"%PDF", N_("a PDF document, and questions and answers are read from a table"), _MAKE_TABLE),
+    (b"{\\rtf", N_("a text document (RTF), and questions and answers are read from a table"), _MAKE_TABLE),
+    ((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), N_("an image"), _MAKE_TABLE),
+    (b"SQLite format 3\0", N_("an SQLite database"), N_("Export the table as CSV")),
+    (b"ARROW1", N_("an Arrow file"), N_("Save it as Parquet")),
+    (b"Obj\x01", N_("an Avro file"), N_("Save it as Parquet")),
+    (b"BZh", N_("compressed with bzip2"), N_("Decompress it first")),
+    (b"\xfd7zXZ\0", N_("compressed with xz"), N_("Decompress it first")),
+    (b"\x28\xb5\x2f\xfd", N_("compressed with zstd"), N_("Decompress it first")),
+    (b"7z\xbc\xaf\x27\x1c", N_("a 7-Zip archive"), N_("Extract it first")),
+    (b"Rar!", N_("a RAR archive"), N_("Extract it first")),
+    (b"version https://git-lfs.github.com/spec/", N_("a Git LFS pointer, not the data"),
+     N_("Download the file itself with 'git lfs pull'")),
 )
 _FIRST_ROWS = 3
 _ZIP_MEMBER, _MAX_ZIP_MEMBERS = b"PK\x01\x02", 10_000
@@ -75,8 +76,8 @@ _CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")  # not ta
 _C1_TO_WINDOWS_1252 = {code: bytes([code]).decode("windows-1252") for code in range(0x80, 0xA0)
                        if code not in (0x81, 0x85, 0x8D, 0x8F, 0x90, 0x9D)}
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_CONTROLS_REMOVED = "control characters were removed"
-_CHARACTERS_RESTORED = "control codes were replaced by the Windows-1252 characters that they stand for"
+_CONTROLS_REMOVED = N_("control characters were removed")
+_CHARACTERS_RESTORED = N_("control codes were replaced by the Windows-1252 characters that they stand for")
 
 
 def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
@@ -123,11 +124,12 @@ def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[T
     table = read_table(source, {name for name in (columns or {}).values() if name})
     _require_table(table, source)
     if not table.rows:
-        raise DataError("the file has a header, but no rows" if table.columns else "the file has no rows",
-                        where=str(source), remedy="Add at least a few question-answer pairs")
+        raise DataError(t("the file has a header, but no rows") if table.columns else t("the file has no rows"),
+                        where=str(source), remedy=t("Add at least a few question-answer pairs"))
     if not table.columns:
-        raise DataError(f"none of its {len(table.rows)} rows can be read (row 1: {table.rows[0].problem})",
-                        where=str(source), remedy="Use one object with a question and an answer for each pair")
+        raise DataError(t("none of its {rows} rows can be read (row 1: {problem})", rows=len(table.rows),
+                          problem=table.rows[0].problem),
+                        where=str(source), remedy=t("Use one object with a question and an answer for each pair"))
     try:
         return table, map_columns(table.columns, columns, str(source))
     except DataError as error:
@@ -136,7 +138,8 @@ def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[T
             raise
         found = " ".join(f"--set data.columns.{role}={name!r}" for role, name in guess.items())
         raise DataError(error.what, where=error.where,
-                        remedy=f"By their content these may be {found}. {error.remedy}") from error
+                        remedy=t("By their content these may be {found}. {remedy}", found=found,
+                                 remedy=error.remedy)) from error
 
 
 def first_rows(table: Table) -> tuple[dict[str, Any], ...]:
@@ -150,10 +153,10 @@ def _require_table(table: Table, source: Path) -> None:
     if table.format not in ("csv", "tsv") or len(table.columns) != 1 or is_known_column(table.columns[0]):
         return
     suffix = source.suffix.lower()
-    workbook = f"the name ends in {suffix}, but this is a text file and not a workbook"
+    workbook = t("the name ends in {suffix}, but this is a text file and not a workbook", suffix=suffix)
     raise DataError(workbook if _FORMATS.get(suffix) in ("xlsx", "parquet") else
-                    "this is text in one column, and not a table with a column of questions and one of answers",
-                    where=str(source), remedy=_MAKE_TABLE)
+                    t("this is text in one column, and not a table with a column of questions and one of answers"),
+                    where=str(source), remedy=t(_MAKE_TABLE))
 
 
 def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
@@ -179,8 +182,11 @@ def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
     limits.check_bytes(sum(len(cell) for cell in cells if isinstance(cell, str)), where)
     expected = _FORMATS.get(suffix)
     if expected != table.format and not {expected, table.format} <= {"csv", "tsv"}:  # the separator note covers TSV
-        name = f"the name ends in {suffix}" if suffix else "the name has no suffix"
-        table.notes.insert(0, f"read as {table.format.upper()} because of the content, although {name}")
+        kind = table.format.upper()
+        table.notes.insert(0, t("read as {format} because of the content, although the name ends in {suffix}",
+                                format=kind,
+                                suffix=suffix) if suffix else
+                           t("read as {format} because of the content, although the name has no suffix", format=kind))
     table.notes[:0] = notes
     return table
 
@@ -206,29 +212,31 @@ def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
     where = str(path)
     try:
         if path.is_dir():
-            raise DataError("this is a folder, not a file", where=where, remedy=_USE_SUPPORTED)
+            raise DataError(t("this is a folder, not a file"), where=where, remedy=t(_USE_SUPPORTED))
         if path.exists() and not path.is_file():  # reading a pipe or a device may never end
-            raise DataError("this is not a regular file", where=where, remedy=_USE_SUPPORTED)
+            raise DataError(t("this is not a regular file"), where=where, remedy=t(_USE_SUPPORTED))
         with path.open("rb") as file:
             data = file.read(limits.MAX_BYTES + 1)
         limits.check_bytes(len(data), where)
     except (FileNotFoundError, ValueError) as error:  # ValueError: the path contains a NUL byte
-        raise DataError("no such file", where=where, remedy="Check the path") from error
+        raise DataError(t("no such file"), where=where, remedy=t("Check the path")) from error
     except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror}", where=where, remedy="Copy it again") from error
+        raise DataError(t("the file cannot be read: {strerror}", strerror=error.strerror), where=where,
+                        remedy=t("Copy it again")) from error
     suffix, notes = path.suffix.lower(), []
     is_gzip, named_gzip = data.startswith(b"\x1f\x8b"), suffix in (".gz", ".gzip")
     if is_gzip and not named_gzip:
-        ending = f"the name ends in {suffix}" if suffix else "the name has no suffix"
-        notes.append(f"the content is compressed with gzip, although {ending}")
+        notes.append(t("the content is compressed with gzip, although the name ends in {suffix}", suffix=suffix)
+                     if suffix
+                     else t("the content is compressed with gzip, although the name has no suffix"))
     if named_gzip:
         suffix = Path(path.stem).suffix.lower()
         if not is_gzip:
-            notes.append("the name ends in .gz, but the content is not compressed")
+            notes.append(t("the name ends in .gz, but the content is not compressed"))
     if is_gzip:
         data = _decompress(data, where)
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
-        raise DataError("the file is empty", where=where, remedy="Use a file with a header and a few rows")
+        raise DataError(t("the file is empty"), where=where, remedy=t("Use a file with a header and a few rows"))
     return data, suffix, notes
 
 
@@ -237,8 +245,8 @@ def _decompress(data: bytes, where: str) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
             content = stream.read(limits.MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"the gzip stream is damaged: {error}", where=where,
-                        remedy="Compress or copy the file again") from error
+        raise DataError(t("the gzip stream is damaged: {error}", error=error), where=where,
+                        remedy=t("Compress or copy the file again")) from error
     limits.check_bytes(len(content), where)
     return content
 
@@ -251,16 +259,17 @@ def detect_file_type(data: bytes, where: str) -> FileType:
     """
     if data.startswith(b"PAR1"):
         if not data.endswith(b"PAR1") or len(data) < 12:
-            raise DataError("the Parquet file is truncated", where=where, remedy="Copy or export it again")
+            raise DataError(t("the Parquet file is truncated"), where=where, remedy=t("Copy or export it again"))
         return "parquet"
     if data.startswith(b"PK\x03\x04"):
         _check_workbook(data, where)
         return "xlsx"
     for magic, description, remedy in _UNSUPPORTED:
         if data.startswith(magic):
-            raise DataError(f"this is {description}", where=where, remedy=remedy)
+            raise DataError(t("this is {kind}", kind=t(description)), where=where, remedy=t(remedy))
     if data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE):
-        raise DataError("this is a web page or XML, not the data", where=where, remedy="Download the data file itself")
+        raise DataError(t("this is a web page or XML, not the data"), where=where,
+                        remedy=t("Download the data file itself"))
     return "text"
 
 
@@ -269,23 +278,25 @@ def _check_workbook(data: bytes, where: str) -> None:
     try:
         members = [] if data.count(_ZIP_MEMBER) > _MAX_ZIP_MEMBERS else zipfile.ZipFile(io.BytesIO(data)).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
-        raise DataError("the workbook or archive is damaged", where=where, remedy="Save or copy it again") from error
+        raise DataError(t("the workbook or archive is damaged"), where=where,
+                        remedy=t("Save or copy it again")) from error
     if not members:
-        raise DataError(f"this is a zip archive without files or with more than {_MAX_ZIP_MEMBERS:,}", where=where,
-                        remedy=_USE_SUPPORTED)
+        raise DataError(t("this is a zip archive without files or with more than {max_zip_members:,}",
+                          max_zip_members=_MAX_ZIP_MEMBERS), where=where,
+                        remedy=t(_USE_SUPPORTED))
     names = [member.filename for member in members]
     limits.check_bytes(sum(member.file_size for member in members), where)  # zipfile reads no more than this size
     if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-        raise DataError("the archive uses a compression method that workbooks do not use", where=where,
-                        remedy="Save the workbook again in a spreadsheet program")
+        raise DataError(t("the archive uses a compression method that workbooks do not use"), where=where,
+                        remedy=t("Save the workbook again in a spreadsheet program"))
     if any(name.startswith("xl/workbook") for name in names):
         return
     if "mimetype" in names or any(name.startswith("word/") for name in names):
-        kind = "a Word document" if any(name.startswith("word/") for name in names) else "an office document"
-        raise DataError(f"this is {kind}, and questions and answers are read from a table", where=where,
-                        remedy=_MAKE_TABLE)
-    raise DataError(f"this is a zip archive of {len(names)} files", where=where,
-                    remedy="Extract it and use the data file in it")
+        kind = t("a Word document") if any(name.startswith("word/") for name in names) else t("an office document")
+        raise DataError(t("this is {kind}, and questions and answers are read from a table", kind=kind), where=where,
+                        remedy=t(_MAKE_TABLE))
+    raise DataError(t("this is a zip archive of {names} files", names=len(names)), where=where,
+                    remedy=t("Extract it and use the data file in it"))
 
 
 def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes: list[str]) -> Pair:
@@ -293,35 +304,37 @@ def _parse_pair(raw: RawRow, mapping: ColumnMapping, system: str | None, changes
     if raw.cells is None:
         raise RowError(raw.problem)
     if all(is_empty(value) for value in raw.cells.values()):
-        raise RowError("the row is empty")
+        raise RowError(t("the row is empty"))
     cells = {role: raw.cells.get(name) if name else None for role, name in mapping.columns.items()}
     row_system = _optional_text(cells, "system", changes)
     return Pair(row=raw.row, messages=_parse_messages(cells, row_system or system or None, mapping, changes),
                 group=_optional_text(cells, "group", changes), cluster=_optional_text(cells, "cluster", changes),
                 family=_optional_text(cells, "family", changes),
-                split=_optional_value(cells, "split", parse_split, "not train, validation or heldout (or test)"),
-                answerable=_optional_value(cells, "answerable", parse_bool, "neither true nor false") is not False)
+                split=_optional_value(cells, "split", parse_split, t("not train, validation or heldout (or test)")),
+                answerable=_optional_value(cells, "answerable", parse_bool, t("neither true nor false")) is not False)
 
 
 def _parse_messages(cells: Mapping[str, Any], system: str | None, mapping: ColumnMapping,
                     changes: list[str]) -> tuple[Message, ...]:
     if mapping["messages"]:
         if is_empty(cells["messages"]):
-            raise RowError("the conversation is empty")
+            raise RowError(t("the conversation is empty"))
         turns = parse_turns(cells["messages"])
     elif is_conversation(cells["question"]) and is_conversation(cells["answer"]):
         turns = parse_turns(cells["question"]) + parse_turns(cells["answer"])  # TRL's conversational format
     else:
         empty = [role for role in ("question", "answer") if is_empty(cells[role])]
         if empty:
-            raise RowError(f"the {' and the '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty")
+            raise RowError(t("the question and the answer are empty") if len(empty) > 1 else t(
+            "the {part} is empty", part=t(empty[0])))
         question, answer = (_cell_text(role, cells[role]) for role in ("question", "answer"))
         if not is_empty(cells["context"]):
             question = f"{question.rstrip()}\n\n{_cell_text('context', cells['context']).strip()}"
         turns = [Message("user", question), Message("assistant", answer)]
     cleaned = [Message(turn.role, _clean(turn.content, changes)) for turn in turns]
     if blank := next((turn for turn in cleaned if not has_visible_text(turn.content)), None):
-        raise RowError(f"the {'answer' if blank.role == 'assistant' else 'question'} contains no visible character")
+        raise RowError(t("the answer contains no visible character") if blank.role == "assistant" else
+            t("the question contains no visible character"))
     return order_turns(cleaned, system, changes)
 
 
@@ -330,8 +343,8 @@ def _cell_text(role: str, value: Any) -> str:
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if isinstance(value, list | tuple | dict):
-        kind = "an object" if isinstance(value, dict) else f"a list of {len(value)}"
-        raise RowError(f"the {role} is {kind}, not a text")
+        kind = t("an object") if isinstance(value, dict) else t("a list of {value}", value=len(value))
+        raise RowError(t("the {role} is {kind}, not a text", role=role, kind=kind))
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
@@ -341,8 +354,8 @@ def _clean(text: str, changes: list[str]) -> str:
     if surrogate := _SURROGATES.search(text):
         code = ord(surrogate.group())
         if 0xDC80 <= code <= 0xDCFF:
-            raise RowError(f"it contains a byte that is not valid UTF-8: 0x{code - 0xDC00:02X}")
-        raise RowError(f"it contains half a character: the lone surrogate U+{code:04X}")
+            raise RowError(t("it contains a byte that is not valid UTF-8: 0x{code:02X}", code=code - 56320))
+        raise RowError(t("it contains half a character: the lone surrogate U+{code:04X}", code=code))
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     restored = text.translate(_C1_TO_WINDOWS_1252)
     cleaned = _CONTROLS.sub("", restored)
@@ -365,5 +378,5 @@ def _optional_value(cells: Mapping[str, Any], role: str, parse: Callable[[str], 
     text = _cell_text(role, cells[role])
     value = parse(text)
     if value is None:
-        raise RowError(f"{role} is {expected}: {text!r}")
+        raise RowError(t("{role} is {expected}: {text!r}", role=role, expected=expected, text=text))
     return value

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_bytes
 from assistant_builder.config import DataConfig
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
-from assistant_builder.data.types import SPLITS, Pair, SplitName, count_noun, group_by
+from assistant_builder.data.types import SPLITS, Pair, SplitName, group_by
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import t, tn
 
 LeakKind = Literal["exact", "near", "embedding"]
 _Sets = dict[SplitName, list[Pair]]
@@ -61,38 +62,48 @@ def straddling_groups(sides: Iterable[tuple[Pair, object]]) -> list[str]:
 def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     """The problem and its remedy if train, validation and held-out cannot have one unit each, else None."""
     if not pairs:
-        return "no usable pair is left", "Check the reasons of the rejected rows, and correct or add rows"
+        return t("no usable pair is left"), t("Check the reasons of the rejected rows, and correct or add rows")
     if has_given_split(pairs):
         return _too_few_given_units(pairs)
     count, grouped = len(group_by(pairs, unit_of)), any(pair.group is not None for pair in pairs)
     if count >= len(SPLITS):
         return None
     if len(pairs) < len(SPLITS):
-        return (f"only {count_noun(len(pairs), 'usable pair')}: training, validation and test each need one",
-                "Add rows: 3 are the minimum, and a conclusive result needs several hundred")
+        return (tn("only {count} usable pair: training, validation and test each need one",
+                   "only {count} usable pairs: training, validation and test each need one", len(pairs)),
+                t("Add rows: 3 are the minimum, and a conclusive result needs several hundred"))
+    few = (tn("the {pairs} usable pairs form only {count} group, and a split needs at least 3",
+              "the {pairs} usable pairs form only {count} groups, and a split needs at least 3", count,
+              pairs=len(pairs))
+           if grouped else
+           tn("the {pairs} usable pairs form only {count} question, and a split needs at least 3",
+              "the {pairs} usable pairs form only {count} questions, and a split needs at least 3", count,
+              pairs=len(pairs)))
     return (
-        f"the {len(pairs)} usable pairs form only {count_noun(count, 'group' if grouped else 'question')}, and a split "
-        "needs at least 3",
-        "Map another column as the group (--set data.columns.group=NAME) or none (--set data.columns.group='')"
+        few,
+        t("Map another column as the group (--set data.columns.group=NAME) or none (--set data.columns.group='')")
         if grouped
-        else "Add rows with other questions",
+        else t("Add rows with other questions"),
     )
 
 
 def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
     train = [pair for pair in pairs if pair.split == "train"]
     if not train:
-        return "the given split has no training rows", "Mark rows with the split 'train', or remove the split column"
+        return t("the given split has no training rows"), t("Mark rows with the split 'train', or remove the split "
+                                                            "column")
     absent = [split for split in SPLITS if not any(pair.split == split for pair in pairs)]
     units = group_by(train, unit_of).keys()
     free = units - {unit_of(pair) for pair in pairs if pair.split != "train"}
     if len(free) >= len(absent) and len(units) > len(absent):
         return None
-    names = " and ".join(absent)
+    names = t(" and ").join(absent)
     return (
-        f"the training rows form {count_noun(len(units), 'unit')} ({len(free)} in no other split), too few to draw "
-        f"{names} from them",
-        f"Mark rows with the split {names}, or add training rows",
+        tn("the training rows form {count} unit ({free} in no other split), too few to draw {names} from them",
+           "the training rows form {count} units ({free} in no other split), too few to draw {names} from them",
+           len(units),
+           free=len(free), names=names),
+        t("Mark rows with the split {names}, or add training rows", names=names),
     )
 
 
@@ -251,8 +262,9 @@ def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
     path = folder / f"{split}.jsonl"
     expected = read_json(folder / "split.json")["hashes"][split]
     if not path.is_file() or file_hash(path) != expected:
-        raise DataError("the split was changed after it was frozen" if path.is_file() else "the split file is missing",
-                        where=str(path), remedy="Restore the file, or prepare the data again with --redo")
+        raise DataError(t("the split was changed after it was frozen") if path.is_file() else
+                        t("the split file is missing"),
+                        where=str(path), remedy=t("Restore the file, or prepare the data again with --redo"))
     return tuple(Pair.from_record(record, split) for record in read_jsonl(path))
 
 
@@ -270,7 +282,8 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
         raise DataError(problem[0], remedy=problem[1])
     given = has_given_split(pairs)
     if given and any(pair.split is None for pair in pairs):
-        raise DataError("some pairs have a split and some have none", remedy="Check the pairs first (check_pairs)")
+        raise DataError(t("some pairs have a split and some have none"),
+                        remedy=t("Check the pairs first (check_pairs)"))
     sets, cut, notes = _complete_given_split(pairs, config) if given else _draw_split(pairs, config)
     keep_leaks = config.remove_leaks == "never" or (config.remove_leaks == "auto" and given and "heldout" not in cut)
     leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, notes=notes)
@@ -281,7 +294,7 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
 
 def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
     sets: _Sets = {split: [pair for pair in pairs if pair.split == split] for split in SPLITS}
-    notes = ["the split is given by the file"]
+    notes = [t("the split is given by the file")]
     cut: list[SplitName] = []
     fractions: dict[SplitName, float] = {"heldout": config.heldout_fraction, "validation": config.validation_fraction}
     elsewhere = {unit_of(pair) for pair in pairs if pair.split != "train"}
@@ -296,7 +309,9 @@ def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_S
         rows = {pair.row for pair in drawn}
         sets[name], sets["train"] = drawn, [pair for pair in sets["train"] if pair.row not in rows]
         cut.append(name)
-        notes.append(f"the file has no {name} rows, so {name} takes {count_noun(len(drawn), 'row')} from training")
+        notes.append(tn("the file has no {name} rows, so {name} takes {count} row from training",
+                        "the file has no {name} rows, so {name} takes {count} rows from training", len(drawn),
+                        name=name))
     return sets, tuple(cut), notes
 
 
@@ -304,8 +319,9 @@ def _draw_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple
     heldout, rest = _draw(pairs, config.heldout_fraction, config.seed, "heldout", leave=2)
     validation, train = _draw(rest, config.validation_fraction, config.seed, "validation", leave=1,
                               elsewhere=_facts(heldout))
-    kind = "group" if any(pair.group is not None for pair in pairs) else "question"
-    notes = [f"split by {kind}, drawn with seed {config.seed}"]
+    grouped = any(pair.group is not None for pair in pairs)
+    notes = [t("split by group, drawn with seed {seed}", seed=config.seed) if grouped else
+             t("split by question, drawn with seed {seed}", seed=config.seed)]
     return {"train": train, "validation": validation, "heldout": heldout}, ("validation", "heldout"), notes
 
 
@@ -373,23 +389,24 @@ def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, notes
     leaks = find_leaks(sets["heldout"], sets["train"], sets["validation"], config.near_duplicate_threshold)
     if not leaks:
         return leaks
-    summary = f"{count_noun(len(leaks), 'test question')} found in training or validation"
+    summary = tn("{count} test question found in training or validation",
+                 "{count} test questions found in training or validation", len(leaks))
     if keep:
         reason = (
-            "as specified by data.remove_leaks=never"
+            t("as specified by data.remove_leaks=never")
             if config.remove_leaks == "never"
-            else "because the file specifies the split"
+            else t("because the file specifies the split")
         )
-        notes.append(f"{summary}: kept, {reason}")
+        notes.append(t("{summary}: kept, {reason}", summary=summary, reason=reason))
         return leaks
     if len(leaks) == len(sets["heldout"]):
         raise DataError(
-            f"every held-out question also occurs in training or validation (row {leaks[0].heldout_row} is similar to "
-            f"row {leaks[0].other_row})",
-            remedy="Group related rows (--set data.columns.group=NAME), raise data.near_duplicate_threshold, or keep "
-            "them with data.remove_leaks=never",
+            t("every held-out question also occurs in training or validation (row {heldout_row} is similar to row "
+              "{other_row})", heldout_row=leaks[0].heldout_row, other_row=leaks[0].other_row),
+            remedy=t("Group related rows (--set data.columns.group=NAME), raise data.near_duplicate_threshold, or "
+                     "keep them with data.remove_leaks=never"),
         )
-    notes.append(f"{summary}: removed")
+    notes.append(t("{summary}: removed", summary=summary))
     removed = {leak.heldout_row for leak in leaks}
     sets["heldout"] = [pair for pair in sets["heldout"] if pair.row not in removed]
     return [replace(leak, removed=True) for leak in leaks]
@@ -409,7 +426,8 @@ def _apply_limits(sets: _Sets, config: DataConfig, *, limit_validation: bool, no
         if limit is not None and before > limit:
             sets[split] = _sample_units(sets[split], limit, config.seed, split)
             sampled_out[split] = before - len(sets[split])
-            notes.append(f"{len(sets[split])} of {before} {split} pairs are used")
+            notes.append(t("{sets} of {before} {split} pairs are used", sets=len(sets[split]), before=before,
+                           split=split))
     return sampled_out
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, get_args
+
+from assistant_builder.i18n import N_, language, t, use_language
 
 ChatRole = Literal["system", "user", "assistant"]
 SplitName = Literal["train", "validation", "heldout"]
@@ -111,7 +114,15 @@ class RejectedRow:
         return {"row": self.row, "reason": self.reason}
 
 
-_ROW_MENTION = re.compile(r'("[^"]*")|\b([Rr]ows? )(\d+(?:(?:, | and )\d+)*)')
+@functools.cache
+def _row_mention(language: str) -> re.Pattern[str]:
+    """Quoted text, or the word for a row with its numbers, in English and in a language."""
+    words = {"row", "rows"}
+    with use_language(language):
+        words |= {t(message, row="", rows="").strip().lower() for message in (N_("row {row}"), N_("Rows {rows}"))}
+        both = re.escape(t(" and "))
+    named = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+    return re.compile(rf'("[^"]*")|\b((?:{named}) )(\d+(?:(?:, | and |{both})\d+)*)', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,7 @@ class RowNumbers:
             numbers = re.sub(r"\d+", lambda number: str(self.shown(int(number.group()))), match.group(3))
             return match.group(2) + numbers
 
-        return _ROW_MENTION.sub(replaced, text) if self.starts else text
+        return _row_mention(language()).sub(replaced, text) if self.starts else text
 
 
 @dataclass(frozen=True)
@@ -199,7 +210,8 @@ def header_names(cells: Iterable[str], notes: list[str]) -> tuple[str, ...]:
         seen[name] += 1
         if seen[name] > 1:
             numbered = f"{name} ({seen[name]})"
-            notes.append(f"two columns are named {name!r}; column {position} is renamed to {numbered!r}")
+            notes.append(t("two columns are named {name!r}; column {position} is renamed to {numbered!r}", name=name,
+                           position=position, numbered=numbered))
             name = numbered
         names.append(name)
     return tuple(names)

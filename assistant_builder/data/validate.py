@@ -11,8 +11,9 @@ from typing import Any, Literal, Protocol, TypedDict
 
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize, normalize_unicode
 from assistant_builder.data.split import has_given_split, straddling_groups, too_few_units
-from assistant_builder.data.types import Dataset, Pair, RejectedRow, count_noun, group_by, has_visible_text
+from assistant_builder.data.types import Dataset, Pair, RejectedRow, group_by, has_visible_text
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import N_, t, tn
 
 Severity = Literal["error", "warning", "info"]
 MAX_LISTED = 200  # entries of one kind in the record of the findings; the counts include all
@@ -26,12 +27,12 @@ _MOJIBAKE = re.compile("Ã[\x80-\xbf‚ƒ„…†‡ˆ‰Š‹Œ©¤¶¼¨ª«�
 _HTML = re.compile(r"</(?:p|div|span|a|b|i|em|strong|ul|ol|li|table|tr|td|h[1-6])>|<br ?/?>", re.IGNORECASE)
 # kind → whether a pair, whose user and assistant turns are joined to one text, is of that kind
 _ODD_TEXTS: dict[str, Callable[[Pair, str], object]] = {
-    "text that was probably decoded with the wrong encoding (such as Ã© for é)":
+    N_("text that was probably decoded with the wrong encoding (such as Ã© for é)"):
         lambda pair, text: _MOJIBAKE.search(text),
-    "replacement characters (�), where the original character is lost": lambda pair, text: "\ufffd" in text,
-    "the answer repeats the question":
+    N_("replacement characters (�), where the original character is lost"): lambda pair, text: "\ufffd" in text,
+    N_("the answer repeats the question"):
         lambda pair, text: casefold_normalize(pair.answer) == casefold_normalize(pair.question),
-    "HTML tags in the text (such as <p>), which the assistant will learn to write":
+    N_("HTML tags in the text (such as <p>), which the assistant will learn to write"):
         lambda pair, text: _HTML.search(text),
 }
 
@@ -106,7 +107,8 @@ class Findings:
     def left_out(self) -> tuple[RejectedRow, ...]:
         """All rows that are not in ``usable``, in file order: rejected rows and exact duplicates."""
         pairs = {pair.row: pair for pair in self.dataset.pairs}
-        duplicates = (RejectedRow(copy.row, f"an exact duplicate of row {copy.of}", pairs[copy.row].to_record())
+        duplicates = (RejectedRow(copy.row, t("an exact duplicate of row {of}", of=copy.of),
+                                  pairs[copy.row].to_record())
                       for copy in self.exact_duplicates)
         return tuple(sorted((*self.rejected, *duplicates), key=lambda rejected: rejected.row))
 
@@ -135,7 +137,8 @@ class Findings:
             if left_out := self.left_out:
                 first = left_out[0]
                 what += (
-                    f"; {len(left_out)} of {self.dataset.rows} rows were left out (row {first.row}: {first.reason})"
+                    t("; {left_out} of {rows} rows were left out (row {row}: {reason})", left_out=len(left_out),
+                      rows=self.dataset.rows, row=first.row, reason=first.reason)
                 )
             what = self.dataset.numbers.in_text(what)
             raise DataError(what, where=self.dataset.source, remedy=remedy)
@@ -187,8 +190,8 @@ def check_pairs(dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_
     if max_pair_tokens is not None and tokens:
         rejected += (
             RejectedRow(
-                pair.row, f"it has {tokens[pair.row]:,} tokens, and at most {max_pair_tokens:,} fit in the model's "
-                "context", pair.to_record(),
+                pair.row, t("it has {tokens:,} tokens, and at most {max_pair_tokens:,} fit in the model's context",
+                            tokens=tokens[pair.row], max_pair_tokens=max_pair_tokens), pair.to_record(),
             )
             for pair in pairs
             if tokens[pair.row] > max_pair_tokens
@@ -214,10 +217,11 @@ def _unusable(pairs: Sequence[Pair]) -> Iterable[RejectedRow]:
     given = sum(pair.split is not None for pair in pairs)
     for pair in pairs:
         if not has_visible_text(pair.question) or not has_visible_text(pair.answer):
-            empty = "question" if not has_visible_text(pair.question) else "answer"
-            yield RejectedRow(pair.row, f"the {empty} is empty", pair.to_record())
+            empty = N_("question") if not has_visible_text(pair.question) else N_("answer")
+            yield RejectedRow(pair.row, t("the {part} is empty", part=t(empty)), pair.to_record())
         elif given and pair.split is None:
-            yield RejectedRow(pair.row, f"it has no split, while {given} other rows have one", pair.to_record())
+            yield RejectedRow(pair.row, t("it has no split, while {given} other rows have one", given=given),
+                              pair.to_record())
 
 
 def _without_exact_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Duplicate]]:
@@ -292,23 +296,25 @@ def _problem(severity: Severity, title: str, detail: str, rows: Iterable[int] = 
 def _row_problems(findings: Findings) -> Iterable[Problem]:
     if problem := too_few_units(findings.usable):
         what, remedy = problem
-        yield _problem("error", "A study cannot start from this file", f"{what[0].upper()}{what[1:]}. {remedy}.")
+        yield _problem("error", t("A study cannot start from this file"), f"{what[0].upper()}{what[1:]}. {remedy}.")
     elif len(findings.usable) < _SMALL_DATASET:
         yield _problem(
-            "warning", f"Only {count_noun(len(findings.usable), 'usable pair')}",
-            "A test of this size can only detect large differences; several hundred pairs give a more precise "
-            "result.",
+            "warning", tn("Only {count} usable pair", "Only {count} usable pairs", len(findings.usable)),
+            t("A test of this size can only detect large differences; several hundred pairs give a more precise "
+              "result."),
         )
     if findings.rejected:
         reasons = Counter(_general_reason(entry.reason) for entry in findings.rejected).most_common(4)
-        yield _problem("warning", f"{count_noun(len(findings.rejected), 'row')} cannot be used",
-                       f"Left out: {'; '.join(f'{reason} ({count:,})' for reason, count in reasons)}.",
+        yield _problem("warning",
+                       tn("{count} row cannot be used", "{count} rows cannot be used", len(findings.rejected)),
+                       t("Left out: {reasons}.",
+                         reasons="; ".join(f"{reason} ({count:,})" for reason, count in reasons)),
                        (entry.row for entry in findings.rejected))
     if findings.exact_duplicates:
         yield _problem(
-            "warning", count_noun(len(findings.exact_duplicates), "exact duplicate"),
-            "Question and answer are identical to those of an earlier row. The first row is kept, and its copies are "
-            "left out.",
+            "warning", tn("{count} exact duplicate", "{count} exact duplicates", len(findings.exact_duplicates)),
+            t("Question and answer are identical to those of an earlier row. The first row is kept, and its copies "
+              "are left out."),
             (copy.row for copy in findings.exact_duplicates),
         )
 
@@ -317,40 +323,54 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
     if findings.near_duplicates:
         near = findings.near_duplicates[0]
         yield _problem(
-            "warning", count_noun(len(findings.near_duplicates), "near-duplicate question"),
-            f"They are similar to an earlier question (similarity {findings.threshold:g} or more), for example row "
-            f"{near.row}, {_quote(near.question)}, and row {near.of}, {_quote(near.other)}. They are kept; a test "
-            "question that is similar to a training question counts as a leak.",
+            "warning", tn("{count} near-duplicate question", "{count} near-duplicate questions",
+                          len(findings.near_duplicates)),
+            t("They are similar to an earlier question (similarity {threshold:g} or more), for example row {row}, "
+              "{question}, and row {of}, {other}. They are kept; a test question that is similar to a training "
+              "question counts as a leak.", threshold=findings.threshold, row=near.row, question=_quote(near.question),
+              of=near.of,
+              other=_quote(near.other)),
             (entry.row for entry in findings.near_duplicates),
         )
     if findings.conflicts:
         example = findings.conflicts[0]
         yield _problem(
-            "warning", f"{count_noun(len(findings.conflicts), 'question')} with conflicting answers",
-            f"Rows {', '.join(map(str, example.rows[:5]))} give different answers to {_quote(example.text)}. They are "
-            "kept; a model that is trained on them learns a mixture of the answers.",
+            "warning", tn("{count} question with conflicting answers", "{count} questions with conflicting answers",
+                          len(findings.conflicts)),
+            t("Rows {rows} give different answers to {question}. They are kept; a model that is trained on them "
+              "learns a "
+              "mixture of the answers.", rows=", ".join(map(str, example.rows[:5])), question=_quote(example.text)),
             (row for conflict in findings.conflicts for row in conflict.rows),
         )
     if findings.one_word_answers:
-        yield _problem("warning", count_noun(len(findings.one_word_answers), "one-word answer"),
-                       "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative.",
+        yield _problem("warning",
+                       tn("{count} one-word answer", "{count} one-word answers", len(findings.one_word_answers)),
+                       t("They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative."),
                        findings.one_word_answers)
     for kind, odd in findings.odd_texts.items():
-        yield _problem("warning", f"{count_noun(len(odd), 'row')}: {kind}", "They are kept unchanged.", odd)
+        yield _problem("warning", tn("{count} row: {kind}", "{count} rows: {kind}", len(odd), kind=t(kind)),
+                       t("They are kept unchanged."), odd)
     if findings.answers_shared:
         rows = [row for shared in findings.answers_shared for row in shared.rows]
         yield _problem(
-            "info", f"{count_noun(len(findings.answers_shared), 'answer')} shared by several questions",
-            f"{count_noun(len(rows), 'row')} in total. This is often intended (several phrasings of one fact), so they "
-            "are kept and do not count as leaks.",
+            "info", tn("{count} answer shared by several questions", "{count} answers shared by several questions",
+                       len(findings.answers_shared)),
+            tn("{count} row in total. This is often intended (several phrasings of one fact), so they are kept and do "
+               "not count "
+               "as leaks.",
+               "{count} rows in total. This is often intended (several phrasings of one fact), so they are kept "
+               "and do not count as leaks.", len(rows)),
             rows,
         )
     if over := findings.over_long:
         longest = max(findings.tokens[row] for row in over)
         yield _problem(
-            "warning", f"{count_noun(len(over), 'row')} longer than {findings.max_length} tokens",
-            f"Training truncates them at the end; the longest has {longest:,} tokens. Raise train.max_length to train "
-            "on the complete text, which needs more memory.",
+            "warning",
+            tn("{count} row longer than {tokens} tokens", "{count} rows longer than {tokens} tokens", len(over),
+                          tokens=findings.max_length),
+            t("Training truncates them at the end; the longest has {longest:,} tokens. Raise train.max_length to "
+              "train on the "
+              "complete text, which needs more memory.", longest=longest),
             over,
         )
 
@@ -359,15 +379,16 @@ def _split_and_reading_problems(findings: Findings) -> Iterable[Problem]:
     if has_given_split(findings.usable):
         sizes = Counter(pair.split for pair in findings.usable)
         shown = ", ".join(f"{split} {count:,}" for split, count in sorted(sizes.items(), key=str))
-        yield _problem("info", "The file specifies the split", f"It is used as given: {shown}.")
+        yield _problem("info", t("The file specifies the split"), t("It is used as given: {shown}.", shown=shown))
     if findings.straddling_groups:
         yield _problem(
-            "warning", f"{count_noun(len(findings.straddling_groups), 'group')} on both sides of the given split",
-            f"For example {', '.join(map(_quote, findings.straddling_groups[:3]))}. The split is used as given; "
-            "the test may be too optimistic.",
+            "warning", tn("{count} group on both sides of the given split",
+                          "{count} groups on both sides of the given split", len(findings.straddling_groups)),
+            t("For example {groups}. The split is used as given; the test may be too optimistic.",
+              groups=", ".join(map(_quote, findings.straddling_groups[:3]))),
         )
     for change, rows in findings.dataset.changes.items():
-        yield _problem("info", f"{count_noun(len(rows), 'row')}: {change}", "", rows)
+        yield _problem("info", tn("{count} row: {kind}", "{count} rows: {kind}", len(rows), kind=t(change)), "", rows)
     for note in findings.dataset.notes:
         yield _problem("info", note[0].upper() + note[1:], "")
 

@@ -24,6 +24,7 @@ from assistant_builder.data.similarity import NearDuplicateIndex, casefold_norma
 from assistant_builder.data.split import fact_of
 from assistant_builder.data.types import Pair, RawRow, RowNumbers, is_empty
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import N_, t, tn
 
 _MAX_CHARACTERS = 400
 _NEAR = 0.8
@@ -36,7 +37,7 @@ DRAFT_COLUMNS = ("accept", "question", "row", "known question", "answer")
 
 # Whether a test can show what was taught
 
-ADDED_LATER = "After the test, its answers are added to what the assistant looks up."
+ADDED_LATER = N_("After the test, its answers are added to what the assistant looks up.")
 """What becomes of answers that only the test has, where the assistant looks facts up and its index is completed."""
 
 
@@ -67,31 +68,34 @@ class WordingCount:
     def title(self) -> str:
         """The finding in a few words."""
         if self.single == self.facts:
-            return "Each answer occurs once"
-        return f"{self.single:,} of {self.facts:,} answers occur once"
+            return t("Each answer occurs once")
+        return t("{single:,} of {facts:,} answers occur once", single=self.single, facts=self.facts)
 
     @property
     def meaning(self) -> str:
         """What a test on the file can show, in two sentences."""
-        few = "none" if not self.known else f"only {self.known:,}"
-        return (f"The test asks {self.test:,} questions, and {few} of their answers {_is_are(self.known)} among those "
-                "of training. It shows what the assistant does with unknown questions, and not how many of your "
-                f"{self.facts:,} answers it gives.")
+        asked = (tn("The test asks {test:,} questions, and only {count} of their answers is among those of training.",
+                    "The test asks {test:,} questions, and only {count} of their answers are among those of training.",
+                    self.known, test=self.test) if self.known else
+                 t("The test asks {test:,} questions, and none of their answers is among those of training.",
+                   test=self.test))
+        shows = t("It shows what the assistant does with unknown questions, and not how many of your {facts:,} "
+                  "answers it "
+                  "gives.", facts=self.facts)
+        return f"{asked} {shows}"
 
     @property
     def remedy(self) -> str:
         """What helps."""
-        text = "Add other wordings of the questions: then known answers are asked for in words that are new."
-        return text + (" Rows of one group stay together, so map no group column." if self.grouped else "")
+        text = t("Add other wordings of the questions: then known answers are asked for in words that are new.")
+        if self.grouped:
+            text += " " + t("Rows of one group stay together, so map no group column.")
+        return text
 
     def to_record(self) -> dict[str, Any]:
         """The counts and messages for JSON."""
         return {**asdict(self), "occurs_once": self.occurs_once,
                 **({"title": self.title, "meaning": self.meaning, "remedy": self.remedy} if self.occurs_once else {})}
-
-
-def _is_are(known: int) -> str:
-    return "is" if known in (0, 1) else "are"
 
 
 def count_wordings(split: Mapping[str, Any]) -> WordingCount | None:
@@ -157,12 +161,12 @@ def check_wordings(pairs: Sequence[Pair], wordings: Iterable[Wording]) -> list[W
 
 def _doubt(question: str, pair: Pair) -> str:
     if len(question) > _MAX_CHARACTERS:
-        return "very long"
+        return t("very long")
     if casefold_normalize(question) == casefold_normalize(pair.answer):
-        return "this is the answer"
+        return t("this is the answer")
     near = NearDuplicateIndex([pair.question, question], _NEAR)
     near.add(0)
-    return "nearly the same words" if near.nearest(1) else ""
+    return t("nearly the same words") if near.nearest(1) else ""
 
 
 def parse_wordings(text: str) -> list[tuple[str, str]]:
@@ -174,9 +178,9 @@ def parse_wordings(text: str) -> list[tuple[str, str]]:
     lines = [line for line in text.replace("\r\n", "\n").splitlines() if line.strip()]
     separator = next((sign for sign in ("\t", ";", "|", ",") if all(sign in line for line in lines)), None)
     if not lines or separator is None:
-        raise DataError("nothing was pasted" if not lines else "not every line has a question and its answer",
-                        remedy="Write one new question per line and its answer after a tab, as copied from a "
-                        "spreadsheet")
+        raise DataError(t("nothing was pasted") if not lines else t("not every line has a question and its answer"),
+                        remedy=t("Write one new question per line and its answer after a tab, as copied from a "
+                                 "spreadsheet"))
     rows = list(csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator))
     return [(cells[0].strip(), cells[1].strip()) for cells in rows if len(cells) > 1 and cells[0].strip()]
 
@@ -199,7 +203,7 @@ def read_wordings(path: Path) -> list[tuple[str, str]]:
     try:
         return [(pair.question, pair.answer) for pair in load_pairs(path).pairs]
     except DataError as error:
-        raise DataError(error.what, where=error.where, remedy=_FILE_REMEDY) from error
+        raise DataError(error.what, where=error.where, remedy=t(_FILE_REMEDY)) from error
 
 
 def write_drafts(path: Path, pairs: Sequence[Pair], wordings: Sequence[Wording],

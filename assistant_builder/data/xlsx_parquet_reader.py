@@ -9,8 +9,9 @@ from typing import Any
 
 from assistant_builder.data.columns import is_known_column
 from assistant_builder.data.limits import MAX_DEPTH, check_bytes, check_cells, check_columns
-from assistant_builder.data.types import RawRow, RowNumbers, Table, count_noun, header_names, is_empty
+from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names, is_empty
 from assistant_builder.errors import DataError
+from assistant_builder.i18n import t, tn
 
 _MAX_SHEET_ROWS = 2**20  # the limit of spreadsheet programs
 _TITLE_ROWS = 10  # number of rows, starting with the first that has content, in which the header is searched
@@ -37,41 +38,50 @@ def read_xlsx(data: bytes, where: str) -> Table:
                 check_cells(cells, where)
                 rows.append([_cell_text(cell) for cell in row])
                 if len(rows) > _MAX_SHEET_ROWS:
-                    raise DataError(f"sheet {sheet.title!r} has more than {_MAX_SHEET_ROWS:,} rows", where=where,
-                                    remedy="Save the workbook again in a spreadsheet program")
+                    raise DataError(t("sheet {title!r} has more than {max_sheet_rows:,} rows", title=sheet.title,
+                                      max_sheet_rows=_MAX_SHEET_ROWS), where=where,
+                                    remedy=t("Save the workbook again in a spreadsheet program"))
             if any(cell is not None for row in rows for cell in row):
                 uncomputed = _count_uncomputed_formulas(data, sheet.title)
                 return _sheet_table(rows, sheet.title, len(book.worksheets), uncomputed)
     except DataError:
         raise
     except Exception as error:  # openpyxl raises whatever zip, XML and value parsing raise
-        raise DataError(f"the workbook is damaged: {str(error)[:300]}", where=where,
-                        remedy="Open it in a spreadsheet program and save it again") from error
-    raise DataError("no sheet of the workbook has content", where=where, remedy="Add a header row and rows to a sheet")
+        raise DataError(t("the workbook is damaged: {error}", error=str(error)[:300]), where=where,
+                        remedy=t("Open it in a spreadsheet program and save it again")) from error
+    raise DataError(t("no sheet of the workbook has content"), where=where,
+                    remedy=t("Add a header row and rows to a sheet"))
 
 
 def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomputed: int) -> Table:
-    notes = [f"sheet {title!r}" + (f", the first of {sheets} sheets with content" if sheets > 1 else "")]
+    notes = [t("sheet {title!r}, the first of {sheets} sheets with content", title=title, sheets=sheets) if sheets > 1
+             else
+             t("sheet {title!r}", title=title)]
     if uncomputed:
         notes.append(
-            f"formulas without a stored result are read as empty ({count_noun(uncomputed, 'formula')}): open the file "
-            "in a spreadsheet program and save it"
+            tn("formulas without a stored result are read as empty ({count} formula): open the file in a spreadsheet "
+               "program "
+               "and save it",
+               "formulas without a stored result are read as empty ({count} formulas): open the file in a "
+               "spreadsheet program and save it", uncomputed)
         )
     blank = [not any(cell is not None for cell in row) for row in rows]
     header = _header_row(rows)
     if header > blank.index(False):
-        notes.append(f"the column names are in row {header + 1} of the sheet; the rows above are read as a title")
+        notes.append(t("the column names are in row {header} of the sheet; the rows above are read as a title",
+                       header=header + 1))
     end = len(rows) - blank[::-1].index(False)
     width = max(index + 1 for row in rows[header:end] for index, cell in enumerate(row) if cell is not None)
     padded = [(row + [None] * width)[:width] for row in rows[header:end]]
     names = header_names([cell or "" for cell in padded[0]], notes)
     table_rows = [
-        RawRow(number, None, "the row is empty")
+        RawRow(number, None, t("the row is empty"))
         if blank[header + number]
         else RawRow(number, dict(zip(names, cells, strict=True)))
         for number, cells in enumerate(padded[1:], start=1)
     ]
-    numbers = RowNumbers(f"Row numbers are those of sheet {title!r}, as a spreadsheet program shows them.",
+    numbers = RowNumbers(t("Row numbers are those of sheet {title!r}, as a spreadsheet program shows them.",
+                           title=title),
                          ((1, header + 1),))
     return Table("xlsx", names, table_rows, notes, numbers=numbers)
 
@@ -155,9 +165,9 @@ def read_parquet(data: bytes, where: str) -> Table:
             for record in batch.to_pylist():
                 rows.append(RawRow(len(rows) + 1, {name: _plain_value(record[name]) for name in names}))
     except (pa.ArrowException, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise DataError(f"the Parquet file is damaged: {str(error)[:300]}", where=where,
-                        remedy="Export it again") from error
-    notes = [f"columns of raw bytes are not read: {', '.join(skipped)}"] if skipped else []
+        raise DataError(t("the Parquet file is damaged: {error}", error=str(error)[:300]), where=where,
+                        remedy=t("Export it again")) from error
+    notes = [t("columns of raw bytes are not read: {join}", join=', '.join(skipped))] if skipped else []
     return Table("parquet", tuple(names), rows, notes)
 
 
@@ -169,8 +179,8 @@ def _check_footer(footer: Any, where: str) -> None:
     check_cells(max(footer.num_rows * footer.num_columns, sum(max(0, chunk.num_values) for chunk in chunks)), where)
     check_bytes(sum(max(0, chunk.total_uncompressed_size) for chunk in chunks), where)
     if any(footer.schema.column(column).path.count(".") > 3 * MAX_DEPTH for column in columns):
-        raise DataError(f"its columns are nested more than {MAX_DEPTH} levels deep", where=where,
-                        remedy="Export flat columns")
+        raise DataError(t("its columns are nested more than {max_depth} levels deep", max_depth=MAX_DEPTH), where=where,
+                        remedy=t("Export flat columns"))
 
 
 def _expanded_size(array: Any) -> int:

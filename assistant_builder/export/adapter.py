@@ -13,6 +13,7 @@ from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.errors import ModelError
 from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportFormat, ExportSource, LoadingContext, Snippet
+from assistant_builder.i18n import N_
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
@@ -26,12 +27,13 @@ class AdapterFormat(ExportFormat):
     """The trained weights and their settings; the base model is loaded from its own source."""
 
     name = "adapter"
-    label = "Adapter"
-    noun = "adapter"
-    explanation = "the trained weights only: small, loaded on the base model"
-    contents = ("Adapter weights and settings, tokenizer and chat template, a model card with the study's numbers, and "
-                "how to load it; as a folder and as one zip.")
-    activity = "Copying the adapter"
+    label = N_("Adapter")
+    noun = N_("adapter")
+    explanation = N_("the trained weights only: small, loaded on the base model")
+    contents = N_("Adapter weights and settings, tokenizer and chat template, a model card with the study's numbers, "
+                  "and "
+                 "how to load it; as a folder and as one zip.")
+    activity = N_("Copying the adapter")
     needs_base = True
     keeps_storage = True
     zipped = True

@@ -38,6 +38,7 @@ from assistant_builder.export_formats import (
     base_name,
     require_trained,
 )
+from assistant_builder.i18n import t
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
 from assistant_builder.models.checkpoint_dir import context_length, read_json_object
@@ -90,7 +91,7 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
             _zip(scratch, scratch / zipped, name)
         write_json(scratch / RECORD, {**record, "archive": zipped, "files": describe_files(scratch)})
     if archive is not None:
-        report(95, "Packing the download")
+        report(95, t("Packing the download"))
         _zip(target, archive, name)
     return read_export(target) or {}
 
@@ -98,7 +99,7 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
 def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, report: Report, *, with_data: bool,
                  importance: bool) -> dict[str, Any]:
     model = study.config.model
-    report(0, "Looking for the base model")
+    report(0, t("Looking for the base model"))
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     base = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     prompter = ChatTokenizer.load(base, study.record_template_date())
@@ -116,13 +117,14 @@ def _write_files(study: Study, spec: ExportSpec, folder: Path, sample: int, repo
     if with_data:
         write_retrieval(study, spec.arm, folder, prompter, context_length(base))
     notes += grounding_notes(study, with_data=with_data)
-    report(_WRITTEN, "Loading what was written")
+    report(_WRITTEN, t("Loading what was written"))
 
     def tick(done: int, total: int) -> None:
-        report(_READ_BACK + (_SCORED - _READ_BACK) * done // total, f"Scoring it again: {done} of {total} items")
+        report(_READ_BACK + (_SCORED - _READ_BACK) * done // total,
+               t("Scoring it again: {done} of {total} items", done=done, total=total))
 
     found = rescore(study, spec, base, folder, sample=sample, tick=tick)
-    report(_SCORED, "Writing the model card")
+    report(_SCORED, t("Writing the model card"))
     dated = study.template_date if asks_for_date(prompter.tokenizer.chat_template) else None
     record = _write_documents(
         study, spec, folder, found, template=match.family.name if match else None, notes=notes, dated=dated,

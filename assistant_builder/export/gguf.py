@@ -34,6 +34,7 @@ from assistant_builder.export_formats import (
     base_name,
     require_trained,
 )
+from assistant_builder.i18n import N_, t
 from assistant_builder.inference import llamacpp
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -63,12 +64,13 @@ class GgufFormat(ExportFormat):
     """The whole model as a GGUF file, with a Modelfile that names it."""
 
     name = "gguf"
-    label = "GGUF"
-    noun = "GGUF file"
-    explanation = "the whole model in one file, 16-bit or quantized, for llama.cpp and Ollama"
-    contents = ("One GGUF file with tokenizer and chat template, a Modelfile for Ollama, a model card with the study's "
-                "numbers, and how to load it.")
-    activity = "Merging adapter and base"
+    label = N_("GGUF")
+    noun = N_("GGUF file")
+    explanation = N_("the whole model in one file, 16-bit or quantized, for llama.cpp and Ollama")
+    contents = N_("One GGUF file with tokenizer and chat template, a Modelfile for Ollama, a model card with the "
+                  "study's "
+                 "numbers, and how to load it.")
+    activity = N_("Merging adapter and base")
     library = "gguf"
     types = tuple(GGUF_TYPES)
     type = DEFAULT_TYPE
@@ -119,7 +121,7 @@ class GgufFormat(ExportFormat):
         if not llamacpp.is_installed():
             return (f"Tokenizer and chat template of the file were not checked, because {llamacpp.PACKAGE} is not "
                     "installed.")
-        source.report(_QUANTIZED, "Checking tokenizer and chat template in llama.cpp")
+        source.report(_QUANTIZED, t("Checking tokenizer and chat template in llama.cpp"))
         conversations = {str(item["item"]): messages for item, messages in heldout_prompts(source.study, source.sample)}
         with llamacpp.LlamaServer(path) as server:
             llamacpp.check_prompts(server, source.prompter, conversations)
@@ -162,7 +164,7 @@ class GgufFormat(ExportFormat):
 
     def note(self, arm: str) -> str:
         """What quantizing does."""
-        return ("The merged model is quantized again, which may cost more quality than 4-bit training."
+        return (t("The merged model is quantized again, which may cost more quality than 4-bit training.")
                 if self.lossy and ARMS[arm].quantized else "")
 
     def limitation(self, arm: str) -> str:
@@ -209,7 +211,7 @@ def write_float16_gguf(source: ExportSource, merged: Path, target: Path, report:
     from assistant_builder.export.export import copy_tokenizer
     from assistant_builder.models.loading import pick_device, resolve_compute_dtype
 
-    report(0.0, "Merging adapter and base")
+    report(0.0, t("Merging adapter and base"))
     merged.mkdir()
     write_merged_weights(source.study, source.arm, source.base, merged)
     match = match_family(source.prompter, source.system)  # its Modelfile leaves a BOS token to the file's tokenizer

@@ -14,6 +14,7 @@ from assistant_builder.data import Pair, load_split
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.export.verify import evenly_spaced
 from assistant_builder.export_formats import ExportSpec
+from assistant_builder.i18n import t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.quantization.ggml import GGUF_TYPES, Importance, Report
 from assistant_builder.retrieval.grounding import Grounder, grounded_pairs, read_contexts
@@ -100,7 +101,7 @@ def importance_matrix(checkpoint: Path, architecture: str, rows: Sequence[Sequen
     try:
         with torch.no_grad():
             for place, ids in enumerate(rows):
-                report(place / len(rows), "Measuring the importance matrix on training rows")
+                report(place / len(rows), t("Measuring the importance matrix on training rows"))
                 model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
     finally:
         for hook in hooks:

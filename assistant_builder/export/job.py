@@ -24,6 +24,7 @@ from assistant_builder.export.ollama import create_command
 from assistant_builder.export.retrieval_files import check_with_data
 from assistant_builder.export.verify import DEFAULT_SAMPLE
 from assistant_builder.export_formats import ExportSpec, estimated_bytes, require_trained
+from assistant_builder.i18n import t
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import Progress, State
@@ -100,8 +101,9 @@ class ExportJob:
         check_with_data(self.study, with_data=with_data)
         uses_importance(self.study, self.spec, asked=importance)
         if self.running:
-            raise StudyError(f"the {self.spec.arm} assistant is being exported already ({self.spec.format})",
-                             where=f"study {self.study.name}", remedy="Wait until that is done")
+            raise StudyError(t("the {arm} assistant is being exported already ({format})", arm=self.spec.arm,
+                               format=self.spec.format),
+                             where=f"study {self.study.name}", remedy=t("Wait until that is done"))
         words = python_command("-m", "assistant_builder.export", "--study", str(self.study.folder),
                                "--approach", self.study.config.approaches[0],
                                "--arm", self.spec.arm, "--format", self.spec.format, "--type", self.spec.type,
@@ -121,11 +123,12 @@ class ExportJob:
                 process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                            start_new_session=True, env=compute_environment())
             # Written before the child writes, so that its death is noticed even if it never writes its own record.
-            self.write(JobRecord("running", str(target or self.files), time.time(), message="Starting",
+            self.write(JobRecord("running", str(target or self.files), time.time(), message=t("Starting"),
                                  pid=process.pid, process_started=process_identity(process.pid)))
         except OSError as error:
-            raise StudyError(f"the export cannot be started: {error.strerror or error}", where=str(self.folder),
-                             remedy="Free disk space, or make the study's folder writable") from error
+            raise StudyError(t("the export cannot be started: {strerror}", strerror=error.strerror or error),
+                             where=str(self.folder),
+                             remedy=t("Free disk space, or make the study's folder writable")) from error
         return process
 
     def request_cancel(self) -> None:
@@ -140,7 +143,7 @@ class ExportJob:
     def remove(self) -> None:
         """Remove the files in the study's folder; an export to another folder stays."""
         if self.running:
-            raise StudyError("the export is running", remedy="Cancel it first")
+            raise StudyError(t("the export is running"), remedy=t("Cancel it first"))
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -158,10 +161,12 @@ def _follow(job: ExportJob, process: subprocess.Popen[bytes], on_progress: Calla
         return
     if record is not None and record.error is not None:
         raise AssistantBuilderError(record.error["what"], where=record.error["where"], remedy=record.error["remedy"])
-    died = f"its process was ended by signal {-process.returncode}" if process.returncode < 0 else "its process died"
+    died = t("its process was ended by signal {value}",
+             value=-process.returncode) if process.returncode < 0 else t("its process died")
     raise AssistantBuilderError(
         died, where=f"export {job.spec.name}",
-        remedy=f"Usually memory ran out: close other programs and try again. The log is {job.log_file}")
+        remedy=t("Usually memory ran out: close other programs and try again. The log is {log_file}",
+                 log_file=job.log_file))
 
 
 def export_to(study: Study, spec: ExportSpec, target: Path, *, force: bool, sample: int, with_data: bool = False,
@@ -177,7 +182,7 @@ def export_to(study: Study, spec: ExportSpec, target: Path, *, force: bool, samp
     _follow(job, job.start(target, force=force, sample=sample, with_data=with_data, importance=importance), on_progress)
     record = read_export(target)
     if record is None:
-        raise StudyError("the export is missing", where=str(target), remedy="Export again")
+        raise StudyError(t("the export is missing"), where=str(target), remedy=t("Export again"))
     return record
 
 

@@ -20,6 +20,7 @@ from assistant_builder.export.adapter import (
 )
 from assistant_builder.export.ollama import match_family, modelfile, omitted_values
 from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportFormat, ExportSource, LoadingContext, Snippet
+from assistant_builder.i18n import N_, t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config, read_json_object
 from assistant_builder.study import Study
@@ -29,12 +30,12 @@ class MergedFormat(ExportFormat):
     """The whole model in float16 safetensors, with a Modelfile."""
 
     name = "merged"
-    label = "Whole model"
-    noun = "merged model"
-    explanation = "adapter and base in one, for Ollama, vLLM and transformers"
-    contents = ("16-bit safetensors of the whole model, tokenizer and chat template, a Modelfile for Ollama, a model "
-                "card with the study's numbers, and how to load it.")
-    activity = "Merging adapter and base"
+    label = N_("Whole model")
+    noun = N_("merged model")
+    explanation = N_("adapter and base in one, for Ollama, vLLM and transformers")
+    contents = N_("16-bit safetensors of the whole model, tokenizer and chat template, a Modelfile for Ollama, a model "
+                 "card with the study's numbers, and how to load it.")
+    activity = N_("Merging adapter and base")
 
     def cell(self, arm: str) -> str | None:
         """The merged arm."""
@@ -70,8 +71,9 @@ class MergedFormat(ExportFormat):
 
     def note(self, arm: str) -> str:
         """Why a 4-bit base becomes larger."""
-        return (f"Merged into the {ARMS[arm].base_label} base it was trained on, widened to 16 bits: into the original "
-                "weights it would be another assistant than the one measured.") if ARMS[arm].quantized else ""
+        return t("Merged into the {kind} base it was trained on, widened to 16 bits: into the original weights it "
+                 "would be "
+                 "another assistant than the one measured.", kind=ARMS[arm].base_label) if ARMS[arm].quantized else ""
 
     def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
         """Load the model from its folder."""

@@ -23,6 +23,7 @@ from assistant_builder.export.merged import (
     write_merged_weights,
 )
 from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportSource, LoadingContext, Snippet
+from assistant_builder.i18n import N_
 from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.quantization.method import TransformersConfig
 
@@ -47,11 +48,11 @@ class PrequantizedFormat(MergedFormat):
     """The whole model in safetensors, quantized by bitsandbytes."""
 
     name = "prequantized"
-    label = "Whole model, quantized"
-    noun = "quantized model"
-    explanation = "the whole model in 4 or 8 bits of bitsandbytes, for transformers and vLLM"
-    contents = ("Safetensors of the whole model with quantized weights, tokenizer and chat template, a model card with "
-                "the study's numbers, and how to load it.")
+    label = N_("Whole model, quantized")
+    noun = N_("quantized model")
+    explanation = N_("the whole model in 4 or 8 bits of bitsandbytes, for transformers and vLLM")
+    contents = N_("Safetensors of the whole model with quantized weights, tokenizer and chat template, a model card "
+                  "with the study's numbers, and how to load it.")
     types = tuple(TYPES)
     type = "NF4"
     lossy = True

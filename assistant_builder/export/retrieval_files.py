@@ -16,6 +16,7 @@ from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.data import load_split
 from assistant_builder.errors import ConfigError
 from assistant_builder.export_formats import Snippet
+from assistant_builder.i18n import N_
 from assistant_builder.inference.session import Sampling
 from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -28,8 +29,9 @@ from evals.metrics.refusal import WEIGHTS_FILE
 
 FOLDER, GROUNDING, LOOKUP, TRAINED = "retrieval", "grounding.json", "lookup.py", "embedder"
 QUESTION = "What can you help me with?"
-SERVING = ("Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must write"
-           " the facts into the prompt, in the format that README.md describes under “Facts in the prompt”.")
+SERVING = N_("Programs such as Ollama, vLLM and llama.cpp look nothing up: whoever serves these files with one must "
+             "write "
+             "the facts into the prompt, in the format that README.md describes under “Facts in the prompt”.")
 """What everyone who serves an export of a grounded assistant must know."""
 _VERSION = 1
 

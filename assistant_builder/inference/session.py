@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from assistant_builder.arms import ARMS, base_owner
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.i18n import t
 from assistant_builder.inference.generate import KVCacheState, generate_tokens
 from assistant_builder.quantization import method_of
 from assistant_builder.study import Study
@@ -160,7 +161,7 @@ class Session(abc.ABC):
         if speaker not in self._speakers:
             raise ModelError(f"unknown arm {speaker!r}", where=self._where, remedy=f"Ask {' or '.join(self._speakers)}")
         if speaker not in self._memory:
-            report("Waiting for the other model to load", 0.0)
+            report(t("Waiting for the other model to load"), 0.0)
             with self._loading:  # transformers changes the default dtype of the process during loading
                 shared = self._load(speaker, report)
                 self._memory[speaker] = self._measure(speaker, shared=shared)
@@ -258,11 +259,11 @@ class ChatSession(Session):
     def _load(self, speaker: str, report: ProgressCallback) -> bool:
         if speaker in self._loaded:
             return speaker == BASE
-        report("Starting PyTorch", 0.05)
+        report(t("Starting PyTorch"), 0.05)
         from assistant_builder.models.loading import load_arm
 
         if speaker != BASE:
-            report(f"Reading the {ARMS[speaker].base_label} base", 0.4)
+            report(t("Reading the {kind} base", kind=ARMS[speaker].base_label), 0.4)
             model, prompter = load_arm(self._study, speaker, hold=True)
             prepare_for_inference(model)
             self._look_up(self._study, prompter, {speaker: speaker})

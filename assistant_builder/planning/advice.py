@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
+from assistant_builder.i18n import localize, percentage, t, translate_formatted
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
@@ -75,8 +76,8 @@ def method_label(method: Method) -> str:
 def gigabytes(value: float) -> str:
     """Format bytes for a sentence: ``12.3 GB``, ``157 MB``."""
     if value < 1e9:
-        return f"{value / 1e6:.3g} MB"
-    return f"{value / 1e9:.3g} GB" if value < 1e12 else f"{value / 1e9:,.0f} GB"
+        return localize(f"{value / 1e6:.3g} MB")
+    return localize(f"{value / 1e9:.3g} GB" if value < 1e12 else f"{value / 1e9:,.0f} GB")
 
 
 @dataclass(frozen=True)
@@ -96,21 +97,23 @@ class Advice:
 def advise(plan: Plan) -> Advice:
     """Recommend a method for a plan."""
     lora, qlora = plan.lora, plan.qlora
-    needs = f"{LORA.plain} needs {gigabytes(lora.expected_bytes)}"
-    available = gigabytes(plan.memory_bytes)
+    needs = {"lora": gigabytes(lora.expected_bytes), "qlora": gigabytes(qlora.expected_bytes),
+             "available": gigabytes(plan.memory_bytes)}
     if lora.fit == "room":
         spared = max(lora.expected_bytes - qlora.expected_bytes, 0)
-        saves = (f"would save {gigabytes(spared)}, which this machine does not need," if round(spared / 1e6)
-                 else "would not save memory here")
-        return Advice(LORA.name, f"{needs} of the {available} available, so it fits comfortably. {QLORA.plain} {saves} "
-                      "and could lower the quality of the answers.", {})
+        fits = t("Full needs {lora} of the {available} available, so it fits comfortably.", **needs)
+        saves = (t("Compact would save {spared}, which this machine does not need, and could lower the quality of the "
+                   "answers.", spared=gigabytes(spared)) if round(spared / 1e6) else
+                 t("Compact would not save memory here and could lower the quality of the answers."))
+        return Advice(LORA.name, f"{fits} {saves}", {})
     if qlora.fit != "no":
-        problem = "would leave almost no free memory" if lora.fit == "tight" else "does not fit"
-        return Advice(QLORA.name, f"{QLORA.plain} needs {gigabytes(qlora.expected_bytes)} of the {available} "
-                      f"available. {needs} and {problem}.", {}, advise_without_twin(plan) if lora.fit == "no" else ())
+        fits = t("Compact needs {qlora} of the {available} available.", **needs)
+        problem = (t("Full needs {lora} and would leave almost no free memory.", **needs) if lora.fit == "tight" else
+                   t("Full needs {lora} and does not fit.", **needs))
+        return Advice(QLORA.name, f"{fits} {problem}", {}, advise_without_twin(plan) if lora.fit == "no" else ())
     if lora.fit == "tight":
-        return Advice(LORA.name, f"{needs} of the {available} available and just fits. {QLORA.plain} would not save "
-                      "memory here.", {})
+        return Advice(LORA.name, t("Full needs {lora} of the {available} available and just fits. Compact would not "
+                                   "save memory here.", **needs), {})
     return advise_when_nothing_fits(plan)
 
 
@@ -119,38 +122,41 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
     remedies = []
     changes = cheapest_saving(plan, *TWINS)
     if changes:
-        remedies.append(f"Both arms fit with {as_command_line(changes)}.")
+        remedies.append(t("Both arms fit with {changes}.", changes=as_command_line(changes)))
     card = cheapest_card(plan, *TWINS)
     if card is not None:
-        remedies.append(f"A GPU with more memory, such as one {card.name}, fits the float16 twin too.")
+        remedies.append(t("A GPU with more memory, such as one {card}, fits the float16 twin too.", card=card.name))
     elif not changes:
-        remedies.append("No single card of the catalog has enough memory for the float16 twin.")
+        remedies.append(t("No single card of the catalog has enough memory for the float16 twin."))
     if LORA.name in plan.config.arms:
-        remedies.append(f"QLoRA alone fits: choose it with --set arms={QLORA.name} (on the page: “Arms” under All "
-                        "settings). The report then cannot show how much quality 4-bit weights cost, because there is "
-                        "no 16-bit arm to compare with.")
+        remedies.append(t("QLoRA alone fits: choose it with --set arms={arm} (on the page: “Arms” under All settings). "
+                          "The report then cannot show how much quality 4-bit weights cost, because there is no 16-bit "
+                          "arm to compare with.", arm=QLORA.name))
     return tuple(remedies)
 
 
 def advise_when_nothing_fits(plan: Plan) -> Advice:
     """Return the reason and suggestions if neither LoRA nor QLoRA fits."""
     smaller = min((plan.qlora, plan.lora), key=lambda method: method.expected_bytes)
-    why = (f"This model does not fit with these settings: {method_label(smaller.method)} needs "
-           f"{gigabytes(smaller.expected_bytes)}, and {gigabytes(plan.memory_bytes)} are available.")
+    why = t("This model does not fit with these settings: {method} needs {needed}, and {available} are available.",
+            method=method_label(smaller.method), needed=gigabytes(smaller.expected_bytes),
+            available=gigabytes(plan.memory_bytes))
     remedies: list[str] = []
     arms = plan.config.arms
     changes = cheapest_saving(plan, *arms)
     if changes:
-        fitting = {1: f"{method_label(arms[0])} fits", 2: "Both arms fit"}.get(len(arms), "All arms fit")
-        remedies.append(f"{fitting} with {as_command_line(changes)}.")
+        command = as_command_line(changes)
+        remedies.append(t("{method} fits with {changes}.", method=method_label(arms[0]), changes=command)
+                        if len(arms) == 1 else t("Both arms fit with {changes}.", changes=command)
+                        if len(arms) == 2 else t("All arms fit with {changes}.", changes=command))
     elif len(arms) > 1:
         changes = cheapest_saving(plan, QLORA.name)
         if changes:
-            remedies.append(f"QLoRA fits without its float16 twin with {as_command_line(changes)} "
-                            f"--set arms={QLORA.name}.")
+            remedies.append(t("QLoRA fits without its float16 twin with {changes}.",
+                              changes=f"{as_command_line(changes)} --set arms={QLORA.name}"))
     other = _largest_that_fits(plan)
     if other and other != plan.model:
-        remedies.append(f"The largest catalog model that fits with these settings is {other}.")
+        remedies.append(t("The largest catalog model that fits with these settings is {model}.", model=other))
     cards = _cards_for(plan)
     if cards:
         remedies.append(cards)
@@ -170,12 +176,13 @@ def _cards_for(plan: Plan) -> str:
     alone, both = cheapest_card(plan, QLORA.name), cheapest_card(plan, *TWINS)
     if alone is not None:
         if both == alone:
-            return f"QLoRA and its float16 twin each fit on one {both.name}."
-        return f"QLoRA fits on one {alone.name}, its float16 twin " + (
-            f"on one {both.name}." if both is not None else "on no single card of the catalog.")
+            return t("QLoRA and its float16 twin each fit on one {card}.", card=both.name)
+        return (t("QLoRA fits on one {card}, its float16 twin on one {other}.", card=alone.name, other=both.name)
+                if both is not None else
+                t("QLoRA fits on one {card}, its float16 twin on no single card of the catalog.", card=alone.name))
     card = max(CARDS.values(), key=lambda card: card.memory_bytes)
-    return ("No single card is large enough. The model would have to be split across "
-            f"{cards_needed(plan.qlora.expected_bytes, card.memory_bytes)} × {card.name}.")
+    return t("No single card is large enough. The model would have to be split across {number} × {card}.",
+             number=cards_needed(plan.qlora.expected_bytes, card.memory_bytes), card=card.name)
 
 
 def cheapest_card(plan: Plan, *methods: Method) -> Machine | None:
@@ -198,33 +205,38 @@ def warnings(plan: Plan) -> list[str]:
     found = [*_precision_warnings(plan), *_storage_warnings(plan)]
     train, context = plan.config.train, plan.architecture.context
     if train.optimizer != "adamw" and plan.machine.device == "cpu":
-        found.append(f"train.optimizer={train.optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.")
+        found.append(t("train.optimizer={optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.",
+                       optimizer=train.optimizer))
     if context and train.max_length > context:
-        found.append(f"train.max_length={train.max_length} is longer than the model's context. Set it to {context} "
-                     "tokens or fewer.")
+        found.append(t("train.max_length={length} is longer than the model's context. Set it to {context} tokens or "
+                       "fewer.", length=str(train.max_length), context=str(context)))
     if not plan.architecture.known:
-        found.append(f"The planner has no formula for the model family {plan.architecture.model_type!r}. Weights and "
-                     "adapters are counted from the model's code and are exact; activations are estimated from a "
-                     "Llama of the same size and may be off.")
+        found.append(t("The planner has no formula for the model family {family!r}. Weights and adapters are counted "
+                       "from the model's code and are exact; activations are estimated from a Llama of the same size "
+                       "and "
+                       "may be off.", family=plan.architecture.model_type))
     return found
 
 
 def _precision_warnings(plan: Plan) -> Iterator[str]:
     dtype, machine = plan.compute_dtype, plan.machine
     if dtype == "float32":
-        reason = ("was chosen in the settings" if plan.config.model.compute_dtype == "float32"
-                  else "is the only fast type of this hardware")
-        remedy = " Set model.compute_dtype=auto to use bfloat16." if machine.bfloat16 else ""
-        yield (f"Computation in float32 {reason}. It is about half as fast as bfloat16 and needs twice the memory for "
-               f"activations, without a measurable gain in quality. The stored 4-bit weights do not grow.{remedy}")
+        reason = (t("Computation in float32 was chosen in the settings.")
+                  if plan.config.model.compute_dtype == "float32" else
+                  t("Computation in float32 is the only fast type of this hardware."))
+        effect = t("It is about half as fast as bfloat16 and needs twice the memory for activations, without a "
+                   "measurable gain in quality. The stored 4-bit weights do not grow.")
+        remedy = [t("Set model.compute_dtype=auto to use bfloat16.")] if machine.bfloat16 else []
+        yield " ".join([reason, effect, *remedy])
     if dtype == "float16" and machine.device == "cpu":
-        yield ("CPUs compute in float16 about ten times slower than in bfloat16 or float32. Set "
-               "model.compute_dtype=auto.")
+        yield t("CPUs compute in float16 about ten times slower than in bfloat16 or float32. Set "
+                "model.compute_dtype=auto.")
     if dtype == "bfloat16" and not machine.bfloat16:
-        yield f"{machine.name} does not support bfloat16. Set model.compute_dtype to auto or float16."
+        yield t("{machine} does not support bfloat16. Set model.compute_dtype to auto or float16.",
+                machine=translate_formatted(machine.name))
     if dtype == "float16" and machine.device == "cuda":
-        yield ("Values above 65,504 overflow in float16. If the training loss becomes nan, use a GPU that supports "
-               "bfloat16 (NVIDIA Ampere or later).")
+        yield t("Values above 65,504 overflow in float16. If the training loss becomes nan, use a GPU that supports "
+                "bfloat16 (NVIDIA Ampere or later).")
 
 
 def _storage_warnings(plan: Plan) -> Iterator[str]:
@@ -234,25 +246,28 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
     ratio = lora.weights_bytes / qlora.weights_bytes
     if architecture.share("experts") > 0:
         method = base_storage("qlora", plan.config.model)
-        yield (f"{architecture.share('experts'):.0%} of this model are fused expert weights, which "
-               f"{method.library or method.label} keeps in 16 bits. QLoRA therefore reduces the base model only "
-               f"by a factor of {ratio:.1f}. If memory is short, choose a dense model.")
+        yield t("{share} of this model are fused expert weights, which {method} keeps in 16 bits. QLoRA therefore "
+                "reduces the base model only by a factor of {ratio:.1f}. If memory is short, choose a dense model.",
+                share=percentage(f"{100 * architecture.share('experts'):.0f}"), method=method.library or method.label,
+                ratio=ratio)
         if plan.config.train.target_modules == "all-linear":
-            yield ("Adapters are added to the linear layers, mostly those of attention, and not to the experts. This "
-                   "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
-                   "adds some.")
+            yield t("Adapters are added to the linear layers, mostly those of attention, and not to the experts. This "
+                    "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
+                    "adds some.")
     elif unquantized > _MIN_16_BIT_SHARE * qlora.weights_bytes:
-        yield (f"4-bit storage makes this small model {ratio:.1f} times smaller instead of about 4 times, because "
-               f"{unquantized / qlora.weights_bytes:.0%} of its bytes are embeddings, which stay in 16 bits. You do "
-               "not need to change anything.")
+        yield t("4-bit storage makes this small model {ratio:.1f} times smaller instead of about 4 times, because "
+                "{share} of its bytes are embeddings, which stay in 16 bits. You do not need to change anything.",
+                ratio=ratio, share=percentage(f"{100 * unquantized / qlora.weights_bytes:.0f}"))
     host = max(method.loading_host_bytes for method in plan.arms)
     if host:
-        yield (f"While the base model loads, the {plan.shards} processes together need about {gigabytes(host)} of main "
-               "memory, until its shards are on the GPUs. Make sure that the computer has this much memory.")
+        yield t("While the base model loads, the {processes} processes together need about {memory} of main memory, "
+                "until its shards are on the GPUs. Make sure that the computer has this much memory.",
+                processes=plan.shards, memory=gigabytes(host))
     if plan.machine.device == "cpu":
-        where = "training, chat and evaluation" if qlora.dequantized else "chat and evaluation"
-        yield (f"On a CPU, {where} convert the base model to {plan.compute_dtype} for speed. QLoRA therefore saves "
-               f"{'no memory here' if qlora.dequantized else 'memory in training only'}.")
+        yield (t("On a CPU, training, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore "
+                 "saves no memory here.", dtype=plan.compute_dtype) if qlora.dequantized else
+               t("On a CPU, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore saves "
+                 "memory in training only.", dtype=plan.compute_dtype))
 
 
 def to_document(plan: Plan) -> dict[str, Any]:

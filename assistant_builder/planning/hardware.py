@@ -14,6 +14,7 @@ import psutil
 from assistant_builder import devices
 from assistant_builder.devices import computes_bfloat16, usable_cores
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import N_
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "tib": 2**40, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -85,7 +86,9 @@ def this_machine() -> Machine:
         return gpu
     memory, cores = psutil.virtual_memory(), usable_cores()
     total = min(memory.total, _container_limit() or memory.total)
-    return Machine(f"this computer's processor ({cores} cores)", "cpu", total, min(memory.available, total),
+    name = (N_("this computer's processor ({cores} core)") if cores == 1 else
+            N_("this computer's processor ({cores} cores)")).format(cores=cores)
+    return Machine(name, "cpu", total, min(memory.available, total),
                    computes_bfloat16(), is_local=True, cores=cores)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import Approach
+from assistant_builder.i18n import t
 from assistant_builder.retrieval.build import RECALL
 from assistant_builder.study import Study
 
@@ -31,27 +32,31 @@ def recommend(recall: Mapping[str, Any] | None, facts: int) -> Recommendation:
         facts: Facts in a prompt.
     """
     if recall is None:
-        return Recommendation("memory", "The training pairs are too many to look up.")
+        return Recommendation("memory", t("The training pairs are too many to look up."))
     covered = recall["covered"]
     if not covered:
         return Recommendation(
-            "grounded", "No validation question asks for an answer that training has, so finding answers cannot be "
-            "measured. Looking up serves questions about answers that occur once.")
+            "grounded", t("No validation question asks for an answer that training has, so finding answers cannot be "
+                          "measured. Looking up serves questions about answers that occur once."))
     at = max((int(k) for k in recall["hits"] if int(k) <= facts), default=min(map(int, recall["hits"])))
     found, first = recall["hits"][str(at)], recall["hits"]["1"]
-    most = f"the first {at} facts" if at > 1 else "the first fact"
-    counts = (f"{most} that are found contain the right answer for {found:,} of {covered:,} validation questions, "
-              f"and copying the first one answers {first:,} of them")
+    most = t("the first {at} facts", at=at) if at > 1 else t("the first fact")
+    counts = (t("{most} that are found contain the right answer for {found:,} of {covered:,} validation questions, "
+                "and copying the first one answers {first:,} of them", most=most, found=found, covered=covered,
+                first=first))
     if found >= FOUND * covered:
         return Recommendation("grounded", f"{counts[0].upper()}{counts[1:]}.")
-    return Recommendation("memory", f"{counts[0].upper()}{counts[1:]}, which is too few for looking up.")
+    return Recommendation("memory", t("{counts}, which is too few for looking up.",
+                                      counts=counts[:1].upper() + counts[1:]))
 
 
 def recommended_approach(study: Study) -> str:
     """The approach that suits a study whose data steps are done, why, and whether the study has it."""
     path, config = study.retrieval_folder / RECALL, study.config
     found = recommend(read_json(path) if path.is_file() else None, config.retrieval.facts)
-    chosen = "" if found.approach in config.approaches else (
-        f" This study has the {config.approaches[0]} approach; 'assistant-builder run {study.name} --set "
-        f"approaches={config.approaches[0]},{found.approach}' compares both.")
-    return f"Approach: {found.approach} suits these data. {found.why}{chosen}"
+    suits = t("Approach: {approach} suits these data.", approach=found.approach)
+    chosen = "" if found.approach in config.approaches else t(
+        "This study has the {own} approach; 'assistant-builder run {name} --set approaches={own},{other}' compares "
+        "both.",
+        own=config.approaches[0], other=found.approach, name=study.name)
+    return " ".join(filter(None, (suits, found.why, chosen)))

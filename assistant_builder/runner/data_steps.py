@@ -9,6 +9,7 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import SplitName, load_split, prepare_dataset
+from assistant_builder.i18n import t
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import max_pair_tokens
 from assistant_builder.models.download import fetch
@@ -30,7 +31,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
 
     day = study.record_template_date()
     folder = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report)
-    study.write_progress("data", Progress(0, 1, "file", "Reading and checking the data"))
+    study.write_progress("data", Progress(0, 1, "file", t("Reading and checking the data")))
     source = study.source
     assert source is not None  # step_inputs raises without one
     process = TemplateProcess(folder)
@@ -42,7 +43,7 @@ def prepare_data(study: Study) -> Iterable[Path]:
                         folder=study.folder / "data", title=study.title)
     finally:
         process.close()
-    study.write_progress("data", Progress(1, 1, "file", "Data ready"))
+    study.write_progress("data", Progress(1, 1, "file", t("Data ready")))
     names = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "split.json")
     return [study.folder / "data" / name for name in names]
 
@@ -55,7 +56,7 @@ def embed_data(study: Study) -> Iterable[Path]:
 
     config = study.config.data
     data = study.folder / "data"
-    study.write_progress("data-embed", Progress(0, 1, "questions", "Loading the sentence embedder"))
+    study.write_progress("data-embed", Progress(0, 1, "questions", t("Loading the sentence embedder")))
 
     def report(done: int, total: int, message: str) -> None:
         study.write_progress("data-embed", Progress(done, total, "questions", message))
@@ -67,7 +68,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     outside = [(pair, split) for split in seen for pair in load_split(data, split)]
     questions = [pair.compared_question for pair in heldout] + [pair.compared_question for pair, _ in outside]
     vectors = embedder.encode(questions, progress=lambda done,
-                              total: report(done, total, "Comparing questions by meaning"))
+                              total: report(done, total, t("Comparing questions by meaning")))
     leaks = find_embedding_leaks(heldout, outside, vectors[: len(heldout)], vectors[len(heldout) :],
                                  config.embedding_threshold)
     split = read_json(data / "split.json")
@@ -90,9 +91,9 @@ def embed_data(study: Study) -> Iterable[Path]:
         from assistant_builder.retrieval.train_embedder import train_embedder
 
         embedder, known = train_embedder(study, [fact for pair in training for fact in facts_of(pair)], lambda done,
-                                         total: report(done, total, "Training the sentence embedder")), {}
+                                         total: report(done, total, t("Training the sentence embedder"))), {}
     index = write_index(study.retrieval_folder, training, validation, embedder, known,
-                        lambda done, total: report(done, total, "Indexing the training questions"))
+                        lambda done, total: report(done, total, t("Indexing the training questions")))
     trained = sorted(path for path in study.embedder_folder.rglob("*") if path.is_file())
     return [study.embedding_file, *index, *trained]
 

@@ -13,6 +13,7 @@ from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.data import prepare_dataset
 from assistant_builder.data.load import read_table
 from assistant_builder.errors import ConfigError, StoreError, StudyError
+from assistant_builder.i18n import t
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.backend import load_store
@@ -40,15 +41,16 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
     """
     path = Path(source).expanduser()
     if like is not None and (not path.is_file() or path.suffix.lower() in _YAML):
-        raise ConfigError(f"--from {like} takes over settings for a data file, and {source} is none",
-                          remedy="A study as SOURCE keeps its settings: leave --from out")
+        raise ConfigError(t("--from {like} takes over settings for a data file, and {source} is none", like=like,
+                            source=source),
+                          remedy=t("A study as SOURCE keeps its settings: leave --from out"))
     if "://" in source:
         changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
         StudyConfig().with_changes(changes)  # rejects a URL with a secret before it is contacted
         return _update(load_store().fetch_study(source), name, changes, redo=redo, before=before)
     if not path.is_file():
         if "/" in source or path.suffix:
-            raise ConfigError(f"there is no file {source}", remedy="Check the path")
+            raise ConfigError(t("there is no file {source}", source=source), remedy=t("Check the path"))
         study = Study.open(source)
         config = study.config.with_changes(dict(changes))
         before(config)
@@ -94,8 +96,8 @@ def read_source(path: Path) -> tuple[StudyConfig, Path]:
     config = load_config(path)
     data = Path(config.data.source)
     if not config.data.source or not data.is_file():
-        raise ConfigError(f"data.source={config.data.source!r} is not a file", where=str(path),
-                          remedy="Write the path of the data file, relative to the study.yaml")
+        raise ConfigError(t("data.source={source!r} is not a file", source=config.data.source), where=str(path),
+                          remedy=t("Write the path of the data file, relative to the study.yaml"))
     return config, data
 
 
@@ -108,7 +110,7 @@ def create_or_update(config: StudyConfig, source: Path | None, *, redo: bool = F
     folder = studies_folder() / config.name
     if not folder.exists():
         if source is None:
-            raise StudyError("the study has no data file", where=str(folder), remedy="Start it from a data file")
+            raise StudyError(t("the study has no data file"), where=str(folder), remedy=t("Start it from a data file"))
         prepare_dataset(source, config.data)  # rejects unusable data before anything is written
         return Study.create(config, source)
     study = Study.open(config.name)
@@ -119,8 +121,8 @@ def create_or_update(config: StudyConfig, source: Path | None, *, redo: bool = F
             if redo:
                 delete_unreadable_steps(study)
             if study.state == "running":
-                raise StudyError("a step of the study is still running with the previous settings",
-                                 where=f"study {study.name}", remedy="Wait until it is done, or cancel it first")
+                raise StudyError(t("a step of the study is still running with the previous settings"),
+                                 where=f"study {study.name}", remedy=t("Wait until it is done, or cancel it first"))
             if source is not None and other_source:
                 old, new = study.source, study.folder / "data" / f"source{source.suffix.lower()}"
                 write_bytes(new, source.read_bytes())

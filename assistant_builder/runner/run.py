@@ -9,6 +9,7 @@ from collections.abc import Callable
 from assistant_builder.child_process import compute_environment, lower_priority, python_command, python_environment
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
+from assistant_builder.i18n import t
 from assistant_builder.models.remote_code import VARIABLE as TRUST_VARIABLE
 from assistant_builder.runner.backend import QUEUE, Event, open_runner, waiting_message
 from assistant_builder.runner.invalidation import delete_stale_steps, delete_unreadable_steps, first_stale_step
@@ -95,17 +96,18 @@ def rerender_report(study: Study) -> None:
         ChangedInputsError: The settings changed after the evaluation.
     """
     if study.step("evaluate").state != "succeeded":
-        raise StudyError("the study has not been evaluated", where=f"study {study.name}",
-                         remedy=f"Finish it with 'assistant-builder run {study.name}', which also writes the report")
+        raise StudyError(t("the study has not been evaluated"), where=f"study {study.name}",
+                         remedy=t("Finish it with 'assistant-builder run {name}', which also writes the report",
+                                  name=study.name))
     first_stale_step(study, redo=False)
-    running = StudyError("the study is running", where=f"study {study.name}",
-                         remedy="Wait until it is done; the run writes the report")
+    running = StudyError(t("the study is running"), where=f"study {study.name}",
+                         remedy=t("Wait until it is done; the run writes the report"))
     with study_lock(study, running), study.log_file("report").open("ab") as log:
         subprocess.run(step_command(study, "report"), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                        env=compute_environment(), check=False)
     record = study.step("report")
     if record.state != "succeeded":
-        error = record.error or {"what": "its process exited without reporting a result", "remedy": ""}
+        error = record.error or {"what": t("its process exited without reporting a result"), "remedy": ""}
         raise AssistantBuilderError(error["what"], where="step report", remedy=error["remedy"])
 
 

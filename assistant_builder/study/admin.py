@@ -14,6 +14,7 @@ from pathlib import Path
 from assistant_builder.atomic_io import write_text
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import t
 from assistant_builder.study.locks import study_lock
 from assistant_builder.study.study import Study, studies_folder
 
@@ -62,7 +63,7 @@ def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) 
 
 def _renamed(config: StudyConfig, given: str) -> StudyConfig:
     if not given.strip():
-        raise StudyError("the study has no name", remedy="Write one")
+        raise StudyError(t("the study has no name"), remedy=t("Write one"))
     return config.named(given)
 
 
@@ -79,8 +80,8 @@ def delete_study(study: Study) -> DeletedStudy:
 def restore_study(deleted: DeletedStudy) -> Study:
     """Restore a deleted study; raises StudyError if it was purged, or another study has its name."""
     if not deleted.folder.is_dir():
-        raise StudyError(f"the study {deleted.name!r} was permanently deleted", where=str(deleted.folder),
-                         remedy="Start a new one from its data file")
+        raise StudyError(t("the study {name!r} was permanently deleted", name=deleted.name), where=str(deleted.folder),
+                         remedy=t("Start a new one from its data file"))
     target = _free_folder(deleted.name)
     os.rename(deleted.folder, target)
     return Study(target)
@@ -110,16 +111,16 @@ def _trash() -> Path:
 def _free_folder(name: str) -> Path:
     folder = studies_folder() / name
     if folder.exists():
-        raise StudyError(f"a study named {name!r} already exists", where=str(folder),
-                         remedy="Choose another name, or rename that study first")
+        raise StudyError(t("a study named {name!r} already exists", name=name), where=str(folder),
+                         remedy=t("Choose another name, or rename that study first"))
     return folder
 
 
 @contextmanager
 def _locked_and_idle(study: Study, done: str) -> Iterator[None]:
     """Lock a study that is not running, so that no run starts while its folder is moved."""
-    running = StudyError(f"the study {study.name!r} is running and cannot be {done}",
-                         remedy="Wait until it is done, or cancel it first")
+    running = StudyError(t("the study {name!r} is running and cannot be {done}", name=study.name, done=done),
+                         remedy=t("Wait until it is done, or cancel it first"))
     with study_lock(study, running):
         if study.state == "running":  # a step can outlive the run that held the lock
             raise running

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 from assistant_builder.atomic_io import read_json, write_bytes, write_json, write_text
 from assistant_builder.config import BEFORE_APPROACHES, Approach, StudyConfig, load_config, name_and_title
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
+from assistant_builder.i18n import t
 from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
 from assistant_builder.study.steps import (
     FORMATS,
@@ -88,7 +89,8 @@ class Study:
         known = self._settings.approaches
         if approach not in known:
             raise ConfigError(
-                f"the study has only the {known[0]} approach and not {approach}", where=f"study {self.name}",
+                t("the study has only the {known} approach and not {approach}", known=known[0], approach=approach),
+                where=f"study {self.name}",
                 remedy=f"Train it with 'assistant-builder run {self.name} --set "
                 f"approaches={','.join([*known, approach])}'")
         return Study(self.folder, approach)
@@ -120,8 +122,8 @@ class Study:
     def _require_folder(self) -> None:
         """Raise StudyError if the folder is missing, because a write would create an incomplete one."""
         if not (self.folder / "study.yaml").is_file():
-            raise StudyError(f"the folder of study {self.name} is missing", where=str(self.folder),
-                             remedy="Restore it or connect its disk, then run again to resume")
+            raise StudyError(t("the folder of study {name} is missing", name=self.name), where=str(self.folder),
+                             remedy=t("Restore it or connect its disk, then run again to resume"))
 
     # creating and opening
 
@@ -131,9 +133,9 @@ class Study:
         folder = studies_folder() / config.name
         if folder.exists():
             raise StudyError(
-                f"a study named {config.name!r} already exists", where=str(folder),
-                remedy="Choose another name with --name NEW, or resume it with 'assistant-builder run "
-                f"{config.name}'",
+                t("a study named {name!r} already exists", name=config.name), where=str(folder),
+                remedy=t("Choose another name with --name NEW, or resume it with 'assistant-builder run {name}'",
+                         name=config.name),
             )
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -149,8 +151,9 @@ class Study:
                 shutil.rmtree(scratch, ignore_errors=True)
                 raise
         except OSError as error:
-            raise StudyError(f"the study cannot be created: {error.strerror}", where=str(folder),
-                             remedy="Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to") from error
+            raise StudyError(t("the study cannot be created: {strerror}", strerror=error.strerror), where=str(folder),
+                             remedy=t("Free space or set ASSISTANT_BUILDER_HOME to a folder you may write to")
+                             ) from error
         return cls(folder)
 
     @classmethod
@@ -160,8 +163,9 @@ class Study:
         folder = studies_folder() / valid
         if not (folder / "study.yaml").is_file() or title and cls(folder).config.title != title:
             names = [study.name for study in Study.all()]
-            known = f"Existing studies: {', '.join(names)}" if names else "Create one with 'assistant-builder run FILE'"
-            raise StudyError(f"no study named {name!r}", where=str(studies_folder()), remedy=known)
+            known = (t("Existing studies: {names}", names=", ".join(names)) if names else
+                     t("Create one with 'assistant-builder run FILE'"))
+            raise StudyError(t("no study named {name!r}", name=name), where=str(studies_folder()), remedy=known)
         return cls(folder)
 
     @staticmethod
@@ -324,8 +328,8 @@ class Study:
                 return date.fromisoformat(read_json(path)["date"])
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 raise StudyError(
-                    "the file contains no date", where=str(path),
-                    remedy='Write {"date": "YYYY-MM-DD"} into it, the day on which the study was trained',
+                    t("the file contains no date"), where=str(path),
+                    remedy=t("Write {\"date\": \"YYYY-MM-DD\"} into it, the day on which the study was trained"),
                 ) from error
         for steps in ([step for step in self.steps if step.startswith("train-")], ["data"]):
             times = [self.step(step).started for step in steps]
@@ -534,7 +538,8 @@ class Study:
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled if the run was cancelled."""
         if self.cancel_requested:
-            raise Cancelled("cancelled on request", remedy=f"Resume with 'assistant-builder run {self.name}'")
+            raise Cancelled(t("cancelled on request"), remedy=t("Resume with 'assistant-builder run {name}'",
+                                                             name=self.name))
 
 
 @functools.lru_cache(maxsize=64)
@@ -551,5 +556,5 @@ def _modified(folder: Path) -> float:
 
 
 def _unreadable_status(path: Path) -> StudyError:
-    return StudyError("the status file is damaged or of another version", where=str(path),
-                      remedy="Run the study again with --redo to repeat that step")
+    return StudyError(t("the status file is damaged or of another version"), where=str(path),
+                      remedy=t("Run the study again with --redo to repeat that step"))

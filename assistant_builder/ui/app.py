@@ -14,14 +14,16 @@ import gradio as gr
 
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import ENGLISH, N_, language, t, use_language
 from assistant_builder.study.admin import purge_deleted
 from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
-from assistant_builder.ui.home.view import list_studies
+from assistant_builder.ui.home.view import PROMISE, list_studies
 from assistant_builder.ui.html import FIT_CHARTS, Markup, callout
+from assistant_builder.ui.languages import CHOOSE, TranslatedBlocks, language_choice
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (
     POLL_SCRIPT,
@@ -43,9 +45,8 @@ from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access
 
 LIST_SECONDS = 5.0
-_BRAND = """<div class="ab-brand"><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36" height="36"
-rx="9"/><path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>Turn your questions
-and answers into an assistant, and see how good it is.</p></div></div>"""
+_BRAND = Markup("""<div class="ab-brand"><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36"
+height="36" rx="9"/><path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>{}</p></div></div>""")
 _OPEN_TAB = """element.addEventListener("click", (event) => {
   const tab = event.target.closest("button[data-tab]")?.dataset.tab;
   if (tab) document.querySelector(`#ab-tabs [role="tab"][data-tab-id="${tab}"]`)?.click();
@@ -58,7 +59,8 @@ _ADDRESS_SCRIPT = (Path(__file__).parent / "scripts" / "address.js").read_text(e
 def study_choices() -> list[tuple[str, str]]:
     """(label, name) of a new study and of every study, the last changed first."""
     entries = list_studies().entries
-    return [("New project…", NEW_STUDY), *((picker_label(entry.title, entry.state), entry.name) for entry in entries)]
+    return [(t("New project…"), NEW_STUDY),
+            *((picker_label(entry.title, entry.state), entry.name) for entry in entries)]
 
 
 def build_app(pool: WorkerPool | None = None) -> Page:
@@ -66,13 +68,22 @@ def build_app(pool: WorkerPool | None = None) -> Page:
     pool = pool or WorkerPool()
     uploads_folder()
     purge_deleted()
-    with gr.Blocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
+    with use_language(ENGLISH):
+        demo, sections = _build(pool)
+    return Page(demo, sections, lambda: _build(pool)[0])
+
+
+def _build(pool: WorkerPool) -> tuple[TranslatedBlocks, list[LiveRegion]]:
+    """Build the page in the current language, and return its regions as well."""
+    with TranslatedBlocks(title="Assistant Builder", analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         with gr.Row(elem_id="ab-top"):
-            gr.HTML(_BRAND)
-            home_button = gr.Button("All projects", size="sm", min_width=110, scale=0, visible=False, elem_id="ab-home")
-            picker = gr.Dropdown(study_choices(), value=None, label="Project", show_label=False, container=False,
+            gr.HTML(_BRAND.format(t(PROMISE)))
+            home_button = gr.Button(t("All projects"), size="sm", min_width=110, scale=0, visible=False,
+                                    elem_id="ab-home")
+            picker = gr.Dropdown(study_choices(), value=None, label=t("Project"), show_label=False, container=False,
                                  interactive=True, min_width=160, visible=False, elem_id="ab-picker")
             session = gr.HTML(visible=False, elem_id="ab-session")
+            gr.HTML(language_choice(), js_on_load=CHOOSE, elem_id="ab-language")
         with gr.Column(elem_id="ab-overview") as overview:
             notice = gr.HTML(visible=False, elem_id="ab-notice")
             home = HomeScreen()
@@ -87,15 +98,15 @@ def build_app(pool: WorkerPool | None = None) -> Page:
         steps.wire(picker, tabs)
         _follow(demo, picker, home_button, tabs, notice, sections)
         demo.load(_session, None, session, queue=False, **QUIET)
-    return Page(demo, sections)
+    return demo, sections
 
 
 def _session(request: gr.Request) -> Any:
     """The name of the user with a logout button; nothing without a login."""
     if not request.username:
         return gr.skip()
-    shown = Markup('<form method="post" action="/logout"><span dir="auto">{}</span><button>Log out</button></form>')
-    return gr.update(value=shown.format(request.username), visible=True)
+    shown = Markup('<form method="post" action="/logout"><span dir="auto">{}</span><button>{}</button></form>')
+    return gr.update(value=shown.format(request.username, t("Log out")), visible=True)
 
 
 class StudyTabs:
@@ -113,7 +124,9 @@ class StudyTabs:
                 if following:
                     with gr.Row(elem_classes="ab-onward"):
                         self.next_buttons.append((following.name, gr.Button(
-                            f"Next: {following.title} →", visible=False, elem_id=f"ab-after-{entry.name}")))
+                            t("Next: {title} →", title=following.title), visible=False,
+                            elem_id=f"ab-after-{entry.name}"
+                        )))
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the selected study."""
@@ -162,24 +175,25 @@ def _has_report(look: StudyView) -> bool:
     return look.study is not None and (look.study.folder / "report.html").is_file()
 
 
-DATA_TAB = Tab("data", lambda pool: DataTab(), ready=lambda look: True, done=_is_done("data"))
-PLAN_TAB = Tab("plan", lambda pool: PlanTab(), optional=True)
-TRAIN_TAB = Tab("train", lambda pool: TrainTab(), done=lambda look: look.trained)
-EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), ready=lambda look: look.trained or _has_report(look),
+DATA_TAB = Tab("data", lambda pool: DataTab(), label=N_("Data"), ready=lambda look: True, done=_is_done("data"))
+PLAN_TAB = Tab("plan", lambda pool: PlanTab(), label=N_("Plan"), optional=True)
+TRAIN_TAB = Tab("train", lambda pool: TrainTab(), label=N_("Train"), done=lambda look: look.trained)
+EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), label=N_("Evaluate"),
+                   ready=lambda look: look.trained or _has_report(look),
                    done=_is_done("evaluate"))
-CHAT_TAB = Tab("chat", ChatTab, ready=lambda look: look.trained)
-REPORT_TAB = Tab("report", lambda pool: ReportTab(), ready=_has_report, done=_has_report)
-EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=lambda look: look.trained, label="Use it")
+CHAT_TAB = Tab("chat", ChatTab, label=N_("Chat"), ready=lambda look: look.trained)
+REPORT_TAB = Tab("report", lambda pool: ReportTab(), label=N_("Report"), ready=_has_report, done=_has_report)
+EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=lambda look: look.trained, label=N_("Use it"))
 
 
-@lru_cache(maxsize=1)
-def _choices_text(tick: int) -> str:
-    """:func:`study_choices` as text, read once per :data:`LIST_SECONDS` for all browser windows."""
+@lru_cache(maxsize=8)
+def _choices_text(tick: int, language: str) -> str:
+    """:func:`study_choices` as text, read once per :data:`LIST_SECONDS` for all browser windows of a language."""
     return repr(study_choices())
 
 
 def _frame_mark(look: StudyView) -> str:
-    return "home" if look.name is None else _choices_text(int(time.monotonic() / LIST_SECONDS))
+    return "home" if look.name is None else _choices_text(int(time.monotonic() / LIST_SECONDS), language())
 
 
 def _draw_frame(look: StudyView) -> Sequence[Any]:
@@ -220,7 +234,7 @@ def _follow(demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: 
     quiet = {**QUIET, "queue": False}
     refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
     return_button = gr.Button("Return", visible="hidden", elem_id=_RETURN_ID)
-    titles = json.dumps({tab.name: tab.title for tab in TABS.values()})
+    titles = json.dumps({"": t("New study"), **{tab.name: tab.title for tab in TABS.values()}}, ensure_ascii=False)
     # Before the page has read its URL, the tab that opens first must not write itself into it.
     demo.load(arrive, None, [*outputs, *place], **quiet).then(
         None, [picker, opened_tab], None,
@@ -240,9 +254,9 @@ def _opened(address: Mapping[str, str]) -> tuple[str | None, list[Any]]:
     offered, requested = study_choices(), address.get("study")
     name = initial_study(requested, [name for _, name in offered])
     missing = requested is not None and name is None
-    notice = callout("warn", f"There is no project “{requested}”",
-                     "It was renamed or deleted, or the address is wrong.",
-                     "Choose one of the projects below.") if missing else ""
+    notice = callout("warn", t("There is no project “{requested}”", requested=requested),
+                     t("It was renamed or deleted, or the address is wrong."),
+                     t("Choose one of the projects below.")) if missing else ""
     tab = initial_tab(name, address.get("tab"))
     return name, [gr.update(choices=offered, value=name), gr.Tabs(selected=tab),
                   gr.update(value=notice, visible=missing), tab]

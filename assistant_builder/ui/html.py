@@ -6,6 +6,7 @@ content is shown as text and can neither run nor fetch anything.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,19 @@ from typing import Any, Literal
 from markupsafe import Markup, escape
 
 from assistant_builder.arms import css_rules, css_variables, label
+from assistant_builder.i18n import N_, t
 from assistant_builder.ui.settings_form import use_page_labels
 
 Tone = Literal["info", "good", "warn", "bad"]
 STATE_LABELS = {
-    "queued": "not run yet", "waiting": "waiting", "running": "running", "succeeded": "done", "failed": "failed",
-    "cancelled": "paused", "lost": "interrupted",
+    "queued": N_("not run yet"), "waiting": N_("waiting"), "running": N_("running"), "succeeded": N_("done"),
+    "failed": N_("failed"), "cancelled": N_("paused"), "lost": N_("interrupted"), "damaged": N_("damaged"),
 }
+
+
+def state_label(state: str) -> str:
+    """A state of a study or a step in words."""
+    return t(STATE_LABELS[state]) if state in STATE_LABELS else state
 
 
 def join(parts: Iterable[str]) -> Markup:
@@ -30,12 +37,12 @@ def join(parts: Iterable[str]) -> Markup:
 
 def badge(state: str) -> Markup:
     """A state as a coloured label."""
-    return Markup('<span class="ab-badge ab-{}">{}</span>').format(state, STATE_LABELS.get(state, state))
+    return Markup('<span class="ab-badge ab-{}">{}</span>').format(state, state_label(state))
 
 
 def assistants(count: int) -> str:
     """All assistants of a study, for use in a sentence: ``both assistants``."""
-    return "the assistant" if count == 1 else "both assistants" if count == 2 else "all assistants"
+    return t("the assistant") if count == 1 else t("both assistants") if count == 2 else t("all assistants")
 
 
 def arm_chip(arm: str) -> Markup:
@@ -57,7 +64,7 @@ def callout(tone: Tone, title: str, body: str = "", remedy: str = "") -> Markup:
 def error_callout(record: Mapping[str, Any]) -> Markup:
     """Show an ``AssistantBuilderError.to_record()`` in the words of the page."""
     where = record.get("where")
-    return callout("bad", page_words(str(record["what"])), f"Where: {where}" if where else "",
+    return callout("bad", page_words(str(record["what"])), t("Where: {where}", where=where) if where else "",
                    page_words(str(record.get("remedy") or "")))
 
 
@@ -79,6 +86,16 @@ def _project(match: re.Match[str]) -> str:
 def empty(title: str, body: str) -> Markup:
     """The placeholder of an empty region, with the way to fill it."""
     return Markup('<div class="ab-empty"><strong>{}</strong><p>{}</p></div>').format(title, body)
+
+
+def heading(text: str) -> Markup:
+    """The title of a group of components."""
+    return Markup("<h3>{}</h3>").format(text)
+
+
+def hint(text: str) -> Markup:
+    """An explanation in small text."""
+    return Markup('<p class="ab-note">{}</p>').format(text)
 
 
 def card(title: str, *body: str) -> Markup:
@@ -151,6 +168,11 @@ def toast(what: str, remedy: str = "") -> str:
     return str(escape(page_words(f"{what.rstrip('.')}. {remedy}" if remedy else what)))
 
 
+def pop_up_titles() -> dict[str, str]:
+    """The title of a pop-up message by its kind; gradio's own are English."""
+    return {"error": t("Error"), "warning": t("Warning"), "info": t("Note")}
+
+
 CLICKS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-action]");
   if (!button || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -162,15 +184,20 @@ CLICKS = """element.addEventListener("click", (event) => {
 FIT_CHARTS = "setTimeout(() => window.dispatchEvent(new Event('resize')), 60);"
 """JavaScript after hidden parts of the page are shown: charts that were drawn while hidden get their width."""
 
-COPY_SCRIPT = (Path(__file__).parent / "scripts" / "copy.js").read_text(encoding="utf-8")
-"""JavaScript for the ``js_on_load`` of a component with :func:`copyable` texts."""
+_COPY = (Path(__file__).parent / "scripts" / "copy.js").read_text(encoding="utf-8")
+
+
+def copy_script() -> str:
+    """JavaScript for the ``js_on_load`` of a component with :func:`copyable` texts."""
+    return _COPY.replace("COPIED", json.dumps(t("Copied"))).replace("NOT_ALLOWED", json.dumps(t("Not allowed")))
 
 
 def copyable(text: str, what: str) -> Markup:
     """Preformatted text with a button that copies it; ``what`` names it for screen readers."""
     return Markup(
         '<div class="ab-copied" data-copied><pre class="ab-code ab-wrap" data-text>{}</pre><button type="button" '
-        'class="ab-tool" data-action="copy" aria-label="Copy {}">Copy</button></div>').format(text, what)
+        'class="ab-tool" data-action="copy" aria-label="{}">{}</button></div>'
+    ).format(text, t("Copy {what}", what=what), t("Copy"))
 
 
 STYLE_SHEETS = sorted((Path(__file__).parent / "styles").glob("*.css"),

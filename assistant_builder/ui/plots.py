@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.arms import ARMS
+from assistant_builder.arms import ARMS, label
+from assistant_builder.i18n import separators, t
 from assistant_builder.ui.html import cut
 from assistant_builder.ui.study_snapshot import ArmSnapshot
 
@@ -34,24 +35,26 @@ def loss_figure(arms: Mapping[str, ArmSnapshot]) -> Figure:
     for arm, seen in arms.items():
         points = downsample(latest_by_step(seen.points))
         checks = latest_by_step(seen.validations)
-        title, color = ARMS[arm].label, ARMS[arm].color
+        title, color = label(arm), ARMS[arm].color
         if points:
             figure.add_scatter(x=[point["step"] for point in points], y=[point["loss"] for point in points],
-                               mode="lines" if len(points) > 2 else "lines+markers", name=f"{title}, training",
-                               line={"color": color, "width": 2}, opacity=0.55, hovertemplate="step %{x}: %{y:.3f}")
+                               mode="lines" if len(points) > 2 else "lines+markers", name=t("{title}, training",
+                                                                                            title=title),
+                               line={"color": color, "width": 2}, opacity=0.55, hovertemplate=t("step %{x}: %{y:.3f}"))
         if checks:
             figure.add_scatter(
                 x=[check["step"] for check in checks], y=[check["loss"] for check in checks], mode="lines+markers",
-                name=f"{title}, validation", line={"color": color, "width": 1.5, "dash": "dot"},
+                name=t("{title}, validation", title=title), line={"color": color, "width": 1.5, "dash": "dot"},
                 marker={"size": 9, "symbol": ["star" if check.get("best") else "circle" for check in checks]},
-                hovertemplate="step %{x}: %{y:.3f}",
+                hovertemplate=t("step %{x}: %{y:.3f}"),
             )
     figure.update_layout(
-        **LAYOUT, height=360, margin={"l": 56, "r": 12, "t": 12, "b": 44}, hovermode="x unified",
+        **LAYOUT, separators="".join(reversed(separators())), height=360, margin={"l": 56, "r": 12, "t": 12, "b": 44},
+        hovermode="x unified",
         uirevision="loss",  # keeps zoom and hidden curves when points are added
     )
-    figure.update_xaxes(title_text="optimizer step", rangemode="tozero", **AXIS)
-    figure.update_yaxes(title_text="loss (nats per token)", **AXIS)
+    figure.update_xaxes(title_text=t("optimizer step"), rangemode="tozero", **AXIS)
+    figure.update_yaxes(title_text=t("loss (nats per token)"), **AXIS)
     return figure
 
 
@@ -81,7 +84,8 @@ class Drawing:
         self.traces: list[dict[str, Any]] = []
         self.shapes: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-        self.layout: dict[str, Any] = {**LAYOUT, "height": height, "margin": {"l": 8, "r": 8, "t": 8, "b": 48},
+        self.layout: dict[str, Any] = {**LAYOUT, "separators": "".join(reversed(separators())), "height": height,
+                                       "margin": {"l": 8, "r": 8, "t": 8, "b": 48},
                                        "showlegend": False, "hoverlabel": {"align": "left"}, "dragmode": False}
 
     def label(self, y: float, text: str, about: str = "", *, axis: str = "", lift: int = 7) -> None:

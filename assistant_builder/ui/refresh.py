@@ -27,8 +27,9 @@ from starlette.responses import PlainTextResponse, Response
 
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.i18n import language, t
 from assistant_builder.study import Study, home
-from assistant_builder.ui.html import toast
+from assistant_builder.ui.html import pop_up_titles, toast
 from assistant_builder.ui.study_snapshot import Snapshot, all_trained, stamp, study_stamp, take_snapshot
 from assistant_builder.web.access import is_from_this_machine
 
@@ -83,8 +84,8 @@ class StudyView:
         except AssistantBuilderError as error:
             self.error = error.to_record()
         except (KeyError, TypeError, ValueError, OSError) as error:
-            self.error = StudyError(f"its files are damaged ({error!r})", where=str(self.study.folder),
-                                    remedy="Run it again with --redo, or remove its folder").to_record()
+            self.error = StudyError(t("its files are damaged ({error!r})", error=error), where=str(self.study.folder),
+                                    remedy=t("Run it again with --redo, or remove its folder")).to_record()
         return None
 
 
@@ -107,10 +108,11 @@ class LiveRegion:
 
 @dataclass(frozen=True)
 class Page:
-    """The built page: the gradio app, and the regions that follow a study."""
+    """The built page: the gradio app, the regions that follow a study, and a function that builds the app again."""
 
     demo: gr.Blocks
     sections: Sequence[LiveRegion]
+    build: Callable[[], gr.Blocks] | None = None
 
 
 def body_region(key: str, empty: Block, body: Block) -> LiveRegion:
@@ -130,8 +132,8 @@ def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str,
         except Exception:  # a file of another version; drawing the region says so, and the other regions are drawn
             _log.debug("no version of %s of study %s", section.key, look.name, exc_info=True)
             mark = f"unknown:{look.mark}"
-        parts[section.key] = _digest(mark)
-    return _digest(json.dumps([look.name, parts])), parts
+        parts[section.key] = _digest(f"{language()}:{mark}")
+    return _digest(json.dumps([language(), look.name, parts])), parts
 
 
 def is_local(request: gr.Request) -> bool:
@@ -175,7 +177,8 @@ def _draw(section: LiveRegion, look: StudyView) -> Sequence[Any]:
         return section.draw(look)
     except Exception as error:
         _log.exception("the page cannot draw %s of study %s", section.key, look.name)
-        gr.Warning(toast(f"{section.key} cannot be shown: {error!r}", "The terminal that runs the page shows more"))
+        gr.Warning(toast(t("{key} cannot be shown: {error!r}", key=section.key, error=error),
+                         t("The terminal that runs the page shows more")), title=pop_up_titles()["warning"])
         return [gr.skip()] * len(section.outputs)
 
 
@@ -188,13 +191,14 @@ def user_facing_errors(function: Callable[Arguments, Result]) -> Callable[Argume
             return function(*args, **kwargs)
         except (AssistantBuilderError, OSError, MemoryError) as error:
             translated = translate_error(error)
-            raise gr.Error(toast(translated.what, translated.remedy), print_exception=False) from error
+            raise gr.Error(toast(translated.what, translated.remedy), print_exception=False,
+                           title=pop_up_titles()["error"]) from error
         except gr.Error:
             raise
         except Exception as error:
             _log.exception("the page failed in %s", function.__name__)
-            text = toast(f"the page failed: {error!r}", "The terminal that runs the page shows more")
-            raise gr.Error(text, print_exception=False) from error
+            text = toast(t("the page failed: {error!r}", error=error), t("The terminal that runs the page shows more"))
+            raise gr.Error(text, print_exception=False, title=pop_up_titles()["error"]) from error
 
     return handler
 

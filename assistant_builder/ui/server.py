@@ -30,12 +30,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from assistant_builder import i18n
 from assistant_builder.ui import refresh, uploads
 from assistant_builder.ui.html import STYLE_SHEETS, arm_styles
+from assistant_builder.ui.languages import TranslatedBlocks
 from assistant_builder.ui.refresh import Page
 from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access, AllowedHosts, listen
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
+from assistant_builder.web.language import LanguageMiddleware
 from assistant_builder.web.middleware import AuthMiddleware, BodyLimitMiddleware, Login, user_of
 from assistant_builder.web.request_limits import limited_config
 from assistant_builder.web.sessions import SESSION, NameOwners
@@ -172,14 +175,17 @@ def _foreign_window() -> Response:
                         {"X-Log-In": "/login"})
 
 
-class FirstScriptMiddleware:
-    """ASGI middleware that puts a script before all others of the page; gradio adds its ``head`` after its own."""
+class DocumentMiddleware:
+    """ASGI middleware that completes the document of the page: its language, and scripts before all others.
+
+    Gradio's document is in English, and its ``head`` comes after its own scripts.
+    """
 
     def __init__(self, app: ASGIApp, script: str) -> None:
         self._app, self._script = app, f"<head><script>{script}</script>".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and insert the script into its response."""
+        """Pass the request on, and complete its response."""
         if scope["type"] != "http" or scope["path"] != "/":
             return await self._app(scope, receive, send)
         kept: list[Message] = []
@@ -187,7 +193,9 @@ class FirstScriptMiddleware:
         async def send_changed(message: Message) -> None:
             kept.append(message)
             if message["type"] == "http.response.body" and not message.get("more_body"):
-                body = b"".join(part.get("body", b"") for part in kept[1:]).replace(b"<head>", self._script, 1)
+                language = f'lang="{i18n.language()}" dir="{i18n.direction()}"'.encode()
+                body = b"".join(part.get("body", b"") for part in kept[1:])
+                body = body.replace(b'lang="en"', language, 1).replace(b"<head>", self._script, 1)
                 start = kept[0]
                 MutableHeaders(raw=start["headers"])["content-length"] = str(len(body))
                 await send(start)
@@ -205,8 +213,8 @@ _SHUTDOWN_SECONDS = 3
 """How long a stopping server waits for responses in progress."""
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
-_LOG_IN_AGAIN, _FRAMES = ((Path(__file__).parent / "scripts" / name).read_text(encoding="utf-8")
-                          for name in ("log_in_again.js", "frames.js"))
+_LOG_IN_AGAIN, _LANGUAGE, _FRAMES = ((Path(__file__).parent / "scripts" / name).read_text(encoding="utf-8")
+                                     for name in ("log_in_again.js", "language.js", "frames.js"))
 
 
 class Serving:
@@ -310,6 +318,8 @@ def make_theme() -> gr.themes.Base:
 def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     """The ASGI app with all middleware around gradio, and the function to call before the server shuts down."""
     folder, demo = uploads_folder(), page.demo
+    if page.build is not None and isinstance(demo, TranslatedBlocks):
+        demo.translate(page.build)
     login = Login(access.user, access.password) if access.user is not None and access.password is not None else None
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_route(uploads.PATH, uploads.Uploads(folder, access.limits, demo).answer, methods=["POST"])
@@ -336,11 +346,11 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
         inner.stop_event.set()
 
     events = EventGuard(outer, demo, windows)
-    app: ASGIApp = FirstScriptMiddleware(events, _FRAMES)
+    app: ASGIApp = DocumentMiddleware(events, _LANGUAGE + _FRAMES)
     app = BodyLimitMiddleware(app, access.limits, folder, uploads.PATH, events.check_body)
     app = RouteAllowlistMiddleware(app, folder, (refresh.PATH,))
     app = AuthMiddleware(app, AllowedHosts(access.host, access.allowed_hosts), login)
-    return SecurityHeadersMiddleware(app), stop
+    return SecurityHeadersMiddleware(LanguageMiddleware(app)), stop
 
 
 class _Server(uvicorn.Server):

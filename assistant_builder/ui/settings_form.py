@@ -26,6 +26,7 @@ from assistant_builder.config import (
     option_fields,
     parse_config,
 )
+from assistant_builder.i18n import N_, t, translate_formatted
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -95,9 +96,9 @@ def _option(key: str, field: FieldInfo, default: Any) -> Option:
     for name_of in (constraint for constraint in field.metadata if isinstance(constraint, RegistryName)):
         kind, choices = "choice", name_of.choices()
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    bounds = bounds_text(field)
-    return Option(key=key, title=field.title or key.rsplit(".", 1)[-1],
-                  help=f"{field.description or ''} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
+    bounds, help = bounds_text(field), translate_formatted(field.description or "")
+    return Option(key=key, title=t(field.title) if field.title else key.rsplit(".", 1)[-1],
+                  help=f"{help} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
                   kind=kind, basic=extra.get("level") == "basic", optional=optional, choices=choices, default=default)
 
 
@@ -124,9 +125,9 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
 
 def bounds_text(field: FieldInfo) -> str:
     """The bounds of a number in words: ``above 0, below 0.9``; empty if it has none."""
-    bounds = ((annotated_types.Gt, "above", "gt"), (annotated_types.Ge, "at least", "ge"),
-              (annotated_types.Lt, "below", "lt"), (annotated_types.Le, "at most", "le"))
-    return ", ".join(f"{words} {getattr(constraint, name)}" for constraint in field.metadata
+    bounds = ((annotated_types.Gt, N_("above {bound}"), "gt"), (annotated_types.Ge, N_("at least {bound}"), "ge"),
+              (annotated_types.Lt, N_("below {bound}"), "lt"), (annotated_types.Le, N_("at most {bound}"), "le"))
+    return ", ".join(t(words, bound=getattr(constraint, name)) for constraint in field.metadata
                      for kind, words, name in bounds if isinstance(constraint, kind))
 
 
@@ -186,7 +187,7 @@ def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) 
     if suggestions:
         return gr.Dropdown(list(suggestions), value=value, allow_custom_value=True, **shared)
     lines = 2 if option.kind == "mapping" or option.key == "data.system" else 1
-    empty = "not set" if option.optional else None
+    empty = t("not set") if option.optional else None
     return gr.Textbox(value=value, lines=lines, max_lines=8, placeholder=empty, **shared)
 
 
@@ -224,7 +225,7 @@ class OptionForm:
 
 def preset_choices(times: Mapping[str, str] | None = None, *, by_heart: bool = True) -> list[tuple[str, str]]:
     """The cards of the presets: title, time (``times``) and purpose in lines; CSS hides “custom” unless chosen."""
-    return [("\n".join(filter(None, (title, (times or {}).get(name, ""), purpose))), name)
+    return [("\n".join(filter(None, (t(title), (times or {}).get(name, ""), t(purpose)))), name)
             for name, (title, purpose) in PRESET_LABELS.items() if by_heart or name != BY_HEART]
 
 
@@ -254,48 +255,51 @@ def keys_of(part: str, *, basic: bool | None = None, without: Sequence[str] = ()
 
 
 ROLE_TITLES = {
-    "question": "Question", "answer": "Answer", "context": "Context", "messages": "Conversation",
-    "group": "Group, kept together", "cluster": "Cluster, one fact",
-    "family": "Family, facts of one kind", "split": "Split", "answerable": "Answerable",
-    "system": "System prompt",
+    "question": N_("Question"), "answer": N_("Answer"), "context": N_("Context"), "messages": N_("Conversation"),
+    "group": N_("Group, kept together"), "cluster": N_("Cluster, one fact"),
+    "family": N_("Family, facts of one kind"), "split": N_("Split"), "answerable": N_("Answerable"),
+    "system": N_("System prompt"),
 }
-MAPPING_TITLE = "Match your columns"
+MAPPING_TITLE = N_("Match your columns")
 _KEY = r"(?:data|model|train|eval)\.[a-z][a-z_.]*[a-z]"
 _VALUE = r"""=(?:'[^']*'|[^\s,;:)'"]+)"""
 _SETTING = re.compile(rf"(?:--set )?({_KEY})({_VALUE})?")
 _LISTED = re.compile(rf"--set {_KEY}{_VALUE}(?: --set {_KEY}{_VALUE})+")
 _CLI_PHRASES = (
-    (re.compile(r"resume it with 'assistant-builder run [^']*'"), "open that project at the top of the page"),
+    (re.compile(r"resume it with 'assistant-builder run [^']*'"), N_("open that project at the top of the page")),
     (re.compile(r"(?:[Rr]un the study|[Rr]un it) again with --redo"),
-     "tick “Replace results” on the Train tab and press the button there"),
-    (re.compile(r"pass --redo to run"), "tick “Replace results” on the Train tab to run"),
-    (re.compile(r"Choose another name with --name \S+"), "Choose another name"),
+     N_("tick “Replace results” on the Train tab and press the button there")),
+    (re.compile(r"pass --redo to run"), N_("tick “Replace results” on the Train tab to run")),
+    (re.compile(r"Choose another name with --name \S+"), N_("Choose another name")),
 )
 
 
 def use_page_labels(text: str) -> str:
-    """Replace keys of settings and command-line options by the labels of the page.
+    """Translate a message, and replace keys of settings and command-line options by the labels of the page.
 
     ``--set data.columns.group=NAME`` becomes “Group, kept together” under “Match your columns”;
     ``train.max_length`` becomes “Longest pair”; ``data.remove_leaks=never`` becomes “Remove leaks” (never).
     """
     for pattern, words in _CLI_PHRASES:
         text = pattern.sub(words, text)
-    text = _LISTED.sub(lambda match: match.group().replace(" --set ", " and --set "), text)
-    under = f"” under “{MAPPING_TITLE}” and “"
-    return _SETTING.sub(_replace_key, text).replace(under, "” and “")
+    text = translate_formatted(text)
+    both = t(" and ")
+    text = _LISTED.sub(lambda match: match.group().replace(" --set ", f"{both}--set "), text)
+    opening, _, closing = t("“{role}” under “{title}”", role="\0", title=t(MAPPING_TITLE)).partition("\0")
+    return _SETTING.sub(_replace_key, text).replace(f"{closing}{both}{opening}", f"{closing[:1]}{both}{opening}")
 
 
 def _replace_key(match: re.Match[str]) -> str:
     key, value = match.group(1), (match.group(2) or "").lstrip("=").strip("'")
     if key.startswith("data.columns."):
         role = ROLE_TITLES.get(key.removeprefix("data.columns."))
-        title = f"“{role}” under “{MAPPING_TITLE}”" if role else ""
+        title = t("“{role}” under “{title}”", role=t(role), title=t(MAPPING_TITLE)) if role else ""
     else:
         option = study_options().get(key)
-        title = f"“{option.title}”" if option else ""
+        title = t("“{title}”", title=option.title) if option else ""
     if not title:
         return match.group()
     if match.group(2) == "=''":
-        return f"{title} (not used)" if key.startswith("data.columns.") else f"{title} (empty)"
+        return t("{title} (not used)", title=title) if key.startswith("data.columns.") else t("{title} (empty)",
+                                                                                              title=title)
     return title if not value or value.isupper() else f"{title} ({value})"

@@ -18,9 +18,10 @@ from assistant_builder.arms import CELLS, label, plain_order
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
-from assistant_builder.ui.html import STATE_LABELS, badge, bar, empty, error_callout, join
+from assistant_builder.ui.html import badge, bar, empty, error_callout, join, state_label
 from evals.report.conclusion import Conclusion, conclude
 from evals.report.format import duration
 
@@ -222,25 +223,28 @@ def log_tail(path: Path, lines: int = 30) -> str:
     return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
 
 
-_TITLES = {"data": "Check and split", "data-embed": "Check test overlap", "evaluate": "Evaluate",
-           "formats": "Score GGUF files", "report": "Report"}
+_TITLES = {"data": N_("Check and split"), "data-embed": N_("Check test overlap"), "evaluate": N_("Evaluate"),
+           "formats": N_("Score GGUF files"), "report": N_("Report")}
 _MARKS = {"queued": "○", "running": "●", "succeeded": "✓", "failed": "✕", "cancelled": "■", "lost": "!"}
 
 
 def step_title(step: str) -> str:
     """Title of a step."""
     if step in _TITLES:
-        return _TITLES[step]
+        return t(_TITLES[step])
     if step.startswith("score-"):
-        return f"Score cells · part {step.removeprefix('score-')}"
+        return t("Score cells · part {part}", part=step.removeprefix("score-"))
     arm, seed = split_run(step.removeprefix("train-"))
-    way = {"+facts": " with facts", "+memory": " from memory"}.get(f"+{step.partition('+')[2]}", "")
-    return f"Train {label(arm)}{way}" + (f" · seed {seed}" if seed > 1 else "")
+    way = step.partition("+")[2]
+    title = (t("Train {assistant} with facts", assistant=label(arm)) if way == "facts" else
+             t("Train {assistant} from memory", assistant=label(arm)) if way == "memory" else
+             t("Train {assistant}", assistant=label(arm)))
+    return title + (t(" · seed {seed}", seed=seed) if seed > 1 else "")
 
 
 def picker_label(title: str, state: str) -> str:
     """Label of a study in the picker, of its title and state; the script of the address reads the title from it."""
-    return f"{title}  ·  {STATE_LABELS.get(state, state)}"
+    return f"{title}  ·  {state_label(state)}"
 
 
 def title_of_study(name: str) -> str:
@@ -265,9 +269,10 @@ def study_strip(snapshot: Snapshot) -> Markup:
 def _next_places(snapshot: Snapshot) -> Markup:
     """Buttons that open the tabs where to go on with a study that has not run or is finished; else empty."""
     if snapshot.state == "succeeded":
-        head, places = "Ready:", [("evaluate", "See the result"), ("chat", "Chat with it"), ("export", "Use it")]
+        head, places = t("Ready:"), [("evaluate", t("See the result")), ("chat", t("Chat with it")),
+                                     ("export", t("Use it"))]
     elif snapshot.shown_state == "queued" and not snapshot.touched:
-        head, places = "Next:", [("train", "Train it")]
+        head, places = t("Next:"), [("train", t("Train it"))]
     else:
         return Markup("")
     buttons = join(Markup('<button type="button" data-tab="{}">{}</button>').format(*place) for place in places)
@@ -275,14 +280,14 @@ def _next_places(snapshot: Snapshot) -> Markup:
 
 
 def _step(snapshot: Snapshot, record: StepRecord) -> Markup:
-    note = {"succeeded": duration(record.seconds), "queued": ""}.get(record.state, STATE_LABELS[record.state])
+    note = {"succeeded": duration(record.seconds), "queued": ""}.get(record.state, state_label(record.state))
     meter, progress = Markup(""), snapshot.progress.get(record.step)
     if record.state == "running" and progress is not None and progress.total:
         fraction = progress.done / progress.total
         meter = bar(fraction, step_title(record.step))
         note = f"{100 * fraction:.0f} %"
         if progress.eta_seconds is not None:
-            note += f" · {duration(progress.eta_seconds)} left"
+            note += " · " + t("{time} left", time=duration(progress.eta_seconds))
     return Markup(
         '<li class="ab-step ab-{}"><i aria-hidden="true">{}</i><div><b>{}</b><small>{}</small>{}</div></li>'
     ).format(record.state, _MARKS[record.state], step_title(record.step), note, meter)
@@ -302,11 +307,10 @@ def elapsed(record: StepRecord) -> float:
 
 def new_study_strip() -> Markup:
     """The strip of a new study."""
-    return Markup(
-        '<div class="ab-strip"><div class="ab-strip-head"><h2>New project</h2></div>'
-        "<p>Upload your questions and answers. Two assistants are trained on them, a full and a compact one, and "
-        "tested with questions that neither has seen.</p></div>"
-    )
+    about = t("Upload your questions and answers. Two assistants are trained on them, a full and a compact one, and "
+              "tested with questions that neither has seen.")
+    return Markup('<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div><p>{}</p></div>').format(
+        t("New project"), about)
 
 
 def damaged_strip(name: str, error: dict[str, str]) -> Markup:
@@ -318,4 +322,4 @@ def damaged_strip(name: str, error: dict[str, str]) -> Markup:
 
 def needs_study(what: str) -> Markup:
     """The placeholder of a tab without a study."""
-    return empty("No project chosen", f"{what} Choose a project above, or create one on the Data tab.")
+    return empty(t("No project chosen"), t("{what} Choose a project above, or create one on the Data tab.", what=what))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from assistant_builder.i18n import t
 from assistant_builder.registry import Registry
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class Tab:
 
     @property
     def title(self) -> str:
-        """Title of the tab."""
-        return self.label or self.name.capitalize()
+        """Title of the tab in the current language."""
+        return t(self.label) if self.label else self.name.capitalize()
 
     def shown_title(self, view: StudyView) -> str:
         """Title of the tab for a study, with a tick if its work is done."""

@@ -30,6 +30,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from assistant_builder.atomic_io import write_bytes
+from assistant_builder.i18n import t
 from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.web.request_limits import SIZE_VARIABLE, Limits, format_size
 from assistant_builder.web.sessions import SESSION, UPLOAD_PREFIX, new_upload_name
@@ -106,8 +107,8 @@ class Uploads:
         if expected > most:
             return self._too_large()
         if not await anyio.to_thread.run_sync(self._has_space, expected):
-            return PlainTextResponse("The limit of stored uploads is reached. Try again in an hour, or restart "
-                                     "Assistant Builder, which deletes them.", status_code=507)
+            return PlainTextResponse(t("The limit of stored uploads is reached. Try again in an hour, or restart "
+                                       "Assistant Builder, which deletes them."), status_code=507)
         folder = self._folder / new_upload_name(request.scope.get(SESSION))
         self._incoming_bytes += expected
         self._incoming_files += 1
@@ -126,7 +127,7 @@ class Uploads:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            return PlainTextResponse("The disk of the server is full; the upload was discarded", status_code=507)
+            return PlainTextResponse(t("The disk of the server is full; the upload was discarded"), status_code=507)
         finally:
             self._incoming_bytes -= expected
             self._incoming_files -= 1
@@ -174,8 +175,9 @@ class Uploads:
 
     def _too_large(self) -> Response:
         return PlainTextResponse(
-            f"The file is larger than {format_size(self._limits.file_bytes)}, the limit of this server. Its "
-            f"administrator can raise it ({SIZE_VARIABLE}) or start from the file: assistant-builder run FILE.", 413)
+            t("The file is larger than {format_size}, the limit of this server. Its administrator can raise it "
+              "({size_variable}) or start from the file: assistant-builder run FILE.",
+              format_size=format_size(self._limits.file_bytes), size_variable=SIZE_VARIABLE), 413)
 
 
 def safe_name(name: str) -> str:

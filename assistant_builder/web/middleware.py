@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from assistant_builder.i18n import N_, direction, language, t
 from assistant_builder.web.access import AllowedHosts, is_cross_origin
 from assistant_builder.web.passwords import PasswordHash, RateLimiter
 from assistant_builder.web.request_limits import Limits, format_size, mark_trusted
@@ -143,21 +144,22 @@ LOGIN_PAGE_POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _PAGE = Markup("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex"><title>Log in · Assistant Builder</title><style>{style}</style></head>
+<html lang="{language}" dir="{direction}"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex"><title>{log_in} · Assistant Builder</title><style>{style}</style></head>
 <body><main><header><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36" height="36" rx="9"/>
-<path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>Log in to go on.</p></div></header>
+<path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>{ask}</p></div></header>
 {notice}<form method="post" action="/login"><input type="hidden" name="next" value="{next}">
-<label for="username">User</label><input id="username" name="username" autocomplete="username" autocapitalize="none"
+<label for="username">{user}</label><input id="username" name="username" autocomplete="username" autocapitalize="none"
 spellcheck="false" dir="auto" required maxlength="200" autofocus>
-<label for="password">Password</label><input id="password" name="password" type="password"
+<label for="password">{password}</label><input id="password" name="password" type="password"
 autocomplete="current-password" required maxlength="1000" {described}>
-<button type="submit">Log in</button></form></main></body></html>
+<button type="submit">{log_in}</button></form></main></body></html>
 """)
-_REFRESH = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0"><title>Assistant Builder</title>
-</head><body><p>Opening Assistant Builder…</p></body></html>
-"""
+_REFRESH = Markup("""<!doctype html>
+<html lang="{language}" dir="{direction}"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0">
+<title>Assistant Builder</title></head><body><p>{opening}</p></body></html>
+""")
 """Loads the same URL again from this site: browsers omit the strict session cookie after a link from another site."""
 
 
@@ -166,11 +168,13 @@ def login_page(after: str = "", *, failed: str = "", status: str = "") -> str:
     role = "alert" if failed else "status"
     notice = Markup('<p role="{}" id="notice">{}</p>').format(role, failed or status) if failed or status else ""
     described = Markup('aria-describedby="notice" aria-invalid="true"') if failed else ""
-    return _PAGE.format(style=Markup(_STYLE), notice=notice, next=after, described=described)
+    return _PAGE.format(
+        style=Markup(_STYLE), notice=notice, next=after, described=described, language=language(),
+        direction=direction(), log_in=t("Log in"), ask=t("Log in to go on."), user=t("User"), password=t("Password"))
 
 
 LOGIN_PATHS = ("/login", "/logout", "/active")
-WRONG_CREDENTIALS = "The user name or password is incorrect."
+WRONG_CREDENTIALS = N_("The user name or password is incorrect.")
 _MAX_FORM_BYTES = 8192
 _log = logging.getLogger(__name__)
 
@@ -206,7 +210,8 @@ class Login:
         """Response to a request without a session: a redirect to the login for a browser, 401 for other clients."""
         if request.method in ("GET", "HEAD") and request.url.path == "/" and _wants_page(request):
             if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-                return HTMLResponse(_REFRESH)
+                return HTMLResponse(_REFRESH.format(
+                    language=language(), direction=direction(), opening=t("Opening Assistant Builder…")))
             after = f"?{urlencode({'next': request.url.query})}" if request.url.query else ""
             return RedirectResponse(f"/login{after}", status_code=303)
         return JSONResponse({"detail": "Log in first"}, status_code=401, headers={"X-Log-In": "/login"})
@@ -214,8 +219,9 @@ class Login:
     def _show_form(self, request: Request) -> Response:
         if self.session(request.scope) is not None:
             return RedirectResponse(_redirect_target(request.query_params.get("next", "")), status_code=303)
-        notices = {"out": "You are logged out.",
-                   "over": "You were logged out after a period of inactivity. Your data is safe, and runs continue."}
+        notices = {
+            "out": t("You are logged out."),
+            "over": t("You were logged out after a period of inactivity. Your data is safe, and runs continue.")}
         status = notices.get(request.query_params.get("said", ""), "")
         return _page(login_page(request.query_params.get("next", ""), status=status))
 
@@ -243,7 +249,7 @@ class Login:
             _log.warning("login refused from %s, attempt %d", address, self._rate_limiter.failures(address))
             if not _wants_page(request):
                 return JSONResponse({"detail": WRONG_CREDENTIALS}, status_code=401)
-            return _page(login_page(after, failed=WRONG_CREDENTIALS), 401)
+            return _page(login_page(after, failed=t(WRONG_CREDENTIALS)), 401)
         mark_trusted(request.scope)
         self._rate_limiter.succeeded(address)
         self.sessions.end(_token(request.scope))  # prevents session fixation
@@ -257,8 +263,8 @@ class Login:
     def _too_many_attempts(self, request: Request, after: str, wait: float) -> Response:
         seconds = int(wait) + 1
         headers = {"Retry-After": str(seconds)}
-        duration = f"{seconds} seconds" if seconds < 120 else f"{-(-seconds // 60)} minutes"
-        message = f"Too many attempts. Try again in {duration}."
+        message = (t("Too many attempts. Try again in {seconds} seconds.", seconds=seconds) if seconds < 120 else
+                   t("Too many attempts. Try again in {minutes} minutes.", minutes=-(-seconds // 60)))
         if not _wants_page(request):
             return JSONResponse({"detail": message}, status_code=429, headers=headers)
         return _page(login_page(after, failed=message), 429, headers)

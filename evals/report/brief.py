@@ -11,9 +11,10 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS
+from assistant_builder.i18n import t, tn
 from evals.declaration import LOSS, RIGHT_DECLINES
-from evals.report.conclusion import EXACT, NOT_READY_OVERLAP, Conclusion, declined, total
-from evals.report.format import count, number, plural, shown
+from evals.report.conclusion import EXACT, NOT_READY_OVERLAP, Conclusion, declined, total, wrong_answers
+from evals.report.format import count, number, shown
 from evals.report.load import arms_of
 
 Tone = Literal["good", "warn", "bad"]
@@ -35,6 +36,7 @@ class Example:
     verdict: str
     tone: Tone
     cluster: str | None
+    declined: bool = False
 
 
 def about(report: Mapping[str, Any]) -> str:
@@ -54,7 +56,7 @@ def examples(report: Mapping[str, Any], conclusion: Conclusion) -> list[Example]
     best, worst = found[::-1], found
     if conclusion.metric == EXACT:
         best, worst = ([each for each in found if (each.tone == "good") == right] for right in (True, False))
-    answered, refused = ([each for each in worst if (each.verdict == "declined") == said] for said in (False, True))
+    answered, refused = ([each for each in worst if each.declined == said] for said in (False, True))
     chosen: list[Example] = []
     for wanted in (best, answered, refused, answered, refused, best, best):
         chosen += _readable(wanted, chosen)
@@ -90,13 +92,15 @@ def _answers(report: Mapping[str, Any], conclusion: Conclusion, below: float = f
             if row["answerable"] and not row.get("uncovered") and cell in row["answers"]
             and row["metrics"].get(cell, {}).get(metric, below) < below]
     for score, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["row"] or 0)):
-        verdict: tuple[str, Tone] = ("wrong", "bad") if metric == EXACT else (
+        refused = False
+        verdict: tuple[str, Tone] = (t("wrong"), "bad") if metric == EXACT else (
             f"{shown(metric).phrase} {number(score, metric)}", "warn")
         if row["metrics"][cell].get(EXACT) == 1:
-            verdict = "right", "good"
+            verdict = t("right"), "good"
         elif row["declined"].get(cell):
-            verdict = "declined", "bad"
-        yield Example(row["row"], row["question"], row["reference"], row["answers"][cell], *verdict, row["cluster"])
+            verdict, refused = (t("declined"), "bad"), True
+        yield Example(row["row"], row["question"], row["reference"], row["answers"][cell], *verdict, row["cluster"],
+                      refused)
 
 
 def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Example]:
@@ -112,20 +116,25 @@ def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
     _, rightly = declined(report, conclusion.arm)
     unknown = total(report, RIGHT_DECLINES) if rightly is not None else 0
     if rightly is not None and rightly < unknown:
-        yield (f"It answered {unknown - rightly:,} of {plural(unknown, 'question')} that it should have declined. "
-               "These answers are made up.")
-    wrong = next((figure.value for figure in conclusion.figures if figure.what == "wrong"), "0")
-    if wrong != "0":
-        yield f"{wrong} of its answers {'is' if wrong == '1' else 'are'} wrong. A wrong answer reads like a right one."
+        yield tn("It answered {answered} of {count} question that it should have declined. These answers are made up.",
+                 "It answered {answered} of {count} questions that it should have declined. These answers are made up.",
+                 unknown, answered=count(unknown - rightly))
+    if conclusion.metric == EXACT and (wrong := wrong_answers(report, conclusion.arm)):
+        yield tn("{count} of its answers is wrong. A wrong answer reads like a right one.",
+                 "{count} of its answers are wrong. A wrong answer reads like a right one.", wrong)
     codes = {warning["code"] for warning in report["warnings"]}
     if "leaks_left" in codes:
-        yield (f"{plural(report['data']['leaks']['left'], 'test question')} also occurred in training in nearly the "
-               "same words, so the result may look better than it is.")
+        yield tn("{count} test question also occurred in training in nearly the same words, so the result may look "
+                 "better "
+                 "than it is.",
+                 "{count} test questions also occurred in training in nearly the same words, so the result "
+                 "may look better than it is.", report["data"]["leaks"]["left"])
     if (asked := total(report, conclusion.metric)) < _FEW:
-        yield f"Only {plural(asked, 'question')} were tested. With other questions the result may be quite different."
+        yield tn("Only {count} question was tested. With other questions the result may be quite different.",
+                 "Only {count} questions were tested. With other questions the result may be quite different.", asked)
     if "tuning_did_not_help" in codes:
-        yield "Training did not make the base model better at these questions."
+        yield t("Training did not make the base model better at these questions.")
     if "not_better_than_retrieval" in codes:
-        yield "The untrained base model is about as good if it is given the most similar pairs."
+        yield t("The untrained base model is about as good if it is given the most similar pairs.")
     if len(arms_of(report)) > 1 and "base_requantized" in codes:
-        yield "The base model had been rounded to 4 bits before. With another base model 4-bit may cost more."
+        yield t("The base model had been rounded to 4 bits before. With another base model 4-bit may cost more.")

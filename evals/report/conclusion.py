@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, TWINS_TITLE, plain
+from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
 from assistant_builder.export_formats import advice
+from assistant_builder.i18n import N_, t, tc, tn
 from evals.declaration import FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric
-from evals.report.format import capitalised, enumerated, margin, number, percent, plural, shown
+from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared
 from evals.report.other_results import NAMES
-from evals.report.risk_coverage import RULE_LEFT_OUT, sentences
+from evals.report.risk_coverage import sentences
 from evals.report.rows_headline import of_contrast, reading
 from evals.report.verdict import harm_interval
 
@@ -23,8 +24,7 @@ NOT_READY = 0.5
 """An assistant with a smaller share of right answers is called not ready."""
 NOT_READY_OVERLAP = 0.3
 """The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
-_COMPACT, _FULL = f"the {QLORA.plain.lower()} one", f"the {LORA.plain.lower()} one"
-TOO_FEW = "Too few test questions to say"
+TOO_FEW = N_("Too few test questions to say")
 """What an inconclusive comparison is called."""
 _MAX_QUESTION = 80  # characters of the question in the suggested command
 
@@ -93,7 +93,7 @@ class Conclusion:
     def lines(self) -> list[str]:
         """The conclusion as lines of text, commands indented."""
         return [f"Is it good enough? {' '.join([self.good_enough, *self.notes])}",
-                f"{TWINS_TITLE} {self.four_bit}",
+                f"{t(TWINS_TITLE)} {self.four_bit}",
                 *([f"Which file to ship? {self.file}"] if self.file else []), f"What to do: {self.action}",
                 *(f"  {command}" for command in self.commands)]
 
@@ -108,7 +108,7 @@ def conclude(report: Mapping[str, Any]) -> Conclusion:
     too_few = metric != LOSS and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
     ready = not too_few and outcome != "worse"
     sentences = filter(None, (
-        _answers(report, arm, metric), _declines(report, arm), rival, "It is not ready for use." if too_few else ""))
+        _answers(report, arm, metric), _declines(report, arm), rival, t("It is not ready for use.") if too_few else ""))
     action, commands = _next_step(report, arm) if ready else _improvement(report, learned=not too_few)
     return Conclusion(
         arm=arm, metric=metric, share=None if metric == LOSS else metrics[metric], ready=ready,
@@ -128,7 +128,7 @@ def total(report: Mapping[str, Any], metric: str) -> int:
 def _score(report: Mapping[str, Any], cell: Mapping[str, Any], metric: str) -> str:
     """A cell's figure: the number of right answers for exact match."""
     value = cell["metrics"][metric]
-    return f"{round(value * total(report, metric)):,}" if metric == EXACT else number(value, metric)
+    return count(round(value * total(report, metric))) if metric == EXACT else number(value, metric)
 
 
 def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
@@ -136,19 +136,30 @@ def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
     metrics = report["cells"][ARMS[arm].cell]["metrics"]
     ways = {row["name"].endswith(FACTS) for row in report.get("approaches", ()) if row["name"] in (arm, arm + FACTS)}
     named = [*([plain(arm)] if len(arms_of(report)) > 1 else []),
-             *([{"grounded": "with facts looked up", "memory": "from memory"}[report["approach"]]]
+             *([{"grounded": t("with facts looked up"), "memory": t("from memory")}[report["approach"]]]
                if len(ways) > 1 else [])]
-    who = f"The recommended assistant ({', '.join(named)})" if named else "The assistant"
-    questions = plural(total(report, metric), "new question")
+    who = t("The recommended assistant ({which})", which=", ".join(named)) if named else t("The assistant")
+    asked = total(report, metric)
     if metric == EXACT:
         right = round(metrics[metric] * total(report, metric))
-        return f"{who} answered {right:,} of {questions} right ({percent(metrics[metric])})."
-    best = " of 100" if shown(metric).factor == 100 and not shown(metric).suffix else ""
-    text = f"{who} reached {shown(metric).phrase} {number(metrics[metric], metric)}{best} on {questions}"
+        return tn("{who} answered {right} of {count} new question right ({share}).",
+                  "{who} answered {right} of {count} new questions right ({share}).", asked, who=who,
+                  right=count(right), share=percent(metrics[metric]))
+    text = tn("{who} reached {metric} {value} on {count} new question",
+              "{who} reached {metric} {value} on {count} new questions",
+              asked, who=who, metric=shown(metric).phrase, value=_of_hundred(metrics[metric], metric))
     if metrics.get(EXACT) is None:
         return f"{text}."
     right = round(metrics[EXACT] * total(report, EXACT))
-    return f"{text}; {right or 'no'} {'answer is' if right < 2 else 'answers are'} exactly right."
+    exact = (tn("{count} answer is exactly right.", "{count} answers are exactly right.", right) if right else
+             t("no answer is exactly right."))
+    return f"{text}; {exact}"
+
+
+def _of_hundred(value: float | None, metric: str) -> str:
+    """The value of a metric, with the best one if it is a score of 0 to 100."""
+    text = number(value, metric)
+    return t("{value} of 100", value=text) if shown(metric).factor == 100 and not shown(metric).suffix else text
 
 
 def declined(report: Mapping[str, Any], arm: str) -> tuple[int | None, int | None]:
@@ -165,12 +176,15 @@ def _declines(report: Mapping[str, Any], arm: str) -> str:
     falsely, rightly = declined(report, arm)
     if falsely is None:
         return ""
-    text = f"It declined {falsely or 'none'} of them wrongly"
+    wrongly = {"wrongly": falsely or tc("questions", "none")}
     if rightly is None:
-        return f"{text}."
-    unknown = total(report, RIGHT_DECLINES)
-    which = "all" if rightly == unknown else f"{rightly or 'none'} of the"
-    return f"{text}, and {which} {unknown:,} that it should decline."
+        return t("It declined {wrongly} of them wrongly.", **wrongly)
+    unknown = count(total(report, RIGHT_DECLINES))
+    if rightly == total(report, RIGHT_DECLINES):
+        return t("It declined {wrongly} of them wrongly, and all {unknown} that it should decline.", unknown=unknown,
+                 **wrongly)
+    return t("It declined {wrongly} of them wrongly, and {rightly} of the {unknown} that it should decline.",
+             rightly=rightly or tc("questions", "none"), unknown=unknown, **wrongly)
 
 
 def _figures(report: Mapping[str, Any], arm: str, metric: str) -> Iterator[Figure]:
@@ -178,25 +192,32 @@ def _figures(report: Mapping[str, Any], arm: str, metric: str) -> Iterator[Figur
     metrics, asked = report["cells"][ARMS[arm].cell]["metrics"], total(report, metric)
     falsely, rightly = declined(report, arm)
     if metric != EXACT:
-        best = " of 100" if shown(metric).factor == 100 and not shown(metric).suffix else ""
-        yield Figure(f"{number(metrics[metric], metric)}{best}", shown(metric).phrase, plural(asked, "test question"))
+        yield Figure(_of_hundred(metrics[metric], metric), shown(metric).phrase,
+                     tn("{count} test question", "{count} test questions", asked))
     if metrics.get(EXACT) is not None:
         asked = total(report, EXACT)
         right = round(metrics[EXACT] * asked)
-        yield Figure(f"{right:,} of {asked:,}", "right" if metric == EXACT else "exactly right",
-                     f"{percent(metrics[EXACT])} of the test questions")
+        yield Figure(t("{part} of {whole}", part=count(right), whole=count(asked)),
+                     t("right") if metric == EXACT else t("exactly right"),
+                     t("{share} of the test questions", share=percent(metrics[EXACT])))
         if metric == EXACT:
-            yield Figure(f"{max(0, asked - right - (falsely or 0)):,}", "wrong", "of those it answered")
+            yield Figure(count(wrong_answers(report, arm)), t("wrong"), t("of those it answered"))
     if falsely is not None:
-        yield Figure(f"{falsely:,}", "declined wrongly", "questions it should answer")
+        yield Figure(count(falsely), t("declined wrongly"), t("questions it should answer"))
     if rightly is not None:
-        yield Figure(f"{rightly:,} of {total(report, RIGHT_DECLINES):,}", "declined rightly",
-                     "questions it should decline")
+        yield Figure(t("{part} of {whole}", part=count(rightly), whole=count(total(report, RIGHT_DECLINES))),
+                     t("declined rightly"), t("questions it should decline"))
+
+
+def wrong_answers(report: Mapping[str, Any], arm: str) -> int:
+    """The number of questions that an assistant answered wrong and did not decline."""
+    asked, falsely = total(report, EXACT), declined(report, arm)[0]
+    return max(0, asked - round(report["cells"][ARMS[arm].cell]["metrics"][EXACT] * asked) - (falsely or 0))
 
 
 def _bars(report: Mapping[str, Any], metric: str) -> tuple[Bar, ...]:
     """Copying and the assistants on a metric."""
-    cells = [("copy", "Copying an answer", report["baselines"]["copy"]),
+    cells = [("copy", t("Copying an answer"), report["baselines"]["copy"]),
              *((arm, plain(arm), report["cells"][ARMS[arm].cell]) for arm in reversed(TWINS)
                if arm in arms_of(report))]
     return tuple(Bar(name, label, cell["metrics"][metric], number(cell["metrics"][metric], metric))
@@ -214,26 +235,31 @@ def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str
     if "approach" in report:
         name = f"{arm}{FACTS if report['approach'] == 'grounded' else ''}-copy"
         found = next((row for row in report["approach_comparisons"] if row["name"] == name), None)
-        outcome, rival = found["outcome"] if found else "", "copying the best fact"
+        outcome, rival = found["outcome"] if found else "", t("copying the best fact")
     else:
         found = next(iter(of_contrast(report, f"{ARMS[arm].cell}-copy", metric)), None)
-        outcome, rival = _BY_READING.get(reading(found), "inconclusive") if found else "", NAMES["copy"]
+        outcome, rival = _BY_READING.get(reading(found), "inconclusive") if found else "", t(NAMES["copy"])
     score = _score(report, cell, metric)
-    copied = f"{score} right" if metric == EXACT else f"{shown(metric).phrase} {score}"
+    copied = t("{score} right", score=score) if metric == EXACT else f"{shown(metric).phrase} {score}"
     texts = {
-        "better": f"That is better than {rival} ({copied}).", "no worse": f"That is no worse than {rival} ({copied}).",
-        "worse": f"{capitalised(rival)} is better ({copied}).",
-        "inconclusive": f"{TOO_FEW} whether {rival} ({copied}) is better or worse.",
+        "better": t("That is better than {rival} ({copied}).", rival=rival, copied=copied),
+        "no worse": t("That is no worse than {rival} ({copied}).", rival=rival, copied=copied),
+        "worse": t("{rival} is better ({copied}).", rival=capitalised(rival), copied=copied),
+        "inconclusive": t("Too few test questions to say whether {rival} ({copied}) is better or worse.", rival=rival,
+                          copied=copied),
     }
     return texts.get(outcome, ""), outcome
 
 
 def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
-    notes = [line for line in sentences(report.get("risk_coverage")) if RULE_LEFT_OUT in line]
+    notes = sentences(report.get("risk_coverage"), left_out=True)
     added = report.get("added_answers")
     if added:
-        notes.append(f"These figures were measured before {plural(added, 'answer')} that training lacked "
-                     f"{'was' if added == 1 else 'were'} added to what is looked up.")
+        notes.append(tn("These figures were measured before {count} answer that training lacked was added to what is "
+                        "looked "
+                        "up.", "These figures were measured before {count} answers that training lacked were added to "
+                               "what "
+                        "is looked up.", added))
     return tuple(notes)
 
 
@@ -241,40 +267,42 @@ def _four_bit(report: Mapping[str, Any]) -> str:
     """The verdict on the compact assistant in one sentence; "as good" only if the verdict is that it is no worse."""
     verdict = report["verdict"]
     if not is_compared(report):
-        return str(verdict["reason"])
+        return t(str(verdict["reason"]))
     metric = comparing_metric(report["primary_metric"])
     qlora, lora = (report["cells"][name] for name in (CANDIDATE, BASELINE))
     if None in (qlora["metrics"].get(metric), lora["metrics"].get(metric)):
         metric = report["primary_metric"]
     ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
-    measured = f"{ours} of {total(report, metric):,} right" if metric == EXACT else f"{shown(metric).phrase} {ours}"
-    figures = f"{measured}, {_FULL} {theirs}"
+    measured = (t("{score} of {total} right", score=ours, total=count(total(report, metric))) if metric == EXACT else
+                f"{shown(metric).phrase} {ours}")
+    figures = t("{measured}, the full one {other}", measured=measured, other=theirs)
     bounds = verdict.get("bounds") or []
     if verdict["outcome"] == "no worse":
         if verdict.get("within_margin_but_worse"):
-            return (f"{capitalised(_COMPACT)} is measurably worse, but within the "
-                    f"{margin(verdict['metric'], verdict['margin'])} you allowed: {figures}.")
+            return t("The compact one is measurably worse, but within the {margin} you allowed: {figures}.",
+                     margin=margin(verdict["metric"], verdict["margin"]), figures=figures)
         if report.get("objection"):
-            return f"{capitalised(_COMPACT)} is no worse by the main measure, but possibly by another: {figures}."
-        return f"{capitalised(_COMPACT)} is as good: {figures}."
+            return t("The compact one is no worse by the main measure, but possibly by another: {figures}.",
+                     figures=figures)
+        return t("The compact one is as good: {figures}.", figures=figures)
     if verdict["outcome"] == "worse":
         beyond = [shown(bound["metric"]).phrase for bound in bounds if harm_interval(bound)[0] > bound["margin"]]
         main = not bounds or harm_interval(verdict)[0] > 0
-        where = "" if main or not beyond else f" in {enumerated(beyond)}"
-        return f"{capitalised(_COMPACT)} is worse{where}: {figures}."
+        if main or not beyond:
+            return t("The compact one is worse: {figures}.", figures=figures)
+        return t("The compact one is worse in {metrics}: {figures}.", metrics=enumerated(beyond), figures=figures)
     if bounds and not bounds[0]["passed"] and harm_interval(bounds[0])[1] <= bounds[0]["margin"]:
-        return (f"The test cannot show whether {_COMPACT} is as good, because nearly all answers of both are wrong: "
-                f"{figures}.")
+        return t("The test cannot show whether the compact one is as good, because nearly all answers of both are "
+                 "wrong: {figures}.", figures=figures)
     again = verdict.get("trained_again")
-    few = TOO_FEW
     if again and again["seed_share"] > 0.5:
-        few = TOO_FEW.replace("test questions", "training seeds")
-    return f"{few} whether {_COMPACT} is as good: {figures}."
+        return t("Too few training seeds to say whether the compact one is as good: {figures}.", figures=figures)
+    return t("Too few test questions to say whether the compact one is as good: {figures}.", figures=figures)
 
 
 def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...]]:
     name = report["study"]
-    return "Ask it questions of your own, then serve it or export it.", (
+    return t("Ask it questions of your own, then serve it or export it."), (
         f'assistant-builder ask {name} "{_sample_question(report)}" --arm {arm}',
         f"assistant-builder serve {name}",
         f"assistant-builder export {name} --arm {arm} --to {name}-{arm}",
@@ -286,9 +314,9 @@ def _improvement(report: Mapping[str, Any], *, learned: bool) -> tuple[str, tupl
     name, source = report["study"], report["config"]["data"]["source"] or "FILE"
     if learned:
         epochs = f"{2 * report['config']['train']['epochs']:g}"
-        return ("Train longer, or show users the pairs themselves.",
+        return (t("Train longer, or show users the pairs themselves."),
                 (f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",))
-    return ("Add other wordings of the questions that it got wrong to the data file, and train again.",
+    return (t("Add other wordings of the questions that it got wrong to the data file, and train again."),
             (f"assistant-builder run {shlex.quote(source)} --name {name}-2 --from {name}",))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from assistant_builder.i18n import ENGLISH, N_, language, localize, percentage, t
 from evals.metrics import METRICS
 
 
@@ -27,7 +28,8 @@ class MetricFormat:
 
 SIGNIFICANT = 0.05
 """Adjusted p-value up to which a difference is called clear."""
-_OF_TASKS = {"acc": "Accuracy", "acc_norm": "Accuracy, length-normalised", "exact_match": "Exact match", "f1": "F1"}
+_OF_TASKS = {"acc": N_("Accuracy"), "acc_norm": N_("Accuracy, length-normalised"),
+             "exact_match": N_("Exact match"), "f1": "F1"}
 """Labels of the lm-eval metrics that are shares of 0 to 1."""
 
 
@@ -38,22 +40,23 @@ def shown(metric: str) -> MetricFormat:
     whose plugin is not loaded.
     """
     if metric == "nll_per_byte":  # of studies with different tokenizers
-        return replace(shown("nll_per_token"), unit="nats per byte")
+        return replace(shown("nll_per_token"), unit=t("nats per byte"))
     if metric in METRICS:
         info = METRICS[metric]
         phrase = info.phrase or info.label
         if info.format == "number":
-            return MetricFormat(info.label, phrase, 1, "", info.unit, 3)
-        return MetricFormat(info.label, phrase, 100, "%" if info.format == "percent" else "", "points", 1)
+            return MetricFormat(t(info.label), t(phrase), 1, "", t(info.unit), 3)
+        return MetricFormat(t(info.label), t(phrase), 100, "%" if info.format == "percent" else "", t("points"), 1)
     name = metric.partition(",")[0]
     if name in _OF_TASKS:
-        return MetricFormat(_OF_TASKS[name], _OF_TASKS[name].lower(), 100, "%", "points", 1)
+        label = t(_OF_TASKS[name])
+        return MetricFormat(label, in_sentence(label), 100, "%", t("points"), 1)
     return MetricFormat(name, name, 1, "", "", 3)
 
 
 def plain(value: float) -> str:
     """A number in its shortest form, with a minus sign in place of a hyphen: ``−0.5``."""
-    return f"{value + 0.0:.10g}".replace("-", "\N{MINUS SIGN}")
+    return localize(f"{value + 0.0:.10g}").replace("-", "\N{MINUS SIGN}")
 
 
 def two_significant_digits(value: float) -> str:
@@ -64,9 +67,10 @@ def two_significant_digits(value: float) -> str:
 def signed(value: float, decimals: int) -> str:
     """A number with its sign, ``+0.31``; zero has none."""
     text = f"{value:.{decimals}f}"
+    shown = localize(text)
     if float(text) == 0:
-        return text.lstrip("-")
-    return text.replace("-", "\N{MINUS SIGN}") if value < 0 else f"+{text}"
+        return shown.lstrip("-")
+    return shown.replace("-", "\N{MINUS SIGN}") if value < 0 else f"+{shown}"
 
 
 def export_description(row: Mapping[str, Any]) -> str:
@@ -78,9 +82,10 @@ def export_description(row: Mapping[str, Any]) -> str:
 def number(value: float | None, metric: str) -> str:
     """A cell's figure as displayed."""
     if value is None:
-        return "not scored"
+        return t("not scored")
     how = shown(metric)
-    return f"{value * how.factor:.{how.decimals}f}{how.suffix}".replace("-", "\N{MINUS SIGN}")
+    text = localize(f"{value * how.factor:.{how.decimals}f}").replace("-", "\N{MINUS SIGN}")
+    return percentage(text) if how.suffix else text
 
 
 def decimals(metric: str, row: Mapping[str, Any]) -> int:
@@ -98,7 +103,8 @@ def difference(value: float, metric: str, row: Mapping[str, Any]) -> str:
 
 def interval(row: Mapping[str, Any], metric: str, *, plus: bool = True) -> str:
     """The interval as ``−0.003 to +0.011``; without ``plus``, for sentences, ``−0.003 to 0.011``."""
-    text = " to ".join(difference(row[key], metric, row) for key in ("ci_low", "ci_high"))
+    low, high = (difference(row[key], metric, row) for key in ("ci_low", "ci_high"))
+    text = t("{low} to {high}", low=low, high=high)
     return text if plus else text.replace("+", "")
 
 
@@ -106,36 +112,36 @@ def measured(row: Mapping[str, Any]) -> str:
     """The difference of a row with its unit and its interval, for sentences."""
     metric = row["metric"]
     text = f"{difference(row['delta'], metric, row)} {shown(metric).unit}".rstrip()
-    return f"{text}, 95% interval {interval(row, metric, plus=False)}"
+    return t("{difference}, 95% interval {interval}", difference=text, interval=interval(row, metric, plus=False))
 
 
 def percent(share: float, places: int = 1) -> str:
     """A share as a percentage: ``1.2%``."""
-    return f"{100 * share:.{places}f}%".replace("-", "\N{MINUS SIGN}")
+    return percentage(localize(f"{100 * share:.{places}f}").replace("-", "\N{MINUS SIGN}"))
 
 
 def signed_percent(share: float, places: int = 1) -> str:
     """A share as a signed percentage: ``+1.2%``."""
-    return signed(100 * share, places) + "%"
+    return percentage(signed(100 * share, places))
 
 
 def nats(value: float | None) -> str:
     """A divergence in nats with four decimals; a small one is not shown as 0."""
     if value is None:
         return "–"
-    return "< 0.0001" if 0 < value < 0.00005 else f"{value:.4f}"
+    return localize("< 0.0001" if 0 < value < 0.00005 else f"{value:.4f}")
 
 
 def p_value(value: float | None) -> str:
     """A p-value; a small one is not shown as 0."""
     if value is None:
         return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return localize("< 0.001" if value < 0.001 else f"{value:.3f}")
 
 
 def count(value: float | None) -> str:
     """An integer with thousands separators: ``4,884,480``."""
-    return "–" if value is None else f"{value:,.0f}"
+    return "–" if value is None else localize(f"{value:,.0f}")
 
 
 def size(value: float | None) -> str:
@@ -144,8 +150,8 @@ def size(value: float | None) -> str:
         return "–"
     for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= power:
-            return f"{value / power:.3g} {unit}"
-    return f"{value:.0f} bytes"
+            return f"{localize(format(value / power, '.3g'))} {unit}"
+    return t("{bytes:.0f} bytes", bytes=value)
 
 
 def duration(value: float | None) -> str:
@@ -153,7 +159,7 @@ def duration(value: float | None) -> str:
     if value is None:
         return "–"
     if value < 10:
-        return f"{value:.1f} s"
+        return localize(f"{value:.1f} s")
     minutes, seconds = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -165,20 +171,20 @@ def money(value: float | None) -> str:
     """An amount of money with two decimals, with more if it is small."""
     if value is None:
         return "–"
-    return f"{value:,.2f}" if value >= 0.1 or value == 0 else plain(float(f"{value:.2g}"))
+    return localize(f"{value:,.2f}") if value >= 0.1 or value == 0 else plain(float(f"{value:.2g}"))
 
 
 def rate(value: float | None) -> str:
     """Tokens per second."""
-    return "–" if value is None else f"{value:,.0f} tokens/s"
+    return "–" if value is None else t("{speed:,.0f} tokens/s", speed=value)
 
 
 def share_lost(export: Mapping[str, Any]) -> str:
     """How much an export loses, in words: a small share of the loss can be a large share of the right answers."""
     share = export.get("lost_share") or 0.0
     if share < 0.5:
-        return "some quality"
-    return f"{'all that' if share >= 1 else 'most of what'} tuning gained"
+        return t("some quality")
+    return t("all that tuning gained") if share >= 1 else t("most of what tuning gained")
 
 
 def plural(number_of: int, one: str, many: str | None = None) -> str:
@@ -189,18 +195,20 @@ def plural(number_of: int, one: str, many: str | None = None) -> str:
 def enumerated(texts: Sequence[str]) -> str:
     """A list inside a sentence: ``a, b and c``."""
     *others, last = texts
-    return f"{', '.join(others)} and {last}" if others else last
+    return t("{others} and {last}", others=", ".join(others), last=last) if others else last
 
 
 def margin(metric: str, value: float) -> str:
     """A margin with its unit; ``zero`` without one."""
     how = shown(metric)
-    return f"{two_significant_digits(value * how.factor)} {how.unit}".rstrip() if value else "zero"
+    return f"{two_significant_digits(value * how.factor)} {how.unit}".rstrip() if value else t("zero")
 
 
 def in_sentence(label: str) -> str:
     """A label in lower case, unless its first word is an abbreviation or a name such as ``chrF`` or ``ROUGE-L``."""
     first, rest = label[:1], label[1:]
+    if language() != ENGLISH:  # German nouns have capitals
+        return label
     return label if any(letter.isupper() for letter in rest.partition(" ")[0]) else first.lower() + rest
 
 

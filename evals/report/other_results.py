@@ -18,6 +18,7 @@ from assistant_builder.arms import ARMS, LORA, QLORA, Arm, further_arms, main_ce
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.chat.feedback import counted_votes, model_of, read_votes, tally, tally_sentence
 from assistant_builder.config import EvalConfig
+from assistant_builder.i18n import N_
 from assistant_builder.study import Study
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import preference
@@ -295,8 +296,8 @@ def report_lacks_votes(study: Study) -> bool:
     return bool(tally(study).counted != reported.get("votes", 0))
 
 
-NAMES = {"copy": "copying the answer of the nearest training question",
-         "retrieval": "the untuned base model with three retrieved pairs"}
+NAMES = {"copy": N_("copying the answer of the nearest training question"),
+         "retrieval": N_("the untuned base model with three retrieved pairs")}
 
 
 def beats_untuned(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

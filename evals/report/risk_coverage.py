@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import CELLS
+from assistant_builder.i18n import t
 from evals.metrics import Context, score_answer
 from evals.report.format import count, percent, plural
 from evals.report.load import Cell
 
 _RIGHT = "exact_match"
 _MOST_POINTS = 200
-RULE_LEFT_OUT = "the rule for declining is not used"
 
 
 def risk_coverage(cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str, Any] | None:
@@ -58,15 +58,18 @@ def _right(sample: Mapping[str, Any]) -> bool:
     return score_answer(sample["generated"], sample["reference"], context).get(_RIGHT) == 1
 
 
-def sentences(record: Mapping[str, Any] | None) -> list[str]:
-    """What the rule did on held-out questions, one sentence for each assistant."""
+def sentences(record: Mapping[str, Any] | None, *, left_out: bool = False) -> list[str]:
+    """What the rule did on held-out questions, one sentence for each assistant, or for those that do not use it."""
     lines = []
     for name, cell in (record["cells"].items() if record else ()):
         if "left_out" in cell:
-            lines.append(
-                f"{CELLS[name].label}: {RULE_LEFT_OUT}, because it declined "
-                f"{percent(cell['left_out'])} of the held-out questions that should be answered: their wordings are "
-                "not like those of validation. Put questions as people ask them into validation.")
+            lines.append(t(
+                "{assistant}: the rule for declining is not used, because it declined {share} of the held-out "
+                "questions "
+                "that should be answered: their wordings are not like those of validation. Put questions as people ask "
+                "them into validation.", assistant=CELLS[name].label, share=percent(cell["left_out"])))
+            continue
+        if left_out:
             continue
         falsely, rightly = cell["false_declines"], cell["right_declines"]
         declined = f" and {count(rightly[0])} of {count(rightly[1])} that should be declined" if rightly[1] else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from assistant_builder.arms import LORA, QLORA, main_cells
 from assistant_builder.arms import label as label_of
+from assistant_builder.i18n import N_
 from assistant_builder.planning.memory_check import plan_accuracy
 from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
@@ -87,7 +88,7 @@ def validation_rows(report: Report) -> list[dict[str, Any]]:
             for step in steps]
 
 
-NOT_COMPARED = "Not compared"
+NOT_COMPARED = N_("Not compared")
 OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Inconclusive"}
 
 

@@ -79,7 +79,7 @@ def test_only_changed_regions_are_drawn() -> None:
 
 def test_an_error_in_one_region_does_not_affect_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     warned: list[str] = []
-    monkeypatch.setattr(gr, "Warning", warned.append)
+    monkeypatch.setattr(gr, "Warning", lambda text, **options: warned.append(text))
 
     def broken(look: StudyView) -> list[Any]:
         raise KeyError("<b>gone</b>")

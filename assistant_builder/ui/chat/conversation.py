@@ -27,12 +27,13 @@ from assistant_builder.chat.feedback import read_corrections, record_vote, taugh
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.i18n import t, tn
 from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
-from assistant_builder.ui.chat.feedback import PANE_SCRIPT, VoteBar
+from assistant_builder.ui.chat.feedback import VoteBar, pane_script
 from assistant_builder.ui.chat.settings import ReplySettings
 from assistant_builder.ui.chat.view import PAIR, CorrectedAnswer, PaneState, pane, reveal_view, sides
-from assistant_builder.ui.html import Markup, toast
+from assistant_builder.ui.html import Markup, pop_up_titles, toast
 from assistant_builder.ui.refresh import browser_state
 from assistant_builder.ui.uploads import offer_bytes
 
@@ -55,31 +56,33 @@ class ConversationPanel:
         """Place the panes."""
         nothing = PaneState(Conversation())
         with gr.Row(elem_classes="ab-panes"):
-            self.panes = {side: gr.HTML(pane(side, nothing), js_on_load=PANE_SCRIPT, min_width=260,
+            self.panes = {side: gr.HTML(pane(side, nothing), js_on_load=pane_script(), min_width=260,
                                         elem_id=f"ab-side-{side}", visible=side in PAIR) for side in sides()}
 
     def place_box(self) -> None:
         """Place the examples, the question box and its buttons, which stay at the lower edge of the window."""
         with gr.Column(elem_id="ab-box"):
-            self.examples = gr.HTML(js_on_load=PANE_SCRIPT, elem_id="ab-examples")
+            self.examples = gr.HTML(js_on_load=pane_script(), elem_id="ab-examples")
             with gr.Row(visible=False, elem_id="ab-editing", elem_classes="ab-actions") as self.banner:
                 self.notice = gr.HTML()
-                self.leave = gr.Button("Cancel editing", size="sm", scale=0)
+                self.leave = gr.Button(t("Cancel editing"), size="sm", scale=0)
             with gr.Row(elem_classes="ab-ask"):
-                self.question = gr.Textbox(label="Your question", show_label=False, container=False, lines=1,
-                                           placeholder="Ask… (Enter sends, Shift+Enter starts a new line)",
+                self.question = gr.Textbox(label=t("Your question"), show_label=False, container=False, lines=1,
+                                           placeholder=t("Ask… (Enter sends, Shift+Enter starts a new line)"),
                                            max_lines=6, scale=8, submit_btn=False, elem_id="ab-question",
                                            max_length=20_000, min_width=160)
-                self.send = gr.Button("Ask", variant="primary", elem_id="ab-send", min_width=76, scale=0)
-                self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="ab-stop", min_width=76, scale=0)
+                self.send = gr.Button(t("Ask"), variant="primary", elem_id="ab-send", min_width=76, scale=0)
+                self.stop = gr.Button(t("Stop"), variant="stop", visible=False, elem_id="ab-stop", min_width=76,
+                                      scale=0)
             with gr.Row(elem_classes="ab-actions", visible=False, elem_id="ab-talk-actions") as self.actions:
-                self.again = gr.Button("Ask again", size="sm", interactive=False, elem_id="ab-again")
-                self.clear = gr.Button("Clear conversation", size="sm")
+                self.again = gr.Button(t("Ask again"), size="sm", interactive=False, elem_id="ab-again")
+                self.clear = gr.Button(t("Clear conversation"), size="sm")
 
     def place_downloads(self) -> None:
         """Place the buttons that download the conversation."""
         with gr.Row(elem_classes="ab-actions"):
-            self.files = [gr.DownloadButton(f"Download conversation .{ending}", size="sm", interactive=False,
+            self.files = [gr.DownloadButton(t("Download conversation .{ending}", ending=ending), size="sm",
+                                            interactive=False,
                                             elem_id=f"ab-talk-{ending}") for ending in ("md", "json")]
 
     # drawing
@@ -201,7 +204,7 @@ class ConversationPanel:
         study = Study.open(name).recommended
         conversation = self.conversation(kept, name, mark)
         if not conversation.turns:
-            raise ConfigError("there is nothing to vote on", where="chat", remedy="Ask in blind mode first")
+            raise ConfigError(t("there is nothing to vote on"), where="chat", remedy=t("Ask in blind mode first"))
         turn = conversation.turns[-1]
         sent = conversation.before(len(conversation.turns) - 1).messages(
             turn.sides[0], turn.question, system=turn.system, blind=True)
@@ -213,7 +216,7 @@ class ConversationPanel:
 
 def gradio_error(error: AssistantBuilderError) -> gr.Error:
     """An error as a pop-up message."""
-    return gr.Error(toast(error.what, error.remedy), print_exception=False)
+    return gr.Error(toast(error.what, error.remedy), print_exception=False, title=pop_up_titles()["error"])
 
 
 def corrected_answers(study: Study | None) -> dict[tuple[str, str], CorrectedAnswer]:
@@ -229,8 +232,12 @@ def corrected_answers(study: Study | None) -> dict[tuple[str, str], CorrectedAns
 def editing_notice(place: int, conversation: Conversation) -> Markup:
     """A note about the turns that an edited question will replace."""
     later = len(conversation.turns) - place - 1
-    also = "" if not later else " and the question after it" if later == 1 else f" and the {later} questions after it"
-    return Markup("<p>You are editing question {}. Sending it replaces the old question{}.</p>").format(place + 1, also)
+    text = t("You are editing question {number}. Sending it replaces the old question.", number=place + 1)
+    if later:
+        text = tn("You are editing question {number}. Sending it replaces the old question and the question after it.",
+                  "You are editing question {number}. Sending it replaces the old question and the {count} questions "
+                  "after it.", later, number=place + 1)
+    return Markup("<p>{}</p>").format(text)
 
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:

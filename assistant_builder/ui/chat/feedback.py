@@ -22,20 +22,21 @@ from assistant_builder.chat.feedback import (
     taught_pair,
 )
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import N_, t, tn
 from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
 from assistant_builder.ui.data.preview import unused_title
-from assistant_builder.ui.html import COPY_SCRIPT, Markup, error_callout, toast
+from assistant_builder.ui.html import Markup, copy_script, error_callout, pop_up_titles, toast
 from assistant_builder.ui.refresh import QUIET, user_facing_errors
 from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.train.actions import start_run
-from evals.report.format import plural
 from evals.report.other_results import report_lacks_votes
 
-_TO_REPORT = "Add the votes to the report"
-_LABELS: dict[Choice, str] = {"a": "A is better", "b": "B is better", "tie": "Same", "both bad": "Both are bad"}
+_TO_REPORT = N_("Add the votes to the report")
+_LABELS: dict[Choice, str] = {"a": N_("A is better"), "b": N_("B is better"), "tie": N_("Same"),
+                              "both bad": N_("Both are bad")}
 
 
 class VoteBar:
@@ -44,12 +45,12 @@ class VoteBar:
     def __init__(self) -> None:
         with gr.Column(visible=False, elem_id="ab-votes") as self.body:
             with gr.Row(elem_classes="ab-actions"):
-                self.buttons = {choice: gr.Button(_LABELS[choice], interactive=False, min_width=120,
+                self.buttons = {choice: gr.Button(t(_LABELS[choice]), interactive=False, min_width=120,
                                                   elem_id=f"ab-vote-{choice.replace(' ', '-')}") for choice in CHOICES}
             self.outcome = gr.HTML(elem_id="ab-outcome")
         with gr.Row(elem_classes="ab-tally-row"):
             self.tally = gr.HTML(elem_id="ab-tally")
-            self.report = gr.Button(_TO_REPORT, size="sm", visible=False, scale=0, min_width=240,
+            self.report = gr.Button(t(_TO_REPORT), size="sm", visible=False, scale=0, min_width=240,
                                     elem_id="ab-votes-report")
 
     @property
@@ -61,13 +62,13 @@ class VoteBar:
         """Values for :attr:`outputs` after the last turn; ``outcome`` is HTML below the buttons."""
         open_ = turn is not None and turn.votable and not busy
         alike = turn is not None and open_ and turn.identical
-        hint = "You can vote after both assistants have answered."
+        hint = t("You can vote after both assistants have answered.")
         if alike:
-            hint = "Both answers are identical: vote for “Same” or “Both are bad”."
+            hint = t("Both answers are identical: vote for “Same” or “Both are bad”.")
         elif open_:
-            hint = "Which answer is better? Your vote reveals the assistants."
+            hint = t("Which answer is better? Your vote reveals the assistants.")
         elif turn is not None and turn.hidden and not busy and turn.answers:
-            hint = "An answer was stopped or failed. Ask again to vote."
+            hint = t("An answer was stopped or failed. Ask again to vote.")
         if alike or not outcome:
             outcome = f'<p class="ab-quiet">{hint}</p>'
         return [
@@ -93,13 +94,13 @@ class VoteBar:
             return ["", gr.update(visible=False)]
         notes = []
         if found.outdated:
-            notes.append(f"not counted: {found.outdated} on earlier adapters")
+            notes.append(t("not counted: {outdated} on earlier adapters", outdated=found.outdated))
         if found.repeated:
-            notes.append(f"not counted: {found.repeated} on answers that already had a vote")
+            notes.append(t("not counted: {repeated} on answers that already had a vote", repeated=found.repeated))
         note = Markup(" <small>({})</small>").format("; ".join(notes)) if notes else ""
-        shown = Markup('<p class="ab-tally" role="status"><b>Blind votes</b> {}{}</p>').format(
-            tally_sentence(found), note)
-        return [shown, gr.update(visible=report_lacks_votes(study), interactive=True, value=_TO_REPORT)]
+        shown = Markup('<p class="ab-tally" role="status"><b>{}</b> {}{}</p>').format(
+            t("Blind votes"), tally_sentence(found), note)
+        return [shown, gr.update(visible=report_lacks_votes(study), interactive=True, value=t(_TO_REPORT))]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the report's button; the conversation connects the voting buttons."""
@@ -107,26 +108,32 @@ class VoteBar:
         @user_facing_errors
         def write(name: str | None) -> dict[str, Any]:
             rerender_report(Study.open(name or ""))
-            gr.Info("The votes were added to the report. See the Report tab.")
+            gr.Info(t("The votes were added to the report. See the Report tab."), title=pop_up_titles()["info"])
             return gr.update(visible=False)
 
         self.report.click(
-            lambda: gr.update(interactive=False, value="Writing the report…"), None, self.report, queue=False, **QUIET,
+            lambda: gr.update(interactive=False, value=t("Writing the report…")), None, self.report, queue=False,
+            **QUIET,
         ).then(write, picker, self.report, **QUIET).failure(
-            lambda: gr.update(interactive=True, value=_TO_REPORT), None, self.report, queue=False, **QUIET)
+            lambda: gr.update(interactive=True, value=t(_TO_REPORT)), None, self.report, queue=False, **QUIET)
 
 
-PANE_SCRIPT = COPY_SCRIPT + (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
-_DROP = "Train on them, and remove their questions from the test"
-_LEAVE = "Keep their questions in the test, and do not train on them"
+_PANE = (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
+_DROP = N_("Train on them, and remove their questions from the test")
+_LEAVE = N_("Keep their questions in the test, and do not train on them")
+
+
+def pane_script() -> str:
+    """JavaScript of a pane of the chat."""
+    return copy_script() + _PANE
 
 
 def heldout_note(study: Study, question: str) -> str:
     """What the user must know about the correction of a test question; empty for others."""
     with contextlib.suppress(AssistantBuilderError):
         if heldout_matches(study, [question]):
-            return ("This is a test question. Choose under Corrections whether to train on it or to keep it for the "
-                    "test.")
+            return (t("This is a test question. Choose under Corrections whether to train on it or to keep it for the "
+                      "test."))
     return ""
 
 
@@ -134,18 +141,22 @@ class Corrections:
     """The list of corrections and the form that creates a new study."""
 
     def __init__(self) -> None:
-        with gr.Accordion("Corrections", open=False, visible=False, elem_id="ab-corrections") as self.fold:
-            self.list = gr.HTML(corrections_list([], ()), js_on_load=PANE_SCRIPT)
-            self.heldout = gr.Radio([_DROP, _LEAVE], value=_DROP, label="Corrections of test questions",
-                                    info="A question cannot be used for both training and the test.", visible=False)
-            self.longer = gr.Checkbox(True, label="Train twice as long", info="Some corrections are in the training "
-                                      "data already; the same training would not learn them.", visible=False,
+        with gr.Accordion(t("Corrections"), open=False, visible=False, elem_id="ab-corrections") as self.fold:
+            self.list = gr.HTML(corrections_list([], ()), js_on_load=pane_script())
+            self.heldout = gr.Radio([(t(way), way) for way in (_DROP, _LEAVE)], value=_DROP,
+                                    label=t("Corrections of test questions"),
+                                    info=t("A question cannot be used for both training and the test."),
+                                    visible=False)
+            self.longer = gr.Checkbox(True, label=t("Train twice as long"),
+                                      info=t("Some corrections are in the training data already; the same training "
+                                             "would not learn them."), visible=False,
                                       elem_id="ab-retrain-longer")
             self.name = gr.Textbox(
-                label="Name of the new project", info="It has the same settings and split; the corrections are added "
-                "to its training data.", max_lines=1, elem_id="ab-retrain-name",
+                label=t("Name of the new project"),
+                info=t("It has the same settings and split; the corrections are added to its training data."),
+                max_lines=1, elem_id="ab-retrain-name",
             )
-            self.retrain = gr.Button("Retrain as a new project", variant="primary", elem_id="ab-retrain")
+            self.retrain = gr.Button(t("Retrain as a new project"), variant="primary", elem_id="ab-retrain")
 
     @property
     def list_outputs(self) -> list[Any]:
@@ -166,9 +177,10 @@ class Corrections:
             shown = corrections_list(found, heldout, taught)
         except AssistantBuilderError as error:
             shown = error_callout(error.to_record())
-        fold = gr.update(label=f"Corrections ({len(found)})", visible=bool(found),
+        fold = gr.update(label=t("Corrections ({number})", number=len(found)), visible=bool(found),
                          **({} if opened is None else {"open": opened}))
-        button = f"Retrain with {plural(len(found), 'correction')} as a new project"
+        button = tn("Retrain with {count} correction as a new project",
+                    "Retrain with {count} corrections as a new project", len(found))
         return [fold, shown, gr.update(visible=bool(heldout)), gr.update(visible=bool(taught)),
                 gr.update(value=button, interactive=True)]
 
@@ -183,7 +195,7 @@ class Corrections:
         if study is None:
             return ""
         titled = study.title != study.name
-        return unused_title(f"{study.title} (corrected)" if titled else f"{study.name}-corrected")
+        return unused_title(t("{title} (corrected)", title=study.title) if titled else f"{study.name}-corrected")
 
     def _remove(self, name: str | None, event: gr.EventData) -> list[Any]:
         study = Study.open(name or "")
@@ -199,11 +211,11 @@ class Corrections:
                                        longer=bool(longer and plan.taught))
         if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
             # the user confirms on the Train tab
-            gr.Info(toast("It contacts other machines, or its model runs its own code. Check the settings here and "
-                          "press Start."), duration=30, title="The new project is not started yet")
+            gr.Info(toast(t("It contacts other machines, or its model runs its own code. Check the settings here and "
+                            "press Start.")), duration=30, title=t("The new project is not started yet"))
         else:
             start_run(made.name)
             gr.Info(toast(retrained_note(made.title, plan, study.title)), duration=30,
-                    title="The new project is running")
+                    title=t("The new project is running"))
         chosen = gr.update(choices=[(picker_label(made.title, "queued"), made.name)], value=made.name)
         return [chosen, gr.Tabs(selected="train"), ""]

@@ -15,6 +15,7 @@ from gradio.components import Component
 from assistant_builder.arms import ARMS
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import t
 from assistant_builder.inference.llamacpp import is_installed
 from assistant_builder.inference.session import BASE, SEED_LIMIT, SHIPPED, Sampling
 from assistant_builder.study import Study
@@ -61,38 +62,43 @@ class ChatSettings:
 
     def modes(self) -> None:
         """Place the switches that are always in view."""
-        self.only = gr.Radio([("Both", ALL)], value=ALL, label="Show", show_label=False, container=False,
+        self.only = gr.Radio([(t("Both"), ALL)], value=ALL, label=t("Show"), show_label=False, container=False,
                              elem_id="ab-only", visible=False)
-        self.blind = gr.Checkbox(False, label="Blind mode", container=False, elem_id="ab-blind", min_width=120)
+        self.blind = gr.Checkbox(False, label=t("Blind mode"), container=False, elem_id="ab-blind", min_width=120)
 
     def more(self) -> None:
         """Place the other switches, the system prompt and the sampling settings in the open accordion."""
         with gr.Row(elem_classes="ab-modes"):
-            self.figures = gr.Checkbox(False, label="Speed and memory", info="Of each answer.", elem_id="ab-figures",
+            self.figures = gr.Checkbox(False, label=t("Speed and memory"), info=t("Of each answer."),
+                                       elem_id="ab-figures",
                                        min_width=200)
-            self.shipped = gr.Checkbox(False, label="Ask the file to ship too", info="In llama.cpp, as Ollama runs it; "
-                                       "not in blind mode.", elem_id="ab-shipped", min_width=200,
-                                       visible=is_installed())
-            self.base = gr.Checkbox(False, label="Ask the base model too", info="The same model without training.",
+            self.shipped = gr.Checkbox(False, label=t("Ask the file to ship too"),
+                                       info=t("In llama.cpp, as Ollama runs it; not in blind mode."),
+                                       elem_id="ab-shipped", min_width=200, visible=is_installed())
+            self.base = gr.Checkbox(False, label=t("Ask the base model too"),
+                                    info=t("The same model without training."),
                                     elem_id="ab-base", min_width=200)
-            self.from_memory = gr.Checkbox(False, label="Without looking up", info="Assistants answer from memory, "
-                                           "without facts of your data.", elem_id="ab-from-memory", min_width=200,
+            self.from_memory = gr.Checkbox(False, label=t("Without looking up"),
+                                           info=t("Assistants answer from memory, "
+                                                                                     "without facts of your data."),
+                                                                                     elem_id="ab-from-memory",
+                                                                                     min_width=200,
                                            visible=False)
         self.system = gr.Textbox(
-            label="System prompt", info="Sent before the conversation to all speakers. If empty, the base model's "
-            "default is used.", lines=2, max_lines=8, elem_id="ab-system",
+            label=t("System prompt"), info=t("Sent before the conversation to all speakers. If empty, the base model's "
+                                          "default is used."), lines=2, max_lines=8, elem_id="ab-system",
         )
-        self.reset = gr.Button("Reset to the project's system prompt", size="sm", elem_id="ab-system-reset")
+        self.reset = gr.Button(t("Reset to the project's system prompt"), size="sm", elem_id="ab-system-reset")
         with gr.Row():
-            self.temperature = gr.Number(GREEDY.temperature, label="Temperature", step=0.1, min_width=140,
-                                         info="0 means greedy decoding, as in the evaluation.",
+            self.temperature = gr.Number(GREEDY.temperature, label=t("Temperature"), step=0.1, min_width=140,
+                                         info=t("0 means greedy decoding, as in the evaluation."),
                                          elem_id="ab-temperature")
-            self.top_p = gr.Number(GREEDY.top_p, label="Top-p", info="Used if the temperature is above 0.",
+            self.top_p = gr.Number(GREEDY.top_p, label=t("Top-p"), info=t("Used if the temperature is above 0."),
                                    step=0.05, min_width=140)
-            self.longest = gr.Number(GREEDY.max_new_tokens, label="Maximum answer length", info="In tokens.",
+            self.longest = gr.Number(GREEDY.max_new_tokens, label=t("Maximum answer length"), info=t("In tokens."),
                                      step=16, min_width=140)
-            self.seed = gr.Textbox("", label="Seed", placeholder="random", max_lines=1, min_width=140,
-                                   info="Used if the temperature is above 0; the same for all speakers.")
+            self.seed = gr.Textbox("", label=t("Seed"), placeholder=t("random"), max_lines=1, min_width=140,
+                                   info=t("Used if the temperature is above 0; the same for all speakers."))
 
     @property
     def inputs(self) -> list[Component]:
@@ -111,8 +117,8 @@ class ChatSettings:
         try:
             number = int(written) if written else None
         except ValueError:
-            raise ConfigError(f"seed={written!r} is not an integer", where="sampling",
-                              remedy="Enter an integer, or leave the field empty") from None
+            raise ConfigError(t("seed={written!r} is not an integer", written=written), where="sampling",
+                              remedy=t("Enter an integer, or leave the field empty")) from None
         sampling = Sampling(max_new_tokens=int(GREEDY.max_new_tokens if longest is None else longest),
                             temperature=GREEDY.temperature if temperature is None else float(temperature),
                             top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number,

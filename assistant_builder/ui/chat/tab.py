@@ -17,6 +17,7 @@ from assistant_builder.chat.conversation import Choice, Conversation
 from assistant_builder.chat.feedback import add_correction, corrections_asked_again, save_asked_again
 from assistant_builder.data import load_split
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import N_, t
 from assistant_builder.inference.session import BASE, SHIPPED
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import ConversationPanel, editing_notice, gradio_error
@@ -30,12 +31,12 @@ from assistant_builder.ui.chat.view import (
     loading_view,
     sides,
 )
-from assistant_builder.ui.html import empty
+from assistant_builder.ui.html import empty, pop_up_titles
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.study_snapshot import needs_study, shown_arms
 from assistant_builder.ui.train.actions import studies_ahead
 
-EMPTY = "You can chat with the trained assistants here."
+EMPTY = N_("You can chat with the trained assistants here.")
 _ON_CHAT = "(...all) => [new URL(window.location).searchParams.get('tab') === 'chat' ? all[0] : null, ...all.slice(1)]"
 """Passes no study name while another tab is open, so that no model is loaded for a hidden chat."""
 _UNTRAINED = "nobody"
@@ -47,12 +48,12 @@ class ChatTab:
     def __init__(self, pool: WorkerPool) -> None:
         self.mark = gr.Textbox("", visible=False)
         self.settings = ChatSettings()
-        self.empty = gr.HTML(needs_study(EMPTY))
+        self.empty = gr.HTML(needs_study(t(EMPTY)))
         with gr.Column(visible=False, elem_id="ab-chat") as self.body:
             with gr.Row(elem_classes="ab-modes"):
                 self.settings.modes()
                 self.ready = gr.HTML(elem_id="ab-ready")
-            options = gr.Accordion("Options", open=False, elem_id="ab-chat-options")
+            options = gr.Accordion(t("Options"), open=False, elem_id="ab-chat-options")
             self.corrections = Corrections()
             self.asked_again = gr.HTML(elem_id="ab-asked-again")
             panes_here = gr.Column()
@@ -78,10 +79,10 @@ class ChatTab:
 
     def _draw_empty(self, view: StudyView) -> Sequence[Any]:
         if view.study is None:
-            shown = needs_study(EMPTY)
+            shown = needs_study(t(EMPTY))
         else:
-            shown = empty("No trained assistants yet", "Train the project on the Train tab. Its assistants then answer "
-                          "here side by side.")
+            shown = empty(t("No trained assistants yet"),
+                          t("Train the project on the Train tab. Its assistants then answer here side by side."))
         return [gr.update(value=shown, visible=not view.trained)]
 
     # events
@@ -187,7 +188,8 @@ class ChatTab:
             question, answer = str(event.question), str(event.answer)
             add_correction(study, question, answer, wrong=turn.answers[speaker].text, arm=speaker, asked=turn.question)
             lists = [*self.corrections.drawn(study), self.corrections.proposed_name(study)]
-            gr.Info("Saved. When you have corrected what you want, retrain under “Corrections”.")
+            gr.Info(t("Saved. When you have corrected what you want, retrain under “Corrections”."),
+                    title=pop_up_titles()["info"])
         drawn = talk.values(study, conversation, settings, editing=editing, note=note)
         return [*nothing[:4], *drawn, *lists]
 
@@ -225,7 +227,7 @@ class ChatTab:
         updates = {
             self.settings.only: gr.update(
                 value=settings.only or ALL, visible=len(arms) > 1,
-                choices=[("Both" if len(arms) == 2 else "All", ALL), *((plain(arm), arm) for arm in arms)]),
+                choices=[(t("Both") if len(arms) == 2 else t("All"), ALL), *((plain(arm), arm) for arm in arms)]),
             self.settings.blind: gr.update(value=settings.blind, visible=study is None or study.config.compares),
             self.settings.from_memory: gr.update(value=not settings.sampling.look_up,
                                                  visible=study is not None and study.config.grounded)}
@@ -263,7 +265,8 @@ class ChatTab:
             system = default_system_prompt(study) if found else ""
             for place, one in enumerate(found):
                 if one.after is None and study.state != "running":
-                    yield asked_again_view(found, f"Your corrections: asking {place + 1} of {len(found)} again…")
+                    yield asked_again_view(found, t("Your corrections: asking {place} of {total} again…",
+                                                    place=place + 1, total=len(found)))
                     arm = one.correction.arm if one.correction.arm in arms else arms[0]
                     sent = Conversation().messages(arm, one.correction.question, system=system, blind=True)
                     *_, last = self.talk.pool.worker(study).ask({arm: sent}, GREEDY)

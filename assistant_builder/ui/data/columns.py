@@ -10,13 +10,18 @@ from markupsafe import Markup
 
 from assistant_builder.data.columns import automatic_roles
 from assistant_builder.data.types import COLUMN_ROLES
+from assistant_builder.i18n import t, tn
 from assistant_builder.ui.data.preview import Inspection
 from assistant_builder.ui.html import callout, cut, join
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES
 
 MAX_COLUMNS = 12
 UNUSED = ""
-_CHOICES = [("Not used", UNUSED), *((ROLE_TITLES[role], role) for role in COLUMN_ROLES)]
+
+
+def _choices() -> list[tuple[str, str]]:
+    """(title, role) of what a column can be."""
+    return [(t("Not used"), UNUSED), *((t(ROLE_TITLES[role]), role) for role in COLUMN_ROLES)]
 
 
 def shown_columns(names: Sequence[str], roles: Mapping[str, str | None]) -> list[str]:
@@ -56,13 +61,13 @@ class ColumnHeader:
 
     def __init__(self) -> None:
         with gr.Column(visible=False, elem_id="ab-columns") as self.body, gr.Group(elem_classes="ab-group"):
-            gr.HTML(Markup("<h3>{}</h3>").format(MAPPING_TITLE))
+            gr.HTML(Markup("<h3>{}</h3>").format(t(MAPPING_TITLE)))
             self.note = gr.HTML()
             with gr.Row(elem_classes="ab-columns"):
                 self.columns, self.roles, self.cells = [], [], []
                 for place in range(MAX_COLUMNS):
                     with gr.Column(visible=False, min_width=150) as column:
-                        self.roles.append(gr.Dropdown(_CHOICES, value=UNUSED, interactive=True, filterable=False,
+                        self.roles.append(gr.Dropdown(_choices(), value=UNUSED, interactive=True, filterable=False,
                                                       elem_id=f"ab-column-{place + 1}"))
                         self.cells.append(gr.HTML(elem_classes="ab-column-cells"))
                     self.columns.append(column)
@@ -91,12 +96,14 @@ class ColumnHeader:
 def column_note(seen: Inspection, shown: int) -> Markup:
     """The question about guessed columns, or the request to choose them."""
     more = len(seen.columns) - shown
-    rest = f" {more} more columns are not shown." if more > 0 else ""
+    rest = tn("{count} more column is not shown.", "{count} more columns are not shown.", more) if more > 0 else ""
     if seen.guessed:
         question, answer = seen.guessed["question"], seen.guessed["answer"]
-        return callout("info", f"Is “{question}” the question and “{answer}” the answer?",
-                       f"They were guessed from the content. If not, choose in the header of the table.{rest}")
+        return callout("info", t("Is “{question}” the question and “{answer}” the answer?", question=question,
+                                 answer=answer),
+                       " ".join((t("They were guessed from the content. If not, choose in the header of the table."),
+                                 rest)).strip())
     if seen.findings is None:
-        return callout("warn", "Which column is the question, and which the answer?",
-                       f"Choose in the header of the table.{rest}")
-    return Markup('<p class="ab-note">{}</p>').format(rest.strip()) if rest else Markup("")
+        return callout("warn", t("Which column is the question, and which the answer?"),
+                       " ".join((t("Choose in the header of the table."), rest)).strip())
+    return Markup('<p class="ab-note">{}</p>').format(rest) if rest else Markup("")

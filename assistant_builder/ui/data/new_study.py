@@ -15,6 +15,7 @@ from assistant_builder.data import Findings, load_pairs
 from assistant_builder.data.edit import append_pairs, write_pasted
 from assistant_builder.data.wordings import add_wordings, count_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
+from assistant_builder.i18n import N_, t, tn
 from assistant_builder.study import Study
 from assistant_builder.ui.data.columns import MAX_COLUMNS, UNUSED, ColumnHeader, choose_roles, shown_columns
 from assistant_builder.ui.data.preview import (
@@ -37,17 +38,16 @@ from assistant_builder.ui.data.view import (
     unreadable_view,
 )
 from assistant_builder.ui.data.wordings import WordingsForm, accepted_wordings, once_view, wording_lines
-from assistant_builder.ui.html import Markup, callout, card, empty, error_callout
+from assistant_builder.ui.html import Markup, callout, card, empty, error_callout, heading
 from assistant_builder.ui.refresh import user_facing_errors
 from assistant_builder.ui.settings_form import OptionForm, keys_of
 from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.uploads import new_folder
-from evals.report.format import plural
 
 FILE_TYPES = [".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".parquet", ".gz", ".txt",
               ".xls", ".pdf", ".docx", ".doc", ".odt", ".rtf"]
 """The last ones are no tables: they are accepted so that the page can say how to get one."""
-_PASTE = "Where is the ferry office?\tBeside the north pier.\nWhen does it open?\tAt half past seven."
+_PASTE = N_("Where is the ferry office?\tBeside the north pier.\nWhen does it open?\tAt half past seven.")
 
 
 class DataSource:
@@ -57,39 +57,40 @@ class DataSource:
         self.form = OptionForm()
         self.shipped = shipped_datasets()
         with gr.Group(elem_classes="ab-group"):
-            gr.HTML("<h3>1 · Your questions and answers</h3>")
-            self.file = gr.File(label="CSV, TSV, JSON, JSONL, XLSX or Parquet", file_types=FILE_TYPES, height=150,
+            gr.HTML(heading(t("1 · Your questions and answers")))
+            self.file = gr.File(label=t("CSV, TSV, JSON, JSONL, XLSX or Parquet"), file_types=FILE_TYPES, height=150,
                                 elem_id="ab-file")
             self.brief = gr.HTML(elem_id="ab-brief")
             self._paste()
             self.example = gr.Dropdown([(shipped.title, shipped.name) for shipped in self.shipped],
-                                       label="No file yet?",
+                                       label=t("No file yet?"),
                                        value=self.shipped[0].name if self.shipped else None, interactive=True,
                                        filterable=False, visible=bool(self.shipped))
-            self.try_example = gr.Button("Try the example", visible=bool(self.shipped), elem_id="ab-example")
+            self.try_example = gr.Button(t("Try the example"), visible=bool(self.shipped), elem_id="ab-example")
         with gr.Group(visible=False, elem_classes="ab-group") as self.naming:
-            gr.HTML("<h3>2 · Name and split</h3>")
-            self.name = gr.Textbox(label="Name of the project", elem_id="ab-name")
-            gr.HTML("<h3>What is your assistant called, and for whom?</h3>")
+            gr.HTML(heading(t("2 · Name and split")))
+            self.name = gr.Textbox(label=t("Name of the project"), elem_id="ab-name")
+            gr.HTML(heading(t("What is your assistant called, and for whom?")))
             with gr.Row():
-                self.called = gr.Textbox(label="Called", placeholder="Linde", min_width=120, elem_id="ab-called")
-                self.whom = gr.Textbox(label="For whom", placeholder="customers of Krumm & Linde Bakery", min_width=160,
+                self.called = gr.Textbox(label=t("Called"), placeholder="Linde", min_width=120, elem_id="ab-called")
+                self.whom = gr.Textbox(label=t("For whom"), placeholder=t("customers of Krumm & Linde Bakery"),
+                                       min_width=160,
                                        elem_id="ab-whom")
             self.form.show(["data.system"])
-            with gr.Accordion("Test and split", open=False):
+            with gr.Accordion(t("Test and split"), open=False):
                 self.form.show(keys_of("data", without=("data.source", "data.columns", "data.system")))
-            self.create = gr.Button("Create the project", variant="primary", elem_id="ab-create",
+            self.create = gr.Button(t("Create the project"), variant="primary", elem_id="ab-create",
                                     elem_classes="ab-pinned")
             self.message = gr.HTML()
 
     def _paste(self) -> None:
-        with gr.Accordion("Or paste pairs", open=False, elem_id="ab-paste"):
-            self.pasted = gr.Textbox(label="Question and answer", placeholder=_PASTE, lines=5, max_lines=14,
+        with gr.Accordion(t("Or paste pairs"), open=False, elem_id="ab-paste"):
+            self.pasted = gr.Textbox(label=t("Question and answer"), placeholder=t(_PASTE), lines=5, max_lines=14,
                                      elem_id="ab-paste-text",
-                                     info="Two columns copied from a spreadsheet, CSV or JSON Lines.")
+                                     info=t("Two columns copied from a spreadsheet, CSV or JSON Lines."))
             with gr.Row(elem_classes="ab-actions"):
-                self.use_pasted = gr.Button("Use these pairs", size="sm", elem_id="ab-paste-use")
-                self.add_pasted = gr.Button("Add them to the data below", size="sm", visible=False,
+                self.use_pasted = gr.Button(t("Use these pairs"), size="sm", elem_id="ab-paste-use")
+                self.add_pasted = gr.Button(t("Add them to the data below"), size="sm", visible=False,
                                             elem_id="ab-paste-add")
             self.paste_note = gr.HTML(elem_id="ab-paste-note")
 
@@ -97,12 +98,13 @@ class DataSource:
 def system_prompt(called: str, whom: str, before: str) -> str:
     """The system prompt for a name and an audience; ``before`` is kept if a person wrote it or nothing is given."""
     called, whom = called.strip(), whom.strip().rstrip(".")
-    if not (called or whom) or before.strip() and not before.startswith(_SYSTEM_START):
+    start = t("You are {name}.", name="\0").partition("\0")[0]
+    if not (called or whom) or before.strip() and not before.startswith(start):
         return before
-    return f"{_SYSTEM_START}{called or 'an assistant'}. You answer questions{f' of {whom}' if whom else ''}."
+    asked = t("You answer questions of {whom}.", whom=whom) if whom else t("You answer questions.")
+    return " ".join((t("You are {name}.", name=called or t("an assistant")), asked))
 
 
-_SYSTEM_START = "You are "
 ROWS = (1, 3, 10)
 
 
@@ -111,8 +113,9 @@ class TemplatePreview:
 
     def __init__(self, place: str) -> None:
         with gr.Column(visible=False, elem_classes="ab-modelview") as self.body:
-            self.rows = gr.Radio([(f"{number} row{'s' if number > 1 else ''}", number) for number in ROWS],
-                                 value=ROWS[1], label="Rows to show", elem_id=f"{place}-rows", elem_classes="ab-inline")
+            self.rows = gr.Radio([(tn("{count} row", "{count} rows", number), number) for number in ROWS],
+                                 value=ROWS[1], label=t("Rows to show"), elem_id=f"{place}-rows",
+                                 elem_classes="ab-inline")
             self.shown = gr.HTML(elem_id=place)
             self.lengths = gr.HTML(elem_id=f"{place}-lengths")
 
@@ -122,11 +125,15 @@ class TemplatePreview:
         return [self.body, self.shown, self.lengths]
 
 
-NOTHING_YET = empty(
-    "The contents of the file are shown here",
-    "Usable pairs, rejected rows with the reason, duplicates, and the split. Nothing is stored until you create the "
-    "project.",
-)
+
+
+def nothing_yet() -> Markup:
+    """The place of the findings before there is a file."""
+    return empty(t("The contents of the file are shown here"), t(
+        "Usable pairs, rejected rows with the reason, duplicates, and the split. Nothing is stored until you create "
+        "the project."))
+
+
 _SHOWN = 13 + 2 + 3 * MAX_COLUMNS
 """Number of outputs of :meth:`NewStudyForm._look`."""
 _HEADER = 2 + 3 * MAX_COLUMNS
@@ -148,11 +155,11 @@ class NewStudyForm:
                     self.header = ColumnHeader()
                     self.once = gr.HTML(elem_id="ab-once")
                     self.wordings = WordingsForm()
-                    self.found = gr.HTML(NOTHING_YET, elem_id="ab-found")
+                    self.found = gr.HTML(nothing_yet(), elem_id="ab-found")
                     self.split = gr.HTML(elem_id="ab-split")
             self.rejected = gr.HTML(elem_id="ab-rejected")
             with gr.Row(elem_classes="ab-actions"):
-                self.left_out = gr.DownloadButton("Download the rows left out", size="sm", visible=False,
+                self.left_out = gr.DownloadButton(t("Download the rows left out"), size="sm", visible=False,
                                                   elem_id="ab-left-out")
             self.editor = RowEditor()
             self.seen = TemplatePreview("ab-preview")
@@ -221,7 +228,7 @@ class NewStudyForm:
     def _load_example(self, name: str, *form: Any) -> list[Any]:
         found = next((shipped.file for shipped in self.upload.shipped if shipped.name == name), None)
         if found is None:
-            raise DataError(f"no shipped dataset {name!r}", remedy="Upload a file instead")
+            raise DataError(t("no shipped dataset {name!r}", name=name), remedy=t("Upload a file instead"))
         return [None, *self._new(found, form)]
 
     @user_facing_errors
@@ -239,16 +246,18 @@ class NewStudyForm:
             path, note = write_pasted(text, new_folder())
             pasted = load_pairs(path)
             if source is None or not pasted.pairs:
-                raise DataError("the pasted text contains no pair", remedy="Paste question and answer")
+                raise DataError(t("the pasted text contains no pair"), remedy=t("Paste question and answer"))
             base, _ = edited_file(Path(source), columns, held, lines)
             target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
             append_pairs(base, [(pair.question, pair.answer) for pair in pasted.pairs], target, columns)
         except DataError as error:
             return [error_callout(error.to_record()), *[gr.skip()] * (1 + _SHOWN)]
-        lost = "; ".join(f"line {entry.row}: {entry.reason}" for entry in pasted.rejected[:5])
+        lost = "; ".join(t("line {row}: {reason}", row=entry.row, reason=entry.reason) for entry in pasted.rejected[:5])
         message = callout(
-            "warn" if lost else "good", f"{len(pasted.pairs)} pairs were added at the end",
-            f"{note} {len(pasted.rejected)} could not be read and were not added ({lost})." if lost else note,
+            "warn" if lost else "good", tn("{count} pair was added at the end",
+                                                   "{count} pairs were added at the end", len(pasted.pairs)),
+            t("{note} {rejected} could not be read and were not added ({lost}).", note=note,
+              rejected=len(pasted.rejected), lost=lost) if lost else note,
         )
         return [message, str(target), *self._look(str(target), columns, *form)]
 
@@ -256,7 +265,8 @@ class NewStudyForm:
     def _revise(self, name: str | None) -> list[Any]:
         study = Study.open(name or "")
         if study.source is None:
-            raise DataError("the data file is not in the project's folder", remedy="Upload it again under New project")
+            raise DataError(t("the data file is not in the project's folder"),
+                            remedy=t("Upload it again under New project"))
         config = study.config
         form = self.upload.form.values(config)
         return [None, *form, None, *self._new(study.source, form, study.title, config.data.columns, base=study.name)]
@@ -273,7 +283,7 @@ class NewStudyForm:
 
     def _clear(self) -> list[Any]:
         hidden = gr.update(visible=False)
-        return [None, None, None, "", "", "", "", NOTHING_YET, "", "", *[hidden] * 4, "", hidden, gr.skip(), "", {},
+        return [None, None, None, "", "", "", "", nothing_yet(), "", "", *[hidden] * 4, "", hidden, gr.skip(), "", {},
                 *self.header.values(None)]
 
     # showing data
@@ -288,12 +298,12 @@ class NewStudyForm:
         header = self.header.values(replace(seen, guessed=guess))
         hidden, readable = gr.update(visible=False), gr.update(visible=True)
         if seen.findings is None:
-            view = unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns)
+            view = unreadable_view(seen.error or {"what": t("the file cannot be read")}, seen.columns)
             return [brief_view(None), view, "", "", *[hidden] * 4, "", hidden, gr.skip(), "", columns, *header]
         findings, record = seen.findings, seen.findings.to_record()
         csv = left_out_download(Path(path), columns, Path(path).name.split(".")[0])
         split, once = self._split_of(seen, form)
-        return [brief_view(record), card(f"Findings in {Path(path).name}", findings_view(record)), split,
+        return [brief_view(record), card(t("Findings in {name}", name=Path(path).name), findings_view(record)), split,
                 rejected_view(findings.left_out, findings.dataset.rows, findings.dataset.numbers),
                 gr.update(value=csv, visible=csv is not None), gr.update(visible=findings.can_start()), readable,
                 readable, once, gr.update(visible=True, open=bool(once)),
@@ -331,7 +341,7 @@ class NewStudyForm:
         record = split.to_record()
         leaks = leaks_view(record["leaks"], record["leaks_removed"], seen.findings.dataset.numbers)
         once = once_view(count_wordings(record), config)
-        return card("Split", split_view(record, heldout_power(record))) + leaks, once
+        return card(t("Split"), split_view(record, heldout_power(record))) + leaks, once
 
     @user_facing_errors
     def _model_view(self, path: str | None, rows: int, columns: dict[str, str], *form: Any) -> list[Any]:
@@ -361,9 +371,10 @@ class NewStudyForm:
         if path:
             edited, edits = edited_file(Path(path), columns, held, lines)
         if not edits:
-            message = callout("info", "No cell was changed") if requested else gr.skip()
+            message = callout("info", t("No cell was changed")) if requested else gr.skip()
             return [gr.skip(), message, *[gr.skip()] * _SHOWN]
-        done = callout("good", f"Checked again: {edits_summary(edits)}", "The findings above include the edits.")
+        done = callout("good", t("Checked again: {edits}", edits=edits_summary(edits)),
+                       t("The findings above include the edits."))
         return [str(edited), done, *self._look(str(edited), columns, *form)]
 
     @user_facing_errors
@@ -372,7 +383,7 @@ class NewStudyForm:
             return [gr.skip()] * (2 + _SHOWN)
         known = set(inspect_file(Path(origin), {}).columns)  # added wordings have a column of their own
         columns = {role: name for role, name in columns.items() if not name or name in known}
-        return [origin, callout("info", "All edits were undone"), *self._look(origin, columns, *form)]
+        return [origin, callout("info", t("All edits were undone")), *self._look(origin, columns, *form)]
 
     # other wordings
 
@@ -397,8 +408,9 @@ class NewStudyForm:
         target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
         columns = add_wordings(base, accepted, target, columns)
         looked = self._look(str(target), columns, *form)
-        looked[_MESSAGE] = callout("good", f"{plural(len(accepted), 'wording')} were added",
-                                   "They are rows of the data now; “Undo all edits” removes them.")
+        looked[_MESSAGE] = callout("good", tn("{count} wording was added", "{count} wordings were added",
+                                              len(accepted)),
+                                   t("They are rows of the data now; “Undo all edits” removes them."))
         return [str(target), *looked]
 
     # creating a study
@@ -407,11 +419,11 @@ class NewStudyForm:
     def _create(self, given: str, base: str | None, path: str | None, held: str, lines: Sequence[Sequence[Any]],
                 columns: dict[str, str], *form: Any) -> list[Any]:
         if not path:
-            raise DataError("there is no data file yet", remedy="Upload one, or try the example")
+            raise DataError(t("there is no data file yet"), remedy=t("Upload one, or try the example"))
         try:
             source, edits = edited_file(Path(path), columns, held, lines)
             if edits and not (findings := inspect_file(source, columns).findings):
-                raise DataError("the edited rows cannot be read", remedy="Press “Check again” to see why")
+                raise DataError(t("the edited rows cannot be read"), remedy=t("Press “Check again” to see why"))
             if edits and findings:
                 findings.require_start()
             start = Study.open(base).config if base else StudyConfig()
@@ -434,5 +446,5 @@ _MESSAGE = 11
 def _findings(path: str | None, columns: dict[str, str]) -> Findings:
     found = inspect_file(Path(path), columns).findings if path else None
     if found is None:
-        raise DataError("there is no readable data file yet", remedy="Upload one first")
+        raise DataError(t("there is no readable data file yet"), remedy=t("Upload one first"))
     return found

@@ -19,6 +19,7 @@ from assistant_builder.data.columns import automatic_roles, guess_columns
 from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import first_rows, read_table
 from assistant_builder.errors import DataError, ModelError
+from assistant_builder.i18n import language
 from assistant_builder.models.template_preview import Lengths, local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.study import Study
@@ -53,12 +54,12 @@ def inspect_file(path: Path, columns: Mapping[str, str]) -> Inspection:
 
     ``columns`` is role → column, as mapped by the user; an empty name leaves the role unused.
     """
-    return _inspect(str(path), stamp([path]), tuple(sorted(columns.items())))
+    return _inspect(str(path), stamp([path]), tuple(sorted(columns.items())), language())
 
 
 @functools.lru_cache(maxsize=8)
-def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...]) -> Inspection:
-    """``seen`` is the stamp of the file, so that a replaced file is read again."""
+def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...], language: str) -> Inspection:
+    """``seen`` is the stamp of the file, so that a replaced file is read again; findings are in one language."""
     try:
         dataset = load_pairs(path, columns=dict(columns))
         return Inspection(check_pairs(dataset), dataset.column_names, None, _peek(dataset.column_names,

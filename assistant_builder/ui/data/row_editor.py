@@ -25,11 +25,13 @@ from assistant_builder.data.edit import (
 )
 from assistant_builder.data.load import read_table
 from assistant_builder.data.types import Table
+from assistant_builder.i18n import N_, t, tn
 from assistant_builder.ui.data.preview import inspect_file
+from assistant_builder.ui.html import hint
 from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.ui.uploads import new_folder, offer_bytes
-from evals.report.format import count, plural
+from evals.report.format import count
 
 RowFilter = Literal["left out", "worth a look", "all"]
 MAX_ROWS = 300
@@ -84,12 +86,12 @@ class EditorView:
     def note(self) -> str:
         """The number of rows shown, as a sentence."""
         if not self.matching:
-            return "No such row."
-        shown = f"{count(self.matching)} of {count(self.counts['all'])} rows."
+            return t("No such row.")
+        shown = t("{matching} of {all} rows.", matching=count(self.matching), all=count(self.counts['all']))
         if self.matching > len(self.numbers):
-            shown = (f"The first {count(len(self.numbers))} of {count(self.matching)} such rows are shown; search to "
-                     "see others.")
-        return f"{shown} Rows that are not shown do not change."
+            shown = (t("The first {numbers} of {matching} such rows are shown; search to see others.",
+                       numbers=count(len(self.numbers)), matching=count(self.matching)))
+        return t("{shown} Rows that are not shown do not change.", shown=shown)
 
 
 def editor_view(path: Path, columns: Mapping[str, str], which: RowFilter | None, search: str) -> EditorView:
@@ -135,16 +137,17 @@ def reasons_of(findings: Findings) -> dict[int, str]:
     """Row → its problem: the reason why it is left out, or a warning."""
     remarks = defaultdict(list)
     for near in findings.near_duplicates:
-        remarks[near.row].append(f"the question is nearly that of row {near.of}")
+        remarks[near.row].append(t("the question is nearly that of row {of}", of=near.of))
     for conflict in findings.conflicts:
         for row in conflict.rows:
             others = ", ".join(str(other) for other in conflict.rows[:6] if other != row)
-            remarks[row].append(f"row {others} has another answer to the same question")
-    for what, rows in {"the answer is one word": findings.one_word_answers, **findings.odd_texts}.items():
+            remarks[row].append(t("row {others} has another answer to the same question", others=others))
+    for what, rows in {N_("the answer is one word"): findings.one_word_answers, **findings.odd_texts}.items():
         for row in rows:
-            remarks[row].append(what)
+            remarks[row].append(t(what))
     reasons = {row: "; ".join(titles) for row, titles in remarks.items()}
-    return reasons | {entry.row: f"Left out: {use_page_labels(entry.reason)}" for entry in findings.left_out}
+    return reasons | {entry.row: t("Left out: {reason}", reason=use_page_labels(entry.reason))
+                      for entry in findings.left_out}
 
 
 def edited_file(path: Path, columns: Mapping[str, str], held: str,
@@ -174,8 +177,10 @@ def edited_file(path: Path, columns: Mapping[str, str], held: str,
 
 def edits_summary(edits: Edits) -> str:
     """The edits as ``1 cell changed, 2 rows added``."""
-    kinds = ((edits.cells, "cell", "changed"), (edits.added, "row", "added"), (edits.removed, "row", "removed"))
-    return ", ".join(f"{plural(number, noun)} {verb}" for number, noun, verb in kinds if number)
+    return ", ".join(filter(None, (
+        tn("{count} cell changed", "{count} cells changed", edits.cells) if edits.cells else "",
+        tn("{count} row added", "{count} rows added", edits.added) if edits.added else "",
+        tn("{count} row removed", "{count} rows removed", edits.removed) if edits.removed else "")))
 
 
 def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str | None:
@@ -187,31 +192,30 @@ def left_out_download(path: Path, columns: Mapping[str, str], name: str) -> str 
     return offer_bytes(rejected_csv(_table(path, columns), reasons), f"{name}-left-out.csv")
 
 
-_KINDS: dict[RowFilter, str] = {"left out": "Left out", "worth a look": "Worth a look", "all": "All rows"}
+_KINDS: dict[RowFilter, str] = {"left out": N_("Left out"), "worth a look": N_("Worth a look"), "all": N_("All rows")}
 
 
 class RowEditor:
     """Components of the editor; :class:`~assistant_builder.ui.data.new_study.NewStudyForm` connects their events."""
 
     def __init__(self) -> None:
-        self.held = gr.Textbox(NO_ROWS.to_text(), visible=False, label="Rows in the editor")
-        with gr.Accordion("Edit rows, and check again", open=False, visible=False, elem_id="ab-edit") as self.body:
-            gr.HTML(
-                "<p class='ab-note'>Double-click a cell, or press Enter on it, to edit it; right-click to add or "
-                "remove a row. Your file is not changed: the project uses an edited copy.</p>"
-            )
+        self.held = gr.Textbox(NO_ROWS.to_text(), visible=False, label=t("Rows in the editor"))
+        with gr.Accordion(t("Edit rows, and check again"), open=False, visible=False, elem_id="ab-edit") as self.body:
+            gr.HTML(hint(t("Double-click a cell, or press Enter on it, to edit it; right-click to add or remove a "
+                           "row. Your file is not changed: the project uses an edited copy.")))
             with gr.Row(elem_classes="ab-edit-choose"):
-                self.which = gr.Radio([(title, kind) for kind, title in _KINDS.items()], value="all", label="Rows",
+                self.which = gr.Radio([(t(title), kind) for kind, title in _KINDS.items()], value="all",
+                                      label=t("Rows"),
                                       min_width=320, elem_id="ab-edit-which", elem_classes="ab-inline")
-                self.search = gr.Textbox(label="Only rows with this text", placeholder="press Enter to search",
+                self.search = gr.Textbox(label=t("Only rows with this text"), placeholder=t("press Enter to search"),
                                          min_width=200, elem_id="ab-edit-search")
             self.note = gr.HTML(elem_classes="ab-note")
-            self.table = gr.Dataframe(headers=[ROW_TITLE, PROBLEM_TITLE], datatype="str", type="array",
-                                      interactive=True, wrap=True, max_height=460, show_label=False, label="Rows",
+            self.table = gr.Dataframe(headers=[t(ROW_TITLE), t(PROBLEM_TITLE)], datatype="str", type="array",
+                                      interactive=True, wrap=True, max_height=460, show_label=False, label=t("Rows"),
                                       static_columns=[0, 1], buttons=["fullscreen"], elem_id="ab-edit-table")
             with gr.Row(elem_classes="ab-actions"):
-                self.check = gr.Button("Check again", variant="primary", size="sm", elem_id="ab-edit-check")
-                self.undo = gr.Button("Undo all edits", size="sm", elem_id="ab-edit-undo")
+                self.check = gr.Button(t("Check again"), variant="primary", size="sm", elem_id="ab-edit-check")
+                self.undo = gr.Button(t("Undo all edits"), size="sm", elem_id="ab-edit-undo")
             self.message = gr.HTML(elem_id="ab-edit-message")
 
     @property
@@ -225,10 +229,10 @@ class RowEditor:
             return [gr.skip(), "", gr.skip(), NO_ROWS.to_text()]
         view = editor_view(Path(path), columns, which, search)
         shown = which or ("left out" if view.counts["left out"] else "all")
-        choices = [(f"{_KINDS[kind]} ({view.counts[kind]:,})", kind) for kind in get_args(RowFilter)]
+        choices = [(f"{t(_KINDS[kind])} ({count(view.counts[kind])})", kind) for kind in get_args(RowFilter)]
         longest = (max(len(text) for text in (title, *(line[place] for line in view.lines)))
                    for place, title in enumerate(view.columns, start=2))
         widths = ["72px", "200px", *(f"{min(max(9 * length + 40, 120), 380)}px" for length in longest)]
-        table = gr.update(value={"headers": [ROW_TITLE, PROBLEM_TITLE, *view.columns],
+        table = gr.update(value={"headers": [t(ROW_TITLE), t(PROBLEM_TITLE), *view.columns],
                                  "data": view.lines or [[""] * (2 + len(view.columns))]}, column_widths=widths)
         return [gr.update(choices=choices, value=shown), view.note, table, EditorRows(path, view.numbers).to_text()]

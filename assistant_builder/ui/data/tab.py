@@ -21,39 +21,43 @@ from assistant_builder.data.card import (
 from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.load import read_table
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import N_, t
 from assistant_builder.retrieval import RECALL, recommended_approach
 from assistant_builder.study import Study
 from assistant_builder.ui.data.new_study import NewStudyForm, TemplatePreview
 from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, template_preview
 from assistant_builder.ui.data.row_editor import left_out_download
 from assistant_builder.ui.data.view import study_data_view, unreadable_view
-from assistant_builder.ui.html import Markup, callout, empty, error_callout
+from assistant_builder.ui.html import Markup, callout, empty, error_callout, hint
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
 from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.uploads import offer, offer_bytes
 
 _ABOUT = (
-    "The card describes the data, its origin and its licence. Fill in licence, language and origin. Your text is kept "
-    "when the data is prepared again; the new figures are then offered here."
+    N_("The card describes the data, its origin and its licence. Fill in licence, language and origin. Your text is "
+       "kept when the data is prepared again; the new figures are then offered here.")
 )
-_NEW = callout("info", "The data was prepared again after you edited the card",
-               "Your card is kept, but its figures may be outdated.",
-               "“Use the generated card” replaces your card by the new one; copy your text first.")
+
+
+def _outdated_card() -> Markup:
+    return callout("info", t("The data was prepared again after you edited the card"),
+                   t("Your card is kept, but its figures may be outdated."),
+                   t("“Use the generated card” replaces your card by the new one; copy your text first."))
 
 
 class CardEditor:
     """Components of the dataset card."""
 
     def __init__(self) -> None:
-        with gr.Accordion("Dataset card", open=False, visible=False, elem_id="ab-card") as self.body:
-            gr.HTML(f"<p class='ab-note'>{_ABOUT}</p>")
+        with gr.Accordion(t("Dataset card"), open=False, visible=False, elem_id="ab-card") as self.body:
+            gr.HTML(hint(t(_ABOUT)))
             self.state = gr.HTML()
-            self.text = gr.Textbox(label="Dataset card (Markdown)", lines=14, max_lines=30, interactive=True,
+            self.text = gr.Textbox(label=t("Dataset card (Markdown)"), lines=14, max_lines=30, interactive=True,
                                    elem_id="ab-card-text")
             with gr.Row(elem_classes="ab-actions"):
-                self.save = gr.Button("Save the card", size="sm", variant="primary", elem_id="ab-card-save")
-                self.back = gr.Button("Use the generated card", size="sm", visible=False, elem_id="ab-card-back")
-                self.download = gr.DownloadButton("Download the card", size="sm")
+                self.save = gr.Button(t("Save the card"), size="sm", variant="primary", elem_id="ab-card-save")
+                self.back = gr.Button(t("Use the generated card"), size="sm", visible=False, elem_id="ab-card-back")
+                self.download = gr.DownloadButton(t("Download the card"), size="sm")
             self.message = gr.HTML(elem_id="ab-card-message")
 
     def section(self) -> LiveRegion:
@@ -65,7 +69,7 @@ class CardEditor:
         if look.study is None or not (look.study.folder / "data" / CARD_FILE).is_file():
             return [gr.update(visible=False), *[gr.skip()] * 5]
         folder = look.study.folder / "data"
-        return [gr.update(visible=True), _NEW if is_card_outdated(folder) else "",
+        return [gr.update(visible=True), _outdated_card() if is_card_outdated(folder) else "",
                 (folder / CARD_FILE).read_text(encoding="utf-8"), gr.update(visible=is_card_edited(folder)),
                 offer(folder / CARD_FILE, f"{look.study.name}-card.md"), gr.skip()]
 
@@ -78,17 +82,18 @@ class CardEditor:
         folder = Study.open(name or "").folder / "data"
         before = (folder / CARD_FILE).read_text(encoding="utf-8")
         if text == before:
-            return callout("info", "Nothing was changed")
+            return callout("info", t("Nothing was changed"))
         try:
             save_edited_card(folder, text, before)
         except AssistantBuilderError as error:
             return error_callout(error.to_record())
-        return callout("good", "Saved", "The card is stored in the folder of the project.")
+        return callout("good", t("Saved"), t("The card is stored in the folder of the project."))
 
     def _back(self, name: str | None) -> list[str]:
         folder = Study.open(name or "").folder / "data"
         restore_generated_card(folder)
-        return [(folder / CARD_FILE).read_text(encoding="utf-8"), callout("good", "This is the generated card again")]
+        return [(folder / CARD_FILE).read_text(encoding="utf-8"),
+                callout("good", t("This is the generated card again"))]
 
 
 def study_data_panel(study: Study) -> Markup:
@@ -123,10 +128,11 @@ def _rejected(study: Study) -> list[RejectedRow]:
 
 def _source_view(study: Study) -> Markup:
     if study.source is None:
-        return empty("The data file is not in the project's folder", f"It is read from {study.config.data.source}.")
+        return empty(t("The data file is not in the project's folder"), t("It is read from {source}.",
+                                                                          source=study.config.data.source))
     seen = inspect_file(study.source, study.config.data.columns)
     if seen.findings is None:
-        return unreadable_view(seen.error or {"what": "the file cannot be read"}, seen.columns)
+        return unreadable_view(seen.error or {"what": t("the file cannot be read")}, seen.columns)
     split = preview_split(seen.findings, study.config.data)
     record = None if isinstance(split, dict) else split.to_record()
     return study_data_view(seen.findings.to_record(), record, heldout_power(record) if record else None,
@@ -165,8 +171,8 @@ class DataTab:
         with gr.Column(visible=False) as self.body:
             self.held = gr.HTML(elem_id="ab-data")
             with gr.Row(elem_classes="ab-actions"):
-                self.left_out = gr.DownloadButton("Download the rows left out", size="sm", visible=False)
-                self.revise = gr.Button("Edit a copy for a new project", size="sm", elem_id="ab-revise")
+                self.left_out = gr.DownloadButton(t("Download the rows left out"), size="sm", visible=False)
+                self.revise = gr.Button(t("Edit a copy for a new project"), size="sm", elem_id="ab-revise")
             self.seen = TemplatePreview("ab-held-preview")
             self.card = CardEditor()
             # A change of this text starts the slow parts of the tab, so that they delay nothing else. It is hidden by

@@ -14,12 +14,13 @@ from markupsafe import Markup
 from assistant_builder.data import Message, Pair, RejectedRow
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.wordings import count_wordings
+from assistant_builder.i18n import N_, t, tm, tn, translate_formatted
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
 from assistant_builder.ui.html import Tone, callout, card, cut, error_callout, fold, items, join, table, tiles
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES, use_page_labels
 from evals.report.format import count, percent
 
-SPLIT_TITLES = {"train": "Training", "validation": "Validation", "heldout": "Test"}
+SPLIT_TITLES = {"train": N_("Training"), "validation": N_("Validation"), "heldout": N_("Test")}
 _TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "info": "info"}
 _MAX_ROWS = 200
 FEW_ROWS = 30
@@ -32,16 +33,16 @@ _GOOD_POINTS, _FAIR_POINTS = 5.0, 12.0
 
 def findings_view(record: Mapping[str, Any]) -> Markup:
     """Figures and problems of a checked file, from ``Findings.to_record()``."""
-    figures = [("Rows", count(record["rows"]), str(record["format"]).upper()),
-               ("Usable pairs", count(record["usable"]), percent(record["usable"] / max(record["rows"], 1), 0)),
-               ("Rejected", count(len(record["rejected"])), "with reasons below"),
-               ("Exact copies", count(record["exact_duplicates"]), "left out"),
-               ("Near-duplicates", count(record["near_duplicates"]), "kept, checked for leaks"),
-               ("Conflicts", count(record["conflicts"]), "one question, several answers")]
+    figures = [(t("Rows"), count(record["rows"]), str(record["format"]).upper()),
+               (t("Usable pairs"), count(record["usable"]), percent(record["usable"] / max(record["rows"], 1), 0)),
+               (t("Rejected"), count(len(record["rejected"])), t("with reasons below")),
+               (t("Exact copies"), count(record["exact_duplicates"]), t("left out")),
+               (t("Near-duplicates"), count(record["near_duplicates"]), t("kept, checked for leaks")),
+               (t("Conflicts"), count(record["conflicts"]), t("one question, several answers"))]
     numbers = RowNumbers.of_record(record)
     found = join(_problem(problem, numbers) for problem in record.get("problems", ()))
-    notes = fold("How the file was read", items(map(use_page_labels, record["notes"]))) if record["notes"] else ""
-    which = Markup('<p class="ab-note-line">{}</p>').format(numbers.note) if numbers.note else ""
+    notes = fold(t("How the file was read"), items(map(use_page_labels, record["notes"]))) if record["notes"] else ""
+    which = Markup('<p class="ab-note-line">{}</p>').format(translate_formatted(numbers.note)) if numbers.note else ""
     return join([tiles(figures), found, _examples(record.get("details", {}), numbers), which, notes])
 
 
@@ -55,17 +56,18 @@ def _examples(details: Mapping[str, Any], numbers: RowNumbers) -> Markup:
              percent(entry["similarity"], 0)) for entry in details.get("near_duplicates", ())]
     conflicts = [(cut(entry["text"], 160), ", ".join(map(shown, entry["rows"][:12])))
                  for entry in details.get("conflicts", ())]
-    kinds = (("Exact copies", ("Row", "Copy of row"), copies, (0, 1)),
-             ("Near-duplicates", ("Row", "Question", "Similar row", "Its question", "Shared words"), near, (0, 2, 4)),
-             ("Questions with several answers", ("Question", "Rows"), conflicts, ()))
-    return join(fold(f"List: {title.lower()}", table(headers, rows[:_MAX_LISTED], numeric=numeric))
+    kinds = ((t("Exact copies"), (t("Row"), t("Copy of row")), copies, (0, 1)),
+             (t("Near-duplicates"), (t("Row"), t("Question"), t("Similar row"), t("Its question"), t("Shared words")),
+              near, (0, 2, 4)),
+             (t("Questions with several answers"), (t("Question"), t("Rows")), conflicts, ()))
+    return join(fold(t("List: {title}", title=title), table(headers, rows[:_MAX_LISTED], numeric=numeric))
                 for title, headers, rows, numeric in kinds if rows)
 
 
 def _problem(problem: Mapping[str, Any], numbers: RowNumbers) -> Markup:
     found = problem.get("rows") or ()
     shown = ", ".join(str(numbers.shown(row)) for row in found[:12]) + (" …" if len(found) > 12 else "")
-    rows = f"Row{'s' if len(found) > 1 else ''} {shown}" if found else ""
+    rows = "" if not found else t("Row {row}", row=shown) if len(found) == 1 else t("Rows {rows}", rows=shown)
     return Markup('<div class="ab-finding ab-{}"><strong>{}</strong> <span>{}</span>{}</div>').format(
         _TONES[problem["severity"]], use_page_labels(problem["title"]),
         use_page_labels(numbers.in_text(problem["detail"])),
@@ -78,10 +80,10 @@ def rejected_view(rejected: Sequence[RejectedRow], of: int, numbers: RowNumbers 
         return Markup("")
     rows = [(str(numbers.shown(entry.row)), use_page_labels(numbers.in_text(entry.reason)),
              cut(_cells(entry.record), 160)) for entry in rejected[:_MAX_ROWS]]
-    title = f"{count(len(rejected))} of {count(of)} rows left out"
-    body = table(("Row", "Reason", "Contents"), rows, numeric=(0,))
+    title = t("{rejected} of {of} rows left out", rejected=count(len(rejected)), of=count(of))
+    body = table((t("Row"), t("Reason"), t("Contents")), rows, numeric=(0,))
     if len(rejected) > _MAX_ROWS:
-        body += Markup("<p>The first {} are shown; the download contains all.</p>").format(_MAX_ROWS)
+        body += Markup("<p>{}</p>").format(t("The first {rows} are shown; the download contains all.", rows=_MAX_ROWS))
     return card(title, body)
 
 
@@ -102,15 +104,18 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
     counts, clusters = record["counts"], record.get("clusters", {})
     total = max(sum(counts.values()), 1)
     parts = join(
-        Markup('<i class="ab-split-{}" style="flex:{}" title="{}"></i>').format(name, number, SPLIT_TITLES[name])
+        Markup('<i class="ab-split-{}" style="flex:{}" title="{}"></i>').format(name, number, t(SPLIT_TITLES[name]))
         for name, number in counts.items()
     )
-    figures = [(SPLIT_TITLES[name], count(number), percent(number / total, 0) + (
-        f", {count(clusters[name])} clusters" if clusters.get(name) else "")) for name, number in counts.items()]
+    figures = [(t(SPLIT_TITLES[name]), count(number), ", ".join(filter(None, (
+        percent(number / total, 0),
+        tn("{count} cluster", "{count} clusters", clusters[name]) if clusters.get(name) else ""))))
+               for name, number in counts.items()]
     notes = [use_page_labels(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
-    sizes = ", ".join(f"{SPLIT_TITLES[name]} {count(number)}" for name, number in counts.items())
+    sizes = ", ".join(f"{t(SPLIT_TITLES[name])} {count(number)}" for name, number in counts.items())
     return join([
-        Markup('<div class="ab-split" role="img" aria-label="Sizes of the sets: {}">{}</div>').format(sizes, parts),
+        Markup('<div class="ab-split" role="img" aria-label="{}">{}</div>').format(
+            t("Sizes of the sets: {sizes}", sizes=sizes), parts),
         tiles(figures), power_view(power) if power is not None else "", items(notes) if notes else "",
     ])
 
@@ -122,16 +127,16 @@ def power_view(power: Mapping[str, Any]) -> Markup:
     points = 100 * power["minimum_detectable"]
     tone: Tone = "good" if points <= _GOOD_POINTS else "info" if points <= _FAIR_POINTS else "warn"
     whole = count(max(1, round(points)))
-    title = f"The test can detect a difference of about {whole} correct answers in a hundred"
+    title = t("The test can detect a difference of about {whole} correct answers in a hundred", whole=whole)
     if points >= 100:
-        title = "The test is too small to detect any difference"
-    body = (f"The {count(power['items'])} test questions are excluded from training. They show afterwards whether the "
-            "compact assistant is worse. A smaller difference would not be detected.")
+        title = t("The test is too small to detect any difference")
+    body = (t("The {items} test questions are excluded from training. They show afterwards whether the compact "
+              "assistant is worse. A smaller difference would not be detected.", items=count(power['items'])))
     needed = float(f"{power['items_needed']:.2g}")
     remedy = "" if tone == "good" else (
-        f"To detect {count(100 * power['target'])} in a hundred, about {count(needed)} "
-        "test questions are needed: add pairs, or raise “Test share”.")
-    details = fold("How this is calculated", Markup("<p>{}</p>").format(power_sentence(power)))
+        t("To detect {target} in a hundred, about {needed} test questions are needed: add pairs, or raise “Test "
+          "share”.", target=count(100 * power['target']), needed=count(needed)))
+    details = fold(t("How this is calculated"), Markup("<p>{}</p>").format(power_sentence(power)))
     return callout(tone, title, body, remedy) + details
 
 
@@ -139,17 +144,18 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int, numbers: RowNum
     """Held-out questions that also occur in training or validation."""
     if not leaks:
         return Markup("")
-    kinds = {"exact": "the same", "near": "nearly the same words", "embedding": "the same meaning"}
+    kinds = {"exact": t("the same"), "near": t("nearly the same words"), "embedding": t("the same meaning")}
     sides = [[f"{numbers.shown(leak[f'{side}_row'])}: {cut(leak[f'{side}_question'], 160)}"
               for side in ("heldout", "other")] for leak in leaks[:_MAX_LISTED]]
-    rows = [(*texts, f"{kinds[leak['kind']]}, {'removed' if leak['removed'] else 'kept'}")
+    rows = [(*texts, ", ".join((kinds[leak["kind"]], t("removed") if leak["removed"] else t("kept"))))
             for texts, leak in zip(sides, leaks, strict=False)]
-    one = len(leaks) == 1
-    what = f"test {'question also occurs' if one else 'questions also occur'} in training"
-    done = f"{count(removed)} removed from the test" if removed else "kept in the test"
-    note = Markup("<p>A memorized question does not show how the assistant answers a new one.</p>")
-    body = fold("List", table(("Row of the test", "Similar row of training", "Match"), rows), opened=len(rows) <= 5)
-    return card(f"{count(len(leaks))} {what}, {done}", note, body)
+    what = tn("{count} test question also occurs in training", "{count} test questions also occur in training",
+              len(leaks))
+    done = t("{number} removed from the test", number=count(removed)) if removed else t("kept in the test")
+    note = Markup("<p>{}</p>").format(t("A memorized question does not show how the assistant answers a new one."))
+    body = fold(t("List"), table((t("Row of the test"), t("Similar row of training"), t("Match")), rows),
+                opened=len(rows) <= 5)
+    return card(f"{what}, {done}", note, body)
 
 
 def lookup_view(record: Mapping[str, Any] | None) -> Markup:
@@ -159,22 +165,24 @@ def lookup_view(record: Mapping[str, Any] | None) -> Markup:
     covered, found, missed = record["covered"], record["hits"]["3"], record["missed"]
     without = record["questions"] - covered
     if not covered:
-        return card("Looking up: not measured", Markup(
-            "<p>Validation has {} questions with an answer, and no training pair has one of these answers, so finding "
-            "it cannot be measured. Other phrasings of the same facts in training would allow it.</p>"
-        ).format(count(without)))
-    others = f" Not counted: {count(without)} whose answer is in no training pair." if without else ""
-    note = ("Each validation question was looked up in the training pairs, by meaning and by words, before any "
-            f"training.{others}")
+        return card(t("Looking up: not measured"), Markup("<p>{}</p>").format(t(
+            "Validation has {questions} questions with an answer, and no training pair has one of these answers, so "
+            "finding it cannot be measured. Other phrasings of the same facts in training would allow it.",
+            questions=count(without))))
+    note = t("Each validation question was looked up in the training pairs, by meaning and by words, before any "
+             "training.")
+    if without:
+        note += " " + t("Not counted: {questions} whose answer is in no training pair.", questions=count(without))
     rows = [(cut(f"{miss['history']} … {miss['question']}" if miss["history"] else miss["question"], 160),
              cut(miss["expected"], 160),
              " · ".join(f"{place}. {cut(hit['answer'], 120)}" for place, hit in enumerate(miss["found"], start=1)))
             for miss in record["misses"][:_MAX_LISTED]]
-    first = f", the first {count(len(rows))} of them" if len(rows) < missed else ""
-    listed = fold(f"The {count(missed)} not found{first}",
-                  table(("Question", "Right answer", "Found instead"), rows)) if missed else ""
-    return card(f"Looking up: the right answer is among the first 3 found for {count(found)} of {count(covered)} "
-                "validation questions", Markup("<p>{}</p>").format(note), listed)
+    some = len(rows) < missed
+    listed = fold(t("The {missed} not found, the first {shown} of them", missed=count(missed), shown=count(len(rows)))
+                  if some else t("The {missed} not found", missed=count(missed)),
+                  table((t("Question"), t("Right answer"), t("Found instead")), rows)) if missed else ""
+    return card(t("Looking up: the right answer is among the first 3 found for {found} of {covered} validation "
+                  "questions", found=count(found), covered=count(covered)), Markup("<p>{}</p>").format(note), listed)
 
 
 def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None,
@@ -187,33 +195,36 @@ def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any]
     about the approach that suits the data.
     """
     columns = findings["columns"].items() if findings else ()
-    roles = [(ROLE_TITLES.get(role, role), name) for role, name in columns if name]
+    roles = [(t(ROLE_TITLES.get(role, role)), name) for role, name in columns if name]
     numbers, once = RowNumbers.of_record(findings), count_wordings(split) if split else None
     helps = Markup("") if once is None or not once.occurs_once else callout(
-        "warn", once.title, once.meaning, f"{once.remedy} Press “Edit a copy for a new project”.")
-    return join((helps, card("Findings", findings_view(findings)) if findings else "",
-                 card("Split", split_view(split, power)) if split else "",
+        "warn", once.title, once.meaning, " ".join((once.remedy, t("Press “Edit a copy for a new project”."))))
+    return join((helps, card(t("Findings"), findings_view(findings)) if findings else "",
+                 card(t("Split"), split_view(split, power)) if split else "",
                  leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers), lookup_view(recall),
                  Markup('<p class="ab-note-line">{}</p>').format(approach) if approach else "",
                  rejected_view(rejected, findings["rows"] if findings else len(rejected), numbers),
-                 card("Columns", table(("Role", "Column in the file"), roles)) if findings else ""))
+                 card(t("Columns"), table((t("Role"), t("Column in the file")), roles)) if findings else ""))
 
 
 def unreadable_view(error: Mapping[str, Any], columns: Sequence[str]) -> Markup:
     """The record of the error of a file that cannot be read; its columns can be chosen if they are known."""
-    return error_callout({**error, "remedy": f"Choose them under “{MAPPING_TITLE}”."} if columns else error)
+    return error_callout({**error, "remedy": t("Choose them under “{title}”.", title=t(MAPPING_TITLE))} if columns
+                         else error)
 
 
 def brief_view(record: Mapping[str, Any] | None) -> Markup:
     """One line below the upload: whether a study can be created; ``record`` is None if the file cannot be read."""
     if record is None:
-        return Markup('<p class="ab-brief ab-bad" role="status">This file cannot be used yet: '
-                      '<a href="#ab-found">see why</a></p>')
-    tone, text = "good", f"{count(record['usable'])} of {count(record['rows'])} rows can be used"
+        return Markup('<p class="ab-brief ab-bad" role="status">{} <a href="#ab-found">{}</a></p>').format(
+            t("This file cannot be used yet:"), t("see why"))
+    rows = {"usable": count(record["usable"]), "rows": count(record["rows"])}
+    tone, text = "good", t("{usable} of {rows} rows can be used", **rows)
     if not record["can_start"]:
-        tone, text = "bad", f"{text}, too few for a project"
+        tone, text = "bad", t("{usable} of {rows} rows can be used, too few for a project", **rows)
     elif record["usable"] < FEW_ROWS:
-        tone, text = "warn", f"{text}: enough to try the page, too few for a useful assistant (about {FEW_ROWS})"
+        tone, text = "warn", t("{usable} of {rows} rows can be used: enough to try the page, too few for a useful "
+                               "assistant (about {least})", **rows, least=FEW_ROWS)
     elif record["usable"] < record["rows"]:
         tone = "warn"
     return Markup('<p class="ab-brief ab-{}" role="status">{}</p>').format(tone, text)
@@ -222,7 +233,7 @@ def brief_view(record: Mapping[str, Any] | None) -> Markup:
 _MAX_CHARACTERS = 4_000
 _BARS = 24
 _STEPS = (1, 2, 2.5, 5, 10)
-_TURNS = {"system": "System prompt", "user": "Question", "assistant": "Answer"}
+_TURNS = {"system": N_("System prompt"), "user": N_("Question"), "assistant": N_("Answer")}
 
 
 def rendered_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str,
@@ -233,32 +244,34 @@ def rendered_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSeq
     """
     rows = join(_row(numbers.shown(pair.row), sequence, max_length) for pair, found in zip(pairs, rendered, strict=True)
                 for sequence in found)
-    text = Markup(
-        "<p>Your rows in the form in which <b>{}</b> is trained on them. Words in small frames are special tokens of "
-        "its chat template; do not write them yourself.</p>"
-    ).format(model)
+    text = Markup("<p>{}</p>").format(tm(
+        "Your rows in the form in which <b>{model}</b> is trained on them. Words in small frames are special tokens of "
+        "its chat template; do not write them yourself.", model=model))
     any_cut = any(sequence.tokens > max_length for found in rendered for sequence in found)
-    return card("As the model sees them", text, _legend(any_cut), rows)
+    return card(t("As the model sees them"), text, _legend(any_cut), rows)
 
 
 def _legend(any_cut: bool) -> Markup:
-    struck = Markup("<li><del class='ab-cut'>Struck out</del> truncated, beyond the maximum length</li>")
-    return Markup(
-        '<ul class="ab-legend" aria-label="Legend">'
-        "<li><mark class='ab-learned'>Underlined</mark> text that the assistant learns to write</li>"
-        "<li><span>Plain</span> context that it reads</li>{}</ul>").format(struck if any_cut else "")
+    kinds = [tm("<mark class='ab-learned'>Underlined</mark> text that the assistant learns to write"),
+             tm("<span>Plain</span> context that it reads")]
+    if any_cut:
+        kinds.append(tm("<del class='ab-cut'>Struck out</del> truncated, beyond the maximum length"))
+    return Markup('<ul class="ab-legend" aria-label="{}">{}</ul>').format(
+        t("Legend"), join(Markup("<li>{}</li>").format(kind) for kind in kinds))
 
 
 def _row(row: int, sequence: RenderedSequence, max_length: int) -> Markup:
-    facts = f"{count(sequence.tokens)} tokens, {count(sequence.learned)} of them learned"
+    facts = t("{tokens} tokens, {learned} of them learned", tokens=count(sequence.tokens),
+              learned=count(sequence.learned))
     if sequence.tokens > max_length:
-        facts += f", truncated after {count(max_length)}"
+        facts += ", " + t("truncated after {tokens}", tokens=count(max_length))
     if not sequence.learned:
-        facts += ": no token is left to learn, so training excludes the row"
+        facts += ": " + t("no token is left to learn, so training excludes the row")
     return Markup(
-        '<figure class="ab-seen"><figcaption>Row {} <span>· {}</span></figcaption>'
-        '<div class="ab-seen-text" tabindex="0" role="group" aria-label="Row {} as the model sees it">{}</div></figure>'
-    ).format(row, facts, row, join(_runs(sequence.segments)))
+        '<figure class="ab-seen"><figcaption>{} <span>· {}</span></figcaption>'
+        '<div class="ab-seen-text" tabindex="0" role="group" aria-label="{}">{}</div></figure>'
+    ).format(t("Row {row}", row=row), facts, t("Row {row} as the model sees it", row=row),
+             join(_runs(sequence.segments)))
 
 
 def _runs(segments: Sequence[Segment]) -> list[Markup]:
@@ -275,7 +288,8 @@ def _runs(segments: Sequence[Segment]) -> list[Markup]:
 def _shortened(text: str) -> str:
     if len(text) <= _MAX_CHARACTERS:
         return text
-    left_out = f"\n[… {count(len(text) - _MAX_CHARACTERS)} characters are hidden here, but used …]\n"
+    hidden = t("{number} characters are hidden here, but used", number=count(len(text) - _MAX_CHARACTERS))
+    left_out = f"\n[… {hidden} …]\n"
     return text[: _MAX_CHARACTERS * 3 // 4] + left_out + text[-_MAX_CHARACTERS // 4 :]
 
 
@@ -284,14 +298,15 @@ def plain_view(pairs: Sequence[Pair], model: str, numbers: RowNumbers = _PLAIN) 
     def turn(message: Message) -> Markup:
         text = Markup('<mark class="ab-learned">{}</mark>' if message.role == "assistant" else "{}")
         return Markup('<div class="ab-seen-turn"><b>{}</b><div class="ab-seen-text">{}</div></div>').format(
-            _TURNS[message.role], text.format(_shortened(message.content)))
+            t(_TURNS[message.role]), text.format(_shortened(message.content)))
 
-    row = Markup('<figure class="ab-seen"><figcaption>Row {}</figcaption>{}</figure>')
-    rows = join(row.format(numbers.shown(pair.row), join(map(turn, pair.messages))) for pair in pairs)
-    note = callout("info", f"The files of {model} are not on this machine yet", "They are downloaded when the project "
-                   "first runs. Until then the rows are shown turn by turn, without the special tokens of the chat "
-                   "template and without their lengths.")
-    return card("As the model sees them", note, _legend(any_cut=False), rows)
+    row = Markup('<figure class="ab-seen"><figcaption>{}</figcaption>{}</figure>')
+    rows = join(row.format(t("Row {row}", row=numbers.shown(pair.row)), join(map(turn, pair.messages)))
+                for pair in pairs)
+    note = callout("info", t("The files of {model} are not on this machine yet", model=model),
+                   t("They are downloaded when the project first runs. Until then the rows are shown turn by turn, "
+                     "without the special tokens of the chat template and without their lengths."))
+    return card(t("As the model sees them"), note, _legend(any_cut=False), rows)
 
 
 def lengths_view(lengths: Lengths, answer_limit: int) -> Markup:
@@ -304,33 +319,44 @@ def lengths_view(lengths: Lengths, answer_limit: int) -> Markup:
     measured, limit = len(lengths.tokens), lengths.max_length
     tokens, answers = sorted(lengths.tokens), sorted(lengths.answers)
     long_answers = sum(number > answer_limit for number in answers)
-    cut_note = "none is excluded" if not lengths.dropped else f"{count(lengths.dropped)} of them excluded"
-    figures = [("Median", count(tokens[measured // 2]), "tokens"),
-               ("95 % are below", count(_quantile(tokens, 0.95)), "tokens"), ("Longest", count(tokens[-1]), "tokens"),
-               ("Truncated", count(lengths.cut), f"longer than {count(limit)}: {cut_note}" if lengths.cut else "none"),
-               ("Answers", count(answers[measured // 2]), f"tokens (median), at most {count(answers[-1])}")]
+    cut_note = (t("none is excluded") if not lengths.dropped else
+                t("{number} of them excluded", number=count(lengths.dropped)))
+    figures = [(t("Median"), count(tokens[measured // 2]), t("tokens")),
+               (t("95 % are below"), count(_quantile(tokens, 0.95)), t("tokens")),
+               (t("Longest"), count(tokens[-1]), t("tokens")),
+               (t("Truncated"), count(lengths.cut),
+                ": ".join((t("longer than {tokens}", tokens=count(limit)), cut_note)) if lengths.cut else t("none")),
+               (t("Answers"), count(answers[measured // 2]), t("tokens (median), at most {answers}",
+                                                            answers=count(answers[-1])))]
     notes = [_length_note(lengths)]
     if long_answers:
-        notes.append(f"{count(long_answers)} answers ({percent(long_answers / measured, 0)}) are longer than the "
-                     f"{count(answer_limit)} tokens that an assistant may generate; raise “Longest answer” in the "
-                     "training settings to allow longer ones.")
+        notes.append(t("{answers} answers ({share}) are longer than the {tokens} tokens that an assistant may "
+                       "generate; "
+                       "raise “Longest answer” in the training settings to allow longer ones.",
+                       answers=count(long_answers), share=percent(long_answers / measured, 0),
+                       tokens=count(answer_limit)))
     if measured < lengths.pairs:
-        notes.append(f"Measured on {count(measured)} of the {count(lengths.pairs)} pairs, evenly spaced over the file.")
+        notes.append(t("Measured on {measured} of the {pairs} pairs, evenly spaced over the file.",
+                       measured=count(measured), pairs=count(lengths.pairs)))
     text = join(Markup("<p>{}</p>").format(note) for note in notes)
-    return card("Lengths of the pairs", tiles(figures), _histogram(tokens, limit), text)
+    return card(t("Lengths of the pairs"), tiles(figures), _histogram(tokens, limit), text)
 
 
 def _length_note(lengths: Lengths) -> str:
     limit, measured = lengths.max_length, len(lengths.tokens)
-    meaning = "A token is a part of a word, about four letters in English and fewer in most other languages."
+    meaning = t("A token is a part of a word, about four letters in English and fewer in most other languages.")
     if not lengths.cut:
-        return f"Every pair is within the {count(limit)} tokens that training reads. {meaning}"
+        return " ".join((t("Every pair is within the {tokens} tokens that training reads.", tokens=count(limit)),
+                         meaning))
     share = percent(lengths.cut / measured, 1 if lengths.cut * 100 < measured else 0)
-    lost = "" if not lengths.dropped else (
-        f" Of these, {count(lengths.dropped)} are excluded from training, because the question alone exceeds it.")
-    return (f"{count(lengths.cut)} pairs ({share}) are longer than the {count(limit)} tokens that training reads: the "
-            f"end of the answer is truncated.{lost} Shorten them, or raise “Longest pair” in the training settings, "
-            f"which needs more memory. {meaning}")
+    parts = [t("{pairs} pairs ({share}) are longer than the {tokens} tokens that training reads: the end of the "
+               "answer is "
+               "truncated.", pairs=count(lengths.cut), share=share, tokens=count(limit))]
+    if lengths.dropped:
+        parts.append(t("Of these, {pairs} are excluded from training, because the question alone exceeds it.",
+                       pairs=count(lengths.dropped)))
+    parts.append(t("Shorten them, or raise “Longest pair” in the training settings, which needs more memory."))
+    return " ".join([*parts, meaning])
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int:
@@ -361,26 +387,28 @@ def _histogram(ordered: Sequence[int], limit: int) -> Markup:
     bars = bins(ordered, limit)
     most = max(number for _, _, number in bars)
     drawn = join(
-        Markup('<i class="{}" style="height:{:.1f}%" title="{}: {} pairs"></i>').format(
-            "ab-over" if low > limit else "", max(1.5, 100 * number / most) if number else 0.0, _range(low, high),
-            count(number))
+        Markup('<i class="{}" style="height:{:.1f}%" title="{}"></i>').format(
+            "ab-over" if low > limit else "", max(1.5, 100 * number / most) if number else 0.0, 
+            t("{range}: {pairs} pairs", range=_range(low, high), pairs=count(number)))
         for low, high, number in bars)
     within = next((place for place, (low, _, _) in enumerate(bars) if low > limit), None)
     line = Markup("")
     if within is not None:
         at = 100 * within / len(bars)
-        line = Markup('<b class="ab-limit {}" style="inset-inline-start:{:.2f}%"><span>limit {}</span></b>').format(
-            "ab-left" if at > 60 else "", at, count(limit))
-    ends = [count(1), count(bars[len(bars) // 2][0]), "more" if bars[-1][1] is None else count(bars[-1][1])]
+        line = Markup('<b class="ab-limit {}" style="inset-inline-start:{:.2f}%"><span>{}</span></b>').format(
+            "ab-left" if at > 60 else "", at, t("limit {tokens}", tokens=count(limit)))
+    ends = [count(1), count(bars[len(bars) // 2][0]), t("more") if bars[-1][1] is None else count(bars[-1][1])]
     axis = join(Markup("<span>{}</span>").format(text) for text in ends)
     rows = [(_range(low, high), count(number)) for low, high, number in bars if number]
-    listed = table(("Tokens", "Pairs"), rows, numeric=(0, 1))
-    label = f"Histogram of tokens per pair: {count(len(ordered))} pairs, at most {count(most)} in a bar"
+    listed = table((t("Tokens"), t("Pairs")), rows, numeric=(0, 1))
+    label = t("Histogram of tokens per pair: {ordered} pairs, at most {most} in a bar", ordered=count(len(ordered)),
+              most=count(most))
     return Markup(
         '<div class="ab-hist" role="img" aria-label="{}"><div class="ab-hist-bars">{}{}</div>'
         '<div class="ab-hist-axis">{}</div></div>{}'
-    ).format(label, drawn, line, axis, fold("As a table", listed))
+    ).format(label, drawn, line, axis, fold(t("As a table"), listed))
 
 
 def _range(low: int, high: int | None) -> str:
-    return f"{count(low)} and more" if high is None else f"{count(low)} to {count(high)}"
+    return t("{low} and more", low=count(low)) if high is None else t("{low} to {high}", low=count(low),
+                                                                      high=count(high))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from assistant_builder.arms import ARMS, CELLS, FOUR_BIT, Arm
+from assistant_builder.arms import ARMS, CELLS, FOUR_BIT, Arm, label
+from assistant_builder.i18n import N_, t
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.ui.html import cut, fold, table
 from assistant_builder.ui.plots import AXIS, GREY, Drawing, spread
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 Report = Mapping[str, Any]
 MINUS = " \N{MINUS SIGN} "
 TONES = {
-    "worse": ("#dc2626", "triangle-right", "clearly worse"),
-    "better": ("#16a34a", "triangle-left", "clearly better"),
-    "open": (GREY, "circle", "no clear difference"),
+    "worse": ("#dc2626", "triangle-right", N_("clearly worse")),
+    "better": ("#16a34a", "triangle-left", N_("clearly better")),
+    "open": (GREY, "circle", N_("no clear difference")),
 }
 """Tone of a difference → colour with a contrast of at least 3 : 1 on both backgrounds, marker, description."""
 _ROW, _ROW_WITH_TEXT, _GAP = 36, 50, 58
@@ -98,7 +99,8 @@ def verdict_panel(report: Report) -> list[IntervalPanel]:
     rows = [row for row in report["contrasts"]
             if is_compared(report) and row["name"] == "-".join(lead_pair(report))
             and row["metric"] == report["primary_metric"]]
-    return [IntervalPanel((contrast_row(row, "Right answers" if row["metric"] == EXACT else shown(row["metric"]).label,
+    return [IntervalPanel((contrast_row(row, t("Right answers") if row["metric"] == EXACT
+                                        else shown(row["metric"]).label,
                                         ""),),
                           unit_of(row["metric"]), bool(row["higher_is_better"]), _margin(report, row["metric"]))
             for row in rows]
@@ -144,7 +146,8 @@ def _draw_panel(drawing: Drawing, name: str, panel: IntervalPanel, domain: list[
             {**whole, "type": "line", "x0": harm, "x1": harm, "line": {"color": color, "width": 2, "dash": "dash"}},
         ]
     drawing.shapes.append({**whole, "type": "line", "x0": 0, "x1": 0, "line": {"color": GREY, "width": 1.5}})
-    for tone, (color, symbol, words) in TONES.items():
+    for tone, (color, symbol, description) in TONES.items():
+        words = t(description)
         drawn = [(place, row) for place, row in enumerate(panel.rows) if row.tone == tone]
         if drawn:
             drawing.traces.append({
@@ -160,7 +163,7 @@ def _draw_panel(drawing: Drawing, name: str, panel: IntervalPanel, domain: list[
     for place, row in enumerate(panel.rows):
         drawing.label(place, f"<b>{row.title}</b>  {row.text}", row.about, axis=name)
     ends = [-reach, reach]
-    drawing.across(f"← better  ·  {panel.unit}  ·  worse →", axis=name, anchor=y, nticks=6,
+    drawing.across(t("← better  ·  {unit}  ·  worse →", unit=panel.unit), axis=name, anchor=y, nticks=6,
                    range=ends[::-1] if panel.backwards else ends)
     drawing.rows(len(panel.rows) - 0.4, axis=name, anchor=x, domain=domain)
 
@@ -168,7 +171,7 @@ def _draw_panel(drawing: Drawing, name: str, panel: IntervalPanel, domain: list[
 def unit_of(metric: str) -> str:
     """Unit of a metric's axis."""
     unit = shown(metric).unit
-    return "points of 100" if unit == "points" else unit
+    return t("points of 100") if unit == t("points") else unit
 
 
 def _margin(report: Report, metric: str) -> float | None:
@@ -204,7 +207,7 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
             row = contrast_row({**step, "metric": metric, "higher_is_better": backwards}, step["label"], "")
             start, level = level, level + row.delta
             marks += [start + row.low, start + row.high, level]
-            color, _, words = TONES[row.tone]
+            color, words = TONES[row.tone][0], t(TONES[row.tone][2])
             drawing.traces.append({"type": "bar", "orientation": "h", "x": [row.delta], "y": [y], "base": [start],
                                    "width": 0.3, "marker": {"color": color, "opacity": 0.75},
                                    "error_x": spread([row.high - row.delta], [row.delta - row.low], GREY),
@@ -212,10 +215,11 @@ def waterfall_figure(attribution: Mapping[str, Any]) -> Figure:
             drawing.line(start, start, y - 1, y, _THIN)
             drawing.line(level, level, y, y + 1, _THIN)
             drawing.label(y, title + difference(step["delta"], metric, step),
-                          f"95 % interval {interval(step, metric)}, {words}", lift=_OVER_BAR)
+                          t("95 % interval {interval}, {words}", interval=interval(step, metric), words=words),
+                          lift=_OVER_BAR)
     pad = 0.1 * (max(marks) - min(marks)) or 10.0 ** -how.decimals
     ends = [min(marks) - pad, max(marks) + pad]
-    drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, range=ends[::-1] if backwards else ends)
+    drawing.across(t("{unit}  ·  worse →", unit=unit_of(metric)), nticks=6, range=ends[::-1] if backwards else ends)
     drawing.rows(len(steps) - 0.5)
     drawing.layout["barmode"] = "overlay"
     return drawing.figure()
@@ -245,7 +249,7 @@ def cells_figure(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Figure 
             })
     for y, (name, record, value) in enumerate(rows):
         drawing.label(y, f"<b>{name}</b>  {record['label']}  {number(value, metric)}")
-    drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, **_direction(metric))
+    drawing.across(t("{unit}  ·  worse →", unit=unit_of(metric)), nticks=6, **_direction(metric))
     drawing.rows(len(rows) - 0.5)
     drawing.layout |= {"showlegend": True, "margin": {"l": 8, "r": 8, "t": 30, "b": 48}}
     return drawing.figure()
@@ -259,16 +263,16 @@ def _storage_label(name: str) -> str:
     """Legend entry of a cell: how its weights are served."""
     cell = CELLS.get(name)
     if cell is None:
-        return "no tuning"
+        return t("no tuning")
     if cell.merged == "quantized" or (cell.merged is None and cell.base == FOUR_BIT):
-        return "in 4 bits"
-    return "served in 16 bits" if cell.merged or cell.base == UNQUANTIZED else f"as {cell.base}"
+        return t("in 4 bits")
+    return t("served in 16 bits") if cell.merged or cell.base == UNQUANTIZED else t("as {base}", base=cell.base)
 
 
 def _storage_styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Legend entries of the cells → colour and marker of the first arm that is served in the same way."""
     found = {_storage_label(arm.cell): (arm.color, arm.symbol) for arm in reversed(list(ARMS.values()))}
-    found = {**found, "no tuning": (GREY, "square")}
+    found = {**found, t("no tuning"): (GREY, "square")}
     return {stored: found[stored] for stored in dict.fromkeys(map(_storage_label, names))}
 
 
@@ -280,23 +284,24 @@ def _direction(metric: str) -> dict[str, Any]:
 def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
     """Reliability diagram of ``report["reliability"]``: share of correct answers by mean token probability."""
     drawing = Drawing(360)
-    drawing.traces.append({"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "perfectly calibrated",
+    drawing.traces.append({"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1],
+                           "name": t("perfectly calibrated"),
                            "hoverinfo": "skip", "line": {"color": GREY, "dash": "dash", "width": 1.5}})
     for cell, found in reliability["cells"].items():
         bins, arm = [one for one in found["bins"] if one["n"]], _arm_of(cell)
         drawing.traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": arm.label,
+            "type": "scatter", "mode": "lines+markers", "name": label(arm.name),
             "x": [one["mean_probability"] for one in bins], "y": [one["correct"] for one in bins],
             "line": {"color": arm.color, "width": 2}, "marker": {"size": 9, "symbol": arm.symbol},
             "error_y": spread([one["ci"][1] - one["correct"] for one in bins],
                               [one["correct"] - one["ci"][0] for one in bins], arm.color),
             "customdata": [one["n"] for one in bins],
-            "hovertemplate": "%{customdata} items: probability %{x:.0%}, correct %{y:.0%}",
+            "hovertemplate": t("%{customdata} items: probability %{x:.0%}, correct %{y:.0%}"),
         })
     least = min((one["mean_probability"] for found in reliability["cells"].values() for one in found["bins"]
                  if one["n"]), default=0.0)
-    drawing.across("mean token probability of the answer", range=[max(0.0, least - 0.08), 1.01], tickformat=".0%")
-    drawing.layout |= {"yaxis": {**AXIS, "title": {"text": "correct answers", "font": {"size": 12}},
+    drawing.across(t("mean token probability of the answer"), range=[max(0.0, least - 0.08), 1.01], tickformat=".0%")
+    drawing.layout |= {"yaxis": {**AXIS, "title": {"text": t("correct answers"), "font": {"size": 12}},
                                  "range": [-0.03, 1.03], "tickformat": ".0%",
                                  "fixedrange": True}, "showlegend": True, "margin": {"l": 62, "r": 8, "t": 40, "b": 48}}
     return drawing.figure()
@@ -308,26 +313,27 @@ def seeds_figure(seeds: Mapping[str, Any]) -> Figure:
     how, drawing = shown(metric), Drawing(190)
     arms = {cell: _arm_of(cell) for cell in CELLS if cell in seeds["runs"][0]}
     for y, (cell, arm) in enumerate(arms.items()):
-        drawing.traces.append({"type": "scatter", "mode": "markers", "name": arm.label,
+        drawing.traces.append({"type": "scatter", "mode": "markers", "name": label(arm.name),
                                "x": [run[cell] * how.factor for run in seeds["runs"]], "y": [y] * len(seeds["runs"]),
                                "marker": {"size": 11, "color": arm.color, "symbol": arm.symbol},
                                "customdata": [[run["seed"], number(run[cell], metric)] for run in seeds["runs"]],
                                "hovertemplate": "seed %{customdata[0]}: %{customdata[1]}<extra></extra>"})
-        text = f"<b>{arm.label}</b>"
+        text = f"<b>{label(arm.name)}</b>"
         if cell in spreads:
             mean = spreads[cell]["mean"] * how.factor
             drawing.line(mean, mean, y - 0.2, y + 0.2, {"color": arm.color, "width": 3})
-            text += f"  mean {number(spreads[cell]['mean'], metric)}"
+            text += "  " + t("mean {value}", value=number(spreads[cell]["mean"], metric))
         drawing.label(y, text)
-    drawing.across(f"{unit_of(metric)}  ·  worse →", nticks=6, **_direction(metric))
+    drawing.across(t("{unit}  ·  worse →", unit=unit_of(metric)), nticks=6, **_direction(metric))
     drawing.rows(len(arms) - 0.5)
     return drawing.figure()
 
 
 def reliability_table(reliability: Mapping[str, Any]) -> Markup:
     """The values of the reliability diagram, folded."""
-    rows = [(_arm_of(cell).label, percent(one["mean_probability"], 0),
-             f"{percent(one['correct'], 0)} ({percent(one['ci'][0], 0)} to {percent(one['ci'][1], 0)})",
+    rows = [(label(_arm_of(cell).name), percent(one["mean_probability"], 0),
+             t("{share} ({low} to {high})", share=percent(one["correct"], 0), low=percent(one["ci"][0], 0),
+               high=percent(one["ci"][1], 0)),
              str(one["n"])) for cell, found in reliability["cells"].items() for one in found["bins"] if one["n"]]
-    headers = ("Assistant", "Mean probability", "Correct (95 % interval)", "Items")
-    return fold("Values of the figure", table(headers, rows, numeric=(1, 2, 3)))
+    headers = (t("Assistant"), t("Mean probability"), t("Correct (95 % interval)"), t("Items"))
+    return fold(t("Values of the figure"), table(headers, rows, numeric=(1, 2, 3)))

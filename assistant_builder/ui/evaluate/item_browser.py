@@ -7,19 +7,23 @@ from typing import Any, get_args
 
 import gradio as gr
 
+from assistant_builder.i18n import N_, t
 from assistant_builder.ui.evaluate.item_filters import ItemFilter, ItemSet, Order, Show, count_by_choice, filter_items
 from assistant_builder.ui.evaluate.view import Marks, items_view, metric_choices, pager_text, pages
 from assistant_builder.ui.refresh import QUIET, user_facing_errors
+from evals.report.format import count
 
 SHOW_TITLES: dict[Show, str] = {
-    "all": "All items", "different": "Answers that differ", "lost": "Correct → wrong", "gained": "Wrong → correct",
-    "declined": "Declined by one or both", "unanswerable": "Should be declined",
+    "all": N_("All items"), "different": N_("Answers that differ"), "lost": N_("Correct → wrong"),
+    "gained": N_("Wrong → correct"),
+    "declined": N_("Declined by one or both"), "unanswerable": N_("Should be declined"),
 }
 ORDER_TITLES: dict[Order, str] = {
-    "file": "Order of the file", "worst": "Largest loss first", "best": "Largest gain first",
+    "file": N_("Order of the file"), "worst": N_("Largest loss first"), "best": N_("Largest gain first"),
 }
 _MARK_TITLES: dict[Marks, str] = {
-    "each other": "the other answer", "the reference": "the reference", "nothing": "nothing (no highlights)",
+    "each other": N_("the other answer"), "the reference": N_("the reference"),
+    "nothing": N_("nothing (no highlights)"),
 }
 
 
@@ -35,21 +39,21 @@ class ItemBrowser:
         with gr.Group(elem_classes="ab-group ab-grid ab-browse"):
             cells: dict[str, Any] = {"interactive": True, "min_width": 180}
             fixed = {**cells, "filterable": False}
-            self.first = gr.Dropdown([], label="Compare", **cells)
-            self.second = gr.Dropdown([], label="with", **cells)
-            self.show = gr.Dropdown([], label="Show", **fixed)
+            self.first = gr.Dropdown([], label=t("Compare"), **cells)
+            self.second = gr.Dropdown([], label=t("with"), **cells)
+            self.show = gr.Dropdown([], label=t("Show"), **fixed)
             self.order = gr.Dropdown(
-                [(title, key) for key, title in ORDER_TITLES.items()], value="file", label="Order", **fixed)
-            self.metric = gr.Dropdown([], label="Loss or gain by", **fixed)
-            self.marks = gr.Dropdown([(title, key) for key, title in _MARK_TITLES.items()], value=get_args(Marks)[0],
-                                     label="Highlight differences from", **fixed)
-            self.search = gr.Textbox(label="Search", placeholder="words in question, reference or answers",
+                [(t(title), key) for key, title in ORDER_TITLES.items()], value="file", label=t("Order"), **fixed)
+            self.metric = gr.Dropdown([], label=t("Loss or gain by"), **fixed)
+            self.marks = gr.Dropdown([(t(title), key) for key, title in _MARK_TITLES.items()], value=get_args(Marks)[0],
+                                     label=t("Highlight differences from"), **fixed)
+            self.search = gr.Textbox(label=t("Search"), placeholder=t("words in question, reference or answers"),
                                      elem_classes="ab-whole", elem_id=f"{elem_id}-search")
         self.list = gr.HTML(elem_id=elem_id)
         with gr.Row(elem_classes="ab-pager"):
-            self.back = gr.Button("← Previous", size="sm", min_width=110, scale=0, elem_id=f"{elem_id}-back")
+            self.back = gr.Button(t("← Previous"), size="sm", min_width=110, scale=0, elem_id=f"{elem_id}-back")
             self.place = gr.HTML(elem_classes="ab-place")
-            self.next = gr.Button("Next →", size="sm", min_width=110, scale=0, elem_id=f"{elem_id}-next")
+            self.next = gr.Button(t("Next →"), size="sm", min_width=110, scale=0, elem_id=f"{elem_id}-next")
 
     @property
     def outputs(self) -> list[Any]:
@@ -103,6 +107,6 @@ class ItemBrowser:
         last = pages(len(rows))
         page = min(max(page, 1), last)
         counts = count_by_choice(items, query.first, query.second)
-        counted = [(f"{title} ({counts[show]:,})", show) for show, title in SHOW_TITLES.items()]
+        counted = [(f"{t(title)} ({count(counts[show])})", show) for show, title in SHOW_TITLES.items()]
         return [gr.update(choices=counted, value=query.show), page, items_view(items, rows, query, marks, page),
                 gr.update(interactive=page > 1), pager_text(len(rows), page), gr.update(interactive=page < last)]

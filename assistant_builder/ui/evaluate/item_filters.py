@@ -16,6 +16,7 @@ from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import t
 from assistant_builder.study import Study
 from assistant_builder.ui.study_snapshot import stamp, study_report
 from evals.metrics import METRICS, metric_of
@@ -87,7 +88,7 @@ def _study_items(folder: Path, version: str) -> ItemSet | None:
         rows = item_rows(cells, list(metrics_of(cells, tuned)), tuned)
     else:
         return None
-    names = {cell: f"{cell} · {spec.label}" for cell, spec in CELLS.items()}
+    names = {cell: f"{cell} · {t(spec.label)}" for cell, spec in CELLS.items()}
     scored = {cell for row in rows for cell in row["nll"]}
     untuned = lead_arm(arms).untuned_cell
     pair = tuned if len(tuned) > 1 else (untuned if untuned in scored else tuned[0], tuned[0])

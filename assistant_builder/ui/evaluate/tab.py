@@ -9,10 +9,11 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from assistant_builder.arms import CELLS, LORA, QLORA
+from assistant_builder.arms import CELLS
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.compare import CompareStudiesPanel
@@ -58,8 +59,9 @@ from assistant_builder.ui.train.actions import pause_label, pause_run, start_pha
 from assistant_builder.ui.train.preflight import contacts_note
 from evals.report.load import is_compared, served_cells
 
-TWINS_MINUS = f"{QLORA.plain} minus {LORA.plain.lower()}, 95 % interval"
-EMPTY = "This tab shows the scores of the assistants."
+TWINS_MINUS = N_("Compact minus full, 95 % interval")
+TWINS_MINUS_ALL = N_("Compact minus full, 95 % intervals")
+EMPTY = N_("This tab shows the scores of the assistants.")
 
 
 class EvaluateTab:
@@ -68,53 +70,54 @@ class EvaluateTab:
     def __init__(self) -> None:
         with gr.Column(elem_id="ab-evaluation"):
             with gr.Row(elem_classes="ab-actions", visible=False) as self.actions:
-                self.start = gr.Button("Evaluate now", variant="primary", visible=False, elem_id="ab-evaluate")
-                self.pause = gr.Button("Pause", visible=False, elem_id="ab-evaluate-pause")
-            self.state = gr.HTML(needs_study(EMPTY))
+                self.start = gr.Button(t("Evaluate now"), variant="primary", visible=False, elem_id="ab-evaluate")
+                self.pause = gr.Button(t("Pause"), visible=False, elem_id="ab-evaluate-pause")
+            self.state = gr.HTML(needs_study(t(EMPTY)))
             with gr.Column(visible=False, elem_id="ab-conclusion") as self.conclusion:
                 self.enough = gr.HTML(js_on_load=CLICKS)
                 with gr.Group(elem_classes="ab-group ab-four-bit"):
                     self.cost = gr.HTML()
-                    self.picture = gr.Plot(label=TWINS_MINUS, elem_classes="ab-figure")
+                    self.picture = gr.Plot(label=t(TWINS_MINUS), elem_classes="ab-figure")
                     self.key = gr.HTML(elem_classes="ab-note")
                 self.misses = gr.HTML()
             self.details = gr.Accordion(specialists_title(None), open=False, visible=False, elem_id="ab-specialists")
             with self.details:
                 with gr.Tabs():
-                    with gr.Tab("Verdict and figures") as self.figures:
+                    with gr.Tab(t("Verdict and figures")) as self.figures:
                         self._place_figures()
-                    with gr.Tab("Every answer"):
+                    with gr.Tab(t("Every answer")):
                         self.no_items = gr.HTML()
                         with gr.Column() as self.browsing:
                             self.browser = ItemBrowser(
                                 lambda name: study_items(Study.open(name)) if name else None, "ab-items")
-                    with gr.Tab("Compare projects"):
+                    with gr.Tab(t("Compare projects")):
                         self.across = CompareStudiesPanel()
 
     def _place_figures(self) -> None:
-        self.pending = gr.HTML(empty("The verdict is part of the report", "The report is written automatically after "
-                                     "all cells are scored. The answers are available already."))
+        self.pending = gr.HTML(empty(t("The verdict is part of the report"),
+                                     t("The report is written automatically after all cells are scored. The answers "
+                                       "are available already.")))
         with gr.Column(visible=False) as self.result:
             self.verdict = gr.HTML(elem_id="ab-verdict")
             with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
-                    self.headline = gr.Plot(label=f"{TWINS_MINUS}s", elem_classes="ab-figure")
+                    self.headline = gr.Plot(label=t(TWINS_MINUS_ALL), elem_classes="ab-figure")
                     self.marks = gr.HTML(elem_classes="ab-note")
                 with gr.Column(min_width=300):
-                    self.waterfall = gr.Plot(label="Where the difference comes from", elem_classes="ab-figure")
+                    self.waterfall = gr.Plot(label=t("Where the difference comes from"), elem_classes="ab-figure")
                     self.origin = gr.HTML(elem_classes="ab-note")
             with gr.Group(elem_classes="ab-group", elem_id="ab-metric"):
                 self.metric = gr.Dropdown(
-                    [], label="Metric of the next two figures", interactive=True, filterable=False)
+                    [], label=t("Metric of the next two figures"), interactive=True, filterable=False)
             with gr.Row(elem_classes="ab-pictures"):
                 with gr.Column(min_width=300):
-                    self.contrasts = gr.Plot(label="Every difference between cells", elem_classes="ab-figure")
+                    self.contrasts = gr.Plot(label=t("Every difference between cells"), elem_classes="ab-figure")
                 with gr.Column(min_width=300):
-                    self.cells = gr.Plot(label="Every cell", elem_classes="ab-figure")
+                    self.cells = gr.Plot(label=t("Every cell"), elem_classes="ab-figure")
                     with gr.Column() as self.trust:
-                        self.reliability = gr.Plot(label="Are confident answers correct?", elem_classes="ab-figure")
+                        self.reliability = gr.Plot(label=t("Are confident answers correct?"), elem_classes="ab-figure")
                         self.trusted = gr.HTML(elem_classes="ab-note")
-                    self.seeds = gr.Plot(label="Other training seeds", elem_classes="ab-figure")
+                    self.seeds = gr.Plot(label=t("Other training seeds"), elem_classes="ab-figure")
                     self.seeded = gr.HTML(elem_classes="ab-note")
             self.tables = gr.HTML()
 
@@ -139,7 +142,7 @@ class EvaluateTab:
     def _draw_state(self, view: StudyView) -> Sequence[Any]:
         snapshot, hidden = view.snapshot, gr.update(visible=False)
         if snapshot is None or view.study is None:
-            message = error_callout(view.error) if view.error else needs_study(EMPTY)
+            message = error_callout(view.error) if view.error else needs_study(t(EMPTY))
             return [hidden, hidden, hidden, gr.update(value=message, visible=True), hidden]
         running = any(step.state == "running" for step in snapshot.steps if evaluates(step.step))
         stopped = stopped_step(snapshot)
@@ -180,7 +183,8 @@ class EvaluateTab:
         return [
             gr.update(visible=False), gr.update(visible=True), verdict_callout(report),
             gr.update(value=interval_figure(panels) if panels else None, visible=bool(panels),
-                      label=f"{TWINS_MINUS if is_compared(report) else 'Tuned minus untuned, 95 % interval'}s"),
+                      label=t(TWINS_MINUS_ALL) if is_compared(report) else
+                      t("Tuned minus untuned, 95 % intervals")),
             _paragraphs([interval_key(report)]),
             gr.update(value=waterfall_figure(waterfall) if waterfall else None, visible=bool(waterfall)),
             _paragraphs([waterfall["sentence"] if waterfall else "", power_sentence(report)]),
@@ -195,7 +199,7 @@ class EvaluateTab:
     def _draw_items(self, view: StudyView) -> Sequence[Any]:
         items = study_items(view.study) if view.study is not None else None
         if items is None:
-            message = empty("No answers to compare yet", "The answers are shown after the assistants are scored.")
+            message = empty(t("No answers to compare yet"), t("The answers are shown after the assistants are scored."))
             return [gr.update(value=message, visible=True), gr.update(visible=False), *self.browser.open_values(None)]
         differ = count_by_choice(items, *items.pair)["different"] > 0
         shown = self.browser.open_values(items, "different" if differ else "all")
@@ -217,12 +221,12 @@ class EvaluateTab:
 
     def _start(self, name: str | None) -> dict[str, Any]:
         start_run(Study.open(name or "").name)
-        return gr.update(interactive=False, value="Starting…")
+        return gr.update(interactive=False, value=t("Starting…"))
 
     def _redraw(self, name: str | None, metric: str) -> list[Any]:
         report = study_report(Study.open(name or ""))
         if report is None:
-            raise StudyError("the report is missing", remedy="Press “Resume”")
+            raise StudyError(t("the report is missing"), remedy=t("Press “Resume”"))
         return _by_metric(report, metric)
 
 
@@ -233,10 +237,10 @@ def _open_tab(event: gr.EventData) -> gr.Tabs:
 def _start_button(snapshot: Snapshot, phase: str, ready: bool) -> dict[str, Any]:
     """The button that starts the evaluation, or resumes it."""
     if phase == "starting":
-        return gr.update(visible=ready, interactive=False, value="Starting…")
+        return gr.update(visible=ready, interactive=False, value=t("Starting…"))
     begun = any(step.state in ("failed", "cancelled", "lost", "succeeded")
                 for step in snapshot.steps if evaluates(step.step))
-    return gr.update(visible=ready, interactive=True, value="Resume" if begun else "Evaluate now")
+    return gr.update(visible=ready, interactive=True, value=t("Resume") if begun else t("Evaluate now"))
 
 
 def _by_metric(report: dict[str, Any], metric: str) -> list[Any]:

@@ -11,6 +11,7 @@ from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import N_, localize, t, tm, tn, translate_formatted
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.figures import MINUS
@@ -44,7 +45,6 @@ from evals.report.format import (
     margin,
     number,
     p_value,
-    plural,
     share_lost,
     shown,
     signed,
@@ -58,12 +58,12 @@ from evals.report.verdict import changed_text, harm_text, leave_one_out_text, me
 from evals.report.warnings import by_weight
 
 _OUTCOMES: dict[str, tuple[Tone, str]] = {
-    "no worse": ("good", "4-bit is no worse"),
-    "worse": ("bad", "4-bit is worse"),
+    "no worse": ("good", N_("4-bit is no worse")),
+    "worse": ("bad", N_("4-bit is worse")),
     "inconclusive": ("warn", TOO_FEW),
 }
 _BOUND_TONES = {"yes": "good", "cannot-be-told": "warn", "no": "bad"}
-_KEEPS = {"measured": "measured itself", "yes": "✓ yes", "cannot be told": TOO_FEW}
+_KEEPS = {"measured": N_("measured itself"), "yes": N_("✓ yes"), "cannot be told": TOO_FEW}
 
 
 def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
@@ -77,22 +77,23 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
     for step in (record, report):
         if step.state == "failed":
             title = step_title(step.step)
-            return join([error_callout(step.error or {"what": f"“{title}” failed"}),
-                         fold(f"Log of “{title}”", code(log)) if log else "", _so_far(snapshot)])
+            return join([error_callout(step.error or {"what": t("“{title}” failed", title=title)}),
+                         fold(t("Log of “{title}”", title=title), code(log)) if log else "", _so_far(snapshot)])
     if record.state in ("cancelled", "lost"):
-        title = "The evaluation was cancelled" if record.state == "cancelled" else "The evaluation was interrupted"
-        return join([callout("warn", title, "The scores so far are kept.",
-                             "Press “Resume” to continue with the cell at which it stopped."), _so_far(snapshot)])
+        title = t("The evaluation was cancelled") if record.state == "cancelled" else t("The evaluation was "
+                                                                                        "interrupted")
+        return join([callout("warn", title, t("The scores so far are kept."),
+                             t("Press “Resume” to continue with the cell at which it stopped.")), _so_far(snapshot)])
     if record.state == "queued" and not snapshot.scores:
         return _not_begun(snapshot)
     if record.state == "succeeded" and snapshot.report is None:
-        message = callout("info", "All cells are scored", "The report with the verdict is being written.")
+        message = callout("info", t("All cells are scored"), t("The report with the verdict is being written."))
         if report.state == "succeeded":
-            message = callout("warn", "The report is of an earlier release",
-                              remedy="Press “Re-create report” on the Report tab.")
+            message = callout("warn", t("The report is of an earlier release"),
+                              remedy=t("Press “Re-create report” on the Report tab."))
         elif report.state != "running":
-            message = callout("warn", "All cells are scored, but the report is missing",
-                              remedy="Press “Resume” to write the report with the verdict.")
+            message = callout("warn", t("All cells are scored, but the report is missing"),
+                              remedy=t("Press “Resume” to write the report with the verdict."))
         return join([message, _so_far(snapshot)])
     return Markup("") if snapshot.report else _so_far(snapshot)
 
@@ -101,24 +102,30 @@ def _not_begun(snapshot: Snapshot) -> Markup:
     count = len(snapshot.config.arms)
     who, several = assistants(count), count > 1
     if snapshot.trained and not snapshot.running:
-        return empty("Trained, not evaluated", f"Press “Evaluate now” to score {who} and "
-                     f"{'their untuned bases' if several else 'its untuned base'} on the test questions.")
+        return empty(t("Trained, not evaluated"), t(
+            "Press “Evaluate now” to score {who} and their untuned bases on the test questions.", who=who) if several
+            else
+            t("Press “Evaluate now” to score the assistant and its untuned base on the test questions."))
     if snapshot.running:
-        return empty("Nothing to evaluate yet", f"The evaluation starts automatically after {who} "
-                     f"{'are' if several else 'is'} trained. The scores are shown here as they are computed.")
-    return empty("Nothing to evaluate yet", f"Train {who} on the Train tab. The evaluation starts automatically "
-                 "afterwards.")
+        starts = (t("The evaluation starts automatically after {who} are trained.", who=who) if several else
+                  t("The evaluation starts automatically after the assistant is trained."))
+        return empty(t("Nothing to evaluate yet"),
+                     " ".join((starts, t("The scores are shown here as they are computed."))))
+    train = t("Train {who} on the Train tab.", who=who) if several else t("Train the assistant on the Train tab.")
+    return empty(t("Nothing to evaluate yet"), " ".join((train, t("The evaluation starts automatically afterwards."))))
 
 
 def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
     """Progress of the running scoring steps."""
     going = {step: found for step in steps if (found := snapshot.progress.get(step)) is not None and found.total}
     if not going:
-        return join([callout("info", "Evaluating", "Loading the models."), _so_far(snapshot)])
+        return join([callout("info", t("Evaluating"), t("Loading the models.")), _so_far(snapshot)])
     parts = []
     for step, progress in going.items():
-        left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
-        parts += [callout("info", "Evaluating", f"{progress.message or 'Scoring'}: {progress.done} %{left}"),
+        eta = progress.eta_seconds
+        left = "" if eta is None else ", " + t("{time} left", time=duration(eta))
+        what = translate_formatted(progress.message) if progress.message else t("Scoring")
+        parts += [callout("info", t("Evaluating"), f"{what}: {progress.done} %{left}"),
                   bar(progress.done / progress.total, step_title(step))]
     return join([*parts, _cell_states(snapshot, [progress.message for progress in going.values()]), _so_far(snapshot)])
 
@@ -133,19 +140,20 @@ def _cell_states(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
         if scores is not None:
             state, note = "succeeded", duration(sum((scores.get("seconds") or {}).values()))
         rows.append(Markup('<li><b>{}</b><span>{}</span>{}<small>{}</small></li>').format(
-            cell, CELLS[cell].label, badge(state), note))
-    return Markup('<ol class="ab-stages" aria-label="Cells">{}</ol>').format(join(rows))
+            cell, t(CELLS[cell].label), badge(state), note))
+    return Markup('<ol class="ab-stages" aria-label="{}">{}</ol>').format(t("Cells"), join(rows))
 
 
 def _so_far(snapshot: Snapshot) -> Markup:
     """The scores that are available before the report."""
     if not snapshot.scores or snapshot.report:
         return Markup("")
-    return card(f"Scored so far: {len(snapshot.scores)} of {len(snapshot.config.cells)} cells",
+    return card(t("Scored so far: {scored} of {cells} cells", scored=len(snapshot.scores),
+                  cells=len(snapshot.config.cells)),
                 cells_table(snapshot.scores))
 
 
-_ACTIONS = {"chat": "Chat with the assistant", "train": "Train longer", "data": "Add other wordings"}
+_ACTIONS = {"chat": N_("Chat with the assistant"), "train": N_("Train longer"), "data": N_("Add other wordings")}
 """Tab on which the advice of a conclusion is followed → title of the button that opens it."""
 _MISSES = 50
 """Number of wrong answers that are listed."""
@@ -159,11 +167,11 @@ def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion) -> Marku
     tiles = join(tile.format(figure.value, figure.what, figure.note) for figure in conclusion.figures)
     said = join(Markup("<p>{}</p>").format(text) for text in (conclusion.good_enough, *conclusion.notes))
     button = Markup('<button type="button" class="ab-button ab-primary" data-action="{}">{} →</button>').format(
-        conclusion.next_tab, _ACTIONS[conclusion.next_tab])
-    note = join(Markup('<p class="ab-sentence"><b>Note:</b> {}</p>').format(risk)
+        conclusion.next_tab, t(_ACTIONS[conclusion.next_tab]))
+    note = join(Markup('<p class="ab-sentence"><b>{}</b> {}</p>').format(t("Note:"), risk)
                 for risk in risks(report, conclusion)[:1])
     return card(
-        "Is it good enough?", Markup('<div class="ab-tiles ab-counts">{}</div>').format(tiles),
+        t("Is it good enough?"), Markup('<div class="ab-tiles ab-counts">{}</div>').format(tiles),
         Markup('<div class="ab-callout ab-{}" role="status">{}</div>').format(
             "good" if conclusion.ready else "bad", said),
         bars(conclusion.rival, conclusion.bars) if conclusion.bars else "",
@@ -185,7 +193,7 @@ def example_table(found: Sequence[Example], numbers: RowNumbers | None = None) -
              cut(example.reference, _SHORT_TEXT),
              Markup('{} <span class="ab-kind ab-{}">{}</span>').format(
                  cut(example.answer, _SHORT_TEXT), example.tone, example.verdict)) for example in found]
-    headers = ("Question", "Right answer", "Answer of the assistant")
+    headers = (t("Question"), t("Right answer"), t("Answer of the assistant"))
     return Markup('<div class="ab-shown-answers">{}</div>').format(table(headers, rows)) if rows else Markup("")
 
 
@@ -193,7 +201,8 @@ def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     """How the compact assistant compares, in a sentence; what was changed after scoring is part of it."""
     changed = changed_text(report["verdict"].get("frozen") or {})
     return Markup('<h3>{}</h3><p class="ab-sentence">{}</p>{}').format(
-        TWINS_TITLE, conclusion.four_bit, Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
+        t(TWINS_TITLE), conclusion.four_bit,
+        Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
 
 
 def misses_card(report: Mapping[str, Any], conclusion: Conclusion, numbers: RowNumbers = NO_NUMBERS) -> Markup:
@@ -201,17 +210,18 @@ def misses_card(report: Mapping[str, Any], conclusion: Conclusion, numbers: RowN
     found = misses(report, conclusion)
     if not found:
         return Markup("")
-    title = "wrong answer" if conclusion.metric == EXACT else "answer far from the right one"
-    many = None if conclusion.metric == EXACT else "answers far from the right ones"
-    more = Markup("<p>{}</p>").format("The others are listed under “Every answer”.") if len(found) > _MISSES else ""
+    title = (tn("{count} wrong answer", "{count} wrong answers", len(found)) if conclusion.metric == EXACT else
+             tn("{count} answer far from the right one", "{count} answers far from the right ones", len(found)))
+    more = Markup("<p>{}</p>").format(t("The others are listed under “Every answer”.")) if len(found) > _MISSES else ""
     return Markup('<section class="ab-card ab-misses">{}</section>').format(
-        fold(plural(len(found), title, many), example_table(found[:_MISSES], numbers) + more))
+        fold(title, example_table(found[:_MISSES], numbers) + more))
 
 
 def specialists_title(report: Mapping[str, Any] | None) -> str:
     """Title of the folded part, with the number of serious warnings in it."""
     serious = sum(entry["level"] == "serious" for entry in (report or {}).get("warnings") or [])
-    return f"For specialists ({plural(serious, 'warning')})" if serious else "For specialists"
+    return tn("For specialists ({count} warning)", "For specialists ({count} warnings)", serious) if serious else t(
+        "For specialists")
 
 
 def verdict_callout(report: Mapping[str, Any]) -> Markup:
@@ -221,11 +231,14 @@ def verdict_callout(report: Mapping[str, Any]) -> Markup:
     """
     compared, verdict = is_compared(report), report["verdict"]
     tone, title = _OUTCOMES[verdict["outcome"]] if compared else ("info", NOT_COMPARED)
+    title = t(title)
     if verdict.get("within_margin_but_worse"):
-        title = "Measurably worse, within the margin"
+        title = t("Measurably worse, within the margin")
     if compared and report.get("objection"):
-        tone, title = "warn" if tone == "good" else tone, f"{title}, but possible harm by another measure"
-    facts = [("What it means", meaning(verdict)), ("What to do", (verdict.get("action") or "") if compared else "")]
+        tone, title = "warn" if tone == "good" else tone, t("{title}, but possible harm by another measure",
+                                                            title=title)
+    facts = [(t("What it means"), meaning(verdict)),
+             (t("What to do"), (verdict.get("action") or "") if compared else "")]
     told = join(Markup("<p><b>{}:</b> {}</p>").format(name, text) for name, text in facts if text)
     changed = changed_text(verdict.get("frozen") or {})
     head = Markup(
@@ -234,12 +247,13 @@ def verdict_callout(report: Mapping[str, Any]) -> Markup:
              Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "", told)
     serious, others = by_weight(report.get("warnings") or [])
     more = [entry["text"] for entry in others if entry["level"] == "serious"]
-    warning = Markup("<li><b>Warning:</b> {}</li>")
+    warning = Markup("<li><b>{}</b> {{}}</li>").format(t("Warning:"))
     return join([
         head,
         Markup('<ul class="ab-mind">{}</ul>').format(join(warning.format(entry["text"]) for entry in serious))
         if serious else "",
-        fold(plural(len(more), "more warning"), Markup('<ul class="ab-mind">{}</ul>').format(
+        fold(tn("{count} more warning", "{count} more warnings", len(more)),
+             Markup('<ul class="ab-mind">{}</ul>').format(
             join(map(warning.format, more)))) if more else "",
         _bounds(report),
         items(report["summary"]) if report.get("summary") else "",
@@ -254,12 +268,12 @@ def _bounds(report: Mapping[str, Any]) -> Markup:
     rows = [(Markup("<b>{}</b><small>{}</small>").format(row["label"], row["scale"]),
              mark.format(_BOUND_TONES[row["tone"]], row["result"]), row["difference"], row["interval"], row["margin"])
             for row in bound_rows(report)]
-    headers = ("Metric", "Within the margin?", "Difference", "95 % interval", "Margin")
+    headers = (t("Metric"), t("Within the margin?"), t("Difference"), t("95 % interval"), t("Margin"))
     lines = [line for line in (*(report.get("basis") or []), leave_one_out_text(report["verdict"]), harm_text(report))
              if line]
     return join([
         Markup('<div class="ab-bounds">{}</div>').format(table(headers, rows, numeric=(2, 3, 4))) if rows else "",
-        fold("What the verdict rests on", items(lines)) if lines else "",
+        fold(t("What the verdict rests on"), items(lines)) if lines else "",
     ])
 
 
@@ -268,7 +282,7 @@ def declaration_note(study: Study) -> Markup:
     from evals.report.verdict import explain_study
 
     try:
-        return callout("info", "How the verdict is reached", explain_study(study))
+        return callout("info", t("How the verdict is reached"), explain_study(study))
     except (AssistantBuilderError, OSError, KeyError):
         return Markup("")  # the Data and Train tabs report a damaged split
 
@@ -276,9 +290,9 @@ def declaration_note(study: Study) -> Markup:
 def report_tables(report: Mapping[str, Any]) -> Markup:
     """The scores, differences, exports and minor warnings of the report; the serious ones are part of the verdict."""
     minor = [entry["text"] for entry in by_weight(report.get("warnings") or [])[1] if entry["level"] != "serious"]
-    return join([card("Every cell", cells_table({**report["cells"], **report["baselines"]})),
-                 card("Differences", contrasts_table(report)), exports_card(report),
-                 card("Caveats", items(minor)) if minor else ""])
+    return join([card(t("Every cell"), cells_table({**report["cells"], **report["baselines"]})),
+                 card(t("Differences"), contrasts_table(report)), exports_card(report),
+                 card(t("Caveats"), items(minor)) if minor else ""])
 
 
 def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
@@ -287,8 +301,8 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
     ``scores`` has the scores.json of cells or baselines, or their records of the report.
     """
     columns = [metric for metric in METRICS if any(_figure(found, metric) is not None for found in scores.values())]
-    headers = ["Cell", "Description", "Items", "Perplexity", *(shown(metric).label for metric in columns)]
-    texts = {name: (cell.label, cell.about) for name, cell in CELLS.items()} | BASELINE_TEXTS
+    headers = [t("Cell"), t("Description"), t("Items"), t("Perplexity"), *(shown(metric).label for metric in columns)]
+    texts = {name: (t(cell.label), cell.about) for name, cell in CELLS.items()} | BASELINE_TEXTS
     rows = [
         (
             Markup('<b class="ab-cell">{}</b>').format(cell),
@@ -300,7 +314,7 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
         for cell, found in scores.items()
     ]
     meanings = (METRICS[metric] for metric in columns)
-    legend = fold("Meaning of the columns", items(f"{m.label}: {m.explanation} {m.blind_spots}" for m in meanings))
+    legend = fold(t("Meaning of the columns"), items(f"{m.label}: {m.explanation} {m.blind_spots}" for m in meanings))
     figures = table(headers, rows, numeric=range(2, len(headers)))
     return Markup('<div class="ab-cells">{}</div>{}').format(figures, legend)
 
@@ -320,7 +334,8 @@ def contrasts_table(report: Mapping[str, Any]) -> Markup:
         cells = [(shown(row["metric"]).label, difference(row["delta"], row["metric"], row),
                   interval(row, row["metric"]), p_value(row.get("p_value_holm", row["p_value"])),
                   count(row["n"])) for row in rows]
-        figures = table(("Metric", "Difference", "95 % interval", "p (Holm)", "n"), cells, numeric=(1, 2, 3, 4))
+        figures = table((t("Metric"), t("Difference"), t("95 % interval"), t("p (Holm)"), "n"), cells,
+                        numeric=(1, 2, 3, 4))
         parts.append(fold(f"{name.replace('-', MINUS)}: {rows[0].get('meaning', '')}", figures, opened=place == 0))
     return join(parts)
 
@@ -336,31 +351,34 @@ def exports_card(report: Mapping[str, Any], note: str = "") -> Markup:
             number(row["figure"], row["metric"]),
             "–" if row["delta"] is None else f"{difference(row['delta'], row['metric'], row)} "
             f"({interval(row, row['metric'])})",
-            _KEEPS.get(row["keeps"]) or f"✕ loses {share_lost(row)}",
+            t(_KEEPS.get(row["keeps"], "")) or t("✕ loses {share}", share=share_lost(row)),
         )
         for row in found
     ]
     metric = shown(found[0]["metric"]).label
-    headers = ("Cell", "How it is served", "Weights", metric, "Difference from the measured cell", "Keeps quality?")
+    headers = (t("Cell"), t("How it is served"), t("Weights"), metric, t("Difference from the measured cell"),
+               t("Keeps quality?"))
     figures = Markup('<div class="ab-cells">{}</div>').format(table(headers, rows, numeric=(2, 3, 4)))
-    return card("Which export keeps the measured quality", figures, note)
+    return card(t("Which export keeps the measured quality"), figures, note)
 
 
 def margin_key(report: Mapping[str, Any]) -> str:
     """Explanation of the picture of the verdict."""
-    return (f"Up to the dashed line, {margin(report['primary_metric'], report['verdict']['margin'])}, it "
-            "counts as no worse.")
+    return t("Up to the dashed line, {margin}, it counts as no worse.",
+             margin=margin(report["primary_metric"], report["verdict"]["margin"]))
 
 
 def interval_key(report: Mapping[str, Any]) -> str:
     """Explanation of the interval figures."""
-    marks = "▶ clearly worse, ◀ clearly better, ● no clear difference."
+    marks = t("▶ clearly worse, ◀ clearly better, ● no clear difference.")
     if not is_compared(report):
-        return ("A line is the 95 % interval of the difference between the tuned assistant and the untuned base. Right "
-                f"of zero the tuned assistant is worse. {marks}")
+        return t("A line is the 95 % interval of the difference between the tuned assistant and the untuned base. "
+                 "Right "
+                 "of zero the tuned assistant is worse. {marks}", marks=marks)
     form, allowed = shown(report["primary_metric"]), margin(report["primary_metric"], report["verdict"]["margin"])
-    return (f"A line is the 95 % interval of the difference. Right of zero is worse. {marks} The green area up to the "
-            f"dashed line is the margin: {allowed} of {form.phrase}.")
+    return t("A line is the 95 % interval of the difference. Right of zero is worse. {marks} The green area up to the "
+             "dashed "
+             "line is the margin: {margin} of {metric}.", marks=marks, margin=allowed, metric=form.phrase)
 
 
 def power_sentence(report: Mapping[str, Any]) -> str:
@@ -369,9 +387,10 @@ def power_sentence(report: Mapping[str, Any]) -> str:
     if row is None or row.get("detectable") is None:
         return ""
     form = shown(row["metric"])
-    smallest = f"{row['detectable'] * form.factor:.2g} {form.unit}"
-    return (f"With {count(row['n'])} items ({count(row['units'])} independent {row['unit']}) this evaluation usually "
-            f"detects a true difference of {smallest} or more in {form.phrase}.")
+    smallest = f"{localize(format(row['detectable'] * form.factor, '.2g'))} {form.unit}"
+    return t("With {items} items ({units} independent {unit}) this evaluation usually detects a true difference of "
+             "{smallest} or more in {metric}.", items=count(row["n"]), units=count(row["units"]), unit=t(row["unit"]),
+             smallest=smallest, metric=form.phrase)
 
 
 Marks = Literal["each other", "the reference", "nothing"]
@@ -379,11 +398,11 @@ PER_PAGE = 10
 _MAX_CHARACTERS = 4000
 """Characters of a text that are shown; the report's JSON has the complete text."""
 _KINDS = {
-    "lost": ("bad", "✕ correct → wrong"),
-    "gained": ("good", "✓ wrong → correct"),
-    "different": ("warn", "≠ different wording"),
-    "same": ("quiet", "= same answer"),
-    "not generated": ("quiet", "scored by loss only"),
+    "lost": ("bad", N_("✕ correct → wrong")),
+    "gained": ("good", N_("✓ wrong → correct")),
+    "different": ("warn", N_("≠ different wording")),
+    "same": ("quiet", N_("= same answer")),
+    "not generated": ("quiet", N_("scored by loss only")),
 }
 
 
@@ -398,27 +417,30 @@ def items_view(items: ItemSet, rows: Sequence[Row], query: ItemFilter, marks: Ma
         page: The page, from 1.
     """
     if not rows:
-        return empty("No matching items", "Choose “All items”, or change the search.")
+        return empty(t("No matching items"), t("Choose “All items”, or change the search."))
     part = rows[(page - 1) * PER_PAGE : page * PER_PAGE]
-    return join([_KEYS[marks], *(item_view(items, row, query, marks) for row in part)])
+    return join([_key(marks), *(item_view(items, row, query, marks) for row in part)])
 
 
-_KEYS: dict[Marks, Markup] = {
-    "each other": Markup(
-        '<p class="ab-key"><mark class="ab-own">Underlined</mark> words are not in the other answer.</p>'),
-    "the reference": Markup(
-        '<p class="ab-key"><ins class="ab-added">Underlined</ins> words are in the answer only, '
-        '<del class="ab-missing">struck out</del> words are in the reference only.</p>'),
-    "nothing": Markup(""),
-}
+def _key(marks: Marks) -> Markup:
+    """What the marks in the answers mean."""
+    if marks == "nothing":
+        return Markup("")
+    text = (tm("<mark class='ab-own'>Underlined</mark> words are not in the other answer.") if marks == "each other"
+            else
+            tm("<ins class='ab-added'>Underlined</ins> words are in the answer only, <del class='ab-missing'>struck "
+               "out</del> words are in the reference only."))
+    return Markup('<p class="ab-key">{}</p>').format(text)
 
 
 def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Markup:
     """One item; see :func:`items_view` for the arguments."""
     tone, words = _KINDS[answer_change(row, query.first, query.second)]
-    place = (row_text(row["row"], items.numbers), f"turn {row['turn'] + 1}" if row["turn"] else "")
-    notes = [", ".join(filter(None, place)), *([f"cluster {cut(str(row['cluster']), 40)}"] if row["cluster"] else []),
-             *([] if row["answerable"] else ["should be declined"])]
+    words = t(words)
+    place = (row_text(row["row"], items.numbers), t("turn {turn}", turn=row["turn"] + 1) if row["turn"] else "")
+    notes = [", ".join(filter(None, place)),
+             *([t("cluster {cluster}", cluster=cut(str(row['cluster']), 40))] if row["cluster"] else []),
+             *([] if row["answerable"] else [t("should be declined")])]
     sides = join(_answer_side(items, row, query, cell, marks) for cell in (query.first, query.second))
     earlier = join(Markup('<p dir="auto"><b>{}</b> {}</p>').format(message["role"], _short(message["content"]))
                    for message in row["context"])
@@ -426,18 +448,19 @@ def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Mark
     return Markup(
         '<article class="ab-item"><header><small>{}</small><span class="ab-kind ab-{}">{}</span></header>{}'
         '<p class="ab-asked" dir="auto">{}</p>'
-        '<div class="ab-item-reference"><span>Reference</span><p dir="auto">{}</p></div>'
+        '<div class="ab-item-reference"><span>{}</span><p dir="auto">{}</p></div>'
         '<div class="ab-sides">{}</div>{}</article>'
     ).format(
-        " · ".join(filter(None, notes)), tone, words, fold("Earlier in the conversation", earlier) if earlier else "",
-        _short(row["question"]), _short(row["reference"]), sides,
+        " · ".join(filter(None, notes)), tone, words,
+        fold(t("Earlier in the conversation"), earlier) if earlier else "",
+        _short(row["question"]), t("Reference"), _short(row["reference"]), sides,
         Markup('<dl class="ab-scores">{}</dl>').format(scores) if scores else "",
     )
 
 
 def row_text(row: int | None, numbers: RowNumbers) -> str:
     """Where an item comes from, as the user counts the rows of the data file; empty if that is not known."""
-    return "" if row is None else f"Row {numbers.shown(row)}"
+    return "" if row is None else t("Row {row}", row=numbers.shown(row))
 
 
 def _answer_side(items: ItemSet, row: Row, query: ItemFilter, cell: str, marks: Marks) -> Markup:
@@ -446,11 +469,13 @@ def _answer_side(items: ItemSet, row: Row, query: ItemFilter, cell: str, marks: 
         text = Markup('<p class="ab-said" dir="auto">{}</p>').format(_marked(row, query, cell, marks))
     else:
         text = Markup('<p class="ab-none">{}</p>').format(
-            "No answer was generated." if answer is None else "The answer is empty.")
-    declined = Markup('<span class="ab-kind ab-quiet">declined</span>') if row["declined"].get(cell) else Markup("")
+            t("No answer was generated.") if answer is None else t("The answer is empty."))
+    declined = Markup("")
+    if row["declined"].get(cell):
+        declined = Markup('<span class="ab-kind ab-quiet">{}</span>').format(t("declined"))
     match = row["metrics"].get(cell, {}).get("exact_match")
     verdict = Markup("") if match is None or answer is None else Markup('<span class="ab-kind ab-{}">{}</span>').format(
-        *(("good", "✓ correct") if match == 1 else ("bad", "✕ no exact match")))
+        *(("good", t("✓ correct")) if match == 1 else ("bad", t("✕ no exact match"))))
     spec = CELLS.get(cell.rpartition(":")[2])
     return Markup('<section class="ab-side {}"><header><b>{}</b>{}{}</header>{}</section>').format(
         f"ab-arm-{spec.adapter}" if spec and spec.adapter else "", items.cells.get(cell, cell), verdict, declined, text)
@@ -480,7 +505,7 @@ def _score(row: Row, query: ItemFilter, metric: str) -> Markup:
         if round(worse * form.factor, form.decimals) == 0:
             values = _number_or_dash(first, metric)
         else:
-            tone, words = ("bad", "▼ worse") if worse > 0 else ("good", "▲ better")
+            tone, words = ("bad", t("▼ worse")) if worse > 0 else ("good", t("▲ better"))
             change = Markup(' <span class="ab-moved ab-{}">{} {}</span>').format(
                 tone, signed((second - first) * form.factor, form.decimals), words)
     return Markup("<div><dt>{}</dt><dd>{}{}</dd></div>").format(form.label, values, change)
@@ -497,8 +522,10 @@ def _short(text: str) -> str:
 def pager_text(total: int, page: int) -> str:
     """Range of the items on a page: ``11–20 of 57``."""
     if not total:
-        return "None"
-    return f"{(page - 1) * PER_PAGE + 1:,}–{min(page * PER_PAGE, total):,} of {total:,}"
+        return t("None")
+    return t("{first}–{last} of {total}", first=count((page - 1) * PER_PAGE + 1),
+             last=count(min(page * PER_PAGE, total)),
+             total=count(total))
 
 
 def pages(total: int) -> int:

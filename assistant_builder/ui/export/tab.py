@@ -25,6 +25,7 @@ from assistant_builder.export_formats import (
     file_to_ship,
     typed,
 )
+from assistant_builder.i18n import N_, t
 from assistant_builder.models.bundled import EMBEDDER_BUNDLE
 from assistant_builder.serving.child import Endpoints
 from assistant_builder.study import Study
@@ -53,17 +54,17 @@ class ExportPanel:
         self.spec = spec
         with gr.Column(visible=False, elem_id=f"ab-export-{spec.name}") as self.column:
             types = spec.export_format.types
-            self.type = gr.Dropdown(list(types), value=spec.export_format.type, label="Type",
+            self.type = gr.Dropdown(list(types), value=spec.export_format.type, label=t("Type"),
                                     elem_id=f"ab-export-type-{spec.name}") if len(types) > 1 else None
             self.state = gr.HTML(elem_classes="ab-export-state")
             with gr.Row(elem_classes="ab-actions"):
-                self.download = gr.DownloadButton("Download", variant="primary", visible=False)
-                self.start = gr.Button("Export", variant="primary")
-                self.cancel = gr.Button("Cancel", variant="stop", visible=False)
+                self.download = gr.DownloadButton(t("Download"), variant="primary", visible=False)
+                self.start = gr.Button(t("Export"), variant="primary")
+                self.cancel = gr.Button(t("Cancel"), variant="stop", visible=False)
             self.ways = [gr.Code(language="python" if place == 0 else "shell", interactive=False, visible=False,
                                  lines=1, wrap_lines=True, show_line_numbers=False,
                                  buttons=["copy"]) for place in range(MAX_SNIPPETS)]
-            with gr.Accordion("Command line", open=False):
+            with gr.Accordion(t("Command line"), open=False):
                 self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True, lines=1,
                                        show_line_numbers=False, buttons=["copy"])
 
@@ -117,11 +118,11 @@ class ExportPanel:
         else:
             shown = ended_panel(spec, record, log_tail(job.log_file) if local else "", local=local)
         busy = record is not None and record.state == "running"
-        label = "Export again" if record is not None else f"Export {spec_title(spec)}"
+        label = t("Export again") if record is not None else t("Export {title}", title=spec_title(spec))
         return [
             shown, gr.update(visible=not busy, interactive=True, value=label,
                              variant="secondary" if export else "primary"),
-            gr.update(visible=busy, value="Cancelling…" if job.cancel_requested else "Cancel"),
+            gr.update(visible=busy, value=t("Cancelling…") if job.cancel_requested else t("Cancel")),
             download_update(job, export), *self._snippet_updates(study, spec, export, local=local),
             command_line(study.name, spec), *([spec.export_format.type] if self.type else []),
         ]
@@ -136,7 +137,7 @@ class ExportPanel:
                 found = loading_snippets(
                     study, spec, folder=export["folder"] if local else f"{study.name}-{spec.name}",
                     base=str(local and folder or shared), with_data=export.get("with_data", False), embedder=embedder)
-        shown = [gr.update(value=way.text, label=way.title, language=way.language, visible=True)
+        shown = [gr.update(value=way.text, label=t(way.title), language=way.language, visible=True)
                  for way in found[:MAX_SNIPPETS]]
         return shown + [gr.update(value="", visible=False)] * (MAX_SNIPPETS - len(shown))
 
@@ -157,27 +158,27 @@ class ExportPanel:
     def _start(self, name: str | None, with_data: bool, type: str | None = None) -> dict[str, Any]:
         study = Study.open(name or "").recommended
         ExportJob(study, self._of(type)).start(with_data=with_data is True and study.config.grounded)
-        return gr.update(interactive=False, value="Starting…")
+        return gr.update(interactive=False, value=t("Starting…"))
 
     def _cancel(self, name: str | None, type: str | None = None) -> dict[str, Any]:
         job = ExportJob(Study.open(name or "").recommended, self._of(type))
         if not job.running:
-            raise StudyError("no export is running", remedy="Wait until the page shows the result")
+            raise StudyError(t("no export is running"), remedy=t("Wait until the page shows the result"))
         job.request_cancel()
-        return gr.update(value="Cancelling…")
+        return gr.update(value=t("Cancelling…"))
 
 
-EMPTY = "You can use the trained assistants here."
+EMPTY = N_("You can use the trained assistants here.")
 
 
 class ExportTab:
     """Components of the tab; the caller has opened the ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(needs_study(EMPTY))
+        self.empty = gr.HTML(needs_study(t(EMPTY)))
         with gr.Column(visible=False) as self.body:
             self.cards = UseCards(Endpoints())
-            with gr.Accordion("All assistants and formats", open=False, elem_id="ab-export-all"):
+            with gr.Accordion(t("All assistants and formats"), open=False, elem_id="ab-export-all"):
                 self._place_exports()
 
     def _place_exports(self) -> None:
@@ -185,15 +186,15 @@ class ExportTab:
             with gr.Column(scale=4, min_width=300):
                 with gr.Group(elem_classes="ab-group"):
                     self.arm = gr.Radio([(label(arm), arm) for arm in plain_order(ARMS)], value=QLORA.name,
-                                        label="Assistant", elem_id="ab-export-arm", elem_classes="ab-presets")
+                                        label=t("Assistant"), elem_id="ab-export-arm", elem_classes="ab-presets")
                     self.format = gr.Radio(
-                        [(f"{form.label}: {form.explanation}", form.name) for form in EXPORT_FORMATS.values()],
-                        value=DEFAULT_FORMAT, label="Format", elem_id="ab-export-format", elem_classes="ab-presets",
+                        [(f"{t(form.label)}: {t(form.explanation)}", form.name) for form in EXPORT_FORMATS.values()],
+                        value=DEFAULT_FORMAT, label=t("Format"), elem_id="ab-export-format", elem_classes="ab-presets",
                     )
                     self.with_data = gr.Checkbox(
-                        False, label="Include the facts", visible=False, elem_id="ab-export-data",
-                        info="The export can then look facts up. It contains all training pairs as plain text. On "
-                        "the command line: --with-data.")
+                        False, label=t("Include the facts"), visible=False, elem_id="ab-export-data",
+                        info=t("The export can then look facts up. It contains all training pairs as plain text. On "
+                               "the command line: --with-data."))
                 self.advice = gr.HTML(elem_id="ab-export-advice")
             with gr.Column(scale=7, min_width=300):
                 self.panels = [ExportPanel(spec) for spec in export_specs()]
@@ -214,11 +215,13 @@ class ExportTab:
 
     def _draw_body(self, view: StudyView) -> Sequence[Any]:
         if view.study is None:
-            shown = needs_study(EMPTY)
+            shown = needs_study(t(EMPTY))
         else:
-            who = assistants(len(view.study.config.arms))
-            shown = empty("Nothing to use yet", f"Train {who} on the Train tab. You can then use an assistant on this "
-                          "computer, in Ollama, on a website and in other programs.")
+            number = len(view.study.config.arms)
+            train = (t("Train the assistant on the Train tab.") if number == 1 else
+                     t("Train {who} on the Train tab.", who=assistants(number)))
+            uses = t("You can then use an assistant on this computer, in Ollama, on a website and in other programs.")
+            shown = empty(t("Nothing to use yet"), f"{train} {uses}")
         return [gr.update(value=shown, visible=not view.trained), gr.update(visible=view.trained)]
 
     def _draw_choice(self, view: StudyView) -> Sequence[Any]:

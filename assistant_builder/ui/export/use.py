@@ -11,6 +11,7 @@ import gradio as gr
 from assistant_builder.export.export import read_export
 from assistant_builder.export.job import ExportJob
 from assistant_builder.export_formats import ExportSpec, advice, estimated_bytes, shipped_file
+from assistant_builder.i18n import N_, t
 from assistant_builder.serving.child import Endpoints
 from assistant_builder.study import Study
 from assistant_builder.ui.export.view import (
@@ -20,7 +21,7 @@ from assistant_builder.ui.export.view import (
     not_ready_warning,
     ollama_card,
 )
-from assistant_builder.ui.html import COPY_SCRIPT, Markup
+from assistant_builder.ui.html import Markup, copy_script
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, is_local, user_facing_errors
 from assistant_builder.ui.study_snapshot import log_tail, study_report
 from assistant_builder.ui.uploads import offer
@@ -38,10 +39,11 @@ class EndpointCards:
     def place(self, key: str) -> None:
         """Place one of :data:`ENDPOINT_CARDS`; the first one also stops the endpoint."""
         with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
-            self._shown[key] = gr.HTML(js_on_load=COPY_SCRIPT)
-            self._starts[key] = gr.Button(ENDPOINT_CARDS[key].start, variant="primary", elem_id=f"ab-use-{key}-start")
+            self._shown[key] = gr.HTML(js_on_load=copy_script())
+            self._starts[key] = gr.Button(t(ENDPOINT_CARDS[key].start), variant="primary",
+                                          elem_id=f"ab-use-{key}-start")
             if len(self._shown) == 1:
-                self._stop = gr.Button("Stop", variant="stop", visible=False, elem_id="ab-use-stop")
+                self._stop = gr.Button(t("Stop"), variant="stop", visible=False, elem_id="ab-use-stop")
 
     @property
     def outputs(self) -> list[Any]:
@@ -83,10 +85,10 @@ class JobCard:
                  view: Callable[..., Markup]) -> None:
         self._key, self._start_label, self._spec_of, self._view = key, start, spec_of, view
         with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
-            self._shown = gr.HTML(js_on_load=COPY_SCRIPT)
-            self._download = gr.DownloadButton("Download", variant="primary", visible=False)
-            self._start = gr.Button(start, variant="primary", elem_id=f"ab-use-{key}-start")
-            self._cancel = gr.Button("Cancel", variant="stop", visible=False)
+            self._shown = gr.HTML(js_on_load=copy_script())
+            self._download = gr.DownloadButton(t("Download"), variant="primary", visible=False)
+            self._start = gr.Button(t(start), variant="primary", elem_id=f"ab-use-{key}-start")
+            self._cancel = gr.Button(t("Cancel"), variant="stop", visible=False)
 
     @property
     def _outputs(self) -> list[Any]:
@@ -114,10 +116,10 @@ class JobCard:
         shown = self._view(study.name, spec, record, export, planned=estimated_bytes(study, spec), local=local,
                            grounded=study.config.grounded, log=log_tail(job.log_file) if local else "")
         busy = record is not None and record.state == "running"
-        label = "Write it again" if export else self._start_label
+        label = t("Write it again") if export else t(self._start_label)
         return [shown, download_update(job, export), gr.update(visible=not busy, interactive=True, value=label,
                                                                variant="secondary" if export else "primary"),
-                gr.update(visible=busy, value="Cancelling…" if job.cancel_requested else "Cancel")]
+                gr.update(visible=busy, value=t("Cancelling…") if job.cancel_requested else t("Cancel"))]
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons."""
@@ -132,7 +134,7 @@ class JobCard:
     def _end(self, name: str | None) -> dict[str, Any]:
         study = Study.open(name or "").recommended
         ExportJob(study, self._spec_of(study)).request_cancel()
-        return gr.update(value="Cancelling…")
+        return gr.update(value=t("Cancelling…"))
 
 
 class UseCards:
@@ -143,10 +145,10 @@ class UseCards:
         self.endpoint = EndpointCards(endpoints)
         with gr.Row(elem_classes="ab-use"):
             self.endpoint.place("computer")
-            self.jobs = [JobCard("ollama", "Write the file for Ollama", _ollama_spec, ollama_card)]
+            self.jobs = [JobCard("ollama", N_("Write the file for Ollama"), _ollama_spec, ollama_card)]
             self.endpoint.place("website")
             self.endpoint.place("programs")
-            self.jobs.append(JobCard("folder", "Make the folder", _folder_spec, folder_card))
+            self.jobs.append(JobCard("folder", N_("Make the folder"), _folder_spec, folder_card))
 
     def sections(self) -> list[LiveRegion]:
         """The regions that follow the study."""
@@ -179,5 +181,6 @@ def download_update(job: ExportJob, export: dict[str, Any] | None) -> dict[str, 
         path = Path(export["folder"]) / export["archive"]
     if export is None or not path.is_file() or Path(export["folder"]) not in (path.parent, job.files):
         return gr.update(value=None, visible=False)
-    return gr.update(value=offer(path, path.name), visible=True, label=f"Download .zip ({size(path.stat().st_size)})")
+    return gr.update(value=offer(path, path.name), visible=True, label=t("Download .zip ({st_size})",
+                                                                         st_size=size(path.stat().st_size)))
 

@@ -15,6 +15,7 @@ from assistant_builder.arms import ARMS, label
 from assistant_builder.export.job import JobRecord
 from assistant_builder.export.retrieval_files import QUESTION, SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
+from assistant_builder.i18n import N_, t, tm, translate_formatted
 from assistant_builder.serving.child import EndpointState
 from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import bar, callout, card, code, copyable, error_callout, fold, join, table
@@ -32,48 +33,52 @@ class EndpointCard:
 
 
 ENDPOINT_CARDS = {
-    "computer": EndpointCard("On this computer", "Programs on the computer that runs this page ask the assistant. It "
-                             "stops when Assistant Builder is closed.", "Start"),
-    "website": EndpointCard("On a website", "A website's developer needs the address of the assistant and ten lines.",
-                            "Start it and show the lines"),
-    "programs": EndpointCard("In Slack, Teams and other programs", "Every program for the API of OpenAI works with it: "
-                             "it needs an address and the name of the model.", "Start it and show the address"),
+    "computer": EndpointCard(N_("On this computer"),
+                             N_("Programs on the computer that runs this page ask the assistant. "
+                                                    "It stops when Assistant Builder is closed."), N_("Start")),
+    "website": EndpointCard(N_("On a website"), N_("A website's developer needs the address of the assistant and ten "
+                                               "lines."),
+                            N_("Start it and show the lines")),
+    "programs": EndpointCard(N_("In Slack, Teams and other programs"),
+                             N_("Every program for the API of OpenAI works with it: it needs an address and the name "
+                                "of the model."), N_("Start it and show the address")),
 }
 
 
 def not_ready_warning(report: Mapping[str, Any] | None) -> Markup:
     """A warning above the cards unless the report says that the assistant is good enough."""
     if not report:
-        return callout("warn", "Not measured yet", "Nobody knows how good the answers are.",
-                       "Let the project run to its end before others use the assistant.")
+        return callout("warn", t("Not measured yet"), t("Nobody knows how good the answers are."),
+                       t("Let the project run to its end before others use the assistant."))
     with contextlib.suppress(KeyError, TypeError):  # the report of an earlier release
         found = conclude(report)
         if not found.ready:
-            return callout("warn", "Not good enough yet", found.good_enough, found.action)
+            return callout("warn", t("Not good enough yet"), found.good_enough, found.action)
     return Markup("")
 
 
 def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> Markup:
     """One of :data:`ENDPOINT_CARDS` in the present state of the endpoint of the study ``name``."""
     about = ENDPOINT_CARDS[key]
-    head = Markup("<h3>{}</h3><p>{}</p>").format(about.title, about.text)
+    head = Markup("<h3>{}</h3><p>{}</p>").format(t(about.title), t(about.text))
     if state.phase == "off":
         return head
     if state.phase == "starting":
-        return head + Markup('<p class="ab-note-line" role="status">Starting…</p>')
+        return head + Markup('<p class="ab-note-line" role="status">{}</p>').format(t("Starting…"))
     if state.phase == "failed":
-        return head + callout("bad", "The assistant does not run", state.error, "Press the button to start it again.")
-    reach = Markup("") if local else Markup(
-        '<p class="ab-note-line">Only programs on the computer that runs this page reach this address. For others, run '
-        "there: <code>assistant-builder serve {} --host 0.0.0.0</code>, with a key.</p>").format(name)
-    fields = [("Address", state.url)]
+        return head + callout("bad", t("The assistant does not run"), translate_formatted(state.error),
+                              t("Press the button to start it again."))
+    reach = Markup("") if local else Markup('<p class="ab-note-line">{}</p>').format(tm(
+        "Only programs on the computer that runs this page reach this address. For others, run there: "
+        "<code>assistant-builder serve {name} --host 0.0.0.0</code>, with a key.", name=name))
+    fields = [(t("Address"), state.url)]
     if key == "computer":
-        fields += [("Try it in a terminal", curl_line(state))]
+        fields += [(t("Try it in a terminal"), curl_line(state))]
     elif key == "website":
-        fields += [("The website's server passes questions on (nginx)", proxy_line(state)),
-                   ("The page", page_lines(state))]
+        fields += [(t("The website's server passes questions on (nginx)"), proxy_line(state)),
+                   (t("The page"), page_lines(state))]
     else:
-        fields += [("Model", state.model), ("Python", python_lines(state))]
+        fields += [(t("Model"), state.model), ("Python", python_lines(state))]
     return head + join(_field(*field) for field in fields) + reach
 
 
@@ -122,29 +127,33 @@ print(reply.choices[0].message.content)"""
 def ollama_card(name: str, spec: ExportSpec, record: JobRecord | None, export: Mapping[str, Any] | None, *,
                 planned: int, local: bool, grounded: bool, log: str) -> Markup:
     """The card of Ollama: writes a GGUF file and shows the two commands that run it."""
-    head = Markup("<h3>In Ollama</h3><p>One file ({}, about {}) that runs on a laptop without Assistant Builder.</p>"
-                  ).format(spec_title(spec), size(planned))
+    head = Markup("<h3>{}</h3><p>{}</p>").format(
+        t("In Ollama"), t("One file ({kind}, about {size}) that runs on a laptop without Assistant Builder.",
+                          kind=spec_title(spec), size=size(planned)))
     if grounded:
-        head += callout("warn", "It will not know your facts there", SERVING)
+        head += callout("warn", t("It will not know your facts there"), t(SERVING))
     if export is None:
         return head + _job_state(spec, record, local=local, log=log)
-    modelfile = f"{export['folder']}/Modelfile" if local else "Modelfile"
+    modelfile = f"{export['folder']}/Modelfile" if local else t("Modelfile")
     model = shlex.quote(name)
     commands = f"ollama create {model} -f {shlex.quote(modelfile)}\nollama run {model}"
-    where = "" if local else Markup("<p>Download the file, unpack it, and run these commands in its folder:</p>")
-    return head + where + _field("In a terminal", commands)
+    where = "" if local else Markup("<p>{}</p>").format(
+        t("Download the file, unpack it, and run these commands in its folder:"))
+    return head + where + _field(t("In a terminal"), commands)
 
 
 def folder_card(name: str, spec: ExportSpec, record: JobRecord | None, export: Mapping[str, Any] | None, *,
                 planned: int, local: bool, grounded: bool, log: str) -> Markup:
     """The card of the folder for IT: the complete model with its card."""
-    facts = " Its facts are not in it; add them below." if grounded else ""
-    head = Markup("<h3>As a folder for IT</h3><p>The model ({}, about {}), how to load it, and a card with what was "
-                  "measured.{}</p>").format(spec_title(spec), size(planned), facts)
+    facts = t("Its facts are not in it; add them below.") if grounded else ""
+    about = t("The model ({kind}, about {size}), how to load it, and a card with what was measured.",
+              kind=spec_title(spec), size=size(planned))
+    head = Markup("<h3>{}</h3><p>{} {}</p>").format(t("As a folder for IT"), about, facts)
     if export is None:
         return head + _job_state(spec, record, local=local, log=log)
-    where = _field("Folder", export["folder"]) if local else Markup("")
-    return head + Markup("<p>{} in {} files.</p>").format(size(export["bytes"]), len(export["files"])) + where
+    where = _field(t("Folder"), export["folder"]) if local else Markup("")
+    return head + Markup("<p>{}</p>").format(t(
+        "{size} in {number} files.", size=size(export["bytes"]), number=len(export["files"]))) + where
 
 
 def _job_state(spec: ExportSpec, record: JobRecord | None, *, local: bool, log: str) -> Markup:
@@ -153,18 +162,19 @@ def _job_state(spec: ExportSpec, record: JobRecord | None, *, local: bool, log: 
         return Markup("")
     if record.state == "running":
         return Markup("{}<p class=\"ab-note-line\" role=\"status\">{} %: {}</p>").format(
-            bar(record.percent / 100, "Export"), record.percent, record.message)
+            bar(record.percent / 100, t("Export")), record.percent, translate_formatted(record.message))
     if record.state == "succeeded":
-        return callout("warn", "The files are missing", "They were moved or deleted.", "Press the button again.")
+        return callout("warn", t("The files are missing"), t("They were moved or deleted."),
+                       t("Press the button again."))
     return ended_panel(spec, record, log, local=local)
 
 
 def advice_card(advice: Advice, file: str = "") -> Markup:
     """The recommended arm for each format; ``file`` is what the report says of GGUF files."""
-    picks = join(Markup("<li>{}: <b>{}</b></li>").format(format.label, label(advice.arm(format)))
+    picks = join(Markup("<li>{}: <b>{}</b></li>").format(t(format.label), label(advice.arm(format)))
                  for format in EXPORT_FORMATS.values())
     shipped = Markup("<p>{}</p>").format(file) if file else ""
-    return card("Recommended export", shipped, Markup("<p>{}</p><ul>{}</ul>").format(advice.why, picks))
+    return card(t("Recommended export"), shipped, Markup("<p>{}</p><ul>{}</ul>").format(t(advice.why), picks))
 
 
 def quality_card(report: Mapping[str, Any] | None) -> Markup:
@@ -176,47 +186,53 @@ def quality_card(report: Mapping[str, Any] | None) -> Markup:
     labels: dict[str, list[str]] = {}
     for spec in export_specs():
         if spec.cell is not None:
-            labels.setdefault(spec.cell, []).append(spec.export_format.label)
+            labels.setdefault(spec.cell, []).append(t(spec.export_format.label))
     cells = "; ".join(f"{cell}: {', '.join(found)}" for cell, found in labels.items())
-    note = Markup('<p class="ab-note-line">Differences in {} ({}) from the assistant as trained: {}. Formats of this '
-                  "tab by cell: {}.</p>").format(
-        metric.phrase, metric.unit, ", ".join(f"{arm.cell} for {arm.short}" for arm in arms), cells)
+    trained = ", ".join(t("{cell} for {assistant}", cell=arm.cell, assistant=arm.short) for arm in arms)
+    note = Markup('<p class="ab-note-line">{}</p>').format(t(
+        "Differences in {metric} ({unit}) from the assistant as trained: {trained}. Formats of this tab by cell: "
+        "{cells}.",
+        metric=metric.phrase, unit=metric.unit, trained=trained, cells=cells))
     return exports_card(report, note)
 
 
 def spec_title(spec: ExportSpec) -> str:
     """``QLoRA (4-bit), adapter``; with the type if the format has several: ``QLoRA (4-bit), GGUF Q8_0``."""
     format = spec.export_format
-    return " ".join(filter(None, (f"{label(spec.arm)}, {in_sentence(format.label)}", format.type)))
+    return " ".join(filter(None, (f"{label(spec.arm)}, {in_sentence(t(format.label))}", format.type)))
 
 
 def ready_panel(spec: ExportSpec, planned: int, advice: Advice, *, grounded: bool = False) -> Markup:
     """Contents and size of an export that is not started; ``grounded``: the assistant reads facts in its prompt."""
     format = spec.export_format
     best = advice.arm(format)
-    hint = "" if best == spec.arm else Markup('<p class="ab-note-line">For this format {} is recommended.</p>').format(
-        label(best))
-    note = f"{text} " if (text := format.note(spec.arm)) else ""
-    return card(spec_title(spec), Markup("<p>{}</p><p>{}About <b>{}</b> on disk.</p>").format(
-        format.contents, note, size(planned)), hint,
-        Markup('<p class="ab-note-line">{}</p>').format(SERVING) if grounded else "")
+    hint = "" if best == spec.arm else Markup('<p class="ab-note-line">{}</p>').format(
+        t("For this format {assistant} is recommended.", assistant=label(best)))
+    note = t(format.note(spec.arm))
+    return card(spec_title(spec), Markup("<p>{}</p><p>{} {}</p>").format(
+        t(format.contents), note, tm("About <b>{size}</b> on disk.", size=size(planned))), hint,
+        Markup('<p class="ab-note-line">{}</p>').format(t(SERVING)) if grounded else "")
 
 
 def running_panel(spec: ExportSpec, record: JobRecord) -> Markup:
     """A running export."""
-    return card(f"Exporting {spec_title(spec)}", bar(record.percent / 100, "Export"),
-                Markup('<p class="ab-note-line" role="status">{} %: {}</p>').format(record.percent, record.message))
+    return card(t("Exporting {title}", title=spec_title(spec)), bar(record.percent / 100, t("Export")),
+                Markup('<p class="ab-note-line" role="status">{} %: {}</p>').format(record.percent,
+                                                                                    translate_formatted(record.message)))
 
 
 def ended_panel(spec: ExportSpec, record: JobRecord, log: str, *, local: bool = True) -> Markup:
     """An export that failed, was cancelled or was interrupted; without paths unless ``local``."""
-    tail = fold("End of the log", code(log)) if log else Markup("")
+    tail = fold(t("End of the log"), code(log)) if log else Markup("")
     if record.state == "cancelled":
-        return callout("warn", "The export was cancelled", "No files were written.", "Press the button to start again.")
+        return callout("warn", t("The export was cancelled"), t("No files were written."),
+                       t("Press the button to start again."))
     if record.state == "failed" and record.error:
         return error_callout(record.error if local else {**record.error, "where": ""}) + tail
-    message = callout("warn", "The export was interrupted", "Its process ended without a result. The computer was "
-                      "restarted, or memory ran out. No incomplete files are left.", "Press the button to start again.")
+    message = callout("warn", t("The export was interrupted"),
+                      t("Its process ended without a result. The computer was restarted, or memory ran out. No "
+                        "incomplete files are left."),
+                      t("Press the button to start again."))
     return message + tail
 
 
@@ -228,29 +244,34 @@ def finished_panel(spec: ExportSpec, record: JobRecord, export: Mapping[str, Any
     present adapter. The path of its folder is shown if ``local``.
     """
     if export is None:
-        where = f"It was written to {record.target}, which" if local else "Its folder"
-        return callout("warn", "The export is missing", f"{where} no longer exists.",
-                       "Press the button to export again.")
+        where = (t("It was written to {folder}, which no longer exists.", folder=record.target) if local else
+                 t("Its folder no longer exists."))
+        return callout("warn", t("The export is missing"), where, t("Press the button to export again."))
     tone, verdict = {
-        "as measured": ("good", "Exported; its scores match the evaluation"),
-        "moved": ("warn", "Exported, but some answers score differently than in the evaluation"),
-    }.get(export["rescore"]["outcome"], ("warn", "Exported, but not measured"))
+        "as measured": ("good", t("Exported; its scores match the evaluation")),
+        "moved": ("warn", t("Exported, but some answers score differently than in the evaluation")),
+    }.get(export["rescore"]["outcome"], ("warn", t("Exported, but not measured")))
     parts: list[str] = []
     if not current:
-        parts.append(callout("warn", "The assistant was trained again after this export", "The export contains the "
-                             "earlier adapter.", "Export again to get the new one."))
-    parts.append(callout(tone, verdict, " ".join(export["sentences"])))  # type: ignore[arg-type]
-    files = table(("File", "Size"), [(entry["name"], size(entry["bytes"])) for entry in export["files"]], numeric=(1,))
+        parts.append(callout("warn", t("The assistant was trained again after this export"),
+                             t("The export contains the earlier adapter."), t("Export again to get the new one.")))
+    said = " ".join(map(translate_formatted, export["sentences"]))
+    parts.append(callout(tone, verdict, said))  # type: ignore[arg-type]
+    files = table((t("File"), t("Size")), [(entry["name"], size(entry["bytes"])) for entry in export["files"]],
+                  numeric=(1,))
     has_modelfile = any(entry["name"] == "Modelfile" for entry in export["files"])
     template = "" if export["chat_template"] or not has_modelfile else callout(
-        "warn", "The Modelfile has no template", "The chat template of this base model belongs to no known family.",
-        "Write the template from chat_template.jinja, as the Modelfile explains.")
+        "warn", t("The Modelfile has no template"),
+        t("The chat template of this base model belongs to no known family."),
+        t("Write the template from chat_template.jinja, as the Modelfile explains."))
     parts += [template, card(
         spec_title(spec),
-        Markup("<p>{} in {} files, exported in {}.</p>").format(
-            size(export["bytes"]), len(export["files"]), duration(record.seconds)),
-        Markup('<p>Folder:</p><pre class="ab-code ab-wrap">{}</pre>').format(export["folder"]) if local else "",
-        fold("Files", files), fold("Model card", code(model_card)) if model_card else "",
+        Markup("<p>{}</p>").format(t(
+            "{size} in {number} files, exported in {time}.", size=size(export["bytes"]), number=len(export["files"]),
+            time=duration(record.seconds))),
+        Markup('<p>{}</p><pre class="ab-code ab-wrap">{}</pre>').format(t("Folder:"), export["folder"]) if local
+        else "",
+        fold(t("Files"), files), fold(t("Model card"), code(model_card)) if model_card else "",
     )]
     return join(parts)
 

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import N_, t
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
@@ -29,8 +30,8 @@ _MENUS = """const close = (event) => element.querySelectorAll("details[open]").f
 document.addEventListener("click", close);
 element.addEventListener("keydown", close);"""
 """Closes the menus of the cards on a click outside and on Escape."""
-_NAME_LABELS = {"rename": "New name of “{}”", "duplicate": "Name of the copy of “{}”"}
-_CONFIRM_LABELS = {"rename": "Rename", "duplicate": "Duplicate"}
+_NAME_LABELS = {"rename": N_("New name of “{name}”"), "duplicate": N_("Name of the copy of “{name}”")}
+_CONFIRM_LABELS = {"rename": N_("Rename"), "duplicate": N_("Duplicate")}
 
 
 class HomeScreen:
@@ -41,10 +42,10 @@ class HomeScreen:
         self.welcome = gr.HTML("", js_on_load=CLICKS, elem_id="ab-welcome")
         self.pending = gr.State(("", ""))
         with gr.Group(visible=False, elem_id="ab-naming", elem_classes="ab-group") as self.naming:
-            self.new_name = gr.Textbox(label="New name", elem_id="ab-new-name", max_lines=1)
+            self.new_name = gr.Textbox(label=t("New name"), elem_id="ab-new-name", max_lines=1)
             with gr.Row(elem_classes="ab-actions"):
-                self.confirm = gr.Button("Rename", variant="primary", elem_id="ab-confirm-name")
-                self.cancel = gr.Button("Cancel")
+                self.confirm = gr.Button(t("Rename"), variant="primary", elem_id="ab-confirm-name")
+                self.cancel = gr.Button(t("Cancel"))
         self.list = gr.HTML("", js_on_load=f"{CLICKS}\n{_MENUS}", elem_id="ab-studies")
 
     def sections(self) -> list[LiveRegion]:
@@ -75,14 +76,14 @@ class HomeScreen:
         if action in _NAME_LABELS:
             title = title_of_study(name)
             proposed = title if action == "rename" else unused_title(title)
-            box = gr.update(value=proposed, label=_NAME_LABELS[action].format(title), autofocus=True)
-            button = gr.update(value=_CONFIRM_LABELS[action])
+            box = gr.update(value=proposed, label=t(_NAME_LABELS[action], name=title), autofocus=True)
+            button = gr.update(value=t(_CONFIRM_LABELS[action]))
             return [*unchanged, gr.update(visible=True), box, button, (action, name), *unchanged]
         if action in ("delete", "restore"):
             _restore(name) if action == "restore" else delete_study(Study.open(name))
             return [*unchanged, *no_dialog, *self._shown(list_studies())]
         opened, tab = self._opens(action, name)
-        label = picker_label(title_of_study(opened), state_of(Study.open(opened))) if opened else "New project…"
+        label = picker_label(title_of_study(opened), state_of(Study.open(opened))) if opened else t("New project…")
         picked = gr.update(choices=[(label, opened)], value=opened)
         return [picked, gr.Tabs(selected=tab), *no_dialog, *unchanged]
 
@@ -90,7 +91,8 @@ class HomeScreen:
         """The study and the tab that a button opens."""
         if action == "example":
             if self.example is None:
-                raise StudyError("the example dataset is not installed", remedy="Create a project from a file of yours")
+                raise StudyError(t("the example dataset is not installed"),
+                                 remedy=t("Create a project from a file of yours"))
             study = open_or_create(str(_settings_of(self.example)), name=unused_name("example"), changes={}, redo=False)
             start_run(study.name)
             return study.name, "train"
@@ -113,7 +115,7 @@ class HomeScreen:
 def _restore(folder: str) -> None:
     found = next((deleted for deleted in deleted_studies() if deleted.folder.name == folder), None)
     if found is None:
-        raise StudyError("the project is permanently deleted", remedy="Create a new one from its data file")
+        raise StudyError(t("the project is permanently deleted"), remedy=t("Create a new one from its data file"))
     restore_study(found)
 
 

@@ -14,12 +14,12 @@ from markupsafe import Markup
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import N_, language, t, tn
 from assistant_builder.study import Study
 from assistant_builder.study.admin import KEPT_DAYS, DeletedStudy, deleted_studies
-from assistant_builder.ui.html import STATE_LABELS, badge, bar, cut, fold, join
+from assistant_builder.ui.html import badge, bar, cut, fold, join, state_label
 from assistant_builder.ui.study_snapshot import report_conclusion, stamp, state_of, step_title
 from evals.report.conclusion import EXACT, Conclusion
-from evals.report.format import count, plural
 
 CACHED_SUMMARIES = 2048
 """Size of the cache of summaries; with more studies, all are read again every time."""
@@ -83,7 +83,7 @@ def list_studies() -> StudyList:
 
 def summarize(study: Study) -> StudySummary:
     """Summarize a study."""
-    entry = _read(study.folder, stamp(_files(study.folder)))
+    entry = _read(study.folder, stamp(_files(study.folder)), language())
     if entry.state in ("running", "queued") and (study.folder / "run.json").exists():
         # its process may have exited without a result
         return replace(entry, state=state_of(study), progress=_progress(study))
@@ -106,8 +106,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 @functools.lru_cache(maxsize=CACHED_SUMMARIES)
-def _read(folder: Path, seen: str) -> StudySummary:
-    """``seen`` is the stamp of the files, so that a changed study is read again."""
+def _read(folder: Path, seen: str, language: str) -> StudySummary:
+    """``seen`` is the stamp of the files, so that a changed study is read again; a summary is in one language."""
     study = Study(folder)
     changed = max(map(_modified, _files(folder)))
     try:
@@ -130,69 +130,73 @@ def _optional(path: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.is_file() else {}
 
 
-_PROMISE = "Turn your questions and answers into an assistant, and see how good it is."
-_STEPS = ("Upload a spreadsheet", "Train", "See how good it is", "Chat", "Use it")
-_STUDY_ACTIONS = (("rename", "Rename"), ("duplicate", "Duplicate"), ("delete", "Delete"))
+PROMISE = N_("Turn your questions and answers into an assistant, and see how good it is.")
+_STEPS = (N_("Upload a spreadsheet"), N_("Train"), N_("See how good it is"), N_("Chat"), N_("Use it"))
+_STUDY_ACTIONS = (("rename", N_("Rename")), ("duplicate", N_("Duplicate")), ("delete", N_("Delete")))
 
 
 def study_list_view(studies: StudyList, now: float) -> Markup:
     """The list of studies, which the page calls projects; ``now`` is the Unix time."""
     parts, undo = [], studies.undo
     if undo is not None:
-        button = _button("restore", undo.folder.name, "Undo", f"Undo the deletion of {undo.title}")
-        parts.append(Markup('<div class="ab-undo" role="status"><span>“{}” was deleted.</span>{}</div>').format(
-            undo.title, button))
+        button = _button("restore", undo.folder.name, t("Undo"), t("Undo the deletion of {name}", name=undo.title))
+        parts.append(Markup('<div class="ab-undo" role="status"><span>{}</span>{}</div>').format(
+            t("“{name}” was deleted.", name=undo.title), button))
     if studies.entries:
         cards = join(_card(entry, now) for entry in studies.entries)
         parts.append(Markup('<ul class="ab-overview">{}</ul>').format(cards))
     others = [deleted for deleted in studies.deleted if deleted is not studies.undo]
     if others:
         rows = join(
-            Markup("<li><span>{}</span><small>deleted {}</small>{}</li>").format(
-                deleted.title, ago(now - deleted.when),
-                _button("restore", deleted.folder.name, "Restore", f"Restore {deleted.title}"))
+            Markup("<li><span>{}</span><small>{}</small>{}</li>").format(
+                deleted.title, t("deleted {ago}", ago=ago(now - deleted.when)),
+                _button("restore", deleted.folder.name, t("Restore"), t("Restore {name}", name=deleted.title)))
             for deleted in others)
-        summary = f"Deleted projects ({len(others)}), kept for {plural(KEPT_DAYS, 'day')}"
+        summary = tn("Deleted projects ({number}), kept for {count} day",
+                     "Deleted projects ({number}), kept for {count} days", KEPT_DAYS, number=len(others))
         parts.append(fold(summary, Markup('<ul class="ab-deleted">{}</ul>').format(rows)))
     return join(parts)
 
 
 def welcome_view(first: bool, example: str) -> Markup:
     """The buttons that create a study; ``first``: there is none yet; ``example``: title of its dataset, or empty."""
-    buttons = [_button("new", "", "New project from my file", "New project from my file", "ab-primary")]
+    buttons = [_button("new", "", t("New project from my file"), t("New project from my file"), "ab-primary")]
     if example:
-        buttons.append(_button("example", "", "Run the example", f"Run the example: {example}"))
+        buttons.append(_button("example", "", t("Run the example"), t("Run the example: {example}", example=example)))
     begin = Markup('<div class="ab-begin">{}</div>').format(join(buttons))
     if not first:
         return Markup('<div class="ab-welcome">{}</div>').format(begin)
-    listed = join(Markup("<li>{}</li>").format(step) for step in _STEPS)
+    listed = join(Markup("<li>{}</li>").format(t(step)) for step in _STEPS)
     note = Markup("<small>{}</small>").format(
-        f"The example trains on “{example}” and takes about half an hour on a laptop; you can watch it, or close "
-        "the page and come back."
+        t("The example trains on “{example}” and takes about half an hour on a laptop; you can watch it, or close "
+          "the page and come back.", example=example)
     ) if example else Markup("")
     return Markup('<div class="ab-welcome ab-first"><h2>{}</h2><p>{}</p><ol>{}</ol>{}{}</div>').format(
-        "Make an assistant from your questions and answers", _PROMISE, listed, begin, note
+        t("Make an assistant from your questions and answers"), t(PROMISE), listed, begin, note
     )
 
 
 def ago(seconds: float) -> str:
     """A duration as ``3 days ago``."""
     if seconds < 45:
-        return "just now"
+        return t("just now")
     if seconds >= 86_400 * 60:
-        return f"{seconds / 86_400 / 30.4:.0f} months ago"
-    for unit, word in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
-        if seconds >= unit:
-            return f"{plural(round(seconds / unit), word)} ago"
-    return "a minute ago"
+        return t("{months:.0f} months ago", months=seconds / 86400 / 30.4)
+    if seconds >= 86_400:
+        return tn("{count} day ago", "{count} days ago", round(seconds / 86_400))
+    if seconds >= 3_600:
+        return tn("{count} hour ago", "{count} hours ago", round(seconds / 3_600))
+    if seconds >= 60:
+        return tn("{count} minute ago", "{count} minutes ago", round(seconds / 60))
+    return t("a minute ago")
 
 
 def _card(entry: StudySummary, now: float) -> Markup:
     """A study; all of the card is its link, apart from the buttons."""
-    pairs = f"{count(entry.pairs)} training pairs" if entry.pairs else ""
-    facts = " · ".join(text for text in (entry.model, pairs, f"changed {ago(now - entry.changed)}") if text)
-    menu = join(_button(action, entry.name, word, f"{word} {entry.title}") for action, word in _STUDY_ACTIONS)
-    described = f"Open {entry.title}, {STATE_LABELS.get(entry.state, entry.state)}"
+    pairs = tn("{count} training pair", "{count} training pairs", entry.pairs) if entry.pairs else ""
+    facts = " · ".join(text for text in (entry.model, pairs, t("changed {ago}", ago=ago(now - entry.changed))) if text)
+    menu = join(_button(action, entry.name, t(word), f"{t(word)}: {entry.title}") for action, word in _STUDY_ACTIONS)
+    described = t("Open {name}, {state}", name=entry.title, state=state_label(entry.state))
     body = [Markup('<p class="ab-facts">{}</p>').format(facts)]
     buttons = [Markup('<details class="ab-menu"><summary aria-label="More for {}">⋯</summary><div>{}</div></details>')
                .format(entry.title, menu)]
@@ -202,8 +206,8 @@ def _card(entry: StudySummary, now: float) -> Markup:
     if entry.conclusion is not None:
         body.append(_result(entry.conclusion))
         if entry.state == "succeeded":
-            buttons[:0] = [_button("chat", entry.name, "Chat", f"Chat with {entry.title}"),
-                           _button("results", entry.name, "Results", f"Results of {entry.title}")]
+            buttons[:0] = [_button("chat", entry.name, t("Chat"), t("Chat with {name}", name=entry.title)),
+                           _button("results", entry.name, t("Results"), t("Results of {name}", name=entry.title))]
     link = Markup('<a class="ab-open" href="?{}" data-action="open" data-name="{}" aria-label="{}">{}</a>').format(
         urlencode({"study": entry.name, "tab": entry.tab}), entry.name, described, entry.title)
     return Markup(
@@ -229,7 +233,7 @@ def score(conclusion: Conclusion) -> str:
     percent = round(100 * conclusion.share)
     if 0 < conclusion.share < 1:
         percent = min(max(percent, 1), 99)  # neither all nor none
-    return f"{percent} % right"
+    return t("{percent} % right", percent=percent)
 
 
 def _button(action: str, name: str, text: str, label: str, classes: str = "") -> Markup:

@@ -12,6 +12,7 @@ import gradio as gr
 from assistant_builder.arms import css_variables
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.i18n import N_, t
 from assistant_builder.planning.advice import advise
 from assistant_builder.planning.hardware import CARDS, Machine, parse_memory, this_machine
 from assistant_builder.planning.memory_check import measured_seconds
@@ -24,7 +25,7 @@ from assistant_builder.ui.study_snapshot import needs_study
 from assistant_builder.ui.train.preflight import DataEstimate, estimate_data, lengths_of
 from evals.report.format import count
 
-THIS_COMPUTER = "This computer"
+THIS_COMPUTER = N_("This computer")
 _PAGE = Markup("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Plan for {title}</title><style>{style}</style></head>
@@ -37,18 +38,19 @@ class PlanTab:
     """Components of the tab, created in the open ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(needs_study("A plan needs a project with its question–answer file."))
+        self.empty = gr.HTML(needs_study(t("A plan needs a project with its question–answer file.")))
         with gr.Column(visible=False, elem_id="ab-plan") as self.body:
             with gr.Group(elem_classes="ab-group", elem_id="ab-plan-machine"), gr.Row():
-                self.machine = gr.Dropdown([THIS_COMPUTER, *CARDS], value=THIS_COMPUTER, label="Machine",
-                                           elem_id="ab-plan-card", info="The machine that runs the training.",
+                self.machine = gr.Dropdown([(t(THIS_COMPUTER), THIS_COMPUTER), *CARDS], value=THIS_COMPUTER,
+                                           label=t("Machine"),
+                                           elem_id="ab-plan-card", info=t("The machine that runs the training."),
                                            min_width=190)
                 self.memory, self.price, self.pairs = (
                     gr.Textbox(label=title, info=info, placeholder=empty, elem_id=f"ab-plan-{key}", min_width=190)
                     for key, title, info, empty in (
-                        ("memory", "Memory", "Empty: its free memory. Example: 24GB.", "free memory"),
-                        ("price", "Price of an hour", "Empty: the list price. Any currency.", "list price"),
-                        ("pairs", "Training pairs", "Empty: the pairs of the project.", "as in the project"),
+                        ("memory", t("Memory"), t("Empty: its free memory. Example: 24GB."), t("free memory")),
+                        ("price", t("Price of an hour"), t("Empty: the list price. Any currency."), t("list price")),
+                        ("pairs", t("Training pairs"), t("Empty: the pairs of the project."), t("as in the project")),
                     ))
             self.verdict = gr.HTML(elem_id="ab-plan-verdict")
             self.chart = gr.Plot(show_label=False, visible=False, elem_id="ab-plan-chart", elem_classes="ab-card")
@@ -118,8 +120,8 @@ def study_plan(study: Study, machine: str = THIS_COMPUTER, memory: str = "", pri
         config = config.with_changes({"eval.price_per_hour": price.strip()})
     plain = pairs.strip().replace(",", "").replace("_", "").replace(" ", "")
     if plain and not plain.isdecimal():
-        remedy = "Write it like 10000, or leave it empty"
-        raise ConfigError(f"{pairs.strip()!r} is not a number of pairs", remedy=remedy)
+        remedy = t("Write it like 10000, or leave it empty")
+        raise ConfigError(t("{strip!r} is not a number of pairs", strip=pairs.strip()), remedy=remedy)
     wanted, found = int(plain or 0), estimate_data(study, config.data)
     if not isinstance(found, DataEstimate):
         return plan_study(config, wanted, None, where)
@@ -147,5 +149,5 @@ def write_plan_file(plan: Plan, path: Path) -> None:
     try:
         write_text(path, page)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", where="--html",
-                          remedy="Name a file in a folder that you may write to") from error
+        raise ConfigError(t("{path} cannot be written: {strerror}", path=path, strerror=error.strerror), where="--html",
+                          remedy=t("Name a file in a folder that you may write to")) from error

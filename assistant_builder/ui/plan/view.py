@@ -8,46 +8,49 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from assistant_builder.arms import LORA, QLORA, label
+from assistant_builder.i18n import N_, localize, t, tn, translate_formatted
 from assistant_builder.planning.advice import Advice, advise, card_comparison, warnings
 from assistant_builder.planning.memory import FULL_TUNING, Method
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan
 from assistant_builder.ui.html import Tone, arm_chip, callout, card, fold, items, join, table
-from evals.report.format import count, duration, money, plural, size
+from evals.report.format import count, duration, money, size
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 PARTS = {
-    "weights": "Frozen base", "adapters": "Adapters", "gradients": "Gradients", "optimizer": "Optimizer",
-    "activations": "Activations", "overhead": "Program",
+    "weights": N_("Frozen base"), "adapters": N_("Adapters"), "gradients": N_("Gradients"),
+    "optimizer": N_("Optimizer"),
+    "activations": N_("Activations"), "overhead": N_("Program"),
 }
 PART_MEANINGS = {
-    "weights": "the base model as stored: linear layers in 4 or 16 bits, the other layers in the compute dtype",
-    "adapters": "the trained float32 matrices, rank × (in + out) values for each adapted layer",
-    "gradients": "one float32 value for each trained value",
-    "optimizer": "the two moments of AdamW for each trained value",
-    "activations": "tensors that the forward pass saves for the backward pass, the logits and dequantized weights",
-    "overhead": "Python, the libraries and memory that the allocator reserves; on a GPU the CUDA context",
-    "loading": "additional memory while the base model is loaded: one 16-bit tensor during conversion",
+    "weights": N_("the base model as stored: linear layers in 4 or 16 bits, the other layers in the compute dtype"),
+    "adapters": N_("the trained float32 matrices, rank × (in + out) values for each adapted layer"),
+    "gradients": N_("one float32 value for each trained value"),
+    "optimizer": N_("the two moments of AdamW for each trained value"),
+    "activations": N_("tensors that the forward pass saves for the backward pass, the logits and dequantized weights"),
+    "overhead": N_("Python, the libraries and memory that the allocator reserves; on a GPU the CUDA context"),
+    "loading": N_("additional memory while the base model is loaded: one 16-bit tensor during conversion"),
 }
 
 
 def title(method: Method) -> str:
     """Label of a method."""
-    return "Full fine-tuning" if method == FULL_TUNING else label(method)
+    return t("Full fine-tuning") if method == FULL_TUNING else label(method)
 
 
 def parts_of(plan: Plan) -> dict[str, str]:
     """Components of the peak memory with their titles; loading only if it needs more than training."""
     loads = any("loading" in method.parts for method in plan.methods.values())
-    return {**PARTS, "loading": "Loading"} if loads else PARTS
+    titles = {key: t(words) for key, words in PARTS.items()}
+    return {**titles, "loading": t("Loading")} if loads else titles
 
 
-_FITS: dict[Fit, str] = {"room": "fits", "tight": "barely fits", "no": "does not fit"}
+_FITS: dict[Fit, str] = {"room": N_("fits"), "tight": N_("barely fits"), "no": N_("does not fit")}
 _VERDICTS: dict[str, tuple[Tone, str]] = {
-    LORA.name: ("good", f"Train {LORA.label}"),
-    QLORA.name: ("info", f"Train {QLORA.label}"),
-    "neither": ("bad", "This does not fit"),
+    LORA.name: ("good", N_("Train Full (LoRA, 16-bit)")),
+    QLORA.name: ("info", N_("Train Compact (QLoRA, 4-bit)")),
+    "neither": ("bad", N_("This does not fit")),
 }
 
 
@@ -55,24 +58,26 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
     """The recommendation and its reason."""
     tone, found = _VERDICTS[advice.method]
     both = "" if "no" in (plan.lora.fit, plan.qlora.fit) else (
-        "Both fit; a project trains and compares both." if plan.config.compares else
-        "Both fit. This project trains only one, so it compares nothing: select both under Arms in the settings of the "
-        "Train tab.")
-    remedy = " ".join(advice.remedies) or both
-    return callout(tone, f"{found} on {plan.machine.name}", advice.why, remedy)
+        t("Both fit; a project trains and compares both.") if plan.config.compares else
+        t("Both fit. This project trains only one, so it compares nothing: select both under Arms in the settings of "
+          "the Train tab."))
+    remedy = " ".join(map(t, advice.remedies)) or both
+    title = t("{verdict} on {machine}", verdict=t(found), machine=translate_formatted(plan.machine.name))
+    return callout(tone, title, t(advice.why), remedy)
 
 
 def plan_panel(plan: Plan) -> Markup:
     """Everything except the chart: warnings, memory, layers, time, cost and assumptions."""
     found, compared = warnings(plan), card_comparison(plan)
     return join([
-        card("Warnings", items(found)) if found else "",
-        card("Memory by component", parts_table(plan),
-             fold("What the columns mean",
-                  items(f"{name}: {PART_MEANINGS[key]}." for key, name in parts_of(plan).items())),
-             fold(f"Layer by layer ({plural(len(plan.architecture.modules), 'module')})", layers_table(plan))),
-        card("Time and cost", time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
-        card("One card or many", cards_table(plan, compared)) if max(compared["needed"].values()) > 1 else "",
+        card(t("Warnings"), items(found)) if found else "",
+        card(t("Memory by component"), parts_table(plan),
+             fold(t("What the columns mean"),
+                  items(f"{name}: {t(PART_MEANINGS[key])}." for key, name in parts_of(plan).items())),
+             fold(tn("Layer by layer ({count} module)", "Layer by layer ({count} modules)",
+                     len(plan.architecture.modules)), layers_table(plan))),
+        card(t("Time and cost"), time_table(plan), Markup("<p>{}</p>").format(assumptions(plan))),
+        card(t("One card or many"), cards_table(plan, compared)) if max(compared["needed"].values()) > 1 else "",
     ])
 
 
@@ -80,8 +85,8 @@ def parts_table(plan: Plan) -> Markup:
     """Bytes of each component of the peak, one row per method."""
     parts = parts_of(plan)
     rows = [(_method_chip(name), *(size(method.parts.get(part) or None) for part in parts), _peak(method),
-             _FITS[method.fit]) for name, method in plan.methods.items()]
-    return table(("", *parts.values(), "Peak", ""), rows, numeric=range(1, len(parts) + 2))
+             t(_FITS[method.fit])) for name, method in plan.methods.items()]
+    return table(("", *parts.values(), t("Peak"), ""), rows, numeric=range(1, len(parts) + 2))
 
 
 def _peak(method: MethodPlan) -> str:
@@ -94,8 +99,8 @@ def layers_table(plan: Plan) -> Markup:
     rows = [(name, str(many), count(parameters), *map(size, sizes))
             for name, many, parameters, sizes in layer_rows(plan)]
     total = [size(method.weights_bytes) for method in plan.methods.values()]
-    rows.append(("All", "", count(plan.architecture.parameters), *total))
-    return table(("Module", "×", "Parameters of one", *(title(name) for name in plan.methods)), rows,
+    rows.append((t("All"), "", count(plan.architecture.parameters), *total))
+    return table((t("Module"), "×", t("Parameters of one"), *(title(name) for name in plan.methods)), rows,
                  numeric=range(1, 3 + len(plan.methods)))
 
 
@@ -117,33 +122,44 @@ def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
 def time_table(plan: Plan) -> Markup:
     """Time and cost of each method."""
     price = plan.price_per_hour()
-    rows = [(_method_chip(name), count(method.work.steps), f"{method.work.flops / 1e15:,.3g}", duration(method.seconds),
+    rows = [(_method_chip(name), count(method.work.steps), localize(f"{method.work.flops / 1e15:,.3g}"),
+             duration(method.seconds),
              money(method.cost(price)), size(method.inference_bytes),
-             "yes" if method.checkpointing else "no") for name, method in plan.methods.items()]
-    return table(("", "Steps", "10¹⁵ operations", "Time", "Cost", "Memory to chat", "Recomputes activations"), rows,
+             t("yes") if method.checkpointing else t("no")) for name, method in plan.methods.items()]
+    return table(("", t("Steps"), t("10¹⁵ operations"), t("Time"), t("Cost"), t("Memory to chat"),
+                  t("Recomputes activations")), rows,
                  numeric=range(1, 6))
 
 
 def assumptions(plan: Plan) -> str:
     """The assumptions behind the figures."""
     lengths, batch = plan.lengths, plan.batch
-    data = (f"{plural(plan.pairs, 'pair')} of {lengths.mean:,.0f} tokens on average, the longest {batch.length:,}, "
-            f"{batch.rows} at once, rank {plan.config.train.rank}, {plan.compute_dtype} arithmetic.")
-    guessed = " Lengths are assumed, because there is no data." if lengths.assumed else ""
+    parts = [tn("{count} pair of {mean:,.0f} tokens on average, the longest {longest:,}, {rows} at once, rank {rank}, "
+                "{dtype} "
+                "arithmetic.",
+                "{count} pairs of {mean:,.0f} tokens on average, the longest {longest:,}, {rows} at once, "
+                "rank {rank}, {dtype} arithmetic.", plan.pairs, mean=lengths.mean, longest=batch.length,
+                rows=batch.rows,
+                rank=plan.config.train.rank, dtype=plan.compute_dtype)]
+    if lengths.assumed:
+        parts.append(t("Lengths are assumed, because there is no data."))
     runs = plan.measured_runs.runs
     if not plan.machine.is_local and not plan.machine.flops:
-        learnt = " Only the memory of this GPU is known, so its time is not: choose a card of the catalog for a time."
+        learnt = t("Only the memory of this GPU is known, so its time is not: choose a card of the catalog for a time.")
     elif not plan.machine.is_local:
-        learnt = " Speed: the usual share of the card's peak throughput. Prices are list prices; you can change them."
+        learnt = t("Speed: the usual share of the card's peak throughput. Prices are list prices; you can change them.")
     elif plan.measured:
-        learnt = " Time is extrapolated from the finished steps of this project."
+        learnt = t("Time is extrapolated from the finished steps of this project.")
     elif runs:
-        factors = ", ".join(f"{title(name)} peak × {method.factor:.2f}" for name, method in plan.methods.items()
+        factors = ", ".join(t("{method} peak × {factor:.2f}", method=title(name), factor=method.factor) for name,
+                            method in plan.methods.items()
                             if name != FULL_TUNING)
-        learnt = f" Speed and peak are corrected by {plural(runs, 'finished run')} on this machine ({factors})."
+        learnt = tn("Speed and peak are corrected by {count} finished run on this machine ({factors}).",
+                    "Speed and peak are corrected by {count} finished runs on this machine ({factors}).", runs,
+                    factors=factors)
     else:
-        learnt = " No run has finished on this machine yet: the time may be off by a factor of two."
-    return data + guessed + learnt
+        learnt = t("No run has finished on this machine yet: the time may be off by a factor of two.")
+    return " ".join([*parts, learnt])
 
 
 def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
@@ -155,9 +171,9 @@ def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
          if compared["needed"][name] == 1 else "–")
         for name in plan.methods
     ]
-    note = ("An hour of n cards costs n times an hour of one; another ratio comes from different prices. This trainer "
-            "uses one card.")
-    return join([table(("", "Cards", "US$ an hour", "Ratio", "Time on one"), rows, numeric=(2, 3, 4)),
+    note = (t("An hour of n cards costs n times an hour of one; another ratio comes from different prices. This "
+              "trainer uses one card."))
+    return join([table(("", t("Cards"), t("US$ an hour"), t("Ratio"), t("Time on one")), rows, numeric=(2, 3, 4)),
                  Markup("<p>{}</p>").format(note)])
 
 
@@ -173,11 +189,11 @@ def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
     columns = ["", *(title(name) for name in methods)]
     rows = [[name, *(size(method.parts.get(part) or None) for method in methods.values())]
             for part, name in parts_of(plan).items()]
-    rows += [["Peak", *(_peak(method) for method in methods.values())],
-             ["", *(_FITS[method.fit] for method in methods.values())],
-             ["Time", *(duration(method.seconds) for method in methods.values())],
-             ["Cost", *(money(method.cost(price)) for method in methods.values())]]
-    lines = [
+    rows += [[t("Peak"), *(_peak(method) for method in methods.values())],
+             ["", *(t(_FITS[method.fit]) for method in methods.values())],
+             [t("Time"), *(duration(method.seconds) for method in methods.values())],
+             [t("Cost"), *(money(method.cost(price)) for method in methods.values())]]
+    lines = [  # the command line is English
         f"{plan.model}: {count(plan.architecture.parameters)} parameters. {plan.machine.name}: "
         f"{size(plan.memory_bytes)} free.",
         f"Recommended: {advice.method}. {advice.why}", *advice.remedies,
@@ -216,7 +232,8 @@ def plan_figure(plan: Plan) -> Figure:
                               xshift=6)
     figure.add_vline(
         x=plan.memory_bytes / 1e9, line={"color": _LINE, "width": 2, "dash": "dash"},
-        annotation={"text": f"{size(plan.memory_bytes)} {'free' if plan.machine.is_local else 'of memory'}",
+        annotation={"text": t("{size} free", size=size(plan.memory_bytes)) if plan.machine.is_local else
+                    t("{size} of memory", size=size(plan.memory_bytes)),
                     "font": {"color": _LINE}}, annotation_position="top",
     )
     top = max(*peaks, plan.memory_bytes) / 1e9

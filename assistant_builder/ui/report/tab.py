@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from assistant_builder.i18n import N_, t
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout, code, empty, error_callout, fold, join
@@ -15,9 +16,9 @@ from assistant_builder.ui.refresh import LiveRegion, StudyView, user_facing_erro
 from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of
 from assistant_builder.ui.uploads import offer
 
-EMPTY = "This tab shows the report."
+EMPTY = N_("This tab shows the report.")
 FORMATS = ("html", "md", "json")
-HINT = "Choose “Save as PDF” in the print dialog to get a file. The report is always printed in light colours."
+HINT = N_("Choose “Save as PDF” in the print dialog to get a file. The report is always printed in light colours.")
 _PRINT = """() => {
   const shown = document.querySelector("iframe.ab-report");
   if (!shown) return;
@@ -44,12 +45,12 @@ class ReportTab:
 
     def __init__(self) -> None:
         with gr.Row(visible=False, elem_classes="ab-actions") as self.bar:
-            self.buttons = [gr.DownloadButton(f"Download .{ending}", size="sm") for ending in FORMATS]
-            self.printing = gr.Button("Print or save as PDF", size="sm", elem_id="ab-print")
-            self.again = gr.Button("Re-create report", size="sm", elem_id="ab-remake")
-        self.hint = gr.HTML(Markup('<p class="ab-print-hint">{}</p>').format(HINT), visible=False)
+            self.buttons = [gr.DownloadButton(t("Download .{ending}", ending=ending), size="sm") for ending in FORMATS]
+            self.printing = gr.Button(t("Print or save as PDF"), size="sm", elem_id="ab-print")
+            self.again = gr.Button(t("Re-create report"), size="sm", elem_id="ab-remake")
+        self.hint = gr.HTML(Markup('<p class="ab-print-hint">{}</p>').format(t(HINT)), visible=False)
         self.message = gr.HTML(elem_id="ab-report-state")
-        self.frame = gr.HTML(needs_study(EMPTY), elem_id="ab-report")
+        self.frame = gr.HTML(needs_study(t(EMPTY)), elem_id="ab-report")
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
@@ -62,10 +63,10 @@ class ReportTab:
     def _draw(self, view: StudyView) -> Sequence[Any]:
         nothing = [gr.update(visible=False), gr.update(visible=False), *(gr.update(value=None) for _ in FORMATS)]
         if view.study is None:
-            return [*nothing, needs_study(EMPTY)]
+            return [*nothing, needs_study(t(EMPTY))]
         page = view.study.folder / "report.html"
         if not page.is_file():
-            return [*nothing, empty("No report yet", "The report is written automatically after the evaluation.")]
+            return [*nothing, empty(t("No report yet"), t("The report is written automatically after the evaluation."))]
         files = [gr.update(value=offer(view.study.folder / f"report.{ending}", f"{view.study.name}-report.{ending}"))
                  for ending in FORMATS]
         return [*[gr.update(visible=True)] * 2, *files, report_frame(page.read_text(encoding="utf-8"))]
@@ -84,7 +85,7 @@ class ReportTab:
         @user_facing_errors
         def rerender(name: str | None) -> Markup:
             rerender_report(Study.open(name or ""))
-            return callout("good", "The report was re-created")
+            return callout("good", t("The report was re-created"))
 
         self.again.click(rerender, picker, self.message, show_progress_on=self.message, api_visibility="private")
 
@@ -94,13 +95,13 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
     record = snapshot.step("report")
     evaluated = snapshot.step("evaluate").state == "succeeded"
     if record.state == "running" or (record.state == "queued" and snapshot.running and evaluated):
-        return callout("info", "The report is being written", "This takes a few seconds.")
+        return callout("info", t("The report is being written"), t("This takes a few seconds."))
     if record.state == "failed":
-        message = error_callout(record.error or {"what": "the report could not be written"})
-        return join([message, fold("Log of “Report”", code(log)) if log else ""])
+        message = error_callout(record.error or {"what": t("the report could not be written")})
+        return join([message, fold(t("Log of “Report”"), code(log)) if log else ""])
     if record.state == "succeeded" and not evaluated:
-        return callout("warn", "This report is from an earlier evaluation",
-                       remedy="Finish the evaluation to update the report.")
+        return callout("warn", t("This report is from an earlier evaluation"),
+                       remedy=t("Finish the evaluation to update the report."))
     return Markup("")
 
 
@@ -110,8 +111,8 @@ def report_frame(page: str) -> Markup:
     A ``srcdoc`` frame resolves ``#section`` against the URL of the app and would load the app into itself, so internal
     links get the frame's own URL. User text cannot contain such a link, because its quotation marks are escaped.
     """
-    frame = Markup('<iframe class="ab-report" title="Report" sandbox="allow-popups" srcdoc="{}"></iframe>')
-    return frame.format(page.replace('href="#', 'href="about:srcdoc#'))
+    frame = Markup('<iframe class="ab-report" title="{}" sandbox="allow-popups" srcdoc="{}"></iframe>')
+    return frame.format(t("Report"), page.replace('href="#', 'href="about:srcdoc#'))
 
 
 def _state_mark(view: StudyView) -> str:

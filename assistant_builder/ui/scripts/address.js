@@ -14,12 +14,13 @@
     const tab = study === null ? null : selected();
     if (study !== null && (tab === null || (opened ?? tab) !== tab)) return later(method);
     opened = null;
+    url.searchParams.delete("lang"); // the server keeps the choice
     for (const [key, value] of [["study", study], ["tab", tab]]) {
       if (value === null) url.searchParams.delete(key);
       else url.searchParams.set(key, value);
     }
     if (url.href !== window.location.href) window.history[method](null, "", url);
-    const parts = study === null ? [] : [study ? called() : "New project", titles[tab] ?? tab];
+    const parts = study === null ? [] : [study ? called() : titles[""], titles[tab] ?? tab];
     document.title = [...parts, "Assistant Builder"].join(" · ");
   };
   // Study and tab change one after the other: they are one entry.

@@ -16,8 +16,8 @@ element.addEventListener("click", (event) => {
     const done = document.execCommand("copy");
     area.remove();
     button.focus();
-    showResult(done ? "Copied" : "Not allowed");
+    showResult(done ? COPIED : NOT_ALLOWED);
   };
-  if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => showResult("Copied"), copyWithSelection);
+  if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => showResult(COPIED), copyWithSelection);
   else copyWithSelection();
 });

@@ -30,5 +30,5 @@
       new Notification(`${study}: ${now.badge.textContent}`, { body: "Assistant Builder" });
   });
   window.abBell.observe(strip, { childList: true, subtree: true, characterData: true });
-  return "You will be notified while this page is open";
+  return NOTIFIED;
 }

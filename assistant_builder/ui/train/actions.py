@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import changed_inputs
@@ -16,8 +17,9 @@ from assistant_builder.ui.html import callout, code
 from assistant_builder.ui.study_snapshot import log_tail, stamp
 
 START_LABELS = {
-    "queued": "Start", "running": "Running", "succeeded": "Run again", "failed": "Resume", "cancelled": "Resume",
-    "lost": "Resume",
+    "queued": N_("Start"), "running": N_("Running"), "succeeded": N_("Run again"), "failed": N_("Resume"),
+    "cancelled": N_("Resume"),
+    "lost": N_("Resume"),
 }
 """State of the study → label of the start button."""
 Phase = Literal["", "starting", "refused"]
@@ -61,7 +63,8 @@ def start_refusal(study: Study) -> Markup:
     if start_phase(study) != "refused":
         return Markup("")
     lines = log_tail(study.folder / "run.log.txt").splitlines()
-    return callout("bad", "The run did not start", next((line.strip() for line in reversed(lines) if line.strip()), ""))
+    return callout("bad", t("The run did not start"),
+                   next((line.strip() for line in reversed(lines) if line.strip()), ""))
 
 
 def start_or_resume(study: Study, new: StudyConfig, *, replace: bool, now: bool = False, trust: bool = False) -> Markup:
@@ -71,15 +74,16 @@ def start_or_resume(study: Study, new: StudyConfig, *, replace: bool, now: bool 
         The reason why no run was started: finished steps have other settings, and ``replace`` is false; else empty.
     """
     if study.state == "running" or study.queued_behind or start_phase(study) == "starting":
-        raise StudyError("the project is already running or queued", remedy="Wait until it is done, or pause it first")
+        raise StudyError(t("the project is already running or queued"),
+                         remedy=t("Wait until it is done, or pause it first"))
     old = study.config
     if new != old:
         study.write_config(new)
     stale = [] if replace else stale_changes(study)
     if stale:
         study.write_config(old)
-        remedy = "Save the settings as a new project, or select “Replace results” to run the changed steps again."
-        return callout("warn", "This project has results from other settings", "", remedy) + code("\n".join(stale))
+        remedy = t("Save the settings as a new project, or select “Replace results” to run the changed steps again.")
+        return callout("warn", t("This project has results from other settings"), "", remedy) + code("\n".join(stale))
     start_run(study.name, redo=replace, now=now, trust=trust)
     return Markup("")
 
@@ -109,7 +113,8 @@ def studies_ahead(study: Study) -> list[str]:
 
 def pause_label(study: Study) -> str:
     """Label of the button that stops a run or removes it from the queue."""
-    now, later = ("Leaving the queue…", "Leave the queue") if study.queued_behind else ("Pausing…", "Pause")
+    now, later = ((t("Leaving the queue…"), t("Leave the queue")) if study.queued_behind else
+                  (t("Pausing…"), t("Pause")))
     return now if study.cancel_requested else later
 
 

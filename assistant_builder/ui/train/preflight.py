@@ -32,6 +32,7 @@ from assistant_builder.config import (
 from assistant_builder.data import Split, load_split
 from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import language, t, tn, translate_formatted
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
 from assistant_builder.models.remote_code import allows_code
@@ -48,7 +49,7 @@ from assistant_builder.ui.html import callout, card, fold, items, table, tiles
 from assistant_builder.ui.settings_form import get_value, study_options
 from assistant_builder.ui.study_snapshot import Snapshot, stamp, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
-from evals.report.format import count, duration, plural, size
+from evals.report.format import count, duration, enumerated, size
 from evals.report.verdict import explain
 
 FEW_PAIRS = 50
@@ -174,8 +175,10 @@ def _download_issue(model: ModelConfig) -> PreflightIssue | None:
     status = _hub_status(int(time.monotonic() / _HUB_SECONDS))
     amount = "" if needed is None else f" ({size(needed)})"
     return None if status.ok else PreflightIssue(
-        f"{model.base} is not on this computer, and the model hub cannot be reached to download it{amount}",
-        f"Connect to the internet, or choose another base model ({status.why}). {available_models_sentence()}.")
+        t("{model} is not on this computer, and the model hub cannot be reached to download it{amount}",
+          model=model.base, amount=amount),
+        t("Connect to the internet, or choose another base model ({why}). {available}.", why=status.why,
+          available=available_models_sentence()))
 
 
 @functools.lru_cache(maxsize=1)
@@ -203,8 +206,16 @@ def fit_line(result: PreflightResult) -> str:
     if result.errors or needed is None or seconds is None:
         return ""
     scoring = result.scoring_seconds
-    time = f"about {rounded_duration(seconds + (scoring or 0.0))}" + ("" if scoring is not None else " to train")
-    return f"{'Fits' if needed <= result.free_bytes else 'Hardly fits'} this computer, {time}"
+    time = about_time(seconds + (scoring or 0.0), complete=scoring is not None)
+    if needed <= result.free_bytes:
+        return t("Fits this computer, {time}", time=time)
+    return t("Hardly fits this computer, {time}", time=time)
+
+
+def about_time(seconds: float, *, complete: bool) -> str:
+    """An estimated time; unless ``complete``, that of the training alone."""
+    time = rounded_duration(seconds)
+    return t("about {time}", time=time) if complete else t("about {time} to train", time=time)
 
 
 def _warnings(result: PreflightResult) -> list[PreflightIssue]:
@@ -213,36 +224,39 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
     if data is not None:
         if result.wordings is not None and result.wordings.occurs_once:
             once = result.wordings
-            added = f" {ADDED_LATER}" if result.config.grounded and result.config.retrieval.final_index else ""
-            found.append(PreflightIssue(once.title, f"{once.meaning}{added} {once.remedy} On the Data tab, press “Edit "
-                                        "a copy for a new project”."))
+            added = [t(ADDED_LATER)] if result.config.grounded and result.config.retrieval.final_index else []
+            found.append(PreflightIssue(once.title, " ".join((
+                once.meaning, *added, once.remedy, t("On the Data tab, press “Edit a copy for a new project”.")))))
             if not result.config.grounded and train.preset != BY_HEART:
                 found.append(PreflightIssue(
-                    "The assistant will not know these answers by heart",
-                    f"Choose the preset “{PRESET_LABELS[BY_HEART][0]}”, or let it look facts up: choose “grounded” "
-                    "under Advanced → Approach."))
+                    t("The assistant will not know these answers by heart"),
+                    t("Choose the preset “{preset}”, or let it look facts up: choose “grounded” under Advanced → "
+                      "Approach.", preset=t(PRESET_LABELS[BY_HEART][0]))))
         if data.train < FEW_PAIRS:
-            why = ("The assistant can look few facts up, and a test on so few questions says little."
+            why = (t("The assistant can look few facts up, and a test on so few questions says little.")
                    if result.config.grounded else
-                   f"With fewer than {FEW_PAIRS} pairs an assistant learns the style of the answers but few facts.")
-            found.append(PreflightIssue(f"Very few training pairs: {data.train}", why))
+                   t("With fewer than {few_pairs} pairs an assistant learns the style of the answers but few facts.",
+                     few_pairs=FEW_PAIRS))
+            found.append(PreflightIssue(t("Very few training pairs: {number}", number=data.train), why))
         if data.heldout < FEW_HELDOUT:
             found.append(PreflightIssue(
-                f"The test is small: {plural(data.heldout, 'question')}",
-                f"With fewer than {FEW_HELDOUT} questions only a large difference can be detected. Raise “Test share”, "
-                "or add more pairs."))
+                tn("The test is small: {count} question", "The test is small: {count} questions", data.heldout),
+                t("With fewer than {few_heldout} questions only a large difference can be detected. Raise “Test "
+                  "share”, or add more pairs.", few_heldout=FEW_HELDOUT)))
         if data.validation < 2:
             found.append(PreflightIssue(
-                "The validation set has fewer than 2 pairs",
-                "The best checkpoint cannot be selected without validation. Raise the validation share."))
+                t("The validation set has fewer than 2 pairs"),
+                t("The best checkpoint cannot be selected without validation. Raise the validation share.")))
         if result.steps < FEW_STEPS:
             found.append(PreflightIssue(
-                f"Only {result.steps} training steps", "Raise the number of epochs, or lower the batch size."))
+                t("Only {steps} training steps", steps=result.steps),
+                t("Raise the number of epochs, or lower the batch size.")))
     if result.needed_bytes is not None and result.needed_bytes > result.free_bytes:
         found.append(PreflightIssue(
-            "Training will probably not fit into the free memory",
-            f"Close other programs, lower the micro-batch size ({train.micro_batch_size}) or the maximum length of a "
-            f"pair ({train.max_length}), or choose a smaller base model."))
+            t("Training will probably not fit into the free memory"),
+            t("Close other programs, lower the micro-batch size ({micro_batch_size}) or the maximum length of a pair "
+              "({max_length}), or choose a smaller base model.", micro_batch_size=train.micro_batch_size,
+              max_length=train.max_length)))
     return found
 
 
@@ -278,8 +292,8 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
         return DataEstimate(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"],
                             float(mean), float(longest))
     if study.source is None:
-        return PreflightIssue("The project's data file is missing", "Create a new project from the file.")
-    found = _estimate_from_file(str(study.source), stamp([study.source]), config.model_dump_json())
+        return PreflightIssue(t("The project's data file is missing"), t("Create a new project from the file."))
+    found = _estimate_from_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
     return found if isinstance(found, DataEstimate) else PreflightIssue(found["what"], found["remedy"])
 
 
@@ -289,9 +303,9 @@ def _is_split(study: Study, config: DataConfig) -> bool:
 
 
 @functools.lru_cache(maxsize=32)
-def _estimate_from_file(path: str, version: str, settings: str) -> DataEstimate | dict[str, Any]:
+def _estimate_from_file(path: str, version: str, settings: str, language: str) -> DataEstimate | dict[str, Any]:
     """Estimate from the data file; ``version`` is its stamp, so that a replaced file is read again."""
-    split = _split_of_file(path, version, settings)
+    split = _split_of_file(path, version, settings, language)
     if isinstance(split, dict):
         return split
     lengths = [sum(len(message.content) for message in pair.messages) / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS
@@ -301,11 +315,11 @@ def _estimate_from_file(path: str, version: str, settings: str) -> DataEstimate 
 
 
 @functools.lru_cache(maxsize=4)
-def _split_of_file(path: str, version: str, settings: str) -> Split | dict[str, Any]:
+def _split_of_file(path: str, version: str, settings: str, language: str) -> Split | dict[str, Any]:
     config = DataConfig.model_validate(json.loads(settings))
     inspected = inspect_file(Path(path), config.columns)
     if inspected.findings is None:
-        return inspected.error or {"what": "The data file cannot be read", "remedy": "See the Data tab."}
+        return inspected.error or {"what": t("The data file cannot be read"), "remedy": t("See the Data tab.")}
     return preview_split(inspected.findings, config)
 
 
@@ -314,7 +328,7 @@ def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
         return count_wordings(read_json(study.folder / "data" / "split.json"))
     if study.source is None:
         return None
-    split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json())
+    split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
     return None if isinstance(split, dict) else count_wordings(split.to_record())
 
 
@@ -339,7 +353,7 @@ def _rule(study: Study, config: StudyConfig) -> str:
     elif study.source is None:
         return ""
     else:
-        split = _split_of_file(str(study.source), stamp([study.source]), config.data.model_dump_json())
+        split = _split_of_file(str(study.source), stamp([study.source]), config.data.model_dump_json(), language())
         if isinstance(split, dict):
             return ""
         training, heldout = split.train, HeldOut.of(split.heldout, split.train)
@@ -418,12 +432,12 @@ def preset_table(config: StudyConfig) -> Markup:
     for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
         option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
         meaning = option_fields()[f"train.{key}"][0].description
-        setting = Markup("<b>{}</b><small>{}</small>").format(option.title, meaning)
+        setting = Markup("<b>{}</b><small>{}</small>").format(t(option.title), translate_formatted(meaning or ""))
         shown = f"{now:g}"
         if now != PRESETS.get(config.train.preset, {}).get(key, now):
-            shown = Markup('<em title="differs from the preset">{}</em>').format(shown)
+            shown = Markup('<em title="{}">{}</em>').format(t("differs from the preset"), shown)
         rows.append((setting, *(f"{values[key]:g}" for values in PRESETS.values()), shown))
-    headers = ("Setting", *(PRESET_LABELS[name][0] for name in PRESETS), "Now")
+    headers = (t("Setting"), *(t(PRESET_LABELS[name][0]) for name in PRESETS), t("Now"))
     return Markup('<div class="ab-preset-table">{}</div>').format(table(headers, rows, numeric=range(1, len(headers))))
 
 
@@ -434,17 +448,18 @@ def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again
     """
     if result.errors:
         return not_ready(result.errors)
-    title = "Ready to resume" if again else fit_line(result) or "Ready to start"
+    title = t("Ready to resume") if again else fit_line(result) or t("Ready to start")
     notes = [_single_arm_note(result.config), _time_basis_note(result)]
     if before:
-        notes.append(f"{_studies_are(before)} first: this project will wait in the queue and start automatically.")
+        wait = t("This project will wait in the queue and start automatically.")
+        notes.append(f"{_studies_first(before)} {wait}")
     issue = Markup('<div class="ab-finding ab-warn"><strong>{}</strong> <span>{}</span></div>')
     return Markup('<div class="ab-ready ab-{}">{}</div>').format(
         "warn" if result.warnings else "good",
         card(title, tiles(_figures(result)),
              *(Markup('<p class="ab-ready-note">{}</p>').format(note) for note in notes if note),
              *(issue.format(note.what, note.remedy) for note in result.warnings),
-             *([fold("How the verdict will be reached", result.rule)] if result.rule else [])))
+             *([fold(t("How the verdict will be reached"), result.rule)] if result.rule else [])))
 
 
 def contacts_note(config: StudyConfig) -> Markup:
@@ -452,14 +467,15 @@ def contacts_note(config: StudyConfig) -> Markup:
     if not config.external_addresses:
         return Markup("")
     titles = study_options()
-    sent = "; ".join(f"it {what} ({titles[key].title})" for key, what in config.external_addresses.items())
-    return callout("info", "A run of this project contacts other machines", f"{sent[:1].upper()}{sent[1:]}.")
+    sent = "; ".join(t("it {what}", what=what) + f" ({titles[key].title})"
+                     for key, what in config.external_addresses.items())
+    return callout("info", t("A run of this project contacts other machines"), f"{sent[:1].upper()}{sent[1:]}.")
 
 
 def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
     """The errors that prevent a start."""
     body = items(f"{note.what.rstrip('.')}. {note.remedy}" for note in errors)
-    return Markup('<div class="ab-ready ab-bad">{}</div>').format(card("Not ready", body))
+    return Markup('<div class="ab-ready ab-bad">{}</div>').format(card(t("Not ready"), body))
 
 
 def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
@@ -470,35 +486,41 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
     arms = len(config.arms) * config.seeds
     seconds, scoring = result.training_seconds, result.scoring_seconds
     if seconds is None:
-        time = ("Time", "–", "known after the first run with this model")
+        time = (t("Time"), "–", t("known after the first run with this model"))
     elif scoring is None:
-        time = ("Time", f"≈ {rounded_duration(seconds)}", f"{plural(arms, 'training run')}, plus scoring")
+        time = (t("Time"), f"≈ {rounded_duration(seconds)}", tn("{count} training run, plus scoring",
+                                                                     "{count} training runs, plus scoring", arms))
     else:
-        time = ("Time", f"≈ {rounded_duration(seconds + scoring)}",
-                f"{rounded_duration(seconds)} to train, {rounded_duration(scoring)} to score")
+        time = (t("Time"), f"≈ {rounded_duration(seconds + scoring)}",
+                t("{training} to train, {scoring} to score", training=rounded_duration(seconds),
+                  scoring=rounded_duration(scoring)))
     needed = result.needed_bytes
-    memory = ("Memory", f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
-              f"{size(result.free_bytes)} free" if needed else "known once the model is downloaded")
-    return [("Pairs", count(data.train), f"{count(data.validation)} to validate, {count(data.heldout)} to test"),
-            ("Steps", count(result.steps), f"in each of {arms} training runs" if arms > 1 else "in one training run"),
-            ("Effective batch", plural(train.batch_size, "pair"), f"micro-batch {micro} × {train.batch_size // micro}"),
+    memory = (t("Memory"), f"≈ {size(float(f'{needed:.1e}'))}" if needed else "–",
+              t("{size} free", size=size(result.free_bytes)) if needed else t("known once the model is downloaded"))
+    return [(t("Pairs"), count(data.train), t("{validation} to validate, {heldout} to test",
+                                              validation=count(data.validation), heldout=count(data.heldout))),
+            (t("Steps"), count(result.steps), t("in each of {number} training runs", number=arms) if arms > 1 else
+             t("in one training run")),
+            (t("Effective batch"), tn("{count} pair", "{count} pairs", train.batch_size),
+             t("micro-batch {micro} × {batch_size}", micro=micro, batch_size=train.batch_size // micro)),
             time, memory]
 
 
 def _single_arm_note(config: StudyConfig) -> str:
     if config.compares:
         return ""
-    return (f"Trains {' and '.join(map(label, config.arms))} only, so nothing is compared. To compare, select "
-            f"{' and '.join(map(label, TWINS))} under Advanced → Arms; an arm that is already trained is kept.")
+    return t("Trains {arms} only, so nothing is compared. To compare, select {twins} under Advanced → Arms; an arm "
+             "that is already trained is kept.", arms=enumerated([label(arm) for arm in config.arms]),
+             twins=enumerated([label(arm) for arm in TWINS]))
 
 
 def _time_basis_note(result: PreflightResult) -> str:
     if result.plan is None or result.training_seconds is None:
         return ""
     if result.plan.measured_runs.flops(result.plan.machine, result.config.arms[0]) is not None:
-        return "The time is estimated from earlier training runs on this machine."
-    return ("The time is a rough estimate from the number of operations and the speed of the processor, because no "
-            "model of this size has been trained on this machine yet. It can be off by a factor of two.")
+        return t("The time is estimated from earlier training runs on this machine.")
+    return (t("The time is a rough estimate from the number of operations and the speed of the processor, because no "
+              "model of this size has been trained on this machine yet. It can be off by a factor of two."))
 
 
 def rounded_duration(seconds: float) -> str:
@@ -507,6 +529,6 @@ def rounded_duration(seconds: float) -> str:
     return duration(max(grain, round(seconds / grain) * grain)).removesuffix(" 0 s")
 
 
-def _studies_are(before: Sequence[str]) -> str:
-    titles = [title_of_study(name) for name in before]
-    return f"Project {titles[0]} is" if len(titles) == 1 else f"Projects {', '.join(titles[:-1])} and {titles[-1]} are"
+def _studies_first(before: Sequence[str]) -> str:
+    return tn("Project {names} is first.", "Projects {names} are first.", len(before),
+              names=enumerated([title_of_study(name) for name in before]))

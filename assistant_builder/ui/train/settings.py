@@ -11,6 +11,7 @@ import gradio as gr
 from assistant_builder.arms import ARMS, QLORA, label
 from assistant_builder.config import BY_HEART, PRESETS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import t, translate_formatted
 from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.catalog import CATALOG, resolve, weight_bytes
 from assistant_builder.models.hub import available_offline
@@ -19,7 +20,7 @@ from assistant_builder.planning.advice import Advice, advise, cheapest_saving
 from assistant_builder.planning.plan import Plan
 from assistant_builder.study import Study
 from assistant_builder.study.admin import duplicate_study
-from assistant_builder.ui.html import Markup, callout
+from assistant_builder.ui.html import Markup, callout, heading
 from assistant_builder.ui.refresh import QUIET, StudyView, user_facing_errors
 from assistant_builder.ui.settings_form import (
     OptionForm,
@@ -34,10 +35,10 @@ from assistant_builder.ui.settings_form import (
 from assistant_builder.ui.study_snapshot import picker_label
 from assistant_builder.ui.train.preflight import (
     DataEstimate,
+    about_time,
     estimate_data,
     make_plan,
     preset_table,
-    rounded_duration,
     run_seconds,
     serves_by_heart,
 )
@@ -60,29 +61,29 @@ class TrainSettings:
     def __init__(self) -> None:
         self.form = OptionForm({"model.base": model_choices()})
         with gr.Group(elem_classes="ab-group"):
-            gr.HTML("<h3>How thoroughly?</h3>")
+            gr.HTML(heading(t("How thoroughly?")))
             self.form.show(["train.preset"])
             self.form.show(["model.base"])
             self.note = gr.HTML(elem_classes="ab-note")
-            self.start = gr.Button("Start", variant="primary", elem_id="ab-start")
-        with gr.Accordion("Advanced", open=False, elem_id="ab-advanced"):
+            self.start = gr.Button(t("Start"), variant="primary", elem_id="ab-start")
+        with gr.Accordion(t("Advanced"), open=False, elem_id="ab-advanced"):
             self.selected = gr.HTML(elem_id="ab-selected")
             self.presets = gr.HTML(preset_table(StudyConfig()), elem_classes="ab-note")
             with gr.Group(elem_classes="ab-group ab-grid"):
                 self.form.show(["approaches", *keys_of("train", basic=True), "seeds", *keys_of("eval", basic=True)])
-            for title, keys in (("Model", keys_of("model", basic=False)),
-                                ("Training", ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
-                                ("Looking up, of the grounded approach", keys_of("retrieval")),
-                                ("Evaluation", keys_of("eval", basic=False)),
-                                ("Files that are scored", keys_of("formats")),
-                                ("Data and split", keys_of("data", without=FIXED_KEYS)),
-                                ("Where the steps run", keys_of("executor"))):
+            for title, keys in ((t("Model"), keys_of("model", basic=False)),
+                                (t("Training"), ["arms", *keys_of("train", basic=False, without=("train.preset",))]),
+                                (t("Looking up, of the grounded approach"), keys_of("retrieval")),
+                                (t("Evaluation"), keys_of("eval", basic=False)),
+                                (t("Files that are scored"), keys_of("formats")),
+                                (t("Data and split"), keys_of("data", without=FIXED_KEYS)),
+                                (t("Where the steps run"), keys_of("executor"))):
                 gr.HTML(Markup("<h4>{}</h4>").format(title))
                 with gr.Group(elem_classes="ab-group ab-grid"):
                     self.form.show(keys)
-        with gr.Accordion("Save these settings as a new project", open=False):
-            self.new_name = gr.Textbox(label="Name of the new project", info="It uses the same data file.")
-            self.save = gr.Button("Save as new project", size="sm")
+        with gr.Accordion(t("Save these settings as a new project"), open=False):
+            self.new_name = gr.Textbox(label=t("Name of the new project"), info=t("It uses the same data file."))
+            self.save = gr.Button(t("Save as new project"), size="sm")
 
     @property
     def notes(self) -> list[Any]:
@@ -134,7 +135,8 @@ def model_choices() -> list[tuple[str, str]]:
     here = {BASE_MODEL, *available_offline()}
     found = []
     for entry in CATALOG.values():
-        where = "on this computer" if here & {entry.name, entry.hub_id} else f"download {size(weight_bytes(entry))}"
+        where = t("on this computer") if here & {entry.name, entry.hub_id} else t("download {weight_bytes}",
+                                                                               weight_bytes=size(weight_bytes(entry)))
         found.append((f"{entry.name}  ·  {_billions(entry.parameters)}  ·  {where}", entry.name))
     return found
 
@@ -148,7 +150,7 @@ def preset_times(study: Study, config: StudyConfig) -> dict[str, str]:
         except AssistantBuilderError:
             continue
         if estimate is not None:
-            times[name] = f"about {rounded_duration(estimate.seconds)}" + ("" if estimate.complete else " to train")
+            times[name] = about_time(estimate.seconds, complete=estimate.complete)
     return times
 
 
@@ -208,22 +210,28 @@ def not_started(study: Study) -> bool:
 def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Markup:
     """The selected settings with the reason, and those that the user has changed since on the form."""
     machine = selection.after.machine
-    memory = f"{_needed(selection.after)} of the {size(selection.after.memory_bytes)} that are free on {machine.name}"
+    memory = t("{needed} of the {free} that are free on {machine}", needed=_needed(selection.after),
+               free=size(selection.after.memory_bytes), machine=translate_formatted(machine.name))
     if selection.changes:
-        title = f"Settings selected for {machine.name}"
-        chosen = ", ".join(f"{study_options()[key].title} {value} instead of {get_value(selection.before.config, key)}"
-                           for key, value in selection.changes.items())
-        reason = f"{chosen}. Training then needs {memory}; before the change it needed {_needed(selection.before)}."
+        title = t("Settings selected for {machine}", machine=translate_formatted(machine.name))
+        chosen = ", ".join(
+            t("{setting} {value} instead of {before}", setting=study_options()[key].title, value=value,
+              before=get_value(selection.before.config, key)) for key, value in selection.changes.items())
+        reason = t("{chosen}. Training then needs {memory}; before the change it needed {before}.", chosen=chosen,
+                   memory=memory, before=_needed(selection.before))
     else:
-        title = "The settings fit into memory" if _fits(selection.after) else "The project does not fit into memory"
-        reason = f"Training needs {memory}."
+        title = (t("The settings fit into memory") if _fits(selection.after) else
+                 t("The project does not fit into memory"))
+        reason = t("Training needs {memory}.", memory=memory)
     if selection.advice.method in ARMS:
         if selection.after.config.compares:
-            reason += f" Recommended: {label(selection.advice.method)}. {selection.advice.why}"
+            best = t("Recommended: {arm}.", arm=label(selection.advice.method))
+            reason += f" {best} {t(selection.advice.why)}"
         if not _fits(selection.after) and selection.after.qlora.fit != "no":
-            reason += f" {QLORA.label} fits alone: select it under Advanced → Arms."
+            reason += " " + t("{arm} fits alone: select it under Advanced → Arms.", arm=label(QLORA.name))
     differing = [study_options()[key].title for key, value in selection.changes.items() if get_value(now, key) != value]
-    remedy = f"You have changed: {', '.join(differing)}." if differing else "You can change these settings below."
+    remedy = (t("You have changed: {settings}.", settings=", ".join(differing)) if differing else
+              t("You can change these settings below."))
     return callout("info" if _fits(selection.after) else "warn", title, reason, remedy)
 
 

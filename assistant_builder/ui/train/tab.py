@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gradio.components import Component
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.i18n import N_, t
 from assistant_builder.models.remote_code import allow_code, code_needing_permission, is_allowed
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout, card, error_callout
@@ -45,16 +47,16 @@ from assistant_builder.ui.train.settings import TrainSettings, starting_config
 from assistant_builder.ui.train.view import command_lines, resources_table, run_panel, samples_card
 
 _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encoding="utf-8")
-_BELL = "Notify me when it is done"
-_TRUST = ("I have read the Python code of {} and allow it to run: in this run, and in chats and exports until the "
-          "server stops")
+_BELL = N_("Notify me when it is done")
+_TRUST = N_("I have read the Python code of {code} and allow it to run: in this run, and in chats and exports until "
+            "the server stops")
 
 
 class TrainTab:
     """Components of the tab; the caller has opened the ``gr.Tab``."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(needs_study("Training needs a project with its question–answer file."))
+        self.empty = gr.HTML(needs_study(t("Training needs a project with its question–answer file.")))
         with gr.Row(visible=False, elem_id="ab-train") as self.body:
             with gr.Column(scale=5, min_width=300):
                 self.settings = TrainSettings()
@@ -64,15 +66,15 @@ class TrainTab:
     def _watch(self) -> None:
         self.plan = gr.HTML(elem_classes="ab-plan")
         with gr.Row(elem_classes="ab-actions"):
-            self.pause = gr.Button("Pause", visible=False, elem_id="ab-pause")
-            self.bell = gr.Button(_BELL, visible=False, elem_id="ab-bell")
+            self.pause = gr.Button(t("Pause"), visible=False, elem_id="ab-pause")
+            self.bell = gr.Button(t(_BELL), visible=False, elem_id="ab-bell")
         self.now = gr.Checkbox(
-            False, label="Do not wait: run at the same time as the other projects, which slows all of them down",
+            False, label=t("Do not wait: run at the same time as the other projects, which slows all of them down"),
             visible=False, elem_id="ab-now",
         )
         self.trust = gr.Checkbox(False, visible=False, elem_id="ab-trust")
         self.replace = gr.Checkbox(
-            False, label="Replace results: run the changed steps again (all steps if nothing has changed)",
+            False, label=t("Replace results: run the changed steps again (all steps if nothing has changed)"),
             visible=False,
         )
         self.message = gr.HTML()
@@ -80,7 +82,7 @@ class TrainTab:
         self.plot = gr.Plot(show_label=False, visible=False, elem_id="ab-loss", elem_classes="ab-card")
         self.samples = gr.HTML(elem_id="ab-samples")
         self.resources = gr.HTML()
-        with gr.Accordion("Command line", open=False):
+        with gr.Accordion(t("Command line"), open=False):
             self.command = gr.Code(language="shell", show_label=False, interactive=False, wrap_lines=True)
 
     @property
@@ -127,15 +129,15 @@ class TrainTab:
         stopped, table = stopped_step(snapshot), resources_table(snapshot)
         phase, busy = start_phase(study), snapshot.busy
         refusal = start_refusal(study)
-        label = "Starting…" if phase == "starting" else START_LABELS[snapshot.state]
+        label = t("Starting…") if phase == "starting" else t(START_LABELS[snapshot.state])
         log = log_tail(study.log_file(stopped.step)) if stopped else ""
         return [gr.update(value=label, visible=not busy, interactive=phase != "starting"),
                 gr.update(visible=busy, value=pause_label(study)),
-                gr.update(visible=True) if busy else gr.update(visible=False, value=_BELL),
+                gr.update(visible=True) if busy else gr.update(visible=False, value=t(_BELL)),
                 gr.update(visible=True) if studies_ahead(study) and not busy else gr.update(visible=False, value=False),
                 gr.update(visible=snapshot.touched and not busy),
                 refusal + run_panel(snapshot, log, _time_remaining(snapshot)),
-                card("Resources used by training", table) if table else ""]
+                card(t("Resources used by training"), table) if table else ""]
 
     def _draw_plot(self, view: StudyView) -> Sequence[Any]:
         arms = view.snapshot.arms if view.snapshot else {}
@@ -156,7 +158,7 @@ class TrainTab:
         if study.state != "running" and not study.queued_behind:
             shown = contacts_note(config) + shown
         return [*self.settings.note_values(study, config), shown,
-                gr.update(visible=code is not None, value=trusted, label=_TRUST.format(code)),
+                gr.update(visible=code is not None, value=trusted, label=t(_TRUST, code=code)),
                 command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted)]
 
     # events
@@ -174,7 +176,8 @@ class TrainTab:
             [self.message, self.start, self.replace], api_visibility="private", show_progress_on=self.message,
         )
         self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
-        self.bell.click(None, None, self.bell, js=_NOTIFY)
+        self.bell.click(None, None, self.bell,
+                        js=_NOTIFY.replace("NOTIFIED", json.dumps(t("You will be notified while this page is open"))))
 
     def _ticked(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
         """Allow the code of the model on the form, and of no other model, until the server stops."""
@@ -190,7 +193,7 @@ class TrainTab:
             study = Study.open(name or "")
             return self._plan_values(study, self.form.read(shown, study.config), redo, now, trust)
         except ConfigError as error:
-            wrong = not_ready([PreflightIssue(error.what, "Correct it in the settings.")])
+            wrong = not_ready([PreflightIssue(error.what, t("Correct it in the settings."))])
             return [*[gr.skip()] * len(self.settings.notes), wrong, gr.skip(), gr.skip()]
         except AssistantBuilderError:
             return [gr.skip()] * len(self._plan_outputs)
@@ -199,16 +202,19 @@ class TrainTab:
         study = Study.open(name or "")
         if replace and state_of(study) == "damaged":
             start_run(study.name, redo=True, now=now)
-            return ["", gr.update(interactive=False, value="Starting…"), gr.update(value=False)]
+            return ["", gr.update(interactive=False, value=t("Starting…")), gr.update(value=False)]
         try:
             config = self.form.read(shown, study.config)
         except ConfigError as error:
-            return [callout("bad", "These settings are not valid", error.what, "Correct them and press Start again."),
+            return [callout("bad", t("These settings are not valid"), error.what,
+                            t("Correct them and press Start again.")),
                     gr.skip(), gr.skip()]
         code = code_needing_permission(config.model)
         if code is not None and not (trust and is_allowed(code.source)):
-            return [callout("bad", "The project was not started", f"The base model runs its own Python code: {code}.",
-                            "Read the code. To run it, select the checkbox that names it and press Start again."),
+            return [callout("bad", t("The project was not started"),
+                            t("The base model runs its own Python code: {code}.",
+                                                                  code=code),
+                            t("Read the code. To run it, select the checkbox that names it and press Start again.")),
                     gr.skip(), gr.skip()]
         result = run_preflight(study, config)
         if result.errors:
@@ -216,7 +222,7 @@ class TrainTab:
         refused = start_or_resume(study, config, replace=replace, now=now, trust=code is not None)
         if refused:
             return [refused, gr.skip(), gr.skip()]
-        return ["", gr.update(interactive=False, value="Starting…"), gr.update(value=False)]
+        return ["", gr.update(interactive=False, value=t("Starting…")), gr.update(value=False)]
 
 
 def _has_begun(study: Study) -> bool:

@@ -12,11 +12,11 @@ from markupsafe import Markup
 from assistant_builder.arms import label
 from assistant_builder.config import ModelConfig, StudyConfig, read_value
 from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import N_, localize, t, translate_formatted
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.template_preview import download_bytes
 from assistant_builder.ui.html import (
     arm_chip,
-    assistants,
     badge,
     bar,
     callout,
@@ -47,35 +47,39 @@ def _headline(snapshot: Snapshot, log: str, left: TimeRemaining | None) -> Marku
     stopped = stopped_step(snapshot)
     if snapshot.shown_state == "waiting":
         first, *more = map(title_of_study, snapshot.behind)
-        line = f"Project {first} is running." + (f" Then {', '.join(more)}." if more else "")
+        line = t("Project {name} is running.", name=first)
+        if more:
+            line += " " + t("Then {names}.", names=", ".join(more))
         return callout(
-            "info", f"Waiting: number {len(snapshot.behind)} in the queue",
-            f"{line} This project starts automatically, also if this page is closed.",
-            "To run the projects at the same time, which slows them down, leave the queue, select “Do not wait” and "
-            "press Start.")
+            "info", t("Waiting: number {behind} in the queue", behind=len(snapshot.behind)),
+            " ".join((line, t("This project starts automatically, also if this page is closed."))),
+            t("To run the projects at the same time, which slows them down, leave the queue, select “Do not wait” and "
+              "press Start."))
     if snapshot.state == "queued":
         count = len(snapshot.config.arms)
-        order = "The assistant is trained, then evaluated." if count == 1 else (
-            f"{assistants(count).capitalize()} are trained one after the other, then evaluated.")
-        return empty("Not trained yet", f"Choose a base model and a preset, then press Start. {order}")
+        order = (t("The assistant is trained, then evaluated.") if count == 1 else
+                 t("The assistants are trained one after the other, then evaluated."))
+        return empty(t("Not trained yet"), " ".join((t("Choose a base model and a preset, then press Start."), order)))
     if snapshot.state == "running":
         return _running(snapshot, left)
     if snapshot.state == "failed":
-        name = step_title(stopped.step) if stopped else "the run"
-        record = snapshot.error or {"what": f"{name} failed", "remedy": "See the log below"}
-        return join([error_callout(record), fold(f"Log of “{name}”", code(log), opened=True) if log else ""])
+        name = step_title(stopped.step) if stopped else t("the run")
+        record = snapshot.error or {"what": t("{name} failed", name=name), "remedy": t("See the log below")}
+        return join([error_callout(record),
+                     fold(t("Log of “{name}”", name=name), code(log), opened=True) if log else ""])
     if snapshot.state == "lost":
-        message = callout("warn", "The run was interrupted", "Its process ended without a result: the computer "
-                          "restarted, or the system ended it because memory ran out.",
-                          "Press “Resume” to continue from the last checkpoint.")
-        return message + (fold("End of the log", code(log)) if log else "")
+        message = callout("warn", t("The run was interrupted"),
+                          t("Its process ended without a result: the computer restarted, or the system ended it "
+                            "because memory ran out."),
+                          t("Press “Resume” to continue from the last checkpoint."))
+        return message + (fold(t("End of the log"), code(log)) if log else "")
     if snapshot.state == "cancelled" and not snapshot.touched:
-        return callout("info", "Removed from the queue before it started", "No step has run.",
-                       "Press “Resume” to queue the project again.")
+        return callout("info", t("Removed from the queue before it started"), t("No step has run."),
+                       t("Press “Resume” to queue the project again."))
     if snapshot.state == "cancelled":
-        return callout("warn", "Paused", "Everything is kept, including the last optimizer step. A resumed run ends "
-                       "with bit-for-bit the same assistants as an uninterrupted run.",
-                       "Press “Resume” at any time, also after a restart of the computer.")
+        return callout("warn", t("Paused"), t("Everything is kept, including the last optimizer step. A resumed run "
+                                           "ends with bit-for-bit the same assistants as an uninterrupted run."),
+                       t("Press “Resume” at any time, also after a restart of the computer."))
     return Markup("")
 
 
@@ -86,14 +90,18 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
         return Markup("")
     number = [step.step for step in snapshot.steps].index(record.step) + 1
     progress = snapshot.progress.get(record.step)
-    message = progress.message if progress and progress.message and not record.step.startswith("train-") else ""
-    message += f" (on {record.node})" if record.node else ""
-    remaining = "The remaining time is shown after training has started." if left is None else (
-        f"About {duration(left.seconds)} left for the project" + ("." if left.complete else ", plus the scoring.")
+    told = progress is not None and not record.step.startswith("train-")
+    message = translate_formatted(progress.message) if progress and told else ""
+    if record.node:
+        message += " " + t("(on {node})", node=record.node)
+    remaining = t("The remaining time is shown after training has started.") if left is None else (
+        t("About {time} left for the project.", time=duration(left.seconds)) if left.complete else
+        t("About {time} left for the project, plus the scoring.", time=duration(left.seconds))
     )
     meter = bar(progress.done / progress.total, step_title(record.step)) if progress and progress.total else ""
-    title = f"Step {number} of {len(snapshot.steps)}: {step_title(record.step)}"
-    cluster = link(snapshot.dashboard, "Dashboard of the cluster")
+    title = t("Step {number} of {steps}: {step_title}", number=number, steps=len(snapshot.steps),
+              step_title=step_title(record.step))
+    cluster = link(snapshot.dashboard, t("Dashboard of the cluster"))
     return Markup('<section class="ab-card ab-now"><strong>{}</strong><span>{} {}</span>{}<p>{}</p></section>').format(
         title, message, cluster, meter, remaining)
 
@@ -104,19 +112,22 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
     meter = Markup("")
     if last is not None:
         meter = bar(last["step"] / last["steps"], label(arm))
-        lines = [("Step", f"{last['step']} of {last['steps']}"), ("Epoch", f"{last['epoch']:.2f}"),
-                 ("Training loss", f"{last['loss']:.3f}"), *_validation(training),
-                 ("Speed", rate(last["tokens_per_second"])), ("Memory", size(last["memory_bytes"])),
-                 ("Learning rate", f"{last['learning_rate']:.2g}")]
+        lines = [(t("Step"), t("{part} of {whole}", part=last["step"], whole=last["steps"])),
+                 (t("Epoch"), localize(f"{last['epoch']:.2f}")),
+                 (t("Training loss"), localize(f"{last['loss']:.3f}")), *_validation(training),
+                 (t("Speed"), rate(last["tokens_per_second"])), (t("Memory"), size(last["memory_bytes"])),
+                 (t("Learning rate"), localize(f"{last['learning_rate']:.2g}"))]
     if training.step.state == "running":
         left = last.get("eta_seconds") if last else progress.eta_seconds if progress else None
-        lines += [("Elapsed", duration(elapsed(training.step))), ("Left", duration(left))]
+        lines += [(t("Elapsed"), duration(elapsed(training.step))), (t("Left"), duration(left))]
         if last is None:
-            lines.append(("Now", progress.message if progress and progress.message else "loading the base model"))
+            lines.append((t("Now"),
+                          translate_formatted(progress.message if progress and progress.message
+                                              else N_("loading the base model"))))
     elif training.step.state == "succeeded":
-        lines.append(("Took", duration(training.step.seconds)))
+        lines.append((t("Took"), duration(training.step.seconds)))
     if training.step.node is not None:
-        lines.append(("Node", training.step.node))
+        lines.append((t("Node"), training.step.node))
     rows = join(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in lines)
     return Markup('<section class="ab-card ab-arm ab-arm-{}"><header>{}{}</header>{}<dl>{}</dl></section>').format(
         arm, arm_chip(arm), badge(training.step.state), meter, rows
@@ -125,22 +136,24 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
 
 def _validation(training: ArmSnapshot) -> list[tuple[str, str]]:
     if not training.validations:
-        return [("Validation loss", "–")]
+        return [(t("Validation loss"), "–")]
     best = min(training.validations, key=lambda event: float(event["loss"]))
-    return [("Validation loss", f"{training.validations[-1]['loss']:.3f}"),
-            ("Best so far", f"{best['loss']:.3f} at step {best['step']}")]
+    return [(t("Validation loss"), localize(f"{training.validations[-1]['loss']:.3f}")),
+            (t("Best so far"), t("{loss:.3f} at step {step}", loss=best["loss"], step=best["step"]))]
 
 
 def model_note(model: ModelConfig) -> str:
     """Description of a base model, and whether it must be downloaded; empty for a local one outside of the catalog."""
     entry, needed = CATALOG.get(model.base), download_bytes(model)
-    download = "" if needed == 0 else "It is downloaded from the hub first" + (
-        "." if needed is None else f": {size(needed)}.")
+    download = ("" if needed == 0 else t("It is downloaded from the hub first.") if needed is None else
+                t("It is downloaded from the hub first: {size}.", size=size(needed)))
     if entry is None:
         return download
-    terms = " (its terms must be accepted on the hub)" if entry.gated else ""
-    return (f"Good for {entry.good_for}. {count(entry.parameters / 1e6)} million parameters, context length "
-            f"{count(entry.context_length)} tokens, licence {entry.licence}{terms}. {download}").strip()
+    terms = t("Its terms must be accepted on the hub.") if entry.gated else ""
+    about = t("Good for {use}. {parameters} million parameters, context length {tokens} tokens, licence {licence}.",
+              use=t(entry.good_for), parameters=count(entry.parameters / 1e6), tokens=count(entry.context_length),
+              licence=entry.licence)
+    return " ".join(filter(None, (about, terms, download)))
 
 
 def resources_table(snapshot: Snapshot) -> Markup:
@@ -152,7 +165,8 @@ def resources_table(snapshot: Snapshot) -> Markup:
          done["compute_dtype"])
         for arm, training in snapshot.arms.items() if (done := training.summary) is not None
     ]
-    headers = ("", "Base", "Adapter", "Peak memory", "Time", "Speed", "Trained parameters", "Compute dtype")
+    headers = ("", t("Base"), t("Adapter"), t("Peak memory"), t("Time"), t("Speed"), t("Trained parameters"),
+               t("Compute dtype"))
     return table(headers, rows, numeric=range(1, 7)) if rows else Markup("")
 
 
@@ -163,7 +177,8 @@ def command_lines(name: str, config: StudyConfig, *, source: str = "", redo: boo
     flags = [*(["--redo"] if redo else []), *(["--now"] if now else []), *trusted]
     button = shlex.join(["assistant-builder", "run", name, *flags])
     from_file = ["assistant-builder", "run", source or "FILE", "--name", name, *_settings(config), *trusted]
-    return f"{button}\n\n# the same from the data file\n{shlex.join(from_file)}"
+    same = t("the same from the data file")
+    return f"{button}\n\n# {same}\n{shlex.join(from_file)}"
 
 
 def _settings(config: StudyConfig) -> list[str]:
@@ -199,8 +214,8 @@ def _yaml(key: str, value: Any) -> str:
 
 
 _EXPLANATION = (
-    "Answers to validation questions, never to test questions, at every validation. They illustrate the progress of "
-    "training; the evaluation decides."
+    N_("Answers to validation questions, never to test questions, at every validation. They illustrate the progress "
+       "of training; the evaluation decides.")
 )
 
 
@@ -216,20 +231,21 @@ def samples_card(arms: Mapping[str, ArmSnapshot]) -> Markup:
         return Markup("")
     folds: list[Markup] = []
     for row, event in asked.items():
-        reference = Markup('<p class="ab-sample-ref"><b>Reference</b> <bdi dir="auto">{}</bdi></p>').format(
-            event["reference"])
+        reference = Markup('<p class="ab-sample-ref"><b>{}</b> <bdi dir="auto">{}</bdi></p>').format(
+            t("Reference"), event["reference"])
         steps = (_step(step, found, list(arms)) for step, found in sorted(answers[row].items(), reverse=True))
         question = Markup('<bdi dir="auto">{}</bdi>').format(event["question"])
         folds.append(fold(question, join([reference, *steps]), opened=not folds))
-    return card("Sample answers", Markup('<p class="ab-ready-note">{}</p>').format(_EXPLANATION), *folds)
+    return card(t("Sample answers"), Markup('<p class="ab-ready-note">{}</p>').format(t(_EXPLANATION)), *folds)
 
 
 def _step(step: int, answers: Mapping[str, str], arms: list[str]) -> Markup:
     cells = join(
         Markup('<div class="ab-sample ab-arm-{}">{}{}</div>').format(
             arm, arm_chip(arm),
-            Markup('<p dir="auto">{}</p>').format(answers[arm] or Markup("<i>(empty)</i>")) if arm in answers else
-            Markup('<p class="ab-none">not trained to this step yet</p>'))
+            Markup('<p dir="auto">{}</p>').format(answers[arm] or Markup("<i>{}</i>").format(t("(empty)")))
+            if arm in answers else
+            Markup('<p class="ab-none">{}</p>').format(t("not trained to this step yet")))
         for arm in arms
     )
-    return Markup('<h4>After step {}</h4><div class="ab-samples">{}</div>').format(step, cells)
+    return Markup('<h4>{}</h4><div class="ab-samples">{}</div>').format(t("After step {step}", step=step), cells)

@@ -1,0 +1,238 @@
+"""The languages of the page: message catalogs, the language of a request, and numbers in it.
+
+Messages are written in English where they are shown, as ``t("{rows} rows", rows=12)``, and looked up in the catalog of
+the current language: ``LANGUAGE.po`` beside this module. Placeholders are named. ``docs/languages.md`` says how to add
+a language. The language belongs to the current context; without :func:`use_language` it is English, so that files,
+reports and the command line are English.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gettext
+import io
+import re
+import string
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import EscapeFormatter, Markup
+
+from assistant_builder.i18n.catalog import compile_catalog, read_catalog
+
+ENGLISH = "en"
+"""The language of the messages in the code."""
+FOLDER = Path(__file__).parent
+"""Folder of the catalogs."""
+_RIGHT_TO_LEFT = frozenset(("ar", "ckb", "dv", "fa", "he", "ps", "sd", "ug", "ur", "yi"))
+_current: ContextVar[str] = ContextVar("language", default=ENGLISH)
+
+
+@functools.cache
+def languages() -> dict[str, str]:
+    """Every language by its code, with its own name; English first."""
+    found = {path.stem: path for path in sorted(FOLDER.glob("*.po"))}
+    return {ENGLISH: "English", **{code: _catalog(code).pgettext("language", "English") for code in found}}
+
+
+@functools.cache
+def _catalog(language: str) -> gettext.NullTranslations:
+    path = FOLDER / f"{language}.po"
+    if language == ENGLISH or not path.is_file():
+        return gettext.NullTranslations()
+    return gettext.GNUTranslations(io.BytesIO(compile_catalog(path.read_text(encoding="utf-8"))))
+
+
+def language() -> str:
+    """The code of the current language."""
+    return _current.get()
+
+
+def direction() -> str:
+    """The direction of the current language: ``ltr`` or ``rtl``."""
+    return "rtl" if language().partition("-")[0] in _RIGHT_TO_LEFT else "ltr"
+
+
+@contextlib.contextmanager
+def use_language(code: str) -> Iterator[None]:
+    """Set the current language within the block."""
+    before = _current.set(code)
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
+def negotiate(accepted: str) -> str:
+    """The language of an ``Accept-Language`` header: of those that exist the one with the highest weight."""
+    wanted = []
+    for entry in accepted.split(","):
+        tag, _, parameter = entry.strip().partition(";")
+        name, _, weight = parameter.strip().partition("=")
+        try:
+            quality = float(weight) if name.strip() == "q" else 1.0
+        except ValueError:
+            continue
+        if quality > 0:
+            wanted.append((quality, tag.strip().lower().replace("_", "-")))
+    offered = {code.lower(): code for code in languages()}
+    for _, tag in sorted(wanted, key=lambda each: -each[0]):
+        while tag:  # de-AT, then de
+            if tag in offered:
+                return offered[tag]
+            tag = tag.rpartition("-")[0]
+    return ENGLISH
+
+
+def t(message: str, /, **values: Any) -> str:
+    """A message in the current language; numbers among the values are written as the language does."""
+    return _format(_catalog(language()).gettext(message) if message else "", values)
+
+
+def tn(one: str, many: str, count: int, /, **values: Any) -> str:
+    """A message about a number of things, for ``{count}`` with separators: ``{count} row``, ``{count} rows``."""
+    return _format(_catalog(language()).ngettext(one, many, count), {"count": localize(f"{count:,}"), **values})
+
+
+def tc(context: str, message: str, /, **values: Any) -> str:
+    """A message whose translation depends on where it is used, which ``context`` says."""
+    return _format(_catalog(language()).pgettext(context, message), values)
+
+
+def tm(message: str, /, **values: Any) -> Markup:
+    """A message with HTML in it; the values are escaped."""
+    text = _catalog(language()).gettext(message)
+    return Markup(_MarkupFormatter(Markup.escape).vformat(text, (), values) if values else text)
+
+
+def N_(message: str) -> str:  # noqa: N802 - the name by which gettext knows it
+    """Mark a message for the catalogs where it is defined; it is translated by :func:`t` where it is used."""
+    return message
+
+
+class _Formatter(string.Formatter):
+    """``str.format`` with numbers as the current language writes them."""
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        text = super().format_field(value, format_spec)
+        return localize(text) if isinstance(value, (int, float)) and not isinstance(value, bool) else text
+
+
+class _MarkupFormatter(EscapeFormatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        text = super().format_field(value, format_spec)
+        return localize(text) if isinstance(value, (int, float)) and not isinstance(value, bool) else text
+
+
+def _format(text: str, values: Mapping[str, Any]) -> str:
+    return _Formatter().vformat(text, (), values) if values else text
+
+
+_LEAST_LETTERS = 8
+"""Letters that a message must have besides its placeholders to be recognized by :func:`translate_formatted`."""
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A message with placeholders: the texts between them, and the form with a number if it has several."""
+
+    message: str
+    texts: tuple[str, ...]
+    names: tuple[str, ...]
+    forms: tuple[str, str] | None
+
+    def values(self, text: str) -> dict[str, str] | None:
+        """The values with which the message was formatted as ``text``; None if it was not."""
+        if not text.startswith(self.texts[0]) or not text.endswith(self.texts[-1]):
+            return None
+        place = len(self.texts[0])
+        found: dict[str, str] = {}
+        for number, (name, following) in enumerate(zip(self.names, self.texts[1:], strict=True), start=1):
+            end = text.find(following, place) if number < len(self.names) else len(text) - len(following)
+            value = text[place:end]
+            if end < place or found.setdefault(name, value) != value:
+                return None
+            place = end + len(following)
+        return found if place == len(text) else None
+
+
+@functools.cache
+def _templates(language: str) -> tuple[_Template, ...]:
+    """The messages of a catalog that have placeholders, the longest first."""
+    found = []
+    for context, one, many in read_catalog((FOLDER / f"{language}.po").read_text(encoding="utf-8")):
+        for message in filter(None, (one, many)):
+            parts = [(text, name) for text, name, _,
+                     _ in string.Formatter().parse(message)] if "%{" not in message else []
+            names = tuple(name for _, name in parts if name is not None)
+            if context or not names or sum(map(str.isalpha, "".join(text for text, _ in parts))) < _LEAST_LETTERS:
+                continue
+            texts = tuple(text for text, _ in parts) + (() if parts[-1][1] is None else ("",))
+            found.append(_Template(message, texts, names, (one, many) if many else None))
+    return tuple(sorted(found, key=lambda template: -len("".join(template.texts))))
+
+
+def translate_formatted(text: str) -> str:
+    """A text that was formatted in English, such as a finding or an error in a file, in the current language.
+
+    Files are in English, because others read them too. The text is recognized by the messages of the catalog, as a
+    whole or sentence by sentence; what is not recognized stays as it is.
+    """
+    return text if language() == ENGLISH or not text else _translate_formatted(text, language())
+
+
+@functools.lru_cache(maxsize=4096)
+def _translate_formatted(text: str, language: str, depth: int = 2) -> str:
+    known = _catalog(language).gettext(text)
+    if known != text or depth == 0:
+        return known
+    for template in _templates(language):
+        values = template.values(text)
+        if values is not None:
+            return _filled(template, values, language, depth - 1)
+    if text[:1].isupper() and text[1:2].islower():
+        lower = text[0].lower() + text[1:]
+        if (found := _translate_formatted(lower, language, depth)) != lower:
+            return found[0].upper() + found[1:]
+    if text.endswith(".") and (found := _translate_formatted(text[:-1], language, depth)) != text[:-1]:
+        return f"{found}."
+    sentences = re.split(r"(?<=[.!?]) (?=[A-Z“])", text)
+    return text if len(sentences) == 1 else " ".join(_translate_formatted(each, language, depth) for each in sentences)
+
+
+def _filled(template: _Template, values: Mapping[str, str], language: str, depth: int) -> str:
+    """The translation of a message with values that are texts."""
+    catalog, number = _catalog(language), values.get("count", "").replace(",", "")
+    translated = (catalog.ngettext(*template.forms, int(number) if number.isdecimal() else 2) if template.forms else
+                  catalog.gettext(template.message))
+    shown = {name: localize(value) if re.fullmatch(r"[\d,]*\d(\.\d+)?%?", value) else
+             _translate_formatted(value, language, depth) for name, value in values.items()}
+    return re.sub(r"\{(\w+)[^{}]*\}", lambda match: shown[match[1]], translated)
+
+
+def separators() -> tuple[str, str]:
+    """The separator of thousands and the decimal one, from the sample number in the catalog."""
+    return _separators(language())
+
+
+@functools.cache
+def _separators(language: str) -> tuple[str, str]:
+    sample = re.fullmatch(r"1(\D?)234(\D)5", _catalog(language).pgettext("number", "1,234.5"))
+    return (sample[1], sample[2]) if sample else (",", ".")
+
+
+def localize(number: str) -> str:
+    """A number in English notation (``1,234.5``) in that of the current language."""
+    thousands, decimal = separators()
+    if (thousands, decimal) == (",", "."):
+        return number
+    return number.translate({ord(","): thousands, ord("."): decimal})
+
+
+def percentage(number: str) -> str:
+    """A number that was written by :func:`localize` with a percent sign, as the current language sets it."""
+    return tc("number", "{number}%", number=number)
