@@ -132,7 +132,8 @@ def _optional(path: Path) -> dict[str, Any]:
 
 PROMISE = N_("Turn your questions and answers into an assistant, and see how good it is.")
 _STEPS = (N_("Upload a spreadsheet"), N_("Train"), N_("See how good it is"), N_("Chat"), N_("Use it"))
-_STUDY_ACTIONS = (("rename", N_("Rename")), ("duplicate", N_("Duplicate")), ("delete", N_("Delete")))
+_STUDY_ACTIONS = (("rename", N_("Rename"), N_("Rename {name}")), ("duplicate", N_("Duplicate"), N_("Duplicate {name}")),
+                  ("delete", N_("Delete"), N_("Delete {name}")))
 
 
 def study_list_view(studies: StudyList, now: float) -> Markup:
@@ -195,11 +196,12 @@ def _card(entry: StudySummary, now: float) -> Markup:
     """A study; all of the card is its link, apart from the buttons."""
     pairs = tn("{count} training pair", "{count} training pairs", entry.pairs) if entry.pairs else ""
     facts = " · ".join(text for text in (entry.model, pairs, t("changed {ago}", ago=ago(now - entry.changed))) if text)
-    menu = join(_button(action, entry.name, t(word), f"{t(word)}: {entry.title}") for action, word in _STUDY_ACTIONS)
+    menu = join(_button(action, entry.name, t(word), t(described, name=entry.title))
+                for action, word, described in _STUDY_ACTIONS)
     described = t("Open {name}, {state}", name=entry.title, state=state_label(entry.state))
     body = [Markup('<p class="ab-facts">{}</p>').format(facts)]
-    buttons = [Markup('<details class="ab-menu"><summary aria-label="More for {}">⋯</summary><div>{}</div></details>')
-               .format(entry.title, menu)]
+    buttons = [Markup('<details class="ab-menu"><summary aria-label="{}">⋯</summary><div>{}</div></details>')
+               .format(t("More for {name}", name=entry.title), menu)]
     if entry.progress is not None:
         title, share = entry.progress
         body.append(Markup("<p>{}, {:.0%}</p>{}").format(title, share, bar(share, f"{entry.title}: {title}")))
