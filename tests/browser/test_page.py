@@ -137,10 +137,10 @@ def test_a_study_is_created_from_a_file_and_survives_a_reload(page: Page, site: 
     expect(page.locator("#ab-rejected")).to_contain_text("the question is empty")
     expect(page.locator("#ab-preview")).to_contain_text("What is the height of tower 2?")
     expect(page.get_by_role("heading", name="Split", exact=True)).to_be_visible()
-    assert page.locator("#ab-name input, #ab-name textarea").input_value() == "tower-heights"
+    assert page.locator("#ab-name input, #ab-name textarea").input_value() == "Tower Heights"
     expect(page.locator("#ab-create")).to_be_in_viewport(ratio=1)
     page.locator("#ab-create").click()
-    expect(page.locator("#ab-strip")).to_contain_text("tower-heights")
+    expect(page.locator("#ab-strip")).to_contain_text("Tower Heights")
     expect(page.get_by_role("tab", name="Train", selected=True)).to_be_visible()
     expect(page.get_by_role("button", name="Train it")).to_be_hidden()
     page.get_by_role("tab", name="Data").click()
@@ -149,7 +149,7 @@ def test_a_study_is_created_from_a_file_and_survives_a_reload(page: Page, site: 
     expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
     page.wait_for_function("location.search.includes('study=tower-heights&tab=train')")
     page.reload()
-    expect(page.locator("#ab-strip")).to_contain_text("tower-heights")
+    expect(page.locator("#ab-strip")).to_contain_text("Tower Heights")
     expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
 
 
