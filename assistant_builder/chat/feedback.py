@@ -27,7 +27,7 @@ from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.i18n import N_, localize, t
+from assistant_builder.i18n import localize, t
 from assistant_builder.study import Study
 
 Record = TypeVar("Record")
@@ -223,10 +223,10 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
         DataError: Question or answer is empty, or the answer is the assistant's own.
     """
     question, answer = question.strip(), answer.strip()
-    empty = [name for name, text in ((N_("question"), question), (N_("better answer"), answer)) if not text]
-    if empty:
-        raise DataError(t("the {parts} is empty", parts=t(" and ").join(map(t, empty))),
-                        where="correction", remedy=t("Enter a question and the correct answer"))
+    if not (question and answer):
+        what = t("the question is empty") if answer else t("the better answer is empty") if question else t(
+            "the question and the better answer are empty")
+        raise DataError(what, where="correction", remedy=t("Enter a question and the correct answer"))
     if answer == wrong.strip():
         raise DataError(t("the better answer is identical to the assistant's answer"), where="correction",
                         remedy=t("Enter the correct answer"))

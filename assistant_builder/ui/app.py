@@ -234,7 +234,7 @@ def _follow(demo: gr.Blocks, picker: gr.Dropdown, home_button: gr.Button, tabs: 
     quiet = {**QUIET, "queue": False}
     refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
     return_button = gr.Button("Return", visible="hidden", elem_id=_RETURN_ID)
-    titles = json.dumps({"": t("New study"), **{tab.name: tab.title for tab in TABS.values()}}, ensure_ascii=False)
+    titles = json.dumps({"": t("New project"), **{tab.name: tab.title for tab in TABS.values()}}, ensure_ascii=False)
     # Before the page has read its URL, the tab that opens first must not write itself into it.
     demo.load(arrive, None, [*outputs, *place], **quiet).then(
         None, [picker, opened_tab], None,

@@ -70,7 +70,7 @@ def read_config_everywhere(folder: Path) -> None:
     ends_well(lambda: local_model_folder(ModelConfig(base=str(folder))))
     ends_well(lambda: max_pair_tokens(folder, 128))
     ends_well(lambda: load_architecture.architecture_from_folder(folder))
-    ends_well(lambda: merged._config(read_json(folder / "config.json")))
+    ends_well(lambda: merged.checkpoint_config(read_json(folder / "config.json")))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3_moe"])

@@ -206,17 +206,17 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
     shown = tick_of(tab._plan_values(study, study.config))
     assert shown["visible"] and not shown["value"]
     assert f"{base} (configuration_own.py, modeling_own.py)" in shown["label"]
-    assert "The study was not started" in press_start(tab, study, False) and started == []
-    assert "The study was not started" in press_start(tab, study, True) and started == []  # nobody has ticked it
+    assert "The project was not started" in press_start(tab, study, False) and started == []
+    assert "The project was not started" in press_start(tab, study, True) and started == []  # nobody has ticked it
 
     values = tab.form.values(study.config)
     assert tick_of(tab._ticked("own", False, False, True, *values))["value"]
     elsewhere = study.config.with_changes({"model.base": str(other)})
     shown = tick_of(tab._changed("own", False, False, True, *tab.form.values(elsewhere)))
     assert shown["visible"] and not shown["value"] and str(other) in shown["label"]
-    assert "The study was not started" in press_start(tab, study, True, elsewhere) and started == []
+    assert "The project was not started" in press_start(tab, study, True, elsewhere) and started == []
     assert press_start(tab, study, True) == "" and started == [True]
-    assert "The study was not started" in press_start(tab, study, False) and started == [True]  # for that run alone
+    assert "The project was not started" in press_start(tab, study, False) and started == [True]  # for that run alone
 
     plain = new_study("plain")
     assert not tick_of(tab._plan_values(plain, plain.config))["visible"]

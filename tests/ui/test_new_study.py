@@ -47,7 +47,7 @@ def loaded(form: NewStudyForm, file: Path) -> tuple[dict[str, Any], list[Any]]:
 def test_columns_are_guessed_and_asked_about(form: NewStudyForm, file: Path) -> None:
     shown, values = loaded(form, file)
     assert shown["mapping"] == {"question": "Kundenfrage / Wunsch", "answer": "Unsere Antwort"}
-    assert "40 of 40 rows can be used" in shown["brief"] and shown["name"] == "krumm-linde"
+    assert "40 of 40 rows can be used" in shown["brief"] and shown["name"] == "Krumm & Linde"
     everything = form._load_file(str(file), *values)
     note = everything[len(OUTPUTS) + 1]
     assert "Is “Kundenfrage / Wunsch” the question and “Unsere Antwort” the answer?" in note

@@ -48,8 +48,8 @@ def parts_of(plan: Plan) -> dict[str, str]:
 
 _FITS: dict[Fit, str] = {"room": N_("fits"), "tight": N_("barely fits"), "no": N_("does not fit")}
 _VERDICTS: dict[str, tuple[Tone, str]] = {
-    LORA.name: ("good", N_("Train Full (LoRA, 16-bit)")),
-    QLORA.name: ("info", N_("Train Compact (QLoRA, 4-bit)")),
+    LORA.name: ("good", N_("Train {assistant}")),
+    QLORA.name: ("info", N_("Train {assistant}")),
     "neither": ("bad", N_("This does not fit")),
 }
 
@@ -62,7 +62,8 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
         t("Both fit. This project trains only one, so it compares nothing: select both under Arms in the settings of "
           "the Train tab."))
     remedy = " ".join(map(t, advice.remedies)) or both
-    title = t("{verdict} on {machine}", verdict=t(found), machine=translate_formatted(plan.machine.name))
+    title = t("{verdict} on {machine}", verdict=t(found, assistant=label(advice.method)),
+              machine=translate_formatted(plan.machine.name))
     return callout(tone, title, t(advice.why), remedy)
 
 
