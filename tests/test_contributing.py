@@ -45,7 +45,8 @@ from safetensors.numpy import save_file
 from assistant_builder.export_formats import EXPORT_FORMATS
 entry = EXPORT_FORMATS["npz"]
 assert entry.cell("qlora") == "Q4" and entry.cell("lora") == "L16"
-assert "adapter|merged|prequantized|gguf|npz" in help_of("export") and entry.explanation in " ".join(help_of("export").split())
+text = " ".join(help_of("export").split())
+assert "adapter|merged|prequantized|gguf|npz" in text and entry.explanation in text
 folder = Path(tempfile.mkdtemp())
 (folder / "adapter").mkdir()
 save_file({"a": np.arange(3, dtype=np.float32)}, folder / "adapter" / "adapter_model.safetensors")
