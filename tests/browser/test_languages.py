@@ -64,5 +64,5 @@ def test_a_chosen_language_stays_and_does_not_reach_open_windows(german: Browser
     second.reload()
     expect(second.locator("#ab-welcome")).to_contain_text("Nouveau projet avec mon fichier")
     first.get_by_role("button", name="Neues Projekt aus meiner Datei").click()
-    expect(first.locator("#ab-strip")).to_contain_text("Laden Sie eine Datei mit Fragen und Antworten hoch")
+    expect(first.locator("#ab-strip")).to_contain_text("Laden Sie Ihre Fragen und Antworten hoch")
     expect(first.locator("#ab-file")).to_contain_text("Datei")
