@@ -5,6 +5,7 @@
 # make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment
 # make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
+# make slow   the walk of a user with a spreadsheet, and all that the documentation trains, half an hour
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
 # make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)
@@ -26,7 +27,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test check bench soak coverage pictures cluster gpu docs messages
+.PHONY: demo study-full app test check bench soak coverage pictures cluster slow gpu docs messages
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -53,6 +54,9 @@ check: $(READY_DEV)
 
 cluster: $(READY_DEV)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest -m cluster $(ARGS)
+
+slow: $(READY_DEV)
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest -m slow $(ARGS)
 
 # no case chosen (exit 5, as with ARGS='-k nothing') is no failure of the machine
 gpu: $(READY_DEV)

@@ -14,7 +14,7 @@ from assistant_builder.models import bundled
 from assistant_builder.study import Study
 from tests.browser.serving import Site, free_port, serving
 
-pytestmark = [pytest.mark.browser, pytest.mark.train, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(3000)]
 MINUTES = 60_000.0
 NURSERY = (  # question, answer; every answer occurs once
     ("Wann öffnet die Gärtnerei am Samstag?", "Samstags öffnen wir um 8:30 Uhr und schließen um 14 Uhr."),
@@ -90,10 +90,11 @@ def test_from_a_spreadsheet_to_a_useful_answer_and_a_correction(
     click(page.locator("#ab-create"))
     expect(page.locator("#ab-strip")).to_contain_text("Grün")  # gradio leaves the ampersand out of a file's name
     study = only_study(walk_site, ())
-    # so that a test run trains one assistant, and scores what the walk looks at
+    # so that a test run trains one assistant, for a few steps, and scores what the walk looks at
     study.write_config(study.config.with_changes({
-        "arms": ["lora"], "eval.cells": ["B16", "L16"], "eval.retention": False, "eval.noise_floor": False,
-        "eval.fidelity": False, "formats.types": []}))
+        "arms": ["lora"], "train.preset": "custom", "train.max_steps": 24, "train.evaluations": 1,
+        "eval.cells": ["B16", "L16"], "eval.retention": False, "eval.noise_floor": False, "eval.fidelity": False,
+        "formats.types": []}))
     page.goto(f"{walk_site.url}?study={study.name}&tab=train")
     page.wait_for_function("window.abArrived")
     click(page.locator("#ab-start"), 3 * MINUTES)

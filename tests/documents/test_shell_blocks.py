@@ -81,8 +81,8 @@ def test_block_runs(block: Block, folder: Path) -> None:
     run(block, folder)
 
 
-@pytest.mark.train
-@pytest.mark.timeout(1200)
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_blocks_that_train_run_on_a_tiny_base(folder: Path, home: Path, bundled_models: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base(folder / "my-model")
