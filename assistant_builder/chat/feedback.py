@@ -345,8 +345,9 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, lo
 
     ``longer`` doubles the epochs, for corrections that the training data have already.
 
+    ``name`` is a study name, or a title, from which the name is made.
+
     Raises:
-        ConfigError: The name is invalid.
         StudyError: A study of that name exists, or the data file of the corrected study is missing.
     """
     source, config = study.source, study.config
@@ -366,8 +367,7 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, lo
         columns = {**config.data.columns, **{role: name for role, name in roles.columns.items() if name}}
         mapping = append_pairs(
             kept, [(found.question, found.answer) for found in plan.trained], corrected, columns, splits=splits)
-        tree = config.model_dump(mode="json")
-        tree["name"] = name.strip()
+        tree = (config.named(name) if name.strip() else config).model_dump(mode="json")
         tree["data"] |= {
             "source": corrected.name, "columns": mapping,
             "max_train": None, "max_heldout": None,  # the split is already sampled

@@ -19,7 +19,7 @@ from assistant_builder.chat.feedback import (
 )
 from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.data.similarity import casefold_normalize
-from assistant_builder.errors import ConfigError, DataError, StudyError
+from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study
 from assistant_builder.ui.evaluate.item_filters import parent_study
 from tests.synthetic_study import LARGE, SMALL, new_study, with_data
@@ -119,13 +119,13 @@ def test_too_few_remaining_held_out_questions_are_rejected(study: Study) -> None
         plan_retraining(study, [], drop_heldout=True)
 
 
-def test_an_existing_or_invalid_name_is_rejected(study: Study) -> None:
+def test_an_existing_name_is_rejected_and_a_title_makes_one(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
     plan = plan_retraining(study, read_corrections(study), drop_heldout=True)
     with pytest.raises(StudyError, match="already exists"):
         create_retraining_study(study, plan, study.name)
-    with pytest.raises(ConfigError):
-        create_retraining_study(study, plan, "No Name!")
+    made = create_retraining_study(study, plan, "Grün & Söhne (corrected)")
+    assert (made.name, made.title) == ("gruen-soehne-corrected", "Grün & Söhne (corrected)")
 
 
 def test_the_new_study_records_its_origin(study: Study) -> None:
