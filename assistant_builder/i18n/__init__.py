@@ -1,7 +1,7 @@
 """The languages of the page: message catalogs, the language of a request, and numbers in it.
 
 Messages are written in English where they are shown, as ``t("{rows} rows", rows=12)``, and looked up in the catalog of
-the current language: ``LANGUAGE.po`` beside this module. Placeholders are named. ``docs/languages.md`` says how to add
+the current language: ``LANGUAGE.po`` next to this module. Placeholders are named. ``docs/languages.md`` says how to add
 a language. The language belongs to the current context; without :func:`use_language` it is English, so that files,
 reports and the command line are English.
 """
@@ -18,11 +18,12 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import EscapeFormatter, Markup
 
-from assistant_builder.i18n.catalog import compile_catalog, read_catalog
+if TYPE_CHECKING:
+    from babel.messages.catalog import Catalog
 
 ENGLISH = "en"
 """The language of the messages in the code."""
@@ -39,12 +40,24 @@ def languages() -> dict[str, str]:
     return {ENGLISH: "English", **{code: _catalog(code).pgettext("language", "English") for code in found}}
 
 
+def read_catalog(language: str) -> Catalog:
+    """The catalog of a language other than English."""
+    from babel.messages.pofile import read_po
+
+    with (FOLDER / f"{language}.po").open("rb") as file:
+        return read_po(file)
+
+
 @functools.cache
 def _catalog(language: str) -> gettext.NullTranslations:
-    path = FOLDER / f"{language}.po"
-    if language == ENGLISH or not path.is_file():
+    if language == ENGLISH or not (FOLDER / f"{language}.po").is_file():
         return gettext.NullTranslations()
-    return gettext.GNUTranslations(io.BytesIO(compile_catalog(path.read_text(encoding="utf-8"))))
+    from babel.messages.mofile import write_mo
+
+    compiled = io.BytesIO()
+    write_mo(compiled, read_catalog(language))
+    compiled.seek(0)
+    return gettext.GNUTranslations(compiled)
 
 
 def language() -> str:
@@ -164,12 +177,13 @@ class _Template:
 def _templates(language: str) -> tuple[_Template, ...]:
     """The messages of a catalog that have placeholders, the longest first."""
     found = []
-    for context, one, many in read_catalog((FOLDER / f"{language}.po").read_text(encoding="utf-8")):
+    for entry in read_catalog(language):
+        one, many = map(str, entry.id) if isinstance(entry.id, list | tuple) else (str(entry.id), "")
         for message in filter(None, (one, many)):
             parts = [(text, name) for text, name, _,
                      _ in string.Formatter().parse(message)] if "%{" not in message else []
             names = tuple(name for _, name in parts if name is not None)
-            if context or not names or sum(map(str.isalpha, "".join(text for text, _ in parts))) < _LEAST_LETTERS:
+            if entry.context or not names or sum(map(str.isalpha, "".join(text for text, _ in parts))) < _LEAST_LETTERS:
                 continue
             texts = tuple(text for text, _ in parts) + (() if parts[-1][1] is None else ("",))
             found.append(_Template(message, texts, names, (one, many) if many else None))

@@ -144,7 +144,7 @@ def _read_events(path: Path, seen: str) -> list[dict[str, Any]]:
 def study_report(study: Study) -> dict[str, Any] | None:
     """report.json, cached until the file changes; callers must not modify it.
 
-    None as well for the report of an earlier release that lacks what the page shows: to score again mends it.
+    None as well if it is of an earlier release and lacks what the page shows; “Re-create report” writes a new one.
     """
     path = study.folder / "report.json"
     report = _report(path, stamp([path])) if path.exists() else None

@@ -1,4 +1,4 @@
-"""The documentation site: it asks no other host, and its search answers what a stranger asks."""
+"""The documentation site: it asks no other host, and its search answers what a new user asks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUESTIONS = {
     "fail ci": "report.html#a-gate-for-ci",
     "train.learning_rate": "configuration.html#train",
 }
-"""What a stranger types → the section with the answer, which has to be shown under one of the first three pages."""
+"""What a new user types → the section with the answer, which has to be shown under one of the first three pages."""
 SHOWN = """items => items.slice(0, 3).flatMap(item => [...item.querySelectorAll('a')].slice(0, 3)
   .map(link => new URL(link.href)).map(link => link.pathname.slice(1) + link.hash))"""
 
@@ -57,7 +57,7 @@ def test_no_page_asks_another_host(page: Page, url: str) -> None:
         assert not page.locator("article p", has_text="| ---").count(), "a table is not rendered"
 
 
-def test_search_finds_the_answers_of_a_stranger(page: Page, url: str) -> None:
+def test_search_finds_what_a_new_user_asks(page: Page, url: str) -> None:
     page.goto(url)
     query = page.locator("input[name=query]")
     missed = {}
@@ -65,7 +65,7 @@ def test_search_finds_the_answers_of_a_stranger(page: Page, url: str) -> None:
         query.fill("")
         query.press_sequentially(question)
         shown: list[str] = []
-        for _ in range(50):  # results are drawn anew after each letter
+        for _ in range(50):  # results are drawn again after each letter
             page.wait_for_timeout(200)
             shown = page.locator(".md-search-result__item").evaluate_all(SHOWN)
             if any(link.startswith(answer) for link in shown):

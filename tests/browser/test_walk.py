@@ -58,7 +58,7 @@ NURSERY = (  # question, answer; every answer occurs once
 
 @pytest.fixture(scope="module")
 def walk_site(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterator[Site]:
-    """The page of a new user, with the bundled models at hand."""
+    """The page of a new user, with the bundled models downloaded."""
     home = tmp_path_factory.mktemp("walk") / "home"
     (home / "models").mkdir(parents=True)
     for bundle in bundled.BUNDLES:

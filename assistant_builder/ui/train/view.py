@@ -90,8 +90,8 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
         return Markup("")
     number = [step.step for step in snapshot.steps].index(record.step) + 1
     progress = snapshot.progress.get(record.step)
-    told = progress is not None and not record.step.startswith("train-")
-    message = translate_formatted(progress.message) if progress and told else ""
+    shows_progress = progress is not None and not record.step.startswith("train-")
+    message = translate_formatted(progress.message) if progress and shows_progress else ""
     if record.node:
         message += " " + t("(on {node})", node=record.node)
     remaining = t("The remaining time is shown after training has started.") if left is None else (
