@@ -48,6 +48,11 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_merge_conflict_is_left(page: Path) -> None:
+    assert not re.findall(r"^(?:<{7} .*|={7}|>{7} .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
 def test_named_source_files_exist(page: Path) -> None:
     for path in re.findall(r"`((?:[\w.]+/)*\w+\.py)`", prose(page)):

@@ -108,5 +108,5 @@ def test_the_command_writes_and_describes_it(environment: dict[str, str], tmp_pa
     assert (record["format"], record["cell"], record["rescore"]["outcome"]) == ("digest", "LR", "not measured")
     assert (out / "digest.txt").read_text() == str(base.name) and (out / "tokenizer.json").is_file()
     card = (out / "README.md").read_text()
-    assert "A digest of LoRA" in card and "cannot be scored" in card and "cat ./digest.txt" in card
+    assert "A digest of Full (LoRA, 16-bit)" in card and "cannot be scored" in card and "cat ./digest.txt" in card
     assert "A digest answers no questions." in (out / "LOADING.md").read_text()
