@@ -25,6 +25,7 @@ NAMES = {"copy": "Copying the best fact", "base+facts": "Untuned base with facts
 NO_WORSE = 0.02
 """Largest loss against copying, on a metric between 0 and 1, that counts as no worse."""
 _SIGNIFICANT = 0.05
+_WAYS: dict[Approach, str] = {"grounded": "with facts looked up", "memory": "from memory"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
         reports: Approach → its report, the main approach first.
 
     Returns:
-        The recommended approach: the main one, unless another one is better after Holm's adjustment.
+        The recommended approach: the main one, unless another one is better after Holm's adjustment on a test about
+        what training taught. A test about other subjects shows which one answers those better, not which one knows.
     """
     main = next(iter(reports))
     if "grounded" not in reports:
@@ -52,10 +54,15 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
     found = _assistants(study, reports)
     metric = comparing_metric(reports[main]["primary_metric"])
     compared = _comparisons(study, found, metric)
-    recommended = main
+    best = main
     for row in compared:
         if row["name"] == f"{row['lead']}{FACTS}-{row['lead']}" and row["outcome"] in ("better", "worse"):
-            recommended = "grounded" if row["outcome"] == "better" else "memory"
+            best = "grounded" if row["outcome"] == "better" else "memory"
+    recommended = main if untaught(reports[main]) else best
+    sentence = _sentence(recommended, found, compared, metric)
+    if recommended != best:
+        sentence += (f" The one that answers {_WAYS[best]} is better on this test, which is mostly about subjects "
+                     "that neither was taught. Use it if your users will ask about such subjects.")
     added = {
         "approach_metric": metric,
         "approaches": [{"name": name, "label": NAMES[name], "items": each.record["items"],
@@ -64,11 +71,17 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
                         "declined_falsely": each.record["metrics"].get(FALSE_DECLINES), "verdict": each.verdict}
                        for name, each in found.items()],
         "approach_comparisons": compared, "recommended_approach": recommended,
-        "approach_sentence": _sentence(recommended, found, compared, metric),
+        "approach_sentence": sentence.strip(),
     }
     for approach, report in reports.items():
         report |= {**added, "approach": approach}
     return recommended
+
+
+def untaught(report: Mapping[str, Any]) -> bool:
+    """Whether most test questions ask for answers that the training data does not have."""
+    taught = report.get("taught", {"items": 0, "covered": 0})
+    return bool(2 * taught["covered"] < taught["items"])
 
 
 def comparing_metric(primary: str) -> str:
@@ -141,7 +154,7 @@ def _sentence(recommended: Approach, found: Mapping[str, _Assistant], compared: 
     lead = next((name for name in (f"qlora{suffix}", f"lora{suffix}") if name in found), None)
     if lead is None or metric not in found[lead].record["metrics"]:
         return ""
-    way = "with facts looked up" if suffix else "from memory"
+    way = _WAYS[recommended]
     figure = number(found[lead].record["metrics"][metric], metric)
     rival = next((row for row in compared if row["name"] == f"{lead}-copy"), None)
     phrase = shown(metric).phrase

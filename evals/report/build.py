@@ -98,6 +98,7 @@ def build_report(study: Study) -> dict[str, Any]:
             *([] if config.grounded else ["approaches", "retrieval"])}),
         "context": list(CONTEXT),
     }
+    report["taught"] = rules.taught(cells[tuned[0]])
     if config.grounded and (added := answers_added(study)):
         report["added_answers"] = added
     curve = risk_coverage(cells, served_cells(config.arms))

@@ -11,7 +11,7 @@ from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, t, tc, tn
 from evals.declaration import FALSE_DECLINES, LOSS, RIGHT_DECLINES
-from evals.report.approaches import FACTS, comparing_metric
+from evals.report.approaches import FACTS, comparing_metric, untaught
 from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared
 from evals.report.other_results import NAMES
@@ -217,7 +217,7 @@ def wrong_answers(report: Mapping[str, Any], arm: str) -> int:
 
 def _bars(report: Mapping[str, Any], metric: str) -> tuple[Bar, ...]:
     """Copying and the assistants on a metric."""
-    cells = [("copy", t("Copying an answer"), report["baselines"]["copy"]),
+    cells = [("copy", t("Copying an answer"), _copied(report) or {"metrics": {}}),
              *((arm, plain(arm), report["cells"][ARMS[arm].cell]) for arm in reversed(TWINS)
                if arm in arms_of(report))]
     return tuple(Bar(name, label, cell["metrics"][metric], number(cell["metrics"][metric], metric))
@@ -227,9 +227,15 @@ def _bars(report: Mapping[str, Any], metric: str) -> tuple[Bar, ...]:
 _BY_READING = {"worse": "worse", "better": "better"}
 
 
+def _copied(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The figures of copying; with approaches those of the grounded one, which declines by a rule of its own."""
+    found = next((row for row in report.get("approaches", ()) if row["name"] == "copy"), None)
+    return found or report["baselines"].get("copy")
+
+
 def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str]:
     """How the assistant compares with copying an answer, and the outcome for it; empty if that was not scored."""
-    cell, found = report["baselines"].get("copy"), None
+    cell, found = _copied(report), None
     if cell is None or cell["metrics"].get(metric) is None:
         return "", ""
     if "approach" in report:
@@ -253,6 +259,12 @@ def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str
 
 def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
     notes = sentences(report.get("risk_coverage"), left_out=True)
+    if untaught(report):
+        taught = report["taught"]
+        notes.append(t("The training data has the answers to {covered} of the {items} test questions.",
+                       covered=taught["covered"] or tc("questions", "none"), items=count(taught["items"])))
+        notes.append(t("The figures are therefore mostly about subjects that the assistant was not taught, where "
+                       "declining counts as wrong. To test what it was taught, add other wordings of the questions."))
     added = report.get("added_answers")
     if added:
         notes.append(tn("These figures were measured before {count} answer that training lacked was added to what is "

@@ -106,6 +106,11 @@ class Rules:
             return asked
         return [item for item in asked if cell.by_item[item]["row"] in self.heldout.covered] or asked
 
+    def taught(self, cell: Cell) -> dict[str, int]:
+        """How many of the ``items`` to answer are ``covered``: their facts were taught in another wording."""
+        rows = [sample["row"] for sample in cell.by_item.values() if sample["answerable"]]
+        return {"items": len(rows), "covered": sum(row in self.heldout.covered for row in rows)}
+
     def uncovered(self, cell: Cell) -> list[str]:
         """The answerable items whose facts were not taught, if the headline is about the others."""
         headline = set(self.items(cell, LOSS))

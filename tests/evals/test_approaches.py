@@ -114,6 +114,24 @@ def test_memory_is_recommended_where_it_is_better() -> None:
     assert (study.folder / "report+facts.html").is_file()
 
 
+def test_a_test_about_other_subjects_does_not_decide_between_the_approaches() -> None:
+    study = both({"copy": 3, "base+facts": 2, "lora": 9, "qlora": 9, "lora+facts": 4, "qlora+facts": 4})
+    reports = {view.config.approaches[0]: build_report(view) for view in study.views}
+    asked = reports["grounded"]["taught"]["items"]
+    assert reports["grounded"]["taught"]["covered"] == asked > 0
+    add_approaches(study, reports)  # type: ignore[arg-type]
+    reports["memory"]["baselines"]["copy"]["metrics"]["exact_match"] = 0.9  # not what the comparisons are made with
+    assert "better than copying the best fact (87 right)" in conclude(reports["memory"]).good_enough
+    for report in reports.values():
+        report["taught"]["covered"] = asked // 2 - 1
+    assert add_approaches(study, reports) == "grounded"  # type: ignore[arg-type]
+    found = reports["grounded"]
+    assert found["approach_sentence"].endswith("Use it if your users will ask about such subjects.")
+    assert "from memory is better on this test" in found["approach_sentence"]
+    assert conclude(found).notes[0] == (
+        f"The training data has the answers to {asked // 2 - 1} of the {asked} test questions.")
+
+
 def test_the_main_approach_is_recommended_where_the_comparison_is_inconclusive() -> None:
     same = dict.fromkeys(("copy", "base+facts", "lora", "qlora", "lora+facts", "qlora+facts"), 7)
     study = both(same, main="memory")

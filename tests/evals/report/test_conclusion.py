@@ -31,7 +31,8 @@ def report(*, lora: float = 0.9, qlora: float = 0.89, copy: float = 0.8, against
                     "ci": [-0.08, 0.01], "higher_is_better": True, "within_margin_but_worse": False, "bounds": [],
                     "trained_again": None, **verdict},
         "cells": {LORA.cell: cell(lora), QLORA.cell: cell(qlora)}, "baselines": {"copy": cell(copy)},
-        "approach": "grounded", "approaches": [{"name": name} for name in ("copy", "lora+facts", "qlora+facts")],
+        "approach": "grounded", "approaches": [
+            {"name": "copy", **cell(copy)}, {"name": "lora+facts"}, {"name": "qlora+facts"}],
         "approach_comparisons": [
             {"name": f"{arm}+facts-copy", "outcome": against_copy} for arm in ("lora", "qlora")],
         "config": {"data": {"source": "/data/all questions.csv"}, "train": {"epochs": 3.0}},
@@ -122,7 +123,7 @@ def test_too_few_right_answers_are_not_ready() -> None:
 
 def test_long_answers_are_judged_by_their_metric() -> None:
     made = report()
-    for each in (*made["cells"].values(), made["baselines"]["copy"]):
+    for each in (*made["cells"].values(), made["approaches"][0]):
         each["metrics"] |= {"token_f1": 0.7, "exact_match": 0.0}
     found = conclude({**made, "primary_metric": "token_f1"})
     assert "reached token F1 70.0 of 100 on 200 new questions; no answer is exactly right." in found.good_enough
