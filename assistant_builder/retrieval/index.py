@@ -29,6 +29,7 @@ from assistant_builder.retrieval.ranking import (
     fact_scores,
     log_total,
     rank,
+    subject_numbers,
 )
 
 MAX_FACTS = 100_000
@@ -88,6 +89,11 @@ class Query:
             return self.question
         return "\n".join([*[self.question] * _REPEATS, *reversed(self.history.split("\n"))])
 
+    @property
+    def key(self) -> str:
+        """The normalized question and history, by which queries are equal."""
+        return casefold_normalize(self.text)
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -111,6 +117,11 @@ class Fact:
     def answer_key(self) -> str:
         """The normalized answer, by which answers are equal."""
         return casefold_normalize(self.answer)
+
+    @property
+    def subject(self) -> str | None:
+        """What sets the fact apart from others of the same answer: its group, unless it has a cluster."""
+        return self.group if self.cluster is None and self.answerable else None
 
 
 @dataclass(frozen=True)
@@ -171,6 +182,10 @@ class Index:
         self.embedder = dict(embedder)
         numbers: dict[str, int] = {}
         self._answers = np.array([numbers.setdefault(fact.answer_key, len(numbers)) for fact in self.facts], np.intp)
+        self._subjects = subject_numbers(self._answers.tolist(), [fact.subject for fact in self.facts])
+        self._asked: dict[str, list[int]] = {}
+        for position, fact in enumerate(self.facts):
+            self._asked.setdefault(fact.query.key, []).append(position)
         self._answerable = np.array([fact.answerable for fact in self.facts], dtype=bool)
         self._positions: dict[int, list[int]] = {}
         for position, fact in enumerate(self.facts):
@@ -291,7 +306,8 @@ class Index:
         cosines[out], bm25[out] = -np.inf, 0.0
         depth, size = max(DEPTH, k), len(self.facts)
         while True:
-            ranked = rank(cosines, bm25, self._answers, depth)
+            ranked = rank(cosines, bm25, self._answers, depth, subjects=self._subjects,
+                          asked=self._asked.get(query.key, ()))
             chosen = self._choose(ranked, k, distinct)
             if len(chosen) == k or depth >= size:
                 total = log_total(ranked, self._answers, self._answerable)

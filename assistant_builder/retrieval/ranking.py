@@ -3,11 +3,14 @@
 The score of a fact is the cosine of its question and a little of its BM25 score: a convex combination, which needs no
 ranks and keeps how far facts are apart (Bruch, Gai and Ingber 2023, arXiv 2210.11934). The score of an answer is the
 mean of that of its best wording and that of its best five wordings together: one wording that happens to be near counts
-less than an answer whose wordings all are. An answer that was asked once has the score of its one fact.
+less than an answer whose wordings all are. An answer that was asked once has the score of its one fact, and so has one
+of which a wording is the question itself. Where subjects share an answer ("It is inherited."), the wordings of each
+subject are averaged apart, because those about the others say nothing of this one; the best subject counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,8 +56,14 @@ def fact_scores(cosines: NDArray[np.float32], bm25: NDArray[np.float32], facts: 
     return np.round(cosines + WORD_WEIGHT / rarest * bm25, 6).astype(np.float32)
 
 
+def subject_numbers(answers: Sequence[int], groups: Sequence[str | None]) -> NDArray[np.intp]:
+    """A number for each pair of an answer and a group, equal for equal pairs, [n]."""
+    numbers: dict[tuple[int, str | None], int] = {}
+    return np.array([numbers.setdefault(pair, len(numbers)) for pair in zip(answers, groups, strict=True)], np.intp)
+
+
 def rank(cosines: NDArray[np.float32], bm25: NDArray[np.float32], answers: NDArray[np.intp],
-         depth: int = DEPTH) -> Ranked:
+         depth: int = DEPTH, *, subjects: NDArray[np.intp] | None = None, asked: Collection[int] = ()) -> Ranked:
     """Rank n facts; facts with the same answer have the same score.
 
     Args:
@@ -62,19 +71,24 @@ def rank(cosines: NDArray[np.float32], bm25: NDArray[np.float32], answers: NDArr
         bm25: BM25 scores, float32 [n].
         answers: Number of each fact's answer, equal for equal answers, [n].
         depth: Facts that are ranked, by their own scores.
+        subjects: Number of what each fact is about, whose wordings are averaged, [n]; None: one for each answer.
+        asked: Positions of the facts whose question is the one that is asked.
 
     Returns:
         The facts; those of equal scores in the order of cosine, then of position.
     """
     scores = fact_scores(cosines, bm25, len(cosines))
     positions = np.sort(highest(scores, depth))
-    wordings: dict[int, list[float]] = {}
-    for answer, score in zip(answers[positions].tolist(), scores[positions].tolist(), strict=True):
-        wordings.setdefault(answer, []).append(score)
+    subjects = answers if subjects is None else subjects
+    wordings: dict[tuple[int, int], list[float]] = {}
+    for place, score in zip(positions.tolist(), scores[positions].tolist(), strict=True):
+        wordings.setdefault((int(answers[place]), int(subjects[place])), []).append(score)
     total: dict[int, float] = {}
-    for answer, found in wordings.items():
+    for (answer, _), found in wordings.items():
         best = sorted(found, reverse=True)[:WORDINGS]
-        total[answer] = best[0] / 2 + sum(best) / len(best) / 2
+        total[answer] = max(total.get(answer, -np.inf), best[0] / 2 + sum(best) / len(best) / 2)
+    for place in set(asked) & set(positions.tolist()):
+        total[int(answers[place])] = max(total[int(answers[place])], float(scores[place]))
     joint = np.array([total[answer] for answer in answers[positions].tolist()], dtype=np.float64)
     order = np.lexsort((-cosines[positions], -joint))
     return Ranked(positions[order], joint[order])

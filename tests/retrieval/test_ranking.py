@@ -43,9 +43,10 @@ def test_terms_are_short_words_and_character_4_grams() -> None:
     assert terms("The ferries, E-44") == ["the", "ferr", "erri", "rrie", "ries", "e", "44"]
 
 
-def ranked(cosines: list[float], bm25: list[float], answers: list[int],
-           depth: int = 1000) -> tuple[list[int], list[float]]:
-    found = rank(np.array(cosines, np.float32), np.array(bm25, np.float32), np.array(answers), depth)
+def ranked(cosines: list[float], bm25: list[float], answers: list[int], depth: int = 1000, *,
+           subjects: list[int] | None = None, asked: tuple[int, ...] = ()) -> tuple[list[int], list[float]]:
+    found = rank(np.array(cosines, np.float32), np.array(bm25, np.float32), np.array(answers), depth,
+                 subjects=None if subjects is None else np.array(subjects), asked=asked)
     return found.positions.tolist(), found.scores.tolist()
 
 
@@ -65,6 +66,20 @@ def test_an_answer_has_the_mean_of_its_best_wording_and_of_its_best_five() -> No
     assert order == [2, 0, 1] and scores[1] == scores[2] == pytest.approx(0.65, abs=1e-6)
     _, scores = ranked([0.8, 0.8, 0.8, 0.8, 0.8, 0.1, 0.1, 0.1], none, [0] * 8)
     assert scores == pytest.approx([0.8] * 8, abs=1e-6), "what else has the answer does not count"
+
+
+def test_the_wordings_of_each_subject_of_an_answer_are_averaged_apart() -> None:
+    cosines, none, answers = [0.9, 0.2, 0.2, 0.7], [0.0] * 4, [0, 0, 0, 1]
+    assert ranked(cosines, none, answers)[0][0] == 3
+    order, scores = ranked(cosines, none, answers, subjects=[0, 1, 2, 3])
+    assert order[0] == 0 and scores == pytest.approx([0.9, 0.9, 0.9, 0.7], abs=1e-6)
+
+
+def test_a_wording_that_is_the_question_itself_is_not_averaged() -> None:
+    cosines, none, answers = [0.9, 0.2, 0.2, 0.7], [0.0] * 4, [0, 0, 0, 1]
+    order, scores = ranked(cosines, none, answers, asked=(0,))
+    assert order[0] == 0 and scores[0] == pytest.approx(0.9, abs=1e-6)
+    assert ranked([-np.inf, *cosines[1:]], none, answers, asked=(0,))[0][0] == 3, "a fact left out is not asked"
 
 
 def test_facts_left_out_are_not_ranked_and_ties_are_in_order() -> None:
