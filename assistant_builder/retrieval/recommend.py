@@ -54,7 +54,8 @@ def recommended_approach(study: Study) -> str:
     """The approach that suits a study whose data steps are done, why, and whether the study has it."""
     path, config = study.retrieval_folder / RECALL, study.config
     found = recommend(read_json(path) if path.is_file() else None, config.retrieval.facts)
-    suits = t("Approach: {approach} suits these data.", approach=found.approach)
+    names = {"grounded": t("looking facts up"), "memory": t("answering from memory")}
+    suits = t("Approach: {name} ({approach}) suits these data.", name=names[found.approach], approach=found.approach)
     chosen = "" if found.approach in config.approaches else t(
         "This study has the {own} approach; 'assistant-builder run {name} --set approaches={own},{other}' compares "
         "both.",

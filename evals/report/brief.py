@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS
-from assistant_builder.i18n import t, tn
+from assistant_builder.i18n import t, tc, tn
 from evals.declaration import LOSS, RIGHT_DECLINES
 from evals.report.conclusion import EXACT, NOT_READY_OVERLAP, Conclusion, declined, total, wrong_answers
 from evals.report.format import count, number, shown
@@ -93,12 +93,12 @@ def _answers(report: Mapping[str, Any], conclusion: Conclusion, below: float = f
             and row["metrics"].get(cell, {}).get(metric, below) < below]
     for score, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["row"] or 0)):
         refused = False
-        verdict: tuple[str, Tone] = (t("wrong"), "bad") if metric == EXACT else (
+        verdict: tuple[str, Tone] = (tc("answer", "wrong"), "bad") if metric == EXACT else (
             f"{shown(metric).phrase} {number(score, metric)}", "warn")
         if row["metrics"][cell].get(EXACT) == 1:
-            verdict = t("right"), "good"
+            verdict = tc("answer", "right"), "good"
         elif row["declined"].get(cell):
-            verdict, refused = (t("declined"), "bad"), True
+            verdict, refused = (tc("answer", "declined"), "bad"), True
         yield Example(row["row"], row["question"], row["reference"], row["answers"][cell], *verdict, row["cluster"],
                       refused)
 

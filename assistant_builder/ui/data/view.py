@@ -158,17 +158,18 @@ def leaks_view(leaks: Sequence[Mapping[str, Any]], removed: int, numbers: RowNum
     return card(f"{what}, {done}", note, body)
 
 
-def lookup_view(record: Mapping[str, Any] | None) -> Markup:
-    """How often the training pairs contain the answer to a validation question, from ``Recall.to_record()``."""
+def lookup_view(record: Mapping[str, Any] | None, approach: str = "") -> Markup:
+    """How often training pairs have the answer to a validation question (``Recall.to_record()``), and the approach."""
+    suits = Markup("<p>{}</p>").format(approach) if approach else Markup("")
     if record is None or not record["questions"]:
-        return Markup("")
+        return Markup('<p class="ab-note-line">{}</p>').format(approach) if approach else Markup("")
     covered, found, missed = record["covered"], record["hits"]["3"], record["missed"]
     without = record["questions"] - covered
     if not covered:
         return card(t("Looking up: not measured"), Markup("<p>{}</p>").format(t(
             "Validation has {questions} questions with an answer, and no training pair has one of these answers, so "
             "finding it cannot be measured. Other phrasings of the same facts in training would allow it.",
-            questions=count(without))))
+            questions=count(without))), suits)
     note = t("Each validation question was looked up in the training pairs, by meaning and by words, before any "
              "training.")
     if without:
@@ -182,7 +183,8 @@ def lookup_view(record: Mapping[str, Any] | None) -> Markup:
                   if some else t("The {missed} not found", missed=count(missed)),
                   table((t("Question"), t("Right answer"), t("Found instead")), rows)) if missed else ""
     return card(t("Looking up: the right answer is among the first 3 found for {found} of {covered} validation "
-                  "questions", found=count(found), covered=count(covered)), Markup("<p>{}</p>").format(note), listed)
+                  "questions", found=count(found), covered=count(covered)),
+                Markup("<p>{}</p>").format(note), listed, suits)
 
 
 def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any] | None,
@@ -201,8 +203,7 @@ def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any]
         "warn", once.title, once.meaning, " ".join((once.remedy, t("Press “Edit a copy for a new project”."))))
     return join((helps, card(t("Findings"), findings_view(findings)) if findings else "",
                  card(t("Split"), split_view(split, power)) if split else "",
-                 leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers), lookup_view(recall),
-                 Markup('<p class="ab-note-line">{}</p>').format(approach) if approach else "",
+                 leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers), lookup_view(recall, approach),
                  rejected_view(rejected, findings["rows"] if findings else len(rejected), numbers),
                  card(t("Columns"), table((t("Role"), t("Column in the file")), roles)) if findings else ""))
 

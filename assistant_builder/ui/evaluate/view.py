@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import N_, localize, t, tm, tn, translate_formatted
+from assistant_builder.i18n import N_, localize, t, tc, tm, tn, translate_formatted
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.figures import MINUS
@@ -194,7 +195,11 @@ def example_table(found: Sequence[Example], numbers: RowNumbers | None = None) -
              Markup('{} <span class="ab-kind ab-{}">{}</span>').format(
                  cut(example.answer, _SHORT_TEXT), example.tone, example.verdict)) for example in found]
     headers = (t("Question"), t("Right answer"), t("Answer of the assistant"))
-    return Markup('<div class="ab-shown-answers">{}</div>').format(table(headers, rows)) if rows else Markup("")
+    # a narrow window has no header row: the style sheet writes these before the cells
+    labels = "".join(f"--ab-{place}: {json.dumps(f'{text} ', ensure_ascii=False)};" for place, text
+                     in (("second", t("Right answer:")), ("third", t("Assistant:"))))
+    return Markup('<div class="ab-shown-answers" style="{}">{}</div>').format(
+        labels, table(headers, rows)) if rows else Markup("")
 
 
 def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
@@ -472,7 +477,7 @@ def _answer_side(items: ItemSet, row: Row, query: ItemFilter, cell: str, marks: 
             t("No answer was generated.") if answer is None else t("The answer is empty."))
     declined = Markup("")
     if row["declined"].get(cell):
-        declined = Markup('<span class="ab-kind ab-quiet">{}</span>').format(t("declined"))
+        declined = Markup('<span class="ab-kind ab-quiet">{}</span>').format(tc("answer", "declined"))
     match = row["metrics"].get(cell, {}).get("exact_match")
     verdict = Markup("") if match is None or answer is None else Markup('<span class="ab-kind ab-{}">{}</span>').format(
         *(("good", t("✓ correct")) if match == 1 else ("bad", t("✕ no exact match"))))
