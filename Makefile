@@ -7,6 +7,7 @@
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
+# make example   remake the finished example that the package ships, a quarter of an hour
 # make pictures   remake the pictures of README and docs from the finished study "demo"; needs chromium
 # make coverage   remake the tables of docs/evaluation.md by simulation, a quarter of an hour on one core
 
@@ -22,7 +23,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test check bench soak coverage pictures cluster gpu
+.PHONY: demo study-full app test check bench soak coverage example pictures cluster gpu
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -62,6 +63,9 @@ soak: $(READY_DEV)
 	$(BIN)/python -m tests.load.sessions
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz --seconds 120; else \
 	  echo "With atheris the readers are fuzzed too: $(BIN)/pip install -e '.[fuzz]'"; fi
+
+example: $(READY_DEV)
+	$(BIN)/python -m benchmarks.make_example $(ARGS)
 
 pictures: $(READY_DEV)
 	$(BIN)/python -m tests.browser.pictures

@@ -129,6 +129,10 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 _PROMISE = "Turn your questions and answers into an assistant, and see how good it is."
+_BEGIN = (("new", "New project from my file"), ("example", "Open a finished example"),
+          ("train-example", "Train the example"))
+_EXAMPLE = ("The finished example is an assistant of a campsite: you can chat with it at once. Training it on this "
+            "computer takes about a quarter of an hour.")
 _STEPS = ("Upload a spreadsheet", "Train", "See how good it is", "Chat", "Use it")
 _STUDY_ACTIONS = (("rename", "Rename"), ("duplicate", "Duplicate"), ("delete", "Delete"))
 
@@ -155,22 +159,15 @@ def study_list_view(studies: StudyList, now: float) -> Markup:
     return join(parts)
 
 
-def welcome_view(first: bool, example: str) -> Markup:
-    """The buttons that create a study; ``first``: there is none yet; ``example``: title of its dataset, or empty."""
-    buttons = [_button("new", "", "New project from my file", "New project from my file", "ab-primary")]
-    if example:
-        buttons.append(_button("example", "", "Run the example", f"Run the example: {example}"))
+def welcome_view(first: bool) -> Markup:
+    """The buttons that create a study or open the example; ``first``: there is no study yet."""
+    buttons = [_button(action, "", text, text, "ab-primary" if action == "new" else "") for action, text in _BEGIN]
     begin = Markup('<div class="ab-begin">{}</div>').format(join(buttons))
     if not first:
         return Markup('<div class="ab-welcome">{}</div>').format(begin)
     listed = join(Markup("<li>{}</li>").format(step) for step in _STEPS)
-    note = Markup("<small>{}</small>").format(
-        f"The example trains on “{example}” and takes about half an hour on a laptop; you can watch it, or close "
-        "the page and come back."
-    ) if example else Markup("")
-    return Markup('<div class="ab-welcome ab-first"><h2>{}</h2><p>{}</p><ol>{}</ol>{}{}</div>').format(
-        "Make an assistant from your questions and answers", _PROMISE, listed, begin, note
-    )
+    return Markup('<div class="ab-welcome ab-first"><h2>{}</h2><p>{}</p><ol>{}</ol>{}<small>{}</small></div>').format(
+        "Make an assistant from your questions and answers", _PROMISE, listed, begin, _EXAMPLE)
 
 
 def ago(seconds: float) -> str:
