@@ -9,6 +9,8 @@ import zipfile
 from importlib import resources
 from pathlib import Path
 
+from filelock import FileLock
+
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import name_and_title
 from assistant_builder.errors import StudyError
@@ -48,14 +50,14 @@ def open_example(name: str | None = None) -> Study:
     Raises:
         StudyError: The archive is missing or damaged, another study has the name, or the folder cannot be written.
     """
+    studies_folder().mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(example_archive()) as archive:
+        with zipfile.ZipFile(example_archive()) as archive, FileLock(studies_folder() / ".example.lock"):
             made = archive.read(_ORIGIN)
             if name is None:
                 found = next((study for study in Study.all() if _made(study.folder) == made), None)
                 return found or _unpack(archive, _free_name())
-            chosen = name_and_title(name)[0]
-            if _made(studies_folder() / chosen) == made:
+            if _made(studies_folder() / name_and_title(name)[0]) == made:
                 return Study.open(name)
             return _unpack(archive, name)
     except (FileNotFoundError, KeyError, zipfile.BadZipFile) as error:

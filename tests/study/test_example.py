@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,12 @@ def test_a_second_call_opens_the_same_study_under_any_name(home: Path) -> None:
     assert open_example().folder == first.folder and open_example("example").folder == first.folder
     renamed = rename_study(first, "campsite")
     assert open_example().folder == renamed.folder and (renamed.folder / "votes.jsonl").exists()
+    assert len(Study.all()) == 1
+
+
+def test_two_clicks_at_once_open_one_study(home: Path) -> None:
+    with ThreadPoolExecutor() as threads:
+        assert {study.name for study in threads.map(lambda _: open_example(), range(4))} == {"example"}
     assert len(Study.all()) == 1
 
 
