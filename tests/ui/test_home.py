@@ -178,5 +178,5 @@ def test_one_button_trains_the_data_of_the_example(screen: HomeScreen, monkeypat
     for expected in ("example-trained-here", "example-trained-here-2"):
         assert screen._opens("train-example", "") == (expected, "train")
     assert started == ["example-trained-here", "example-trained-here-2"]
-    assert Study.open("example-trained-here").config.train.epochs == 2
+    assert Study.open("example-trained-here").config.train.rank == 8
     assert Study.open("example-trained-here").source is not None
