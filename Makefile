@@ -10,6 +10,7 @@
 # make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
 # make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)
 # make messages   take over new messages of the page into its catalogs (LANGUAGE=it begins a further one; docs/languages.md)
+# make example   remake the finished example that the package ships, a quarter of an hour
 # make pictures   remake the pictures of README and docs from the finished study "demo"; needs chromium
 # make coverage   remake the tables of docs/evaluation.md by simulation, a quarter of an hour on one core
 
@@ -27,7 +28,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test check bench soak coverage pictures cluster slow gpu docs messages
+.PHONY: demo study-full app test check bench soak coverage example pictures cluster slow gpu docs messages
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -85,6 +86,9 @@ messages: $(READY_DEV)
 	@for file in $(CATALOGS)/*.po; do $(BIN)/pybabel -q update --no-wrap --ignore-obsolete --no-fuzzy-matching \
 	  --ignore-pot-creation-date -l $$(basename $$file .po) -i $(CATALOGS)/messages.pot -o $$file || exit 1; done
 	@rm $(CATALOGS)/messages.pot
+
+example: $(READY_DEV)
+	$(BIN)/python -m benchmarks.make_example $(ARGS)
 
 pictures: $(READY_DEV)
 	$(BIN)/python -m tests.browser.pictures

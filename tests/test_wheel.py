@@ -81,10 +81,10 @@ def examples(folder: Path, home: Path) -> list[Path]:
 def test_the_wheel_has_the_product_and_its_examples_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"assistant_builder", "evals"}
-    kept = {"data.jsonl", "data.csv", "study.yaml", "README.md"}  # no screenshots
+    kept = {"data.jsonl", "data.csv", "study.yaml", "study.zip", "README.md"}  # no screenshots
     wanted = {f"assistant_builder/{path.relative_to(ROOT).as_posix()}"
               for path in ROOT.glob("datasets_cards/*/*") if path.name in kept}
-    assert {name for name in names if name.startswith(EXAMPLES)} == wanted and len(wanted) == 5
+    assert {name for name in names if name.startswith(EXAMPLES)} == wanted and len(wanted) == 9
     tracked = {path.relative_to(ROOT).as_posix() for package in ("assistant_builder", "evals")
                for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix not in (".md", ".pyc")}
     assert tracked <= set(names), "files of the packages are missing in the wheel: see package-data in pyproject.toml"
@@ -99,10 +99,10 @@ def test_developers_tools_are_not_imported_by_the_product() -> None:
 def test_the_installed_program_checks_itself_and_an_example(installed: Path, tmp_path: Path) -> None:
     doctor = json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "doctor", "--json"))
     assert {check["name"] for check in doctor["checks"] if check["ok"]} >= {"python", "torch", "transformers"}
-    large, small = examples(installed, tmp_path)
-    for file, rows in ((large, 940), (small, 48)):
+    for file, rows in zip(examples(installed, tmp_path), (940, 640, 48), strict=True):
         found = json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "data", "check", str(file), "--json"))
         assert (found["usable"], found["rows"]) == (rows, rows)
+    assert json.loads(run(installed, tmp_path, CONSOLE_SCRIPT, "example", "--json"))["state"] == "succeeded"
 
 
 @pytest.mark.train

@@ -1,4 +1,4 @@
-"""The commands ``run``, ``status``, ``cancel`` and ``list``."""
+"""The commands ``run``, ``example``, ``status``, ``cancel`` and ``list``."""
 
 from __future__ import annotations
 
@@ -100,6 +100,24 @@ def check_tasks(study: Study) -> None:
         from evals.tasks.extra import ExtraTasks
 
         ExtraTasks(tasks)
+
+
+def example(
+    name: Annotated[str | None, typer.Option(help="Name of the study. Default: example.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Open the finished example: a small study that is trained and scored already.
+
+    A second call opens the same study.
+    """
+    from assistant_builder.study.example import open_example
+
+    study = open_example(name)
+    if as_json:
+        return output.print_json(study.status())
+    for line in output.conclusion_lines(study):
+        typer.echo(line)
+    return typer.echo(f"Report: {study.folder / 'report.html'}")
 
 
 def status(name: Name, as_json: Json = False) -> None:

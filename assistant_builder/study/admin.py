@@ -46,14 +46,18 @@ def rename_study(study: Study, name: str) -> Study:
         return study
     target = _free_folder(config.name)
     with _locked_and_idle(study, "renamed"):
-        old = study.name
-        for path in sorted((study.evals_folder / "tasks").glob("*.yaml")):
-            text = path.read_text(encoding="utf-8").replace(f"task: {old}_", f"task: {config.name}_", 1)
-            write_text(path.with_name(config.name + path.name.removeprefix(old)), text)
-            path.unlink()
+        rename_tasks(study.folder, study.name, config.name)
         study.write_config(config)
         os.rename(study.folder, target)
     return Study(target)
+
+
+def rename_tasks(folder: Path, old: str, new: str) -> None:
+    """Rename the lm-eval tasks in the folder of a study."""
+    for path in sorted((folder / "evals" / "tasks").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8").replace(f"task: {old}_", f"task: {new}_", 1)
+        write_text(path.with_name(new + path.name.removeprefix(old)), text)
+        path.unlink()
 
 
 def duplicate_study(study: Study, name: str, config: StudyConfig | None = None) -> Study:

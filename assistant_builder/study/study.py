@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -130,21 +130,29 @@ class Study:
     @classmethod
     def create(cls, config: StudyConfig, source: Path | None = None) -> Study:
         """Create the folder of a new study, which must not exist, atomically, with a copy of the data file."""
-        folder = studies_folder() / config.name
+        def fill(folder: Path) -> None:
+            (folder / "data").mkdir()
+            if source is not None:
+                shutil.copyfile(source, folder / "data" / f"source{source.suffix.lower()}")
+            write_text(folder / "study.yaml", config.to_yaml())
+
+        return cls.create_folder(config.name, fill)
+
+    @classmethod
+    def create_folder(cls, name: str, fill: Callable[[Path], None]) -> Study:
+        """Create the folder of a study, which must not exist, atomically; ``fill`` writes its files."""
+        folder = studies_folder() / name
         if folder.exists():
             raise StudyError(
-                t("a study named {name!r} already exists", name=config.name), where=str(folder),
+                t("a study named {name!r} already exists", name=name), where=str(folder),
                 remedy=t("Choose another name with --name NEW, or resume it with 'assistant-builder run {name}'",
-                         name=config.name),
+                         name=name),
             )
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
             try:
-                (scratch / "data").mkdir()
-                if source is not None:
-                    shutil.copyfile(source, scratch / "data" / f"source{source.suffix.lower()}")
-                write_text(scratch / "study.yaml", config.to_yaml())
+                fill(scratch)
                 os.chmod(scratch, 0o755)
                 os.rename(scratch, folder)
             except BaseException:

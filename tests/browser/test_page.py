@@ -79,14 +79,31 @@ def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: 
     with serving(tmp_path / "first", free_port()) as site:
         page.goto(site.url)
         expect(page.get_by_role("heading", name="Make an assistant from your questions and answers")).to_be_visible()
-        expect(page.get_by_role("button", name="Run the example")).to_be_visible()
+        expect(page.get_by_role("button", name="Open a finished example")).to_be_visible()
         page.get_by_role("button", name="New project from my file").press("Enter")
         expect(page.get_by_text("The contents of the file are shown here")).to_be_visible()
         for name in TABS[1:]:
             expect(page.locator(f"#ab-tabs [data-tab-id={name}]")).to_be_disabled()
         page.locator("#ab-home").click()
-        expect(page.get_by_role("button", name="Run the example")).to_be_visible()
+        expect(page.get_by_role("button", name="Train the example")).to_be_visible()
         page.wait_for_function("!location.search.includes('study=')")
+        page.goto("about:blank")  # polling a stopped server would fail
+
+
+def test_one_click_opens_a_finished_example_to_chat_with(page: Page, tmp_path: Path) -> None:
+    with serving(tmp_path / "example", free_port()) as site:
+        page.goto(site.url)
+        page.get_by_role("button", name="Open a finished example").click()
+        expect(page.locator("#ab-question textarea")).to_be_visible()
+        expect(page.locator("#ab-examples button").first).to_contain_text("?")
+        page.wait_for_function("location.search.includes('study=example') && location.search.includes('tab=chat')")
+        for name in TABS:
+            expect(page.locator(f"#ab-tabs [data-tab-id={name}]")).to_be_enabled()
+        page.locator("#ab-home").click()
+        expect(page.get_by_role("link", name="Open example, done")).to_be_visible()
+        page.get_by_role("button", name="Open a finished example").click()
+        page.wait_for_function("location.search.includes('study=example') && location.search.includes('tab=chat')")
+        assert [folder.name for folder in (site.home / "studies").glob("[!.]*")] == ["example"]
         page.goto("about:blank")  # polling a stopped server would fail
 
 

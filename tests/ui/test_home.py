@@ -133,9 +133,8 @@ def test_a_score_is_neither_rounded_to_all_nor_to_none(home: Path) -> None:
 
 
 def test_the_first_visit_shows_an_introduction() -> None:
-    assert "Run the example" in welcome_view(True, "Ferries") and "<h2>" in welcome_view(True, "Ferries")
-    assert "<h2>" not in welcome_view(False, "Ferries")
-    assert "example" not in welcome_view(False, "")
+    assert "<h2>" in welcome_view(True) and "<h2>" not in welcome_view(False)
+    assert all("Open a finished example" in welcome_view(first) for first in (True, False))
 
 
 @pytest.mark.parametrize(
@@ -182,10 +181,17 @@ def test_delete_and_restore(screen: HomeScreen) -> None:
         press(screen, "delete", "../..")
 
 
-def test_one_button_starts_the_example(screen: HomeScreen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_button_opens_the_finished_example(screen: HomeScreen) -> None:
+    assert [screen._opens("example", "") for _ in range(2)] == [("example", "chat")] * 2
+    entry = summarize(Study.open("example"))
+    assert entry.state == "succeeded" and entry.conclusion is not None
+
+
+def test_one_button_trains_the_data_of_the_example(screen: HomeScreen, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     monkeypatch.setattr(home_module, "start_run", started.append)
-    for expected in ("example", "example-2"):
-        assert screen._opens("example", "") == (expected, "train")
-    assert started == ["example", "example-2"]
-    assert Study.open("example").config.train.epochs == 2 and Study.open("example").source is not None
+    for expected in ("example-trained-here", "example-trained-here-2"):
+        assert screen._opens("train-example", "") == (expected, "train")
+    assert started == ["example-trained-here", "example-trained-here-2"]
+    assert Study.open("example-trained-here").config.train.rank == 8
+    assert Study.open("example-trained-here").source is not None

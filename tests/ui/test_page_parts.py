@@ -19,6 +19,7 @@ from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
+from assistant_builder.study.example import example_folder
 from assistant_builder.study.steps import STEPS, StepRecord
 from assistant_builder.ui.app import _draw_frame, _opened, initial_study, initial_tab, ready_steps, study_choices
 from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, shipped_datasets, unused_name
@@ -259,7 +260,7 @@ def test_the_error_of_an_unreadable_file_has_its_columns_and_not_its_path(tmp_pa
 
 def test_shipped_datasets_can_be_studied() -> None:
     found = shipped_datasets()
-    assert [shipped.file for shipped in found] == [LARGE, SMALL]
+    assert [shipped.file for shipped in found] == [LARGE, example_folder() / "data.csv", SMALL]
     assert found[0].title == "Ostrel Sound Ferries"
     for shipped in found:
         findings = inspect_file(shipped.file, {}).findings

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from assistant_builder.i18n import language
 from assistant_builder.models.template_preview import Lengths, local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.study import Study
+from assistant_builder.study.example import datasets_folder
 from assistant_builder.ui.data.view import lengths_view, plain_view, rendered_view
 from assistant_builder.ui.html import Markup, error_callout
 from assistant_builder.ui.study_snapshot import stamp
@@ -106,12 +106,9 @@ class ShippedDataset:
 
 
 def shipped_datasets() -> list[ShippedDataset]:
-    """The example datasets, the largest first: package data of a wheel, or ``datasets_cards/`` of a clone."""
-    package = Path(str(resources.files("assistant_builder")))
-    folder = package / "datasets_cards"
-    if not folder.is_dir():
-        folder = package.with_name("datasets_cards")
-    found = [ShippedDataset(path.parent.name, _title(path.parent), path) for path in folder.glob("*/data.*")]
+    """The example datasets, the largest first."""
+    found = [ShippedDataset(path.parent.name, _title(path.parent), path)
+             for path in datasets_folder().glob("*/data.*")]
     return sorted(found, key=lambda shipped: -shipped.file.stat().st_size)
 
 

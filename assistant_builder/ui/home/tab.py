@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,7 +14,8 @@ from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.study.admin import delete_study, deleted_studies, duplicate_study, rename_study, restore_study
-from assistant_builder.ui.data.preview import ShippedDataset, shipped_datasets, unused_name, unused_title
+from assistant_builder.study.example import example_folder, open_example
+from assistant_builder.ui.data.preview import unused_name, unused_title
 from assistant_builder.ui.home.view import StudyList, list_studies, study_list_view, summarize, welcome_view
 from assistant_builder.ui.html import CLICKS
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
@@ -38,7 +38,6 @@ class HomeScreen:
     """Components of the screen, created in the open column."""
 
     def __init__(self) -> None:
-        self.example = next((shipped for shipped in shipped_datasets() if _settings_of(shipped).is_file()), None)
         self.welcome = gr.HTML("", js_on_load=CLICKS, elem_id="ab-welcome")
         self.pending = gr.State(("", ""))
         with gr.Group(visible=False, elem_id="ab-naming", elem_classes="ab-group") as self.naming:
@@ -56,8 +55,7 @@ class HomeScreen:
         return self._shown(list_studies()) if look.name is None else [gr.skip(), gr.skip()]
 
     def _shown(self, studies: StudyList) -> list[Any]:
-        title = self.example.title if self.example else ""
-        return [welcome_view(not studies.entries, title), study_list_view(studies, time.time())]
+        return [welcome_view(not studies.entries), study_list_view(studies, time.time())]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events; ``picker`` holds the name of the selected study, ``tabs`` opens one of its tabs."""
@@ -90,10 +88,10 @@ class HomeScreen:
     def _opens(self, action: str, name: str) -> tuple[str, str]:
         """The study and the tab that a button opens."""
         if action == "example":
-            if self.example is None:
-                raise StudyError(t("the example dataset is not installed"),
-                                 remedy=t("Create a project from a file of yours"))
-            study = open_or_create(str(_settings_of(self.example)), name=unused_name("example"), changes={}, redo=False)
+            return open_example().name, "chat"
+        if action == "train-example":
+            settings = str(example_folder() / "study.yaml")
+            study = open_or_create(settings, name=unused_name("example-trained-here"), changes={}, redo=False)
             start_run(study.name)
             return study.name, "train"
         if action == "new":
@@ -117,10 +115,6 @@ def _restore(folder: str) -> None:
     if found is None:
         raise StudyError(t("the project is permanently deleted"), remedy=t("Create a new one from its data file"))
     restore_study(found)
-
-
-def _settings_of(shipped: ShippedDataset) -> Path:
-    return shipped.file.with_name("study.yaml")
 
 
 def _list_version(look: StudyView) -> str:

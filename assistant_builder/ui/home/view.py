@@ -131,6 +131,8 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 PROMISE = N_("Turn your questions and answers into an assistant, and see how good it is.")
+_BEGIN = (("new", N_("New project from my file")), ("example", N_("Open a finished example")),
+          ("train-example", N_("Train the example")))
 _STEPS = (N_("Upload a spreadsheet"), N_("Train"), N_("See how good it is"), N_("Chat"), N_("Use it"))
 _STUDY_ACTIONS = (("rename", N_("Rename"), N_("Rename {name}")), ("duplicate", N_("Duplicate"), N_("Duplicate {name}")),
                   ("delete", N_("Delete"), N_("Delete {name}")))
@@ -159,22 +161,18 @@ def study_list_view(studies: StudyList, now: float) -> Markup:
     return join(parts)
 
 
-def welcome_view(first: bool, example: str) -> Markup:
-    """The buttons that create a study; ``first``: there is none yet; ``example``: title of its dataset, or empty."""
-    buttons = [_button("new", "", t("New project from my file"), t("New project from my file"), "ab-primary")]
-    if example:
-        buttons.append(_button("example", "", t("Run the example"), t("Run the example: {example}", example=example)))
+def welcome_view(first: bool) -> Markup:
+    """The buttons that create a project or open the example; ``first``: there is no project yet."""
+    buttons = [_button(action, "", t(text), t(text), "ab-primary" if action == "new" else "")
+               for action, text in _BEGIN]
     begin = Markup('<div class="ab-begin">{}</div>').format(join(buttons))
     if not first:
         return Markup('<div class="ab-welcome">{}</div>').format(begin)
     listed = join(Markup("<li>{}</li>").format(t(step)) for step in _STEPS)
-    note = Markup("<small>{}</small>").format(
-        t("The example trains on “{example}” and takes about half an hour on a laptop; you can watch it, or close "
-          "the page and come back.", example=example)
-    ) if example else Markup("")
-    return Markup('<div class="ab-welcome ab-first"><h2>{}</h2><p>{}</p><ol>{}</ol>{}{}</div>').format(
-        t("Make an assistant from your questions and answers"), t(PROMISE), listed, begin, note
-    )
+    return Markup('<div class="ab-welcome ab-first"><h2>{}</h2><p>{}</p><ol>{}</ol>{}<small>{}</small></div>').format(
+        t("Make an assistant from your questions and answers"), t(PROMISE), listed, begin,
+        t("The finished example is an assistant of a campsite: you can chat with it at once. Training it on this "
+          "computer takes about a quarter of an hour."))
 
 
 def ago(seconds: float) -> str:
