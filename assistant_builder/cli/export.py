@@ -29,8 +29,9 @@ def export(
     sample: Annotated[int, typer.Option(min=1, help="Number of held-out items for the check after writing.")] = 20,
     with_data: Annotated[bool, typer.Option("--with-data", help="Add the index of a grounded assistant, with which it "
                                             "looks facts up. It contains the training pairs as plain text.")] = False,
-    importance: Annotated[bool, typer.Option("--importance", help="With gguf as Q8_0, Q5_1, Q4_1 or Q4_0: choose block "
-                                             "scales by the activations on training rows.")] = False,
+    importance: Annotated[bool, typer.Option("--importance", help="With gguf as Q5_1, Q4_1 or Q4_0: choose block "
+                                             "scales by the activations on training rows, also if the settings of the "
+                                             "study do not.")] = False,
     ollama: Annotated[str | None, typer.Option(metavar="NAME", show_default=False, help="With gguf: also make it a "
                                                "model of Ollama with this name ('ollama create').")] = None,
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", show_default=False, help="Upload the export to the "

@@ -23,9 +23,9 @@ class FormatsConfig(ConfigModel):
     )
 
     importance: bool = Field(
-        default=False, title=N_("Importance matrix"),
+        default=True, title=N_("Importance matrix"),
         description=N_("Choose the block scales of {join} by how large the activations of each column are on "
-                       "training rows, which costs some minutes. Other types are written without.").format(
+                       "training rows. Other types are written without.").format(
                            join=", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)),
     )
 

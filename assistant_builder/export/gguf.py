@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.export.adapter import QUESTION, curl_command, shell_word, write_object
-from assistant_builder.export.importance import importance_matrix, importance_rows
+from assistant_builder.export.importance import NotMeasured, importance_matrix, importance_rows
 from assistant_builder.export.merged import write_merged_weights, write_modelfile
 from assistant_builder.export.ollama import match_family
 from assistant_builder.export_formats import (
@@ -297,8 +298,14 @@ class GgufFiles:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{self.arm}-") as work:
             full = Path(work) / "merged-f16.gguf"
             weighted = self.study.config.formats.importance and any(GGUF_TYPES[type].takes_importance for type in types)
-            importance = write_float16_gguf(_source(self.study, self.arm, importance=weighted), Path(work) / "merged",
-                                            full, report)
+            merged = Path(work) / "merged"
+            source = _source(self.study, self.arm, importance=weighted)
+            try:
+                importance = write_float16_gguf(source, merged, full, report)
+            except NotMeasured:  # files without a matrix are better than none
+                shutil.rmtree(merged)
+                full.unlink()
+                importance = write_float16_gguf(replace(source, importance=False), merged, full, report)
             for place, type in enumerate(types):
                 def within(fraction: float, message: str, place: int = place) -> None:
                     report(_CONVERTED + (1 - _CONVERTED) * (place + fraction) / len(types), message)
@@ -306,7 +313,8 @@ class GgufFiles:
                 made = Path(work) / self.path(type).name
                 written = quantize(full, made, type, within, importance=importance)
                 record = {"type": type, "bytes": made.stat().st_size, "sha256": file_hash(made),
-                          "tensor_types": written.tensor_types, "inputs": self.inputs()}
+                          "tensor_types": written.tensor_types, "inputs": self.inputs(),
+                          "importance": importance is not None and GGUF_TYPES[type].takes_importance}
                 self._record_file(type).unlink(missing_ok=True)
                 os.replace(made, self.path(type))
                 write_json(self._record_file(type), record)

@@ -24,8 +24,12 @@ ROWS = 64
 """Most training rows that are read, evenly spread over all."""
 
 
+class NotMeasured(ModelError):
+    """The importance matrix of a model cannot be measured."""
+
+
 def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
-    """Whether an export is written with an importance matrix: by option, or as the scored files of the study.
+    """Whether an export is written with an importance matrix: by option, or as the scored file of the study.
 
     Raises:
         ConfigError: It is asked for, and the format or type has no block scales that are chosen here.
@@ -37,7 +41,12 @@ def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
         raise ConfigError(f"an export as {' '.join(filter(None, (format.name, format.type)))} takes no importance "
                           "matrix", where="--importance", remedy=f"Choose --format gguf and --type {own}, or leave "
                           "--importance out")
-    return takes and (asked or study.config.formats.importance)
+    if asked or not takes:
+        return takes
+    from assistant_builder.export.gguf import GgufFiles
+
+    scored = GgufFiles(study, spec.arm).record(format.type)
+    return bool((scored or {}).get("importance", study.config.formats.importance))
 
 
 def importance_rows(study: Study, prompter: ChatTokenizer) -> list[tuple[int, ...]]:
@@ -66,7 +75,7 @@ def importance_matrix(checkpoint: Path, architecture: str, rows: Sequence[Sequen
         Weights by the names of the tensors in a GGUF file.
 
     Raises:
-        ModelError: transformers cannot load the model without code of its own.
+        NotMeasured: transformers cannot load the model without code of its own, or llama.cpp has other names for it.
     """
     import torch
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
@@ -82,7 +91,7 @@ def importance_matrix(checkpoint: Path, architecture: str, rows: Sequence[Sequen
             checkpoint, dtype=loading.DTYPES[dtype], device_map={"": loading.pick_device()}, local_files_only=True,
             use_safetensors=True).eval()
     except (ValueError, KeyError) as error:
-        raise ModelError(f"its importance matrix cannot be measured: {str(error)[:300]}", where=str(checkpoint),
+        raise NotMeasured(f"its importance matrix cannot be measured: {str(error)[:300]}", where=str(checkpoint),
                          remedy="Write the file without an importance matrix") from error
     names = get_tensor_name_map(arch, model.config.get_text_config().num_hidden_layers)
     sums: dict[str, Any] = {}
@@ -107,7 +116,7 @@ def importance_matrix(checkpoint: Path, architecture: str, rows: Sequence[Sequen
         for hook in hooks:
             hook.remove()
     if not sums:
-        raise ModelError("its importance matrix cannot be measured: llama.cpp has other names for all of its matrices",
+        raise NotMeasured("its importance matrix cannot be measured: llama.cpp has other names for all of its matrices",
                          where=str(checkpoint), remedy="Write the file without an importance matrix")
     tokens = sum(map(len, rows))
     return {name: (total / tokens).float().cpu().numpy() for name, total in sums.items()}

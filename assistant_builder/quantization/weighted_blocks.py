@@ -1,9 +1,9 @@
-"""Quantization to Q8_0, Q5_1, Q4_1 and Q4_0 with scales that minimise a weighted squared error.
+"""Quantization to Q5_1, Q4_1 and Q4_0 with scales that minimise a weighted squared error.
 
-The layout of the blocks is that of llama.cpp (``block_q8_0``, ``block_q5_1``, ``block_q4_1`` and ``block_q4_0`` in
-``ggml-common.h``), so that the result is a plain file of these types. Only the scales are chosen otherwise: of each
-block a few are tried, each with the least-squares scale for its levels, where the package ``gguf`` takes the scale that
-just covers the largest value.
+The layout of the blocks is that of llama.cpp (``block_q5_1``, ``block_q4_1`` and ``block_q4_0`` in ``ggml-common.h``),
+so that the result is a plain file of these types. Only the scales are chosen otherwise: of each block a few are tried,
+each with the least-squares scale for its levels, where the package ``gguf`` takes the scale that just covers the
+largest value. Q8_0 has 255 levels and gains nothing.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ class _Levels:
     offset: bool
 
 
-_TYPES = {"Q8_0": _Levels(-127, 127, False), "Q5_1": _Levels(0, 31, True), "Q4_1": _Levels(0, 15, True),
-          "Q4_0": _Levels(-8, 7, False)}
+_TYPES = {"Q5_1": _Levels(0, 31, True), "Q4_1": _Levels(0, 15, True), "Q4_0": _Levels(-8, 7, False)}
 WEIGHTED_TYPES = tuple(_TYPES)
 """The types that can be written."""
 
@@ -62,14 +61,11 @@ def quantize_weighted(rows: Floats, kind: str, weights: NDArray[Any]) -> NDArray
     parts: list[NDArray[Any]] = [_bytes(scale.astype(np.float16))]
     if levels.offset:
         parts.append(_bytes(minimum.astype(np.float16)))
-    if kind == "Q8_0":
-        parts.append(_bytes(q.astype(np.int8)))
-    else:
-        nibbles = (q - levels.low).astype(np.uint8)
-        if kind == "Q5_1":
-            parts.append(np.packbits(nibbles >> 4, axis=-1, bitorder="little"))
-        half = BLOCK // 2
-        parts.append(nibbles[..., :half] & 15 | nibbles[..., half:] << 4)
+    nibbles = (q - levels.low).astype(np.uint8)
+    if kind == "Q5_1":
+        parts.append(np.packbits(nibbles >> 4, axis=-1, bitorder="little"))
+    half = BLOCK // 2
+    parts.append(nibbles[..., :half] & 15 | nibbles[..., half:] << 4)
     return np.concatenate(parts, axis=-1).reshape(len(rows), -1)
 
 
@@ -87,7 +83,7 @@ def _search(x: Floats, w: Floats, levels: _Levels) -> tuple[Floats, Floats]:
         low, high = x.min(axis=-1, keepdims=True), x.max(axis=-1, keepdims=True)
     else:
         largest = np.take_along_axis(x, np.abs(x).argmax(axis=-1, keepdims=True), axis=-1)
-        unit = largest / levels.low if levels.low == -levels.high - 1 else np.abs(largest) / levels.high
+        unit = largest / levels.low
     best: Any = None
     for part in _RANGES:
         if levels.offset:

@@ -13,7 +13,7 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.errors import Cancelled, ConfigError, ModelError
 from assistant_builder.export.export import loading_snippets, write_export
 from assistant_builder.export.gguf import GGUF, GgufFiles, only_gguf
-from assistant_builder.export.importance import ROWS, importance_matrix, importance_rows, uses_importance
+from assistant_builder.export.importance import ROWS, NotMeasured, importance_matrix, importance_rows, uses_importance
 from assistant_builder.export.job import ExportJob
 from assistant_builder.export_formats import EXPORT_FORMATS, export_specs, parse_export
 from assistant_builder.inference import llamacpp
@@ -160,14 +160,14 @@ def test_a_k_quant_is_written_by_the_program_on_the_path(study: Study, tmp_path:
     assert record["type"] == "Q4_K_M" and only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
 
 
-@pytest.mark.parametrize(("format", "type"), [("adapter", None), ("merged", None), ("gguf", "BF16"),
+@pytest.mark.parametrize(("format", "type"), [("adapter", None), ("merged", None), ("gguf", "BF16"), ("gguf", "Q8_0"),
                                             ("gguf", "Q4_K_M")])
 def test_an_importance_matrix_needs_block_scales(format: str, type: str | None) -> None:
-    study, spec = finished_study(formats__importance=True), parse_export("lora", format, type)
+    study, spec = finished_study(), parse_export("lora", format, type)
     with pytest.raises(ConfigError, match="--importance: an export as .* takes no importance matrix"):
         uses_importance(study, spec, asked=True)
     assert not uses_importance(study, spec, asked=False)
-    assert uses_importance(study, parse_export("lora", "gguf"), asked=False)
+    assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
     study.write_config(study.config.with_changes({"formats.importance": "false"}))
     assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=True)
     assert not uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
@@ -186,6 +186,7 @@ def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base
     assert np.array_equal(found["blk.1.attn_q.weight"], found["blk.1.attn_k.weight"])  # they have the same inputs
     assert found["blk.0.ffn_down.weight"].shape == (GGUFReader(GgufFiles(study, "lora").ensure(["BF16"])["BF16"])
                                                     .fields["llama.feed_forward_length"].contents(),)
+    study.write_config(study.config.with_changes({"formats.importance": "false"}))
     plain = GgufFiles(study, "lora").ensure(["Q4_0"])["Q4_0"].read_bytes()
     study.write_config(study.config.with_changes({"formats.importance": "true"}))
     files = GgufFiles(study, "lora")
@@ -202,8 +203,24 @@ def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base
     assert record["importance"] is True and any("importance of" in line for line in record["sentences"])
     assert only_gguf(tmp_path / "out").read_bytes() == path.read_bytes()
     study.write_config(study.config.with_changes({"formats.importance": "false"}))
-    assert export(study, "Q8_0", tmp_path / "other", importance=True)["importance"] is True
+    assert export(study, "Q5_1", tmp_path / "other", importance=True)["importance"] is True
     assert "importance" not in export(study, "BF16", tmp_path / "full")
+
+
+@pytest.mark.train
+def test_files_are_written_without_a_matrix_that_cannot_be_measured(study: Study, tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise NotMeasured("its importance matrix cannot be measured")
+
+    monkeypatch.setattr("assistant_builder.export.gguf.importance_matrix", fail)
+    files = GgufFiles(study, "lora")
+    files.ensure(["Q4_0"])
+    record = files.record("Q4_0")
+    assert record is not None and record["importance"] is False
+    assert "importance" not in export(study, "Q4_0", tmp_path / "out"), "an export is the file that was scored"
+    with pytest.raises(NotMeasured):
+        export(study, "Q4_0", tmp_path / "asked", importance=True)
 
 
 @pytest.mark.train
