@@ -82,8 +82,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("power", "The probability that a study detects a difference that exists."),
     ("requantize", "To round a model that was merged in 16 bits to 4 bits again. This rounds the adapter too."),
     ("retention", "The general knowledge that the model still has after training. Tuning can make it forget."),
-    ("retrieval", "A search for the most similar training questions, which are shown to the untuned model with their "
-     "answers. It is an alternative to tuning."),
+    ("retrieval", "A search for the most similar training questions, which are shown to the model with their "
+     "answers, in the grounded approach and to the untuned model as a baseline."),
     ("seed", "The number that determines the random choices of training, such as the order of the data. Another seed "
      "gives another adapter and another result."),
     ("top-1 agreement", "How often two models predict the same token as the likeliest."),

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 TRAINS = "trains"
-REASONS = tuple(f"needs a {what}" for what in ("GPU", "hub", "cluster"))
+REASONS = tuple(f"needs a {what}" for what in ("GPU", "hub", "cluster", "running endpoint"))
 """Marks of blocks that no test executes."""
 SHELL = ("bash", "sh", "shell", "console")
 _FENCE = re.compile(r"(?:^<!-- shell: (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
