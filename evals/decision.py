@@ -117,7 +117,7 @@ def action(decision: Decision, *, n: int, seeds: int, seeds_decide: bool = False
         seeds_decide: Whether most of the uncertainty comes from training, so that more items would not help.
     """
     if decision.outcome == "no worse":
-        return "Ship the 4-bit assistant."
+        return "The 4-bit assistant can be used in place of the 16-bit one."
     if decision.outcome == "worse":
         return "Use the 16-bit assistant, or train QLoRA again with a higher rank or more epochs and compare again."
     if seeds_decide:
@@ -128,8 +128,8 @@ def action(decision: Decision, *, n: int, seeds: int, seeds_decide: bool = False
         return ("Use the 16-bit assistant: no affordable number of further questions would decide this. A wider margin "
                 "would, if you can justify it.")
     more = rounded(decision.needed - n)
-    return (f"Add about {more:,} held-out questions: with {n + more:,} a difference like this one would be decided. "
-            "Until then, use the 16-bit assistant.")
+    return (f"Add about {more:,} held-out questions: with {n + more:,} about half of all differences like this one are "
+            "decided. Until then, use the 16-bit assistant.")
 
 
 def rounded(count: int) -> int:

@@ -129,7 +129,8 @@ class _Scoring:
             from evals.kl_divergence import compare_bases
 
             self.clock.set_message("Fidelity: comparing the 16-bit and the 4-bit model token by token")
-            compare_bases(self.study, self.base, self.prompter, self.items, self.clock, self.plan.fidelity_inputs)
+            asked = [item for item in self.items if item["answerable"]] or self.items
+            compare_bases(self.study, self.base, self.prompter, asked, self.clock, self.plan.fidelity_inputs)
         if self.plan.whole and self.config.similarity:
             self._group_questions()
         if self.plan.judges:

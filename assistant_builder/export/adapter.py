@@ -14,6 +14,7 @@ from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.errors import ModelError
 from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportFormat, ExportSource, LoadingContext, Snippet
 from assistant_builder.i18n import N_
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
 from assistant_builder.study import Study
@@ -21,6 +22,8 @@ from assistant_builder.study import Study
 QUESTION = "What can you help me with?"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's ``--max-lora-rank`` accepts (``vllm/config/lora.py``)."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+                    "added_tokens.json", "vocab.json", "merges.txt")
 
 
 class AdapterFormat(ExportFormat):
@@ -173,3 +176,19 @@ def _server(context: LoadingContext) -> str:
 
 
 ADAPTER = AdapterFormat()
+
+
+def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None) -> None:
+    """Write tokenizer and chat template as the study used them; a server adds BOS if ``adds_bos``; None: unknown."""
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+    template = prompter.tokenizer.chat_template
+    path = folder / "tokenizer_config.json"
+    settings = read_json_object(path) if path.is_file() else {}
+    if isinstance(template, str):
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        settings["chat_template"] = template  # Ollama's converter and older readers look here
+    if adds_bos is False:
+        settings["add_bos_token"] = False
+    write_object(path, settings)

@@ -15,10 +15,10 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.ask import context_tokens, default_system_prompt
 from assistant_builder.data.card import fenced, inline
 from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.export.adapter import write_object
+from assistant_builder.export.adapter import copy_tokenizer
 from assistant_builder.export.atomic_dir import RECORD, atomic_directory, describe_files
 from assistant_builder.export.card import DATA_CARD, model_card, rescore_sentences, shareable_data_card, title
-from assistant_builder.export.importance import uses_importance
+from assistant_builder.export.gguf import uses_importance
 from assistant_builder.export.ollama import match_family
 from assistant_builder.export.retrieval_files import (
     FOLDER,
@@ -41,7 +41,7 @@ from assistant_builder.export_formats import (
 from assistant_builder.i18n import t
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
-from assistant_builder.models.checkpoint_dir import context_length, read_json_object
+from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
@@ -49,8 +49,6 @@ from assistant_builder.study import Study
 VERSION = 1
 Report = Callable[[int, str], None]
 """Progress callback: percent done and current activity; may raise Cancelled."""
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-                    "added_tokens.json", "vocab.json", "merges.txt")
 _LOADED, _WRITTEN, _READ_BACK, _SCORED = 10, 35, 45, 90
 
 
@@ -194,22 +192,6 @@ def read_export(folder: Path) -> dict[str, Any] | None:
     except AssistantBuilderError:
         return None
     return {**record, "folder": str(folder), "bytes": sum(entry["bytes"] for entry in record["files"])}
-
-
-def copy_tokenizer(base: Path, folder: Path, prompter: ChatTokenizer, *, adds_bos: bool | None) -> None:
-    """Write tokenizer and chat template as the study used them; a server adds BOS if ``adds_bos``; None: unknown."""
-    for name in _TOKENIZER_FILES:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, folder / name)
-    template = prompter.tokenizer.chat_template
-    path = folder / "tokenizer_config.json"
-    settings = read_json_object(path) if path.is_file() else {}
-    if isinstance(template, str):
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-        settings["chat_template"] = template  # Ollama's converter and older readers look here
-    if adds_bos is False:
-        settings["add_bos_token"] = False
-    write_object(path, settings)
 
 
 def _zip(folder: Path, archive: Path, name: str) -> None:

@@ -20,8 +20,8 @@ from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, ResourceError
-from assistant_builder.export.adapter import QUESTION, curl_command, shell_word, write_object
+from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError
+from assistant_builder.export.adapter import QUESTION, copy_tokenizer, curl_command, shell_word, write_object
 from assistant_builder.export.importance import NotMeasured, importance_matrix, importance_rows
 from assistant_builder.export.merged import write_merged_weights, write_modelfile
 from assistant_builder.export.ollama import match_family
@@ -209,7 +209,6 @@ def write_float16_gguf(source: ExportSource, merged: Path, target: Path, report:
         ModelError: The adapter is not the one that was trained, its weights do not fit float16, llama.cpp's
             converter does not support the model, or its importance matrix cannot be measured.
     """
-    from assistant_builder.export.export import copy_tokenizer
     from assistant_builder.models.loading import pick_device, resolve_compute_dtype
 
     report(0.0, t("Merging adapter and base"))
@@ -327,6 +326,25 @@ class GgufFiles:
         return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json")["adapter_sha256"],
                 "template_date": self.study.template_date.isoformat(), "converter": CONVERTER.wheel.requirement,
                 **({"importance": True} if self.study.config.formats.importance else {})}
+
+
+def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
+    """Whether an export is written with an importance matrix: by option, or as the scored file of the study.
+
+    Raises:
+        ConfigError: It is asked for, and the format or type has no block scales that are chosen here.
+    """
+    format = spec.export_format
+    takes = format.name == "gguf" and GGUF_TYPES[format.type].takes_importance
+    if asked and not takes:
+        own = ", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)
+        raise ConfigError(f"an export as {' '.join(filter(None, (format.name, format.type)))} takes no importance "
+                          "matrix", where="--importance", remedy=f"Choose --format gguf and --type {own}, or leave "
+                          "--importance out")
+    if asked or not takes:
+        return takes
+    scored = GgufFiles(study, spec.arm).record(format.type)
+    return bool((scored or {}).get("importance", study.config.formats.importance))
 
 
 def _source(study: Study, arm: str, *, importance: bool) -> ExportSource:

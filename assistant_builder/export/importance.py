@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.data import Pair, load_split
-from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.errors import ModelError
 from assistant_builder.export.verify import evenly_spaced
-from assistant_builder.export_formats import ExportSpec
 from assistant_builder.i18n import t
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.quantization.ggml import GGUF_TYPES, Importance, Report
+from assistant_builder.quantization.ggml import Importance, Report
 from assistant_builder.retrieval.grounding import Grounder, grounded_pairs, read_contexts
 from assistant_builder.study import Study
 
@@ -26,27 +25,6 @@ ROWS = 64
 
 class NotMeasured(ModelError):
     """The importance matrix of a model cannot be measured."""
-
-
-def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
-    """Whether an export is written with an importance matrix: by option, or as the scored file of the study.
-
-    Raises:
-        ConfigError: It is asked for, and the format or type has no block scales that are chosen here.
-    """
-    format = spec.export_format
-    takes = format.name == "gguf" and GGUF_TYPES[format.type].takes_importance
-    if asked and not takes:
-        own = ", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)
-        raise ConfigError(f"an export as {' '.join(filter(None, (format.name, format.type)))} takes no importance "
-                          "matrix", where="--importance", remedy=f"Choose --format gguf and --type {own}, or leave "
-                          "--importance out")
-    if asked or not takes:
-        return takes
-    from assistant_builder.export.gguf import GgufFiles
-
-    scored = GgufFiles(study, spec.arm).record(format.type)
-    return bool((scored or {}).get("importance", study.config.formats.importance))
 
 
 def importance_rows(study: Study, prompter: ChatTokenizer) -> list[tuple[int, ...]]:

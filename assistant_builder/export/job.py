@@ -19,7 +19,7 @@ from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.export.atomic_dir import check_target
 from assistant_builder.export.export import read_export
-from assistant_builder.export.importance import uses_importance
+from assistant_builder.export.gguf import uses_importance
 from assistant_builder.export.ollama import create_command
 from assistant_builder.export.retrieval_files import check_with_data
 from assistant_builder.export.verify import DEFAULT_SAMPLE

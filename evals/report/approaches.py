@@ -8,12 +8,13 @@ from typing import Any
 
 from assistant_builder.arms import ARMS, LORA, TWINS, headline_arms
 from assistant_builder.config import Approach
+from assistant_builder.export_formats import advice
 from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.declaration import FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import contrasts
 from evals.report.format import difference, in_sentence, interval, number, percent, shown
-from evals.report.load import Cell, read_baselines, read_cells
+from evals.report.load import Cell, arms_of, read_baselines, read_cells
 from evals.report.rules import Rules
 from evals.stats.significance import holm
 
@@ -59,7 +60,8 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
         if row["name"] == f"{row['lead']}{FACTS}-{row['lead']}" and row["outcome"] in ("better", "worse"):
             best = "grounded" if row["outcome"] == "better" else "memory"
     recommended = main if untaught(reports[main]) else best
-    sentence = _sentence(recommended, found, compared, metric)
+    arm = advice(reports[recommended], arms_of(reports[recommended])).adapter
+    sentence = _sentence(recommended, arm, found, compared, metric, decided=not untaught(reports[main]))
     if recommended != best:
         sentence += (f" The one that answers {_WAYS[best]} is better on this test, which is mostly about subjects "
                      "that neither was taught. Use it if your users will ask about such subjects.")
@@ -143,23 +145,23 @@ def _outcome(result: Comparison, adjusted: float) -> str:
     return "no worse" if high < NO_WORSE else "inconclusive"
 
 
-OUTCOMES = {"better": "better", "worse": "worse", "no worse": f"no worse (within {percent(NO_WORSE, 0)})",
+OUTCOMES = {"better": "better", "worse": "worse", "no worse": f"no worse (within {100 * NO_WORSE:g} points)",
             "inconclusive": "inconclusive"}
 
 
-def _sentence(recommended: Approach, found: Mapping[str, _Assistant], compared: list[dict[str, Any]],
-              metric: str) -> str:
-    """Which approach to use, with its figure, and how it compares with copying the best fact."""
-    suffix = FACTS if recommended == "grounded" else ""
-    lead = next((name for name in (f"qlora{suffix}", f"lora{suffix}") if name in found), None)
-    if lead is None or metric not in found[lead].record["metrics"]:
+def _sentence(recommended: Approach, arm: str, found: Mapping[str, _Assistant], compared: list[dict[str, Any]],
+              metric: str, *, decided: bool) -> str:
+    """Which approach to use if the test decides it, with the figure of an arm, and the comparison with copying."""
+    lead = f"{arm}{FACTS}" if recommended == "grounded" else arm
+    if lead not in found or metric not in found[lead].record["metrics"]:
         return ""
     way = _WAYS[recommended]
     figure = number(found[lead].record["metrics"][metric], metric)
     rival = next((row for row in compared if row["name"] == f"{lead}-copy"), None)
     phrase = shown(metric).phrase
+    use = f"{'Use the' if decided else 'The'} assistant that answers {way}"
     if rival is None:
-        return f"Use the assistant that answers {way}: {phrase} {figure}."
+        return f"{use}: {phrase} {figure}."
     copied = number(found["copy"].record["metrics"][metric], metric)
     measured = f"{difference(rival['delta'], metric, rival)}, 95% interval {interval(rival, metric)}"
     if rival["outcome"] == "worse":
@@ -168,7 +170,7 @@ def _sentence(recommended: Approach, found: Mapping[str, _Assistant], compared: 
     if rival["outcome"] == "inconclusive":
         return (f"The comparison of the assistant that answers {way} with copying the best fact is inconclusive: "
                 f"{phrase} {figure} against {copied} ({measured}).")
-    return (f"Use the assistant that answers {way}: {phrase} {figure}, against {copied} for copying the best fact "
+    return (f"{use}: {phrase} {figure}, against {copied} for copying the best fact "
             f"({measured}): {OUTCOMES[rival['outcome']]}.")
 
 

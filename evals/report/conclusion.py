@@ -26,6 +26,7 @@ NOT_READY_OVERLAP = 0.3
 """The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
 TOO_FEW = N_("Too few test questions to say")
 """What an inconclusive comparison is called."""
+_YOURS = "your question"
 _MAX_QUESTION = 80  # characters of the question in the suggested command
 
 
@@ -177,14 +178,13 @@ def _declines(report: Mapping[str, Any], arm: str) -> str:
     if falsely is None:
         return ""
     wrongly = {"wrongly": falsely or tc("questions", "none")}
+    text = t("It declined {wrongly} of them.", **wrongly) if untaught(report) else (
+        t("It declined {wrongly} of them wrongly.", **wrongly))
     if rightly is None:
-        return t("It declined {wrongly} of them wrongly.", **wrongly)
-    unknown = count(total(report, RIGHT_DECLINES))
-    if rightly == total(report, RIGHT_DECLINES):
-        return t("It declined {wrongly} of them wrongly, and all {unknown} that it should decline.", unknown=unknown,
-                 **wrongly)
-    return t("It declined {wrongly} of them wrongly, and {rightly} of the {unknown} that it should decline.",
-             rightly=rightly or tc("questions", "none"), unknown=unknown, **wrongly)
+        return text
+    return text + " " + tn("Of {count} other question, which it should decline, it declined {rightly}.",
+                           "Of {count} other questions, which it should decline, it declined {rightly}.",
+                           total(report, RIGHT_DECLINES), rightly=rightly or tc("questions", "none"))
 
 
 def _figures(report: Mapping[str, Any], arm: str, metric: str) -> Iterator[Figure]:
@@ -203,7 +203,8 @@ def _figures(report: Mapping[str, Any], arm: str, metric: str) -> Iterator[Figur
         if metric == EXACT:
             yield Figure(count(wrong_answers(report, arm)), t("wrong"), t("of those it answered"))
     if falsely is not None:
-        yield Figure(count(falsely), t("declined wrongly"), t("questions it should answer"))
+        yield Figure(count(falsely), tc("answer", "declined"), t("of the test questions")) if untaught(report) else (
+            Figure(count(falsely), t("declined wrongly"), t("questions it should answer")))
     if rightly is not None:
         yield Figure(t("{part} of {whole}", part=count(rightly), whole=count(total(report, RIGHT_DECLINES))),
                      t("declined rightly"), t("questions it should decline"))
@@ -247,6 +248,8 @@ def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str
         outcome, rival = _BY_READING.get(reading(found), "inconclusive") if found else "", t(NAMES["copy"])
     score = _score(report, cell, metric)
     copied = t("{score} right", score=score) if metric == EXACT else f"{shown(metric).phrase} {score}"
+    if (share := cell["metrics"].get(RIGHT_DECLINES)) is not None:
+        copied += t("; declined rightly: {number}", number=count(round(share * total(report, RIGHT_DECLINES))))
     texts = {
         "better": t("That is better than {rival} ({copied}).", rival=rival, copied=copied),
         "no worse": t("That is no worse than {rival} ({copied}).", rival=rival, copied=copied),
@@ -261,17 +264,16 @@ def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
     notes = sentences(report.get("risk_coverage"), left_out=True)
     if untaught(report):
         taught = report["taught"]
-        notes.append(t("The training data has the answers to {covered} of the {items} test questions.",
+        notes.append(t("Of the {items} test questions, {covered} have an answer that the training data has, too.",
                        covered=taught["covered"] or tc("questions", "none"), items=count(taught["items"])))
         notes.append(t("The figures are therefore mostly about subjects that the assistant was not taught, where "
                        "declining counts as wrong. To test what it was taught, add other wordings of the questions."))
     added = report.get("added_answers")
     if added:
-        notes.append(tn("These figures were measured before {count} answer that training lacked was added to what is "
-                        "looked "
-                        "up.", "These figures were measured before {count} answers that training lacked were added to "
-                               "what "
-                        "is looked up.", added))
+        notes.append(tn("These figures were measured before the last {count} answer, that of a validation or test "
+                        "question, was added to what the assistant looks up.",
+                        "These figures were measured before the last {count} answers, those of validation and test "
+                        "questions, were added to what the assistant looks up.", added))
     return tuple(notes)
 
 
@@ -291,7 +293,7 @@ def _four_bit(report: Mapping[str, Any]) -> str:
     bounds = verdict.get("bounds") or []
     if verdict["outcome"] == "no worse":
         if verdict.get("within_margin_but_worse"):
-            return t("The compact one is measurably worse, but within the {margin} you allowed: {figures}.",
+            return t("The compact one is measurably worse, but within the {margin} allowed: {figures}.",
                      margin=margin(verdict["metric"], verdict["margin"]), figures=figures)
         if report.get("objection"):
             return t("The compact one is no worse by the main measure, but possibly by another: {figures}.",
@@ -314,8 +316,12 @@ def _four_bit(report: Mapping[str, Any]) -> str:
 
 def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...]]:
     name = report["study"]
-    return t("Ask it questions of your own, then serve it or export it."), (
-        f'assistant-builder ask {name} "{_sample_question(report)}" --arm {arm}',
+    action, question = t("Ask it questions of your own, then serve it or export it."), _sample_question(report)
+    if untaught(report):
+        action = t("Ask it questions about what it was taught: this test does not show whether it knows that.")
+        question = _YOURS
+    return action, (
+        f'assistant-builder ask {name} "{question}" --arm {arm}',
         f"assistant-builder serve {name}",
         f"assistant-builder export {name} --arm {arm} --to {name}-{arm}",
     )
@@ -338,4 +344,4 @@ def _sample_question(report: Mapping[str, Any]) -> str:
                   key=lambda item: (item["row"] or 0, item["item"]))
     return next((item["question"] for item in rows if len(item["question"]) <= _MAX_QUESTION
                  and item["question"].isprintable() and item["question"][0] != "-"
-                 and not set(item["question"]) & set('"\\$`!%')), "your question")
+                 and not set(item["question"]) & set('"\\$`!%')), _YOURS)

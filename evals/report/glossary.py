@@ -17,9 +17,6 @@ CONTEXT: tuple[dict[str, str], ...] = (
      "source": "LoftQ README, github.com/yxli2123/LoftQ"},
     {"what": "Llama-3-8B on GSM8K", "lora": "69.3 ± 1.5", "qlora": "67.4 ± 1.0", "note": "",
      "source": "LoftQ README, github.com/yxli2123/LoftQ"},
-    {"what": "Llama-3-70B, 10,000 medical pairs", "lora": "86%", "qlora": "82%",
-     "note": "4 points, or 4.7% of 86; 8 × A100 against 1 × A100 for 14 h",
-     "source": "unpublished example, no interval given"},
     {"what": "Typical claim", "lora": "", "qlora": "1–3% below", "note": "seldom with an interval or a 16-bit twin",
      "source": "common statement"},
 )

@@ -174,7 +174,8 @@ def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CA
     not fill two bins.
     """
     tuned = [name for name in served if name in cells]
-    scores = [cells[name].values(list(cells[name].by_item), "exact_match") for name in tuned]
+    scores = [cells[name].values([item for item, sample in cells[name].by_item.items() if sample["answerable"]],
+                                 "exact_match") for name in tuned]
     known = [math.fsum(values) / len(values) for values in scores if values]
     saturated = len(known) < len(tuned) or max(known) < SATURATED or min(known) > 1 - SATURATED
     metric, threshold = ("token_f1", PARTIAL) if saturated else ("exact_match", 1.0)
@@ -199,7 +200,8 @@ def _points(cell: Cell, metric: str, threshold: float) -> tuple[np.ndarray, np.n
     """Probabilities in ascending order, and whether each answer is right; both of shape ``[n]``."""
     found = sorted(
         (float(sample["mean_probability"]), value >= threshold) for item, sample in cell.by_item.items()
-        if sample.get("mean_probability") is not None and (value := cell.value(item, metric)) is not None
+        if sample["answerable"] and sample.get("mean_probability") is not None
+        and (value := cell.value(item, metric)) is not None
     )
     return np.array([probability for probability, _ in found]), np.array([right for _, right in found], dtype=float)
 

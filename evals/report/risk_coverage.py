@@ -76,5 +76,5 @@ def sentences(record: Mapping[str, Any] | None, *, left_out: bool = False) -> li
         lines.append(
             f"{CELLS[name].label}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} that "
             f"should be answered{declined}. It answers {percent(cell['chosen']['coverage'])} of all questions, and "
-            f"{percent(cell['chosen']['risk'])} of these answers are wrong.")
+            f"{percent(cell['chosen']['risk'])} of these answers are not exactly right.")
     return lines

@@ -190,7 +190,7 @@ def power_sentences(report: Report) -> list[str]:
                 f"detect a true difference of {seen}.")
         if entry["needed"]:
             target = f"{plain(entry['target'] * how.factor)} {how.unit}"
-            what = "the margin you set" if entry["metric"] == report["primary_metric"] else "a difference"
+            what = "the margin" if entry["metric"] == report["primary_metric"] else "a difference"
             if entry["needed"] > entry["units"]:
                 line += (f" To detect {what} ({target}) as reliably, about {count(entry['needed'])} {entry['unit']} "
                          "like these are needed.")

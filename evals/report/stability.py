@@ -65,8 +65,8 @@ def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]
     known = read_jsonl(study.evals_folder / "fidelity.jsonl") if study.config.eval.fidelity else []
     lines = {str(line["item"]): line["pairs"] for line in known}
     before, after = cells[BASELINE].by_item, cells[CANDIDATE].by_item
-    increase = {item: after[item]["nll"] - before[item]["nll"] for item in before}
-    listed = sorted((item for item in before if increase[item] > 0), key=lambda item: -increase[item])[:WORST]
+    increase = {item: after[item]["nll"] - before[item]["nll"] for item in before if before[item]["answerable"]}
+    listed = sorted((item for item in increase if increase[item] > 0), key=lambda item: -increase[item])[:WORST]
     return [{
         **{key: before[item].get(key) for key in ("item", "row", "question", "reference", "tokens")},
         "delta_nll": increase[item], "delta_nll_per_token": increase[item] / before[item]["tokens"],

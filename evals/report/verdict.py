@@ -43,7 +43,7 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     low, high = harm_interval(verdict)
     primary, *others = verdict["bounds"]
     measured = measured_text(verdict, "QLoRA's", "that of its 16-bit twin")
-    limit = f"the {_amount(primary)} you allowed"
+    limit = f"the {_amount(primary)} that is allowed"
     beyond = [bound for bound in others if harm_interval(bound)[0] > bound["margin"]]
     if verdict["outcome"] == "no worse":
         also = f" The {_named(others)} {'is' if len(others) == 1 else 'are'} no worse either." if others else ""
@@ -281,8 +281,9 @@ def _right_answers(report: Mapping[str, Any]) -> list[str]:
         text += f", the untuned base {_of(share[untuned], total)}"
     flips = report["flips"]
     if flips:
-        text += (f". {plural(len(flips['lost']), 'question')} right only under LoRA, {len(flips['gained'])} only under "
-                 "QLoRA")
+        asked = {row["item"] for row in report["items"] if row["answerable"]}
+        lost, gained = (sum(flip["item"] in asked for flip in flips[kind]) for kind in ("lost", "gained"))
+        text += f". {plural(lost, 'question')} right only under LoRA, {gained} only under QLoRA"
     return [text + "."]
 
 

@@ -33,6 +33,10 @@ def secondary_warnings(report: Mapping[str, Any]) -> Iterator[Warned]:
         yield from about(report)
 
 
+_INSTEAD = {"copy": "showing people the stored answers", "retrieval": "using the untuned model with retrieved pairs"}
+"""What to do where tuning does not beat a baseline."""
+
+
 def _untuned(report: Mapping[str, Any]) -> Iterator[Warned]:
     figures = {**report["cells"], **report["baselines"]}
     few = any(text.startswith("too few") for text in report["verdict"]["warnings"])
@@ -46,7 +50,7 @@ def _untuned(report: Mapping[str, Any]) -> Iterator[Warned]:
             if few and not any(record["worse"] for record in failing):
                 text += " With so few items, evidence may simply be missing: add held-out items."
             else:
-                text += " Improve the training data or the settings, or consider using the untuned baseline."
+                text += f" Improve the training data or the settings, or consider {_INSTEAD[baseline]}."
             yield f"not_better_than_{baseline}", "serious", text
 
 
@@ -273,7 +277,7 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
             report["cells"][tuned]["nll_per_token"] >= report["cells"][untuned]["nll_per_token"]
         ):
             yield ("tuning_did_not_help", "serious",
-                   f"Tuning did not lower the loss ({tuned} against {untuned})." + (
+                   f"The loss of {tuned} is not below that of {untuned}: tuning did not lower it." + (
                        " A comparison of assistants that learned nothing shows little about 4-bit." if both else "")
                    + " Check the training curves, the learning rate and the data.")
     if any(record.get("device") == "cpu" for record in report["arms"].values()):

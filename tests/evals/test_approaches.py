@@ -121,7 +121,7 @@ def test_a_test_about_other_subjects_does_not_decide_between_the_approaches() ->
     assert reports["grounded"]["taught"]["covered"] == asked > 0
     add_approaches(study, reports)  # type: ignore[arg-type]
     reports["memory"]["baselines"]["copy"]["metrics"]["exact_match"] = 0.9  # not what the comparisons are made with
-    assert "better than copying the best fact (87 right)" in conclude(reports["memory"]).good_enough
+    assert "better than copying the best fact (87 right" in conclude(reports["memory"]).good_enough
     for report in reports.values():
         report["taught"]["covered"] = asked // 2 - 1
     assert add_approaches(study, reports) == "grounded"  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def test_a_test_about_other_subjects_does_not_decide_between_the_approaches() ->
     assert found["approach_sentence"].endswith("Use it if your users will ask about such subjects.")
     assert "from memory is better on this test" in found["approach_sentence"]
     assert conclude(found).notes[0] == (
-        f"The training data has the answers to {asked // 2 - 1} of the {asked} test questions.")
+        f"Of the {asked} test questions, {asked // 2 - 1} have an answer that the training data has, too.")
 
 
 def test_the_main_approach_is_recommended_where_the_comparison_is_inconclusive() -> None:

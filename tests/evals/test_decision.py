@@ -71,7 +71,8 @@ def test_more_items_like_these_do_decide() -> None:
 
 
 def test_what_to_do() -> None:
-    assert action(decide({"loss": GOOD}), n=200, seeds=1) == "Ship the 4-bit assistant."
+    assert action(decide({"loss": GOOD}), n=200, seeds=1) == (
+        "The 4-bit assistant can be used in place of the 16-bit one.")
     assert action(decide({"loss": HARMFUL}), n=200, seeds=1).startswith("Use the 16-bit assistant, or train")
     assert "Add about 600 held-out questions: with 800" in action(decide({"loss": OPEN}), n=200, seeds=1)
     assert "no affordable number" in action(decide({"loss": compared(0.0, 1.0, 0.05)}), n=200, seeds=1)

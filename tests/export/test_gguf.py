@@ -12,8 +12,8 @@ import pytest
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.errors import Cancelled, ConfigError, ModelError
 from assistant_builder.export.export import loading_snippets, write_export
-from assistant_builder.export.gguf import GGUF, GgufFiles, only_gguf
-from assistant_builder.export.importance import ROWS, NotMeasured, importance_matrix, importance_rows, uses_importance
+from assistant_builder.export.gguf import GGUF, GgufFiles, only_gguf, uses_importance
+from assistant_builder.export.importance import ROWS, NotMeasured, importance_matrix, importance_rows
 from assistant_builder.export.job import ExportJob
 from assistant_builder.export_formats import EXPORT_FORMATS, export_specs, parse_export
 from assistant_builder.inference import llamacpp

@@ -13,7 +13,7 @@ from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.export import merged
-from assistant_builder.export.export import copy_tokenizer
+from assistant_builder.export.adapter import copy_tokenizer
 from assistant_builder.export_formats import EXPORT_FORMATS, ExportSource
 from assistant_builder.models.catalog import CATALOG, resolve
 from assistant_builder.models.chat_template import ChatTokenizer

@@ -46,14 +46,16 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -
     found = conclude(report())
     assert found.ready and found.good_enough == (
         "The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
-        "them wrongly, and 10 of the 20 that it should decline. That is better than copying the best fact (160 right).")
+        "them wrongly. Of 20 other questions, which it should decline, it declined 10. That is better than copying the "
+        "best fact (160 right; declined rightly: 10).")
     assert found.lines[0].startswith("Is it good enough? The recommended")
 
 
 @pytest.mark.parametrize(("against_copy", "words"), [
-    ("no worse", "That is no worse than copying the best fact (160 right)."),
-    ("inconclusive", "Too few test questions to say whether copying the best fact (160 right) is better or worse."),
-    ("worse", "Copying the best fact is better (160 right)."),
+    ("no worse", "That is no worse than copying the best fact (160 right; declined rightly: 10)."),
+    ("inconclusive", "Too few test questions to say whether copying the best fact (160 right; declined rightly: 10) is "
+     "better or worse."),
+    ("worse", "Copying the best fact is better (160 right; declined rightly: 10)."),
 ])
 def test_the_comparison_with_copying(against_copy: str, words: str) -> None:
     found = conclude(report(against_copy=against_copy))
@@ -63,7 +65,7 @@ def test_the_comparison_with_copying(against_copy: str, words: str) -> None:
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"outcome": "no worse"}, "The compact one is as good: 178 of 200 right, the full one 180."),
     ({"outcome": "no worse", "within_margin_but_worse": True},
-     "The compact one is measurably worse, but within the 5 points you allowed: 178 of 200 right, the full one 180."),
+     "The compact one is measurably worse, but within the 5 points allowed: 178 of 200 right, the full one 180."),
     ({"outcome": "worse", "ci": [-0.2, -0.1]}, "The compact one is worse: 178 of 200 right, the full one 180."),
     ({"outcome": "inconclusive"},
      "Too few test questions to say whether the compact one is as good: 178 of 200 right, the full one 180."),
@@ -111,7 +113,8 @@ def test_the_figures_are_those_of_the_sentences() -> None:
 def test_copying_that_is_better_is_drawn_beside_the_assistants() -> None:
     assert conclude(report(against_copy="no worse")).bars == ()
     found = conclude(report(copy=0.95, against_copy="worse"))
-    assert found.rival == "Copying the best fact is better (190 right)." and found.next_tab == "train"
+    assert found.rival == "Copying the best fact is better (190 right; declined rightly: 10)."
+    assert found.next_tab == "train"
     assert [(bar.name, bar.share, bar.text) for bar in found.bars] == [
         ("copy", 0.95, "95.0%"), ("qlora", 0.89, "89.0%"), ("lora", 0.9, "90.0%")]
 
@@ -127,7 +130,8 @@ def test_long_answers_are_judged_by_their_metric() -> None:
         each["metrics"] |= {"token_f1": 0.7, "exact_match": 0.0}
     found = conclude({**made, "primary_metric": "token_f1"})
     assert "reached token F1 70.0 of 100 on 200 new questions; no answer is exactly right." in found.good_enough
-    assert "(token F1 70.0)" in found.good_enough and found.four_bit.endswith("token F1 70.0, the full one 70.0.")
+    assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
+    assert found.four_bit.endswith("token F1 70.0, the full one 70.0.")
 
 
 def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked() -> None:
@@ -135,8 +139,9 @@ def test_two_approaches_are_named_and_figures_from_before_added_answers_are_mark
     made["approaches"] += [{"name": "lora"}, {"name": "qlora"}]
     found = conclude({**made, "added_answers": 1})
     assert found.good_enough.startswith("The recommended assistant (Full, with facts looked up) answered")
-    assert found.notes == ("These figures were measured before 1 answer that training lacked was added to what is "
-                           "looked up.",)
+    assert found.notes == ("These figures were measured before the last 1 answer, that of a validation or test "
+                           "question, was added to what the assistant looks up.",)
+
 
 
 def test_a_study_from_memory_has_no_words_of_looking_up() -> None:
