@@ -152,6 +152,8 @@ def reading(row: Mapping[str, Any]) -> str:
     if clearly_worse(row):
         return "worse" if significant else "possibly worse"
     if clearly_better(row):
+        if row["p_value"] > fmt.SIGNIFICANT:
+            return "better by its interval, not by its test"
         return "better" if significant else "better, but not after Holm's adjustment"
     return "unclear: interval and test disagree" if significant else "no clear difference"
 

@@ -131,7 +131,9 @@ def basis(report: Mapping[str, Any]) -> list[str]:
                     f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart" if verdict["uncovered"] else "")
                  + ".")
     if other:
-        lines.append(f"For {CLAIMS[other['estimand']]}{clustered_text(other)}, the interval is "
+        claim = (CLAIMS[other["estimand"]] if other["estimand"] == "wordings" or verdict["uncovered"] else
+                 "other facts of the same kind, taught alike")
+        lines.append(f"For {claim}{clustered_text(other)}, the interval is "
                      f"{interval(other, verdict['metric'], plus=False)} {shown(verdict['metric']).unit}: "
                      f"{other['verdict']}.")
     again = verdict["trained_again"]
