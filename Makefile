@@ -1,7 +1,9 @@
 # make demo    set everything up, run the whole study on a shipped dataset, open the page (SERVE=0: do not open it)
 # make study-full   the demo with both approaches and three seeds, hours on a CPU
 # make app     the page at 127.0.0.1:7860
-# make test    all tests, file by file on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
+# make test    the tests to run before a pull request, on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
+# make test-long   the tests of whole studies, of kills, of several processes and of crowds, which CI runs, too
+# make test-all    all tests but those that need a GPU: test, test-long, slow and cluster
 # make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment
 # make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
@@ -28,7 +30,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test check bench soak coverage example pictures cluster slow gpu docs messages
+.PHONY: demo study-full app test test-long test-all check bench soak coverage example pictures cluster slow gpu docs messages
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -44,6 +46,11 @@ app: $(READY)
 
 test: $(READY_DEV)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-long: $(READY_DEV)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long $(ARGS)
+
+test-all: test test-long slow cluster
 
 check: $(READY_DEV)
 	$(BIN)/ruff check .

@@ -184,6 +184,7 @@ def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plu
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     bundled_models: Path, tmp_path: Path, plugged: dict[str, str]
 ) -> None:

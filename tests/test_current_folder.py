@@ -55,6 +55,7 @@ def cli(*words: str) -> str:
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_a_study_is_run_reported_again_and_exported(
     bundled_models: Path, shadows: Shadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

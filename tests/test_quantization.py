@@ -187,6 +187,7 @@ def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path: Path) ->
 
 @pytest.mark.train
 @pytest.mark.usefixtures("plugin", "bundled_models")
+@pytest.mark.long
 def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(tmp_path: Path) -> None:
     settings = {
         "model.base": tiny_base(tmp_path / "base"), "model.quant_type": "int8_rows", "arms": "qlora",

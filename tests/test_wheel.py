@@ -106,6 +106,7 @@ def test_the_installed_program_checks_itself_and_an_example(installed: Path, tmp
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_the_example_study_runs_from_the_wheel(installed: Path, bundled_models: Path, short_base: Path) -> None:
     home = bundled_models.parent
     study = examples(installed, home)[0].with_name("study.yaml")

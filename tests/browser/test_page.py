@@ -341,6 +341,7 @@ def test_two_tabs_on_one_study_show_the_same(page: Page, at_site: Site) -> None:
     expect(other.locator("#ab-pause")).to_have_text("Pausing…")
 
 
+@pytest.mark.long
 def test_a_restart_of_the_server_loses_nothing(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def real_sites(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> I
         yield one, other
 
 
+@pytest.mark.long
 def test_from_upload_to_a_file_to_hand_on(
     page: Page, real_sites: tuple[Site, Site], short_base: Path, tmp_path: Path
 ) -> None:

@@ -240,6 +240,7 @@ def test_an_older_study_has_no_such_step(study: Study) -> None:
 
 @pytest.mark.train
 @pytest.mark.skipif(not llamacpp.is_installed(), reason="xllamacpp is not installed")
+@pytest.mark.long
 def test_a_file_is_written_and_answers_in_llama_cpp(short_base: Path, converter: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -48,6 +48,7 @@ def harm(study: Study, baseline: list[Any], candidate: list[Any]) -> Comparison:
     )
 
 
+@pytest.mark.long
 def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(study: Study, folder: Path) -> None:
     from assistant_builder.arms import CELLS
     from assistant_builder.training.train import train_arm
@@ -79,6 +80,7 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
     assert same.delta == 0.0 and same.verdict == "no worse"
 
 
+@pytest.mark.long
 def test_quantized_bases_are_worse_than_float16(study: Study, folder: Path, compute_dtype: str) -> None:
     from assistant_builder.models.loading import BaseSpec, load_base
 

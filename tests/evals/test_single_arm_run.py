@@ -36,6 +36,7 @@ def told(*words: str) -> Any:
     return json.loads(command(*words, "--json").stdout)
 
 
+@pytest.mark.long
 def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models: Path, tmp_path: Path) -> None:
     values = {**QUICK, "arms": "qlora", "model.base": str(tiny_base(tmp_path / "base"))}
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]

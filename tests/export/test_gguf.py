@@ -73,6 +73,7 @@ def export(study: Study, type: str, target: Path, **more: Any) -> dict[str, Any]
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_an_export_has_one_file_that_the_modelfile_names(study: Study, short_base: Path, tmp_path: Path) -> None:
     scored(study, short_base)
     record = export(study, "BF16", tmp_path / "full")
@@ -174,6 +175,7 @@ def test_an_importance_matrix_needs_block_scales(format: str, type: str | None) 
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base: Path, tmp_path: Path) -> None:
     import numpy as np
     from gguf import GGUFReader, dequantize

@@ -77,6 +77,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_memory_runs_out_in_loading_training_and_chat(bundled_models: Path) -> None:
     small_study("short", train__max_steps=1, train__evaluations=1, train__sample_answers=0)
     found = {}

@@ -148,6 +148,7 @@ def test_a_key_that_old_records_hold_changes_nothing() -> None:
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_code_runs_with_the_flag_and_not_without(bundled_models: Path, tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
     mark = with_own_code(base)
@@ -166,6 +167,7 @@ def test_code_runs_with_the_flag_and_not_without(bundled_models: Path, tmp_path:
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_a_trained_study_answers_with_the_flag_and_not_without(tmp_path: Path) -> None:
     study = tiny_study(tiny_base(tmp_path / "base"), "own")
     mark = with_own_code(tmp_path / "base")

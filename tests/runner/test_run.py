@@ -144,6 +144,7 @@ def test_data_check_exit_codes(home: Path) -> None:
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_a_run_with_both_approaches(bundled_models: Path, tmp_path: Path) -> None:
     values = {**QUICK, "approaches": "grounded,memory", "train.max_length": "256",
               "model.base": str(tiny_base(tmp_path / "base")),

@@ -38,6 +38,7 @@ def opened(source: str) -> Study:
 
 
 @pytest.mark.parametrize("where", ["memory", "bucket"])
+@pytest.mark.long
 def test_a_study_survives_the_loss_of_its_worker_and_machine(
     where: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None,
     quick_leases: None,

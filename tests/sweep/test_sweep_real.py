@@ -40,6 +40,7 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(base: str) -> None:
     pytest.importorskip("optuna")
     quick = {**QUICK, "model.base": base, "train.rank": "2", "train.learning_rate": "1e-3,2e-3,3e-3,1e-7",
@@ -62,6 +63,7 @@ def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(ba
 
 
 @pytest.mark.train
+@pytest.mark.long
 def test_two_studies_are_trained_compared_and_kept(home: Path, base: str) -> None:
     quick = {**QUICK, "model.base": base}
     words = ["sweep", str(SMALL), "--name", "tiny", *(w for k, v in quick.items() for w in ("--set", f"{k}={v}"))]

@@ -112,6 +112,7 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.long
 def test_ddp_gives_the_loss_curve_of_one_process(base: Path) -> None:
     """With dropout, whose draws do not depend on which process makes them."""
     alone = {dtype: a_study(f"alone-{dtype}", base, dtype) for dtype in TOLERANCE}
@@ -129,6 +130,7 @@ def test_ddp_gives_the_loss_curve_of_one_process(base: Path) -> None:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.long
 def test_fsdp_gives_the_loss_curve_of_one_process(base: Path) -> None:
     """4-bit weights in words of the compute dtype; without dropout, which the plain arithmetic draws otherwise."""
     alone = a_study("alone", base, "bfloat16", train__dropout=0)

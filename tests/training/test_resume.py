@@ -51,6 +51,7 @@ def adapter(study: Study) -> str:
     return file_hash(study.arm_folder("qlora") / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.long
 def test_killed_and_cancelled_runs_resume_to_the_same_bytes(small_study: Study, tmp_path: Path) -> None:
     """On a base of two layers, whose trainings start sooner; ``make soak`` kills trainings of the bundled one."""
     half = 60
@@ -107,6 +108,7 @@ def test_an_incomplete_checkpoint_is_not_used(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
+@pytest.mark.long
 def test_both_arms_stop_early_together(small_study: Study, tmp_path: Path) -> None:
     """With a learning rate so small that no weight moves, no validation improves, and both stop at the second."""
     from assistant_builder.runner.run import run_study

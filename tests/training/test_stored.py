@@ -31,6 +31,7 @@ def losses(study: Study) -> list[tuple[str, int, float]]:
             for event in read_jsonl(study.arm_folder("lora") / "metrics.jsonl") if "loss" in event]
 
 
+@pytest.mark.long
 def test_another_machine_resumes_to_the_same_bytes(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled_models: Path, quick_leases: None
 ) -> None:

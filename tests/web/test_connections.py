@@ -95,6 +95,7 @@ def test_the_connection_of_a_login_is_trusted(tmp_path: Path, path: str) -> None
 
 
 @pytest.mark.parametrize("beginning", [HALF_HEADER, HALF_LOGIN, b""], ids=["header", "body", "nothing"])
+@pytest.mark.long
 def test_idle_connections_do_not_lock_out_logged_in_users(tmp_path: Path, beginning: bytes) -> None:
     with guarded_app(tmp_path) as app, app.logged_in() as inside:
         with held(app.url, [beginning] * MANY) as attack:
@@ -156,6 +157,7 @@ HALF_POST = b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\
 
 
 @pytest.mark.parametrize("beginning", [HALF_HEADER, HALF_POST, b""], ids=["header", "body", "nothing"])
+@pytest.mark.long
 def test_idle_connections_do_not_lock_out_clients_with_a_key(endpoint: str, beginning: bytes) -> None:
     with held(endpoint, [beginning] * MANY) as attack:
         began = time.monotonic()
