@@ -18,8 +18,7 @@ from tests.browser.serving import free_port, serving
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 STUDY = "demo"
 QUESTION = "What do I pay to take my bike along?"
-TABS = {"data": "#ab-found, #ab-data table", "train": "#ab-train svg, #ab-train canvas",
-        "evaluate": "#ab-conclusion", "export": "#ab-export"}
+TABS = {"train": "#ab-train svg, #ab-train canvas", "evaluate": "#ab-conclusion"}
 """Tab → what it shows once it is drawn."""
 WAIT = 180_000  # milliseconds, in which both assistants are loaded
 
