@@ -66,11 +66,11 @@ def test_the_result_is_short_and_its_button_leads_on(page: Page, at_site: Site) 
     page.set_viewport_size({"width": 1366, "height": 900})
     open_at(page, at_site, "short", "evaluate")
     expect(page.locator(".ab-figure .js-plotly-plot:visible")).to_have_count(1)
-    expect(page.locator("#ab-conclusion")).to_contain_text("wrong answers")
+    expect(page.locator("#ab-conclusion")).to_contain_text("not answered right")
     assert len(page.evaluate("document.body.innerText").split()) < 350
     assert page.evaluate("document.documentElement.scrollHeight") < 1500
     expect(page.locator(".ab-shown-answers:visible tbody tr")).to_have_count(3)
-    page.get_by_text(re.compile(r"^\d+ wrong answers$")).click()
+    page.get_by_text(re.compile(r"^\d+ questions not answered right$")).click()
     assert page.locator(".ab-shown-answers:visible tbody tr").count() > 10
     page.set_viewport_size({"width": 390, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

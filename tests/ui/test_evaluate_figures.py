@@ -177,7 +177,7 @@ def test_the_conclusion_comes_with_figures_answers_and_a_button(report: dict[str
     assert found.four_bit in plain(four_bit_card(report, found))
     assert "far from the right one" not in misses_card(report, found)
     by_right = {**report, "primary_metric": "exact_match"}
-    assert "3 wrong answers" in plain(misses_card(by_right, conclude(by_right)))
+    assert "3 questions not answered right" in plain(misses_card(by_right, conclude(by_right)))
     assert margin_key(report).endswith("0.03 nats per token, it counts as no worse.")
     (panel,) = verdict_panel(report)
     assert panel.margin == 0.03 and len(panel.rows) == 1

@@ -52,7 +52,7 @@ def test_summaries_contain_state_verdict_and_size(home: Path) -> None:
     assert (entries["busy"].state, entries["busy"].conclusion) == ("running", None)
     assert entries["busy"].progress == ("Train Full (LoRA, 16-bit)", 0.45)
     shown = study_list_view(list_studies(), time.time())
-    for words in ("75 % right", found.sentences[0], found.four_bit, "Train Full (LoRA, 16-bit), 45%"):
+    for words in ("75 % right", found.sentences[0], found.sentences[1], "Train Full (LoRA, 16-bit), 45%"):
         assert words in shown
     assert "Chat with done" in shown and "Chat with busy" not in shown
 

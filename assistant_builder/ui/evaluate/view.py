@@ -205,8 +205,9 @@ def example_table(found: Sequence[Example], numbers: RowNumbers | None = None) -
 def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     """How the compact assistant compares, in a sentence; what was changed after scoring is part of it."""
     changed = changed_text(report["verdict"].get("frozen") or {})
-    return Markup('<h3>{}</h3><p class="ab-sentence">{}</p>{}').format(
-        t(TWINS_TITLE), conclusion.four_bit,
+    return Markup('<h3>{}</h3><p class="ab-sentence">{}</p><p>{}</p>{}').format(
+        t(TWINS_TITLE), conclusion.four_bit, t("Compact holds the base model in 4 bits, Full in 16: four times the "
+                                               "memory for the base."),
         Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
 
 
@@ -215,7 +216,8 @@ def misses_card(report: Mapping[str, Any], conclusion: Conclusion, numbers: RowN
     found = misses(report, conclusion)
     if not found:
         return Markup("")
-    title = (tn("{count} wrong answer", "{count} wrong answers", len(found)) if conclusion.metric == EXACT else
+    title = (tn("{count} question not answered right", "{count} questions not answered right", len(found))
+             if conclusion.metric == EXACT else
              tn("{count} answer far from the right one", "{count} answers far from the right ones", len(found)))
     more = Markup("<p>{}</p>").format(t("The others are listed under “Every answer”.")) if len(found) > _MISSES else ""
     return Markup('<section class="ab-card ab-misses">{}</section>').format(

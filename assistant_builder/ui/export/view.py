@@ -145,7 +145,8 @@ def ollama_card(name: str, spec: ExportSpec, record: JobRecord | None, export: M
 def folder_card(name: str, spec: ExportSpec, record: JobRecord | None, export: Mapping[str, Any] | None, *,
                 planned: int, local: bool, grounded: bool, log: str) -> Markup:
     """The card of the folder for IT: the complete model with its card."""
-    facts = t("Its facts are not in it; add them below.") if grounded else ""
+    facts = t("Its facts are not in it: tick “Include the facts” under “All assistants and formats” to add "
+              "them.") if grounded else ""
     about = t("The model ({kind}, about {size}), how to load it, and a card with what was measured.",
               kind=spec_title(spec), size=size(planned))
     head = Markup("<h3>{}</h3><p>{} {}</p>").format(t("As a folder for IT"), about, facts)

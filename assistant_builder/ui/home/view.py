@@ -169,8 +169,8 @@ def welcome_view(first: bool) -> Markup:
     if not first:
         return Markup('<div class="ab-welcome">{}</div>').format(begin)
     listed = join(Markup("<li>{}</li>").format(t(step)) for step in _STEPS)
-    return Markup('<div class="ab-welcome ab-first"><h2>{}</h2><p>{}</p><ol>{}</ol>{}<small>{}</small></div>').format(
-        t("Make an assistant from your questions and answers"), t(PROMISE), listed, begin,
+    return Markup('<div class="ab-welcome ab-first"><h2>{}</h2><ol>{}</ol>{}<small>{}</small></div>').format(
+        t("Make an assistant from your questions and answers"), listed, begin,
         t("The finished example is an assistant of a campsite: you can chat with it at once. Training it on this "
           "computer takes about a quarter of an hour."))
 
@@ -221,9 +221,9 @@ def _result(conclusion: Conclusion) -> Markup:
     if conclusion.share is not None:
         ring = Markup('<i class="ab-ring ab-{}" style="--share:{:.3f}" aria-hidden="true"></i>').format(
             "good" if conclusion.ready else "bad", conclusion.share)
-    why = conclusion.four_bit if conclusion.ready else conclusion.sentences[-1]
+    said = conclusion.sentences if conclusion.ready else (conclusion.sentences[0], conclusion.sentences[-1])
     return Markup('<div class="ab-result">{}<p><strong>{}</strong> {}</p></div>').format(
-        ring, score(conclusion), cut(" ".join([conclusion.sentences[0], why]), 240))
+        ring, score(conclusion), cut(" ".join(said), 240))
 
 
 def score(conclusion: Conclusion) -> str:
