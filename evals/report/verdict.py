@@ -43,7 +43,7 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     low, high = harm_interval(verdict)
     primary, *others = verdict["bounds"]
     measured = measured_text(verdict, "QLoRA's", "that of its 16-bit twin")
-    limit = f"the {_amount(primary)} that is allowed"
+    limit = f"the {_amount(primary)} allowed"
     beyond = [bound for bound in others if harm_interval(bound)[0] > bound["margin"]]
     if verdict["outcome"] == "no worse":
         also = f" The {_named(others)} {'is' if len(others) == 1 else 'are'} no worse either." if others else ""

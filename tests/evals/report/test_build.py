@@ -75,10 +75,10 @@ def test_a_rebuilt_report_is_the_same(study: Study) -> None:
 @pytest.mark.parametrize(("recipe", "outcome", "words"), [
     (Recipe(flips=0.0), "no worse", "4-bit is no worse"),
     (Recipe(harm=0.015, harm_noise=0.02, flips=0.0), "no worse",
-     "measurably worse, but within the 0.03 nats per token that is allowed"),
+     "measurably worse, but within the 0.03 nats per token allowed"),
     (Recipe(harm=-0.05, harm_noise=0.05, flips=0.0), "no worse", "it is better"),
-    (Recipe(harm=0.09), "worse", "all of it beyond the 0.03 nats per token that is allowed"),
-    (Recipe(harm=0.03, harm_noise=0.02), "worse", "the harm may exceed the 0.03 nats per token that is allowed"),
+    (Recipe(harm=0.09), "worse", "all of it beyond the 0.03 nats per token allowed"),
+    (Recipe(harm=0.03, harm_noise=0.02), "worse", "the harm may exceed the 0.03 nats per token allowed"),
     (Recipe(harm=0.02, harm_noise=0.5), "inconclusive", "the result is inconclusive"),
 ])
 def test_verdict_in_words(recipe: Recipe, outcome: str, words: str) -> None:
@@ -176,7 +176,7 @@ def test_share_as_primary_metric() -> None:
     report = build_report(write_study(Recipe(flips=0.2, settings=settings)))
     assert report["verdict"]["outcome"] == "worse"
     assert "QLoRA's share of exactly right answers is" in report["sentence"]
-    assert "the 2 points that is allowed" in report["sentence"]
+    assert "the 2 points allowed" in report["sentence"]
     assert report["verdict"]["perplexity_change"] is None
 
 
