@@ -189,7 +189,8 @@ def reliability(cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CA
         "or nearly all are wrong",
         "cells": {name: _curve(*found) for name, found in points.items()},
         "about": "The mean probability that the assistant gives to the tokens of the reference answer, compared with "
-        "the share of items that its own answer gets right. On the diagonal, the probability equals the share of right "
+        "the share of questions to answer that its own answer gets right. On the diagonal, the probability equals the "
+        "share of right "
         "answers. ECE is the mean distance from the diagonal, with bins weighted by their items. The Brier score is "
         "the mean squared difference between the probability and right (1) or wrong (0). The intervals treat items as "
         "independent.",

@@ -206,8 +206,8 @@ def four_bit_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     """How the compact assistant compares, in a sentence; what was changed after scoring is part of it."""
     changed = changed_text(report["verdict"].get("frozen") or {})
     return Markup('<h3>{}</h3><p class="ab-sentence">{}</p><p>{}</p>{}').format(
-        t(TWINS_TITLE), conclusion.four_bit, t("Compact holds the base model in 4 bits, Full in 16: four times the "
-                                               "memory for the base."),
+        t(TWINS_TITLE), conclusion.four_bit, t("Compact holds the base model in 4 bits and needs less memory; "
+                                               "Full holds it in 16 bits."),
         Markup('<p class="ab-changed">{}</p>').format(changed) if changed else "")
 
 
