@@ -178,7 +178,7 @@ def _has_report(look: StudyView) -> bool:
 DATA_TAB = Tab("data", lambda pool: DataTab(), label=N_("Data"), ready=lambda look: True, done=_is_done("data"))
 PLAN_TAB = Tab("plan", lambda pool: PlanTab(), label=N_("Plan"), optional=True)
 TRAIN_TAB = Tab("train", lambda pool: TrainTab(), label=N_("Train"), done=lambda look: look.trained)
-EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), label=N_("Evaluate"),
+EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), label=N_("Results"),
                    ready=lambda look: look.trained or _has_report(look),
                    done=_is_done("evaluate"))
 CHAT_TAB = Tab("chat", ChatTab, label=N_("Chat"), ready=lambda look: look.trained)

@@ -269,7 +269,7 @@ def study_strip(snapshot: Snapshot) -> Markup:
 def _next_places(snapshot: Snapshot) -> Markup:
     """Buttons that open the tabs where to go on with a study that has not run or is finished; else empty."""
     if snapshot.state == "succeeded":
-        head, places = t("Ready:"), [("evaluate", t("See the result")), ("chat", t("Chat with it")),
+        head, places = t("Ready:"), [("evaluate", t("See the results")), ("chat", t("Chat with it")),
                                      ("export", t("Use it"))]
     elif snapshot.shown_state == "queued" and not snapshot.touched:
         head, places = t("Next:"), [("train", t("Train it"))]

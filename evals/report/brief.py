@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tc, tn
-from evals.declaration import LOSS, RIGHT_DECLINES
-from evals.report.conclusion import EXACT, NOT_READY_OVERLAP, Conclusion, declined, total, wrong_answers
+from evals.declaration import EXACT, LOSS, RIGHT_DECLINES
+from evals.report.conclusion import NOT_READY_OVERLAP, Conclusion, declined, total, wrong_answers
 from evals.report.format import count, number, shown
 from evals.report.load import arms_of
 
@@ -76,6 +76,8 @@ def risks(report: Mapping[str, Any], conclusion: Conclusion) -> list[str]:
 
 def recommendation(conclusion: Conclusion) -> str:
     """Whether to use the assistant."""
+    if conclusion.audience.who == "customers":
+        return "Use it, and read what people ask."
     if conclusion.ready:
         return "Use it first where a wrong answer does little harm, and read what people ask."
     if conclusion.next_tab == "train":

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, t, tc, tn
-from evals.declaration import FALSE_DECLINES, LOSS, RIGHT_DECLINES
+from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric, untaught
+from evals.report.audience import Audience, audience
 from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared
 from evals.report.other_results import NAMES
@@ -19,7 +20,6 @@ from evals.report.risk_coverage import sentences
 from evals.report.rows_headline import of_contrast, reading
 from evals.report.verdict import harm_interval
 
-EXACT = "exact_match"
 NOT_READY = 0.5
 """An assistant with a smaller share of right answers is called not ready."""
 NOT_READY_OVERLAP = 0.3
@@ -58,6 +58,7 @@ class Conclusion:
         metric: The metric by which it is judged.
         share: Its value of that metric, between 0 and 1; None if it is judged by the loss.
         ready: Whether nothing speaks against using the assistant: too few right answers, or copying is better.
+        audience: Who can be given it.
         sentences: How good the recommended assistant is, and how it compares with copying.
         figures: The same as figures.
         bars: Copying and the assistants on that metric, if copying is better; :attr:`rival` is their title.
@@ -74,6 +75,7 @@ class Conclusion:
     metric: str
     share: float | None
     ready: bool
+    audience: Audience
     sentences: tuple[str, ...]
     figures: tuple[Figure, ...]
     bars: tuple[Bar, ...]
@@ -87,8 +89,8 @@ class Conclusion:
 
     @property
     def good_enough(self) -> str:
-        """Its sentences as one text."""
-        return " ".join(self.sentences)
+        """Who can be given the assistant, and its sentences, as one text."""
+        return " ".join((self.audience.text, *self.sentences))
 
     @property
     def lines(self) -> list[str]:
@@ -108,11 +110,11 @@ def conclude(report: Mapping[str, Any]) -> Conclusion:
     rival, outcome = _copying(report, arm, metric)
     too_few = metric != LOSS and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
     ready = not too_few and outcome != "worse"
-    sentences = filter(None, (
-        _answers(report, arm, metric), _declines(report, arm), rival, t("It is not ready for use.") if too_few else ""))
+    sentences = filter(None, (_answers(report, arm, metric), _declines(report, arm), rival))
     action, commands = _next_step(report, arm) if ready else _improvement(report, learned=not too_few)
     return Conclusion(
         arm=arm, metric=metric, share=None if metric == LOSS else metrics[metric], ready=ready,
+        audience=audience(report, arm, metric, ready=ready),
         sentences=tuple(sentences), figures=tuple(_figures(report, arm, metric)),
         bars=_bars(report, metric) if outcome == "worse" else (), rival=rival, notes=_notes(report),
         four_bit=_four_bit(report), file=report.get("formats_sentence") or report.get("formats_skipped") or "",

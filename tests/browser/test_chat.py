@@ -268,7 +268,7 @@ def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
 def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=spare&tab=chat")
     ask(page, "Where do bicycles go?")
-    page.get_by_role("button", name="Correct answer 1 of Full").click()
+    page.get_by_role("button", name="Fix the answer 1 of Full").click()
     form = page.locator("#ab-pane-lora form")
     expect(form.locator("[name=question]")).to_have_value("Where do bicycles go?")
     form.locator("[name=answer]").fill("Behind the house.")

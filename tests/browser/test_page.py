@@ -142,7 +142,7 @@ def test_a_finished_study_has_a_score_and_opens_its_chat(page: Page, at_site: Si
     expect(page.get_by_role("tab", name="Chat", selected=True)).to_be_visible()
     page.locator("#ab-home").click()
     page.get_by_role("link", name="Open scored").press("Enter")
-    expect(page.get_by_role("tab", name="Evaluate", selected=True)).to_be_visible()
+    expect(page.get_by_role("tab", name="Results", selected=True)).to_be_visible()
 
 
 def test_a_study_is_created_from_a_file_and_survives_a_reload(page: Page, site: Site, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_all_tabs_of_a_finished_study_have_content(page: Page, at_site: Site) ->
     page.goto(f"{at_site.url}?study=finished&tab=train")
     expect(page.locator("#ab-run")).to_contain_text("60 of 60")
     expect(page.locator("#ab-loss .js-plotly-plot")).to_be_visible()
-    page.get_by_role("tab", name="Evaluate").click()
+    page.get_by_role("tab", name="Results").click()
     expect(page.locator("#ab-conclusion")).to_contain_text("Is it good enough?")
     page.get_by_role("tab", name="Chat").click()
     expect(page.locator("#ab-question textarea")).to_be_visible()
@@ -268,7 +268,7 @@ def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, a
     place_is(page, "rivers", "evaluate", evaluate)
     page.locator("#ab-tabs [data-tab-id=train]").click()
     place_is(page, "rivers", "train", train)
-    page.get_by_role("button", name="See the result").click()
+    page.get_by_role("button", name="See the results").click()
     place_is(page, "rivers", "evaluate", evaluate)
     for _ in range(2):
         page.go_back()

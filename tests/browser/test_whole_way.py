@@ -70,7 +70,7 @@ def test_from_upload_to_a_file_to_hand_on(
     page.get_by_role("tab", name="Report").click(timeout=8 * MINUTES)  # it opens once there is one
     report = page.frame_locator("#ab-report iframe")
     expect(report.get_by_role("heading", name="Is the assistant good enough?")).to_be_visible(timeout=8 * MINUTES)
-    page.get_by_role("tab", name="Evaluate").click()
+    page.get_by_role("tab", name="Results").click()
     expect(page.locator("#ab-evaluation")).to_contain_text("Is it good enough?")
 
     page.get_by_role("tab", name="Chat").click()

@@ -1,4 +1,4 @@
-"""The Evaluate tab: states, pictures, tables, and how quickly they are drawn."""
+"""The Results tab: states, pictures, tables, and how quickly they are drawn."""
 
 from __future__ import annotations
 

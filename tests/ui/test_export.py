@@ -30,6 +30,7 @@ from assistant_builder.ui.export.view import (
     python_lines,
 )
 from assistant_builder.ui.refresh import StudyView
+from evals.report.audience import Audience
 from tests.synthetic_study import finished_study, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
@@ -263,9 +264,12 @@ def test_ollama_is_not_offered_without_a_warning_for_an_assistant_that_looks_fac
 def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Not measured yet" in not_ready_warning(None)
     study, tab = finished_study(), inside_blocks(ExportTab)
-    found = SimpleNamespace(ready=False, good_enough="0 of 14 <b>right</b>.", action="Add wordings.")
+    found = SimpleNamespace(ready=False, good_enough="0 of 14 <b>right</b>.", action="Add wordings.",
+                            audience=Audience("nobody", "No."))
     monkeypatch.setattr("assistant_builder.ui.export.view.conclude", lambda report: found)
     shown = drawn(tab, study)["use-warning"][1]
     assert "Not good enough yet" in shown and "0 of 14 &lt;b&gt;" in shown and "Add wordings." in shown
-    found.ready = True
+    found.ready, found.audience = True, Audience("colleagues", "For customers not yet: 3 were wrong.")
+    assert "3 were wrong" in drawn(tab, study)["use-warning"][1]
+    found.audience = Audience("customers", "Yes.")
     assert drawn(tab, study)["use-warning"][1] == ""

@@ -151,11 +151,11 @@ def test_a_missing_study_opens_the_home_screen_with_a_notice() -> None:
 def test_the_titles_of_the_tabs_show_what_is_done() -> None:
     study = new_study("way")
     assert [tab.shown_title(StudyView("way")) for tab in TABS.values()] == [
-        "Data", "Plan", "Train", "Evaluate", "Chat", "Report", "Use it"]
+        "Data", "Plan", "Train", "Results", "Chat", "Report", "Use it"]
     trained(with_data(study))
-    assert [tab.shown_title(StudyView("way")) for tab in TABS.values()][:4] == ["✓ Data", "Plan", "✓ Train", "Evaluate"]
+    assert [tab.shown_title(StudyView("way")) for tab in TABS.values()][:4] == ["✓ Data", "Plan", "✓ Train", "Results"]
     done = StudyView(finished_study("done").name)
-    assert {tab.title for tab in TABS.values() if tab.done(done)} == {"Data", "Train", "Evaluate", "Report"}
+    assert {tab.title for tab in TABS.values() if tab.done(done)} == {"Data", "Train", "Results", "Report"}
     (study.folder / "data" / "status.json").write_text("nonsense")
     assert TABS["data"].shown_title(StudyView("way")) == "Data"
 

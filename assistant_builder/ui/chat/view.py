@@ -148,8 +148,8 @@ def _answer(side: str, place: int, turn: Turn, speaker: str, answer: Answer, tit
     hidden = side in PAIR and shown.masked and turn.hidden
     tools = [_tool("copy", t("Copy"), t("Copy answer {place} of {title}", place=place + 1, title=title), place, side)]
     if not hidden:
-        tools.append(_tool("correct", t("Correct"),
-                           t("Correct answer {place} of {title}", place=place + 1, title=title), place, side))
+        tools.append(_tool("correct", t("Fix the answer"),
+                           t("Fix the answer {place} of {title}", place=place + 1, title=title), place, side))
     mark = Markup("")
     if turn.blind and side in PAIR and not hidden:
         chosen = turn.vote in PAIR and turn.sides[PAIR.index(turn.vote)] == speaker
@@ -425,5 +425,5 @@ def retrained_note(title: str, plan: RetrainingPlan, old: str) -> str:
         parts.append(tn("In the training data already: {count} correction.",
                         "In the training data already: {count} corrections.", len(plan.taught)))
     return " ".join([*parts, t("After the run, its Chat tab asks each corrected question again. Compare it with {old} "
-                               "on the Evaluate tab, under “For specialists”.",
+                               "on the Results tab, under “For specialists”.",
                                old=old)])

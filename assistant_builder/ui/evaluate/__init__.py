@@ -1,1 +1,1 @@
-"""The Evaluate tab."""
+"""The Results tab."""

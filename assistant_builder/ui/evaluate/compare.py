@@ -1,4 +1,4 @@
-"""Comparison of the study with another one on the Evaluate tab."""
+"""Comparison of the study with another one on the Results tab."""
 
 from __future__ import annotations
 

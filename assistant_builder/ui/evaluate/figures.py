@@ -1,4 +1,4 @@
-"""Figures of the Evaluate tab: differences with their intervals, waterfall, cells, reliability and seeds.
+"""Figures of the Results tab: differences with their intervals, waterfall, cells, reliability and seeds.
 
 Right is worse on every axis, so the axis of a metric whose high values are good is reversed. The label of a row is
 above its marker, so that a figure fits a phone. The shape of a marker repeats the meaning of its colour.
@@ -17,9 +17,9 @@ from assistant_builder.i18n import N_, t
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.ui.html import cut, fold, table
 from assistant_builder.ui.plots import AXIS, GREY, Drawing, spread
+from evals.declaration import EXACT
 from evals.metrics import metric_of
 from evals.report.charts import by_axis
-from evals.report.conclusion import EXACT
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import capitalised, difference, interval, number, percent, shown
 from evals.report.load import is_compared, lead_pair

@@ -1,4 +1,4 @@
-"""The Evaluate tab: the conclusion, and for specialists figures, tables, every answer and comparisons of studies."""
+"""The Results tab: the conclusion, and for specialists figures, tables, every answer and comparisons of studies."""
 
 from __future__ import annotations
 

@@ -34,9 +34,10 @@ from assistant_builder.ui.html import (
     table,
 )
 from assistant_builder.ui.study_snapshot import Snapshot, step_title
+from evals.declaration import EXACT
 from evals.metrics import METRICS
 from evals.report.brief import Example, examples, misses, risks
-from evals.report.conclusion import EXACT, TOO_FEW, Bar, Conclusion
+from evals.report.conclusion import TOO_FEW, Bar, Conclusion
 from evals.report.format import (
     count,
     difference,
@@ -162,19 +163,24 @@ _SHORT_TEXT = 110
 """Characters of a question or an answer in a list of examples."""
 
 
+AUDIENCE_TONES: dict[str, Tone] = {"customers": "good", "colleagues": "warn", "nobody": "bad"}
+
+
 def good_enough_card(report: Mapping[str, Any], conclusion: Conclusion) -> Markup:
     """Whether the assistant is good enough: figures, sentences, three answers, a risk, and a button for what to do."""
     tile = Markup('<div class="ab-tile"><b>{} <span>{}</span></b><small>{}</small></div>')
     tiles = join(tile.format(figure.value, figure.what, figure.note) for figure in conclusion.figures)
-    said = join(Markup("<p>{}</p>").format(text) for text in (conclusion.good_enough, *conclusion.notes))
+    who = conclusion.audience
+    said = join([Markup("<p><strong>{}</strong></p>").format(who.text), *(
+        Markup("<p>{}</p>").format(text) for text in (" ".join(conclusion.sentences), *conclusion.notes))])
     button = Markup('<button type="button" class="ab-button ab-primary" data-action="{}">{} →</button>').format(
         conclusion.next_tab, t(_ACTIONS[conclusion.next_tab]))
     note = join(Markup('<p class="ab-sentence"><b>{}</b> {}</p>').format(t("Note:"), risk)
-                for risk in risks(report, conclusion)[:1])
+                for risk in risks(report, conclusion)[:who.who != "colleagues"])
     return card(
         t("Is it good enough?"), Markup('<div class="ab-tiles ab-counts">{}</div>').format(tiles),
         Markup('<div class="ab-callout ab-{}" role="status">{}</div>').format(
-            "good" if conclusion.ready else "bad", said),
+            AUDIENCE_TONES[who.who], said),
         bars(conclusion.rival, conclusion.bars) if conclusion.bars else "",
         example_table(examples(report, conclusion)), note,
         Markup('<div class="ab-next"><p>{}</p>{}</div>').format(conclusion.action, button))

@@ -35,13 +35,14 @@ class EndpointCard:
 ENDPOINT_CARDS = {
     "computer": EndpointCard(N_("On this computer"),
                              N_("Programs on the computer that runs this page ask the assistant. "
-                                                    "It stops when Assistant Builder is closed."), N_("Start")),
-    "website": EndpointCard(N_("On a website"), N_("A website's developer needs the address of the assistant and ten "
-                                               "lines."),
+                                "It stops when Assistant Builder is closed."), N_("Start")),
+    "website": EndpointCard(N_("On a website"),
+                            N_("The website's developer needs the address of the assistant and ten lines. This "
+                               "computer has to stay on, and the website's server has to reach it."),
                             N_("Start it and show the lines")),
     "programs": EndpointCard(N_("In Slack, Teams and other programs"),
                              N_("Every program for the API of OpenAI works with it: it needs an address and the name "
-                                "of the model."), N_("Start it and show the address")),
+                                "of the model. This computer has to stay on."), N_("Start it and show the address")),
 }
 
 
@@ -54,6 +55,8 @@ def not_ready_warning(report: Mapping[str, Any] | None) -> Markup:
         found = conclude(report)
         if not found.ready:
             return callout("warn", t("Not good enough yet"), found.good_enough, found.action)
+        if found.audience.who == "colleagues":
+            return callout("info", t("Before others use it"), found.audience.text)
     return Markup("")
 
 
@@ -128,7 +131,8 @@ def ollama_card(name: str, spec: ExportSpec, record: JobRecord | None, export: M
                 planned: int, local: bool, grounded: bool, log: str) -> Markup:
     """The card of Ollama: writes a GGUF file and shows the two commands that run it."""
     head = Markup("<h3>{}</h3><p>{}</p>").format(
-        t("In Ollama"), t("One file ({kind}, about {size}) that runs on a laptop without Assistant Builder.",
+        t("In Ollama"), t("One file ({kind}, about {size}) that runs on any laptop with Ollama. This computer is not "
+                          "needed for it.",
                           kind=spec_title(spec), size=size(planned)))
     if grounded:
         head += callout("warn", t("It will not know your facts there"), t(SERVING))
@@ -147,7 +151,8 @@ def folder_card(name: str, spec: ExportSpec, record: JobRecord | None, export: M
     """The card of the folder for IT: the complete model with its card."""
     facts = t("Its facts are not in it: tick “Include the facts” under “All assistants and formats” to add "
               "them.") if grounded else ""
-    about = t("The model ({kind}, about {size}), how to load it, and a card with what was measured.",
+    about = t("The model ({kind}, about {size}) for a server of your own, how to load it, and a card with what was "
+              "measured.",
               kind=spec_title(spec), size=size(planned))
     head = Markup("<h3>{}</h3><p>{} {}</p>").format(t("As a folder for IT"), about, facts)
     if export is None:

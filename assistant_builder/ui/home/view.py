@@ -19,7 +19,8 @@ from assistant_builder.study import Study
 from assistant_builder.study.admin import KEPT_DAYS, DeletedStudy, deleted_studies
 from assistant_builder.ui.html import badge, bar, cut, fold, join, state_label
 from assistant_builder.ui.study_snapshot import report_conclusion, stamp, state_of, step_title
-from evals.report.conclusion import EXACT, Conclusion
+from evals.declaration import EXACT
+from evals.report.conclusion import Conclusion
 
 CACHED_SUMMARIES = 2048
 """Size of the cache of summaries; with more studies, all are read again every time."""
@@ -216,14 +217,13 @@ def _card(entry: StudySummary, now: float) -> Markup:
 
 
 def _result(conclusion: Conclusion) -> Markup:
-    """The score with its ring, and the first sentences of the conclusion."""
+    """The score with its ring, who can be given the assistant, and the first sentences of the conclusion."""
     ring = Markup("")
     if conclusion.share is not None:
         ring = Markup('<i class="ab-ring ab-{}" style="--share:{:.3f}" aria-hidden="true"></i>').format(
             "good" if conclusion.ready else "bad", conclusion.share)
-    said = conclusion.sentences if conclusion.ready else (conclusion.sentences[0], conclusion.sentences[-1])
     return Markup('<div class="ab-result">{}<p><strong>{}</strong> {}</p></div>').format(
-        ring, score(conclusion), cut(" ".join(said), 240))
+        ring, score(conclusion), cut(conclusion.good_enough, 260))
 
 
 def score(conclusion: Conclusion) -> str:

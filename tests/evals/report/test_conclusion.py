@@ -36,19 +36,61 @@ def report(*, lora: float = 0.9, qlora: float = 0.89, copy: float = 0.8, against
         "approach_comparisons": [
             {"name": f"{arm}+facts-copy", "outcome": against_copy} for arm in ("lora", "qlora")],
         "config": {"data": {"source": "/data/all questions.csv"}, "train": {"epochs": 3.0}},
-        "items": [
-            {"item": "1", "row": 1, "question": 'What is "it"?', "answerable": True, "context": [], "metrics": {}},
-            {"item": "2", "row": 2, "question": "When do you open?", "answerable": True, "context": [], "metrics": {}}],
+        "items": items(lora=lora, qlora=qlora),
     }
+
+
+def items(*, lora: float, qlora: float, to_decline: int = 20, made_up: int = 10) -> list[dict[str, Any]]:
+    """N items with an answer, of which 5 % are declined, and items to decline; each of a cluster of its own."""
+    asked = ['What is "it"?', "When do you open?", *(f"Question {number}?" for number in range(3, N + 1))]
+    shares, first_declined = {LORA.cell: lora, QLORA.cell: qlora}, round(0.95 * N)
+    answered = [
+        {"item": str(row), "row": row, "question": question, "answerable": True, "context": [], "cluster": str(row),
+         "metrics": {cell: {"exact_match": float(row <= share * N)} for cell, share in shares.items()},
+         "declined": dict.fromkeys(shares, row > first_declined)} for row, question in enumerate(asked, start=1)]
+    return answered + [
+        {"item": f"d{row}", "row": N + row, "question": "Who won?", "answerable": False, "context": [],
+         "cluster": f"d{row}", "metrics": {cell: {"right_decline": float(row > made_up)} for cell in shares},
+         "declined": dict.fromkeys(shares, row > made_up)} for row in range(1, to_decline + 1)]
+
+
+COLLEAGUES = "For colleagues who notice a wrong answer, yes. For customers not yet:"
 
 
 def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -> None:
     found = conclude(report())
     assert found.ready and found.good_enough == (
-        "The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
+        f"{COLLEAGUES} it made up an answer to 10 of 20 questions that it should decline. The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
         "them wrongly. Of 20 other questions, which it should decline, it declined 10. That is better than copying the "
         "best fact (160 right; declined rightly: 10).")
-    assert found.lines[0].startswith("Is it good enough? The recommended")
+    assert found.lines[0].startswith("Is it good enough? For colleagues")
+
+
+@pytest.mark.parametrize(("lora", "to_decline", "made_up", "said"), [
+    (0.93, 100, 10, "Yes, for customers too:"),
+    (0.84, 100, 10, f"{COLLEAGUES} 22 of 200 answers were wrong."),
+    (0.88, 100, 10, f"{COLLEAGUES} 200 test questions are too few to know how often it is wrong."),
+    (0.93, 0, 0, f"{COLLEAGUES} it was not tested with questions that it should decline."),
+    (0.93, 100, 40, f"{COLLEAGUES} it made up an answer to 40 of 100 questions that it should decline."),
+    (0.93, 10, 1, f"{COLLEAGUES} 10 questions to decline are too few to know how often it makes up an answer."),
+    (0.84, 10, 5, f"{COLLEAGUES} 22 of 200 answers were wrong; it made up an answer to 5 of 10 questions that it should "
+     "decline."),
+    (0.3, 100, 10, "No, it is not ready yet."),
+])
+def test_customers_are_given_what_is_seldom_wrong_and_declines(lora: float, to_decline: int, made_up: int,
+                                                               said: str) -> None:
+    made = report(lora=lora, qlora=lora)
+    found = conclude({**made, "items": items(lora=lora, qlora=lora, to_decline=to_decline, made_up=made_up)})
+    assert found.audience.text.startswith(said)
+    assert found.audience.who == {"Y": "customers", "F": "colleagues", "N": "nobody"}[said[0]]
+
+
+def test_questions_of_one_fact_are_not_evidence_for_customers() -> None:
+    made = report(lora=0.93, qlora=0.93)
+    alone = items(lora=0.93, qlora=0.93, to_decline=100, made_up=0)
+    assert conclude({**made, "items": alone}).audience.who == "customers"
+    few = [{**item, "cluster": f"{item['answerable']} {item['row'] // 40}"} for item in alone]
+    assert conclude({**made, "items": few}).audience.who == "colleagues"
 
 
 @pytest.mark.parametrize(("against_copy", "words"), [
@@ -83,7 +125,7 @@ def test_possible_harm_by_another_measure_is_not_as_good() -> None:
 
 def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse() -> None:
     found = conclude(report(outcome="no worse"))
-    assert found.good_enough.startswith("The recommended assistant (Compact) answered 178 of 200")
+    assert found.sentences[0].startswith("The recommended assistant (Compact) answered 178 of 200")
     assert found.commands[0] == 'assistant-builder ask help "When do you open?" --arm qlora'
 
 
@@ -121,7 +163,8 @@ def test_copying_that_is_better_is_drawn_beside_the_assistants() -> None:
 
 def test_too_few_right_answers_are_not_ready() -> None:
     found = conclude(report(lora=0.0, qlora=0.0))
-    assert not found.ready and found.next_tab == "data" and found.good_enough.endswith("It is not ready for use.")
+    assert not found.ready and found.next_tab == "data"
+    assert found.good_enough.startswith("No, it is not ready yet. The ")
 
 
 def test_long_answers_are_judged_by_their_metric() -> None:
@@ -132,13 +175,14 @@ def test_long_answers_are_judged_by_their_metric() -> None:
     assert "reached token F1 70.0 of 100 on 200 new questions; no answer is exactly right." in found.good_enough
     assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
     assert found.four_bit.endswith("token F1 70.0, the full one 70.0.")
+    assert found.audience.text == f"{COLLEAGUES} whether a long answer is right was not measured."
 
 
 def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked() -> None:
     made = report()
     made["approaches"] += [{"name": "lora"}, {"name": "qlora"}]
     found = conclude({**made, "added_answers": 1})
-    assert found.good_enough.startswith("The recommended assistant (Full, with facts looked up) answered")
+    assert found.sentences[0].startswith("The recommended assistant (Full, with facts looked up) answered")
     assert found.notes == ("These figures were measured before the last 1 answer, that of a validation or test "
                            "question, was added to what the assistant looks up.",)
 

@@ -1,0 +1,41 @@
+"""Interval for one share, such as that of wrong answers, on items in clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from scipy import special
+
+from evals.stats.intervals import LEVEL, Interval
+from evals.stats.power import design_effect, intraclass_correlation
+from evals.stats.units import units_of_items
+
+
+def share_interval(successes: Sequence[bool], clusters: Sequence[Hashable], level: float = LEVEL) -> Interval:
+    """Clopper–Pearson interval of a share with the effective number of items (Korn and Graubard 1998).
+
+    The items count as fewer by the design effect of their clusters. Without variation their correlation within
+    clusters is unknown, and each cluster counts as one item.
+
+    Args:
+        successes: Shape ``[n]``; without any the interval is 0 to 1.
+        clusters: Label of each item, shape ``[n]``; an item without a label is alone.
+        level: Coverage of the interval.
+
+    Returns:
+        Its ends, between 0 and 1.
+    """
+    if not successes:
+        return 0.0, 1.0
+    values = np.asarray(successes, dtype=np.float64)
+    sizes = np.bincount(units_of_items(clusters))
+    share = float(values.mean())
+    if share in (0.0, 1.0):
+        n = float(len(sizes))
+    else:
+        n = len(values) / max(1.0, design_effect(sizes.tolist(), intraclass_correlation(values, clusters)))
+    found, tail = share * n, (1 - level) / 2
+    low = float(special.betaincinv(found, n - found + 1, tail)) if found > 0 else 0.0
+    high = float(special.betaincinv(found + 1, n - found, 1 - tail)) if found < n else 1.0
+    return low, high

@@ -1,0 +1,39 @@
+"""The interval of one share, with and without clusters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evals.stats.share import share_interval
+
+
+@pytest.mark.parametrize(("found", "n"), [(0, 40), (3, 40), (40, 40), (17, 100)])
+def test_without_clusters_it_is_that_of_clopper_and_pearson(found: int, n: int) -> None:
+    expected = stats.binomtest(found, n).proportion_ci(method="exact")
+    assert share_interval([place < found for place in range(n)], [None] * n) == pytest.approx(tuple(expected))
+
+
+def test_clusters_that_agree_count_as_one_item_each() -> None:
+    alone = stats.binomtest(2, 20).proportion_ci(method="exact")
+    values = [cluster < 2 for cluster in range(20) for _ in range(5)]
+    labels = [f"fact {cluster}" for cluster in range(20) for _ in range(5)]
+    assert share_interval(values, labels) == pytest.approx(tuple(alone), abs=1e-6)
+    assert share_interval([False] * 100, labels)[1] == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
+def test_no_items_say_nothing() -> None:
+    assert share_interval([], []) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.15])
+def test_it_covers_the_true_share_of_clustered_answers(spread: float) -> None:
+    random, covered, truth = np.random.default_rng(7), 0, 0.12
+    for _ in range(400):
+        shares = np.clip(truth + spread * random.standard_normal(60), 0, 1) if spread else np.full(60, truth)
+        actual = float(np.clip(truth + spread * random.standard_normal(4000), 0, 1).mean()) if spread else truth
+        values = random.random((60, 4)) < shares[:, None]
+        low, high = share_interval(values.ravel().tolist(), np.repeat(np.arange(60), 4).tolist())
+        covered += low <= actual <= high
+    assert covered >= 0.93 * 400
