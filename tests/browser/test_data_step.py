@@ -16,6 +16,13 @@ pytestmark = pytest.mark.browser
 PASTED = "متى يفتح المكتب؟\tيفتح في الثامنة.\nWo ist das Büro?\tAm Pier.\nHow much?\t\nWho?\tThe clerk does it.\n"
 
 
+def edit_cell(page: Page, *, row: int, column: int) -> None:
+    """Open a cell of the row editor, and wait until it takes what is typed."""
+    cell = page.locator(f"#ab-edit-table [role=row][aria-rowindex='{row}'] [aria-colindex='{column}']").first
+    cell.dblclick()
+    expect(cell.locator("textarea, input")).to_be_focused()
+
+
 def test_other_wordings_are_pasted_looked_over_and_used(page: Page, at_site: Site, tmp_path: Path) -> None:
     file = tmp_path / "bakery.csv"
     rows = "".join(f"What does loaf {n * 7919} cost?,It is {n} crowns today.\n" for n in range(1, 31))
@@ -51,8 +58,7 @@ def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Si
     assert "4,the answer is empty,How much?," in download.value.path().read_text(encoding="utf-8-sig")
 
     page.get_by_role("button", name="Edit rows, and check again").click()
-    empty = page.locator("#ab-edit-table [role=row][aria-rowindex='2'] [aria-colindex='4']").first
-    empty.dblclick()
+    edit_cell(page, row=2, column=4)
     page.keyboard.type("=5 Euro")
     page.keyboard.press("Enter")
     page.locator("#ab-edit-check").click()
@@ -60,7 +66,7 @@ def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Si
     expect(page.locator("#ab-brief")).to_contain_text("4 of 4 rows can be used", timeout=20_000)
     expect(page.locator("#ab-edit-table")).to_contain_text("Am Pier.", timeout=20_000)
 
-    page.locator("#ab-edit-table [role=row][aria-rowindex='3'] [aria-colindex='4']").first.dblclick()
+    edit_cell(page, row=3, column=4)
     page.keyboard.press("End")
     page.keyboard.type(" Rechts.")
     page.keyboard.press("Enter")

@@ -60,7 +60,8 @@ COLLEAGUES = "For colleagues who notice a wrong answer, yes. For customers not y
 def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -> None:
     found = conclude(report())
     assert found.ready and found.good_enough == (
-        f"{COLLEAGUES} it made up an answer to 10 of 20 questions that it should decline. The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
+        f"{COLLEAGUES} it made up an answer to 10 of 20 questions that it should decline. "
+        "The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
         "them wrongly. Of 20 other questions, which it should decline, it declined 10. That is better than copying the "
         "best fact (160 right; declined rightly: 10).")
     assert found.lines[0].startswith("Is it good enough? For colleagues")
@@ -73,8 +74,8 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -
     (0.93, 0, 0, f"{COLLEAGUES} it was not tested with questions that it should decline."),
     (0.93, 100, 40, f"{COLLEAGUES} it made up an answer to 40 of 100 questions that it should decline."),
     (0.93, 10, 1, f"{COLLEAGUES} 10 questions to decline are too few to know how often it makes up an answer."),
-    (0.84, 10, 5, f"{COLLEAGUES} 22 of 200 answers were wrong; it made up an answer to 5 of 10 questions that it should "
-     "decline."),
+    (0.84, 10, 5, f"{COLLEAGUES} 22 of 200 answers were wrong; it made up an answer to 5 of 10 questions that it "
+     "should decline."),
     (0.3, 100, 10, "No, it is not ready yet."),
 ])
 def test_customers_are_given_what_is_seldom_wrong_and_declines(lora: float, to_decline: int, made_up: int,
