@@ -98,7 +98,7 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
         raise StudyError(t("there is nothing to vote on"), where="chat",
                          remedy=t("Ask in blind mode and wait for both answers"))
     if turn.identical and vote in ("a", "b"):
-        raise StudyError(t("both answers are identical"), where="chat", remedy=t("Vote for a tie or both bad"))
+        raise StudyError(t("both answers are identical"), where="chat", remedy=t("Vote for the same or both bad"))
     cast = Vote(time=datetime.now(UTC).isoformat(timespec="seconds"), question=turn.question,
                 conversation=[message.to_record() for message in conversation],
                 answers={arm: turn.answers[arm].text for arm in TWINS}, sides=dict(zip("ab", turn.sides, strict=True)),
@@ -321,16 +321,16 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
     dropped = sorted({row for rows in leaking.values() for row in rows}) if drop_heldout else []
     if not trained:
         raise DataError(
-            t("no correction can be used for training: all of them answer held-out questions") if left_out
+            t("no correction can be used for training: all of them answer test questions") if left_out
             else t("there is no correction yet"), where=f"study {study.name}",
-            remedy=t("Remove their questions from the held-out set instead") if left_out
+            remedy=t("Remove their questions from the test set instead") if left_out
             else t("Correct an answer first"),
         )
     remaining = len(load_split(study.folder / "data", "heldout")) - len(dropped)
     if remaining < MIN_HELDOUT:
-        raise DataError(t("only {remaining} held-out questions would remain", remaining=remaining),
+        raise DataError(t("only {remaining} test questions would remain", remaining=remaining),
                         where=f"study {study.name}",
-                        remedy=t("Keep the corrected questions in the held-out set, and do not train on them"))
+                        remedy=t("Keep the corrected questions in the test set, and do not train on them"))
     answered = {casefold_normalize(found.question) for found in trained}
     replaced = [
         pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)

@@ -41,13 +41,13 @@ class DataConfig(ConfigModel):
         description=N_("Minimum Jaccard similarity of the word pairs of two near-duplicate questions."),
     )
     embedding_threshold: float = Field(
-        0.95, gt=0.5, le=1, title=N_("Embedding-leak threshold"),
-        description=N_("Minimum cosine similarity of the sentence embeddings of a held-out and a training question "
-                       "that is reported as a leak."),
+        0.95, gt=0.5, le=1, title=N_("Same-meaning threshold"),
+        description=N_("Minimum cosine similarity of the sentence embeddings of a test and a training question "
+                       "that is reported as overlap."),
     )
     remove_leaks: Literal["auto", "always", "never"] = Field(
-        "auto", title=N_("Remove leaks"),
-        description=N_("Remove held-out questions that also occur in training. auto: unless the file specifies the "
+        "auto", title=N_("Remove overlap"),
+        description=N_("Remove test questions that also occur in training. auto: unless the file specifies the "
                        "split."),
     )
     seed: int = Field(0, ge=0, title=N_("Split seed"), description=N_("Seed of the split."))

@@ -44,7 +44,7 @@ class EvalConfig(ConfigModel):
         "auto", title=N_("Claim"),
         description=N_("What the verdict is about. wordings: new wordings of facts that were "
                                               "taught. facts: new facts of the same kind. auto: wordings if most "
-                                              "held-out facts were taught in other words."),
+                                              "test facts were taught in other words."),
     )
     max_new_tokens: int = Field(64, ge=1, title=N_("Longest answer"),
                                 description=N_("Maximum tokens of a generated answer."),
@@ -76,7 +76,7 @@ class EvalConfig(ConfigModel):
                              description=N_("Names of lm-eval tasks to run on B16, "
                                                                                               "B4, L16 and Q4 in "
                                                                                               "addition to the "
-                                                                                              "held-out set."))
+                                                                                              "test set."))
     judge_url: str | None = Field(
         None, title=N_("Judge endpoint"), description=N_("Base URL of an OpenAI-compatible server "
                                                      "(http://127.0.0.1:8000/v1) whose model compares the two "
@@ -85,7 +85,7 @@ class EvalConfig(ConfigModel):
     )
     judge_model: str = Field("", title=N_("Judge model"), description=N_("Name of the model at the judge endpoint."))
     judge_items: int = Field(100, ge=1, title=N_("Maximum judged items"),
-                             description=N_("Maximum number of held-out items sent "
+                             description=N_("Maximum number of test items sent "
                                                                                      "to the judge, each in both "
                                                                                      "orders."))
     price_per_hour: float | None = Field(

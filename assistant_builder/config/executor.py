@@ -28,7 +28,7 @@ class ExecutorConfig(ConfigModel):
     store: str | None = Field(
         None, title=N_("Store"),
         description=N_("URL of an object store (s3://bucket/folder, or another one that fsspec "
-                                            "supports) with which the study is synced while it runs, so that another "
+                                            "supports) with which the project is synced while it runs, so that another "
                                             "machine can resume it. Empty: none. Credentials are read from the "
                                             "environment."), json_schema_extra=_add_examples,
     )

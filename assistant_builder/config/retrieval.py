@@ -35,7 +35,7 @@ class RetrievalConfig(ConfigModel):
                                                                    "harder."))
     final_index: bool = Field(
         True, title=N_("Final index"),
-        description=N_("Whether answers that only validation and held-out questions have "
+        description=N_("Whether answers that only validation and test questions have "
                                                   "are added to the index after the evaluation, so that the "
                                                   "assistant can answer them too."))
     sources_in_endpoint: bool = Field(

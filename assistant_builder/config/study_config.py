@@ -181,10 +181,10 @@ class StudyConfig(ConfigModel):
         if executor.kind == "ray":
             found["executor.address"] = t("computes on the Ray cluster at {address}", address=executor.address)
         if executor.store is not None:
-            found["executor.store"] = t("syncs the study with {store} ({help})", store=executor.store,
+            found["executor.store"] = t("syncs the project with {store} ({help})", store=executor.store,
                                         help=store_kind(executor.store).help)
         if self.eval.judge_url is not None:
-            found["eval.judge_url"] = t("sends held-out questions and their answers to {judge_url}",
+            found["eval.judge_url"] = t("sends test questions and their answers to {judge_url}",
                                         judge_url=self.eval.judge_url)
         return {key: printable(text) for key, text in found.items()}
 

@@ -33,7 +33,7 @@ class AdapterFormat(ExportFormat):
     label = N_("Adapter")
     noun = N_("adapter")
     explanation = N_("the trained weights only: small, loaded on the base model")
-    contents = N_("Adapter weights and settings, tokenizer and chat template, a model card with the study's numbers, "
+    contents = N_("Adapter weights and settings, tokenizer and chat template, a model card with the project's numbers, "
                   "and "
                  "how to load it; as a folder and as one zip.")
     activity = N_("Copying the adapter")

@@ -69,8 +69,7 @@ class GgufFormat(ExportFormat):
     noun = N_("GGUF file")
     explanation = N_("the whole model in one file, 16-bit or quantized, for llama.cpp and Ollama")
     contents = N_("One GGUF file with tokenizer and chat template, a Modelfile for Ollama, a model card with the "
-                  "study's "
-                 "numbers, and how to load it.")
+                  "project's numbers, and how to load it.")
     activity = N_("Merging adapter and base")
     library = "gguf"
     types = tuple(GGUF_TYPES)

@@ -34,7 +34,7 @@ class MergedFormat(ExportFormat):
     noun = N_("merged model")
     explanation = N_("adapter and base in one, for Ollama, vLLM and transformers")
     contents = N_("16-bit safetensors of the whole model, tokenizer and chat template, a Modelfile for Ollama, a model "
-                 "card with the study's numbers, and how to load it.")
+                 "card with the project's numbers, and how to load it.")
     activity = N_("Merging adapter and base")
 
     def cell(self, arm: str) -> str | None:

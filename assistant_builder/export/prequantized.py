@@ -52,7 +52,7 @@ class PrequantizedFormat(MergedFormat):
     noun = N_("quantized model")
     explanation = N_("the whole model in 4 or 8 bits of bitsandbytes, for transformers and vLLM")
     contents = N_("Safetensors of the whole model with quantized weights, tokenizer and chat template, a model card "
-                  "with the study's numbers, and how to load it.")
+                  "with the project's numbers, and how to load it.")
     types = tuple(TYPES)
     type = "NF4"
     lossy = True

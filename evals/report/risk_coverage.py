@@ -64,7 +64,7 @@ def sentences(record: Mapping[str, Any] | None, *, left_out: bool = False) -> li
     for name, cell in (record["cells"].items() if record else ()):
         if "left_out" in cell:
             lines.append(t(
-                "{assistant}: the rule for declining is not used, because it declined {share} of the held-out "
+                "{assistant}: the rule for declining is not used, because it declined {share} of the test "
                 "questions "
                 "that should be answered: their wordings are not like those of validation. Put questions as people ask "
                 "them into validation.", assistant=CELLS[name].label, share=percent(cell["left_out"])))

@@ -119,7 +119,9 @@ def test_any_name_creates_a_study_and_leads_to_train(form: NewStudyForm, file: P
     made = create(form, "Krumm & Linde Bäckerei", None, file, shown["mapping"], *values)
     assert made[0]["value"] == "krumm-linde-baeckerei" and made[0]["choices"][0][0].startswith("Krumm & Linde Bäckerei")
     assert made[1].selected == "train" and made[2] == ""
-    assert Study.open("krumm-linde-baeckerei").config.title == "Krumm & Linde Bäckerei"
+    config = Study.open("krumm-linde-baeckerei").config
+    assert config.title == "Krumm & Linde Bäckerei"
+    assert config.data.system == "You are Krumm & Linde Bäckerei. You answer questions."
     again = create(form, "Krumm & Linde Bäckerei", None, file, shown["mapping"], *values)
     assert again[0]["value"] == "krumm-linde-baeckerei-2"
 
@@ -131,7 +133,7 @@ def test_a_copy_for_a_new_study_keeps_the_settings(form: NewStudyForm, file: Pat
     shown = dict(zip(OUTPUTS, form._revise("old")[3 + len(values) - 1:], strict=False))
     assert shown["base"] == "old" and shown["name"] == "old-2"
     create(form, "old-2", "old", file, shown["mapping"], *values)
-    assert Study.open("old-2").config.train.epochs == 7
+    assert Study.open("old-2").config.train.epochs == 7 and not Study.open("old-2").config.data.system
 
 
 @pytest.mark.parametrize(("called", "whom", "before", "after"), [

@@ -387,7 +387,8 @@ def corrections_list(corrections: Sequence[Correction], heldout: Collection[int]
     """
     if not corrections:
         return empty(t("No corrections yet"),
-                     t("Press “Correct” below an answer to write a better one, then train a new project on them."))
+                     t("Press “Fix the answer” below an answer to write a better one, then train a new project on "
+                       "them."))
     return Markup('<ol class="ab-corrections">{}</ol>').format(
         join(_entry(place, found, place in heldout, taught.get(place)) for place, found in enumerate(corrections)))
 

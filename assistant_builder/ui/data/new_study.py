@@ -431,7 +431,10 @@ class NewStudyForm:
             if config.title:
                 config = config.model_copy(update={"name": unused_name(config.name)})
             tree = config.model_dump(mode="json")
-            tree["data"] |= {"source": source.name, "columns": columns}
+            # without a system prompt a chat template may add its own, which names another assistant
+            tree["data"] |= {"source": source.name, "columns": columns,
+                             "system": config.data.system or (
+                                 start.data.system if base else system_prompt(config.shown_name, "", ""))}
             study = Study.create(parse_config(tree, where="settings"), source)
         except AssistantBuilderError as error:
             return [gr.skip(), gr.skip(), error_callout(error.to_record())]

@@ -37,7 +37,7 @@ def findings_view(record: Mapping[str, Any]) -> Markup:
                (t("Usable pairs"), count(record["usable"]), percent(record["usable"] / max(record["rows"], 1), 0)),
                (t("Rejected"), count(len(record["rejected"])), t("with reasons below")),
                (t("Exact copies"), count(record["exact_duplicates"]), t("left out")),
-               (t("Near-duplicates"), count(record["near_duplicates"]), t("kept, checked for leaks")),
+               (t("Near-duplicates"), count(record["near_duplicates"]), t("kept, checked for overlap")),
                (t("Conflicts"), count(record["conflicts"]), t("one question, several answers"))]
     numbers = RowNumbers.of_record(record)
     found = join(_problem(problem, numbers) for problem in record.get("problems", ()))

@@ -110,12 +110,16 @@ def test_conclusion_verdict_meaning_action_and_three_warnings_come_first(study: 
 def test_title_and_rows_are_those_that_the_user_knows(study: Study) -> None:
     report = build_report(study)
     report["config"]["title"] = "Krumm & Linde Bäckerei"
+    report["data"]["leaks"]["listed"] = [
+        {"heldout_question": "Open today?", "heldout_row": 3, "other_question": "Open?", "other_row": 9,
+         "split": "train", "kind": "near", "similarity": 0.9, "removed": True}]
     plain = "".join(Page(render_html(report)).text)
     report["data"]["row_numbers"] = {"note": "", "starts": [[1, 700]]}
     counted = "".join(Page(render_html(report)).text)
     assert "Project Krumm & Linde Bäckerei" in plain and "How good the assistant is: Krumm & Linde Bäckerei" in plain
     rows = [int(row) for row in re.findall(r"\brow (\d+)", plain)]
-    assert rows and [int(row) for row in re.findall(r"\brow (\d+)", counted)] == [700 + row for row in rows]
+    assert {3, 9} <= {*rows}
+    assert [int(row) for row in re.findall(r"\brow (\d+)", counted)] == [700 + row for row in rows]
     assert "# Is the assistant good enough? Krumm &amp; Linde Bäckerei" in render_markdown(report)
 
 
