@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +16,9 @@ from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRe
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
+
+if TYPE_CHECKING:
+    from assistant_builder.runner.step_process import Work
 
 
 def run(
@@ -187,16 +189,29 @@ def list_studies(as_json: Json = False) -> None:
 def step(step: Annotated[str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")],
          study: Annotated[Path, typer.Option(help="The study's folder.")]) -> None:
     """Run one step in this process; used by the run command."""
-    from assistant_builder.runner.data_steps import embed_data, prepare_data
-    from assistant_builder.runner.step_process import Work, run_as_step
-    from assistant_builder.training.train import train_arm
+    from assistant_builder.runner.step_process import run_as_step
 
     subject = Study(study)
-    work: dict[str, Work] = {
-        "data": lambda: prepare_data(subject),
-        "data-embed": lambda: embed_data(subject),
-        **{step: partial(train_arm, subject.of_run(run), run) for step in subject.steps
-           if (run := step.removeprefix("train-")) != step},
-    }
-    output.check_choice("STEP", step, list(work))
-    raise SystemExit(run_as_step(subject, step, work[step]))
+    trained = [known for known in subject.steps if known.startswith("train-")]
+    output.check_choice("STEP", step, ["data", "data-embed", *trained])
+    raise SystemExit(run_as_step(subject, step, _work_of(subject, step)))
+
+
+def _work_of(study: Study, step: str) -> Work:
+    """The work of a step; it imports its libraries when it is called, so that each step imports its own alone."""
+
+    def work() -> Iterable[Path] | None:
+        if step == "data":
+            from assistant_builder.runner.data_steps import prepare_data
+
+            return prepare_data(study)
+        if step == "data-embed":
+            from assistant_builder.runner.data_steps import embed_data
+
+            return embed_data(study)
+        from assistant_builder.training.train import train_arm
+
+        run = step.removeprefix("train-")
+        return train_arm(study.of_run(run), run)
+
+    return work

@@ -20,6 +20,7 @@ from itertools import accumulate, islice
 from typing import Any
 
 import torch
+from transformers import LogitsProcessor
 
 from assistant_builder.inference.batch_invariant import BatchInvariantLinear, ContiguousLinear
 from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache, bytes_per_token
@@ -243,28 +244,33 @@ MAX_CACHED_TOKENS = 16384
 """Maximum prompt tokens of a batch during generation, since their keys and values are cached."""
 
 
+class _Certainty(LogitsProcessor):
+    """Keeps the log-probability of the most likely token of each row and step, and changes no logits."""
+
+    def __init__(self) -> None:
+        self._steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._steps.append(torch.log_softmax(scores.float(), dim=-1).amax(dim=-1))
+        return scores
+
+    def of_rows(self) -> list[list[float]]:
+        """The log-probabilities of each row."""
+        return torch.stack(self._steps, dim=1).tolist()
+
+
 class PaddedBatchScorer:
     """Scores and generates with padded batches and transformers' ``generate``.
 
-    Unless ``fixed``, the computation is not batch-invariant: scores depend on the batch.
+    Unless ``fixed``, the computation is not batch-invariant: scores depend on the batch. ``certainties`` is that of
+    :class:`BatchScorer`.
     """
 
     def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int, *, fixed: bool = True) -> None:
         self._model, self._stop, self._size, self._fixed = model, list(stop_ids), size, fixed
         self._padding = LeftPadding(pad_id, LENGTH if fixed else 1)
         self.seconds = {"nll": 0.0, "generate": 0.0}
-        self._answered: dict[int, Tokens] = {}
-
-    @property
-    def certainties(self) -> dict[int, list[float]]:
-        """The log-probabilities of each answer's tokens, by sequence index, in a pass of their own."""
-        places, answered = list(self._answered), list(self._answered.values())
-        found: dict[int, list[float]] = {}
-        for read in self.passes(answered):
-            chosen = torch.log_softmax(read.logits, dim=-1).gather(1, read.targets.unsqueeze(1)).squeeze(1)
-            found |= {places[index]: part.tolist()
-                      for index, part in zip(read.sequences, chosen.split(read.counts), strict=True)}
-        return found
+        self.certainties: dict[int, list[float]] = {}
 
     def run(self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores,
             on_answers: OnAnswers) -> None:
@@ -278,14 +284,9 @@ class PaddedBatchScorer:
             self.seconds["nll"] += time.monotonic() - began
             on_scores({targeted[index]: found for index, found in scored.items()})
             began = time.monotonic()
-        self._answered = {}
+        self.certainties = {}
         if max_new_tokens:
-
-            def finished(answers: dict[int, list[int]]) -> None:
-                self._answered |= {index: (sequences[index][0], answer) for index, answer in answers.items()}
-                on_answers(answers)
-
-            self._answer([list(prompt) for prompt, _ in sequences], max_new_tokens, finished)
+            self._answer([list(prompt) for prompt, _ in sequences], max_new_tokens, on_answers)
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """See :meth:`BatchScorer.passes`."""
@@ -309,6 +310,7 @@ class PaddedBatchScorer:
         do not delay all others. Long prompts are not split into rounds, since reading them again would take longer.
         """
         answers: list[list[int]] = [[] for _ in ids]
+        self.certainties = {index: [] for index in range(len(ids))}
         waiting = list(range(len(ids)))
         while waiting:
             unfinished = []
@@ -318,8 +320,10 @@ class PaddedBatchScorer:
                 rows = [waiting[place] for place in batch]
                 left = longest - len(answers[rows[0]])  # equal for all waiting answers
                 length = left if padded(max(lengths[place] for place in batch)) > LONG_PROMPT else min(ROUND, left)
-                for index, new in zip(rows, self._generate([ids[i] + answers[i] for i in rows], length), strict=True):
+                found = self._generate([ids[i] + answers[i] for i in rows], length)
+                for index, (new, certainties) in zip(rows, found, strict=True):
                     answers[index] += new
+                    self.certainties[index] += certainties
                     if length < left and len(new) == length and new[-1] not in self._stop:
                         unfinished.append(index)
                 self.seconds["generate"] += time.monotonic() - began
@@ -327,8 +331,9 @@ class PaddedBatchScorer:
             waiting = sorted(unfinished)
 
     @torch.no_grad()
-    def _generate(self, prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-        """At most ``length`` greedy tokens for each prompt, up to and including the stop token."""
+    def _generate(self, prompts: Sequence[Sequence[int]], length: int) -> list[tuple[list[int], list[float]]]:
+        """At most ``length`` greedy tokens for each prompt, up to and including the stop token, and their certainty."""
+        certainty = _Certainty()
         inputs = self._padding([{"input_ids": list(prompt), "labels": [IGNORED] * len(prompt)} for prompt in prompts])
         longest = inputs["input_ids"].shape[1]
         with self._kernels(generating=True):
@@ -336,10 +341,11 @@ class PaddedBatchScorer:
                                           attention_mask=inputs["attention_mask"].to(self._model.device),
                                           max_new_tokens=length, do_sample=False, num_beams=1, temperature=None,
                                           top_p=None, top_k=None, pad_token_id=self._padding.pad_id,
-                                          eos_token_id=self._stop)
+                                          eos_token_id=self._stop, logits_processor=[certainty])
         answers = [row[longest:].tolist() for row in output]
-        return [next((ids[: place + 1] for place, token in enumerate(ids) if token in self._stop), ids)
+        ends = [next((place + 1 for place, token in enumerate(ids) if token in self._stop), len(ids))
                 for ids in answers]
+        return [(ids[:end], sure[:end]) for ids, sure, end in zip(answers, certainty.of_rows(), ends, strict=True)]
 
     def _kernels(self, *, generating: bool) -> Any:
         return BatchInvariantLinear(generating=generating) if self._fixed else ContiguousLinear()

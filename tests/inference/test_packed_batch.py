@@ -80,3 +80,24 @@ def test_prepacked_layers_give_bit_identical_results() -> None:
         with torch.no_grad():
             assert torch.allclose(packed(x).float(), layer(x).float(), atol=2e-2)
     assert packed.packed_bytes == layer.weight.nbytes
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_padded_and_packed_batches_are_equally_certain_of_their_answers(fixed: bool) -> None:
+    from assistant_builder.inference.batch_scorer import ROUND, BatchScorer, PaddedBatchScorer
+
+    model, longest = small("llama"), ROUND + 8  # the padded scorer continues after a round
+
+    def answered(scorer: Any) -> tuple[dict[int, list[int]], dict[int, list[float]]]:
+        answers: dict[int, list[int]] = {}
+        scorer.run([(ids, ()) for ids in SEQUENCES], max_new_tokens=longest, on_scores=lambda found: None,
+                   on_answers=answers.update)
+        return answers, scorer.certainties
+
+    stop = answered(BatchScorer(model, 0, [79], 4))[0][0][3]  # ends an answer that is longer without it
+    (packed, sure), (padded, certain) = (answered(scorer) for scorer in (
+        BatchScorer(model, 0, [stop], 4), PaddedBatchScorer(model, 0, [stop], 4, fixed=fixed)))
+    lengths = {len(answer) for answer in packed.values()}
+    assert padded == packed and min(lengths) < ROUND < max(lengths) == longest
+    for place, answer in packed.items():
+        assert len(certain[place]) == len(answer) and certain[place] == pytest.approx(sure[place], abs=1e-4)
