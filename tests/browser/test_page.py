@@ -264,7 +264,7 @@ def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, a
     finished_study("rivers")
     page.goto(at_site.url)
     page.get_by_role("link", name="Open rivers").first.click()
-    evaluate, train = ("rivers · Evaluate · Assistant Builder", "rivers · Train · Assistant Builder")
+    evaluate, train = ("rivers · Results · Assistant Builder", "rivers · Train · Assistant Builder")
     place_is(page, "rivers", "evaluate", evaluate)
     page.locator("#ab-tabs [data-tab-id=train]").click()
     place_is(page, "rivers", "train", train)
