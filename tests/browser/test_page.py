@@ -90,6 +90,7 @@ def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: 
         page.goto("about:blank")  # polling a stopped server would fail
 
 
+@pytest.mark.long
 def test_one_click_opens_a_finished_example_to_chat_with(page: Page, tmp_path: Path) -> None:
     with serving(tmp_path / "example", free_port()) as site:
         page.goto(site.url)
@@ -270,21 +271,20 @@ def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, a
     place_is(page, "rivers", "train", train)
     page.get_by_role("button", name="See the results").click()
     place_is(page, "rivers", "evaluate", evaluate)
-    for _ in range(2):
-        page.go_back()
-        place_is(page, "rivers", "train", train)
-        page.go_back()
-        place_is(page, "rivers", "evaluate", evaluate)
-        page.go_back()
-        place_is(page, None, None, "Assistant Builder")
-        page.go_forward()
-        place_is(page, "rivers", "evaluate", evaluate)
-        page.go_forward()
-        place_is(page, "rivers", "train", train)
-        page.reload()
-        place_is(page, "rivers", "train", train)
-        page.go_forward()
-        place_is(page, "rivers", "evaluate", evaluate)
+    page.go_back()
+    place_is(page, "rivers", "train", train)
+    page.go_back()
+    place_is(page, "rivers", "evaluate", evaluate)
+    page.go_back()
+    place_is(page, None, None, "Assistant Builder")
+    page.go_forward()
+    place_is(page, "rivers", "evaluate", evaluate)
+    page.go_forward()
+    place_is(page, "rivers", "train", train)
+    page.reload()
+    place_is(page, "rivers", "train", train)
+    page.go_forward()
+    place_is(page, "rivers", "evaluate", evaluate)
     other = page.context.new_page()
     other.goto(page.url)
     place_is(other, "rivers", "evaluate", evaluate)
