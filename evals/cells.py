@@ -9,12 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.arms import CELLS, FOUR_BIT, CellSpec
+from assistant_builder.arms import CELLS, FOUR_BIT, LORA, QLORA, CellSpec
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
     from assistant_builder.models.loading import BaseSpec
+
+
+FIDELITY_PAIRS: tuple[tuple[str, str], ...] = (
+    ("B16", "B4"), (LORA.cell, "L4"), ("Q16", QLORA.cell), (LORA.cell, QLORA.cell))
+"""Cells whose next-token distributions are compared, the reference first: three pairs with the same adapter, and one
+that includes training. The references are loaded before the candidates."""
+
+
+def fidelity_pairs(cells: Iterable[str]) -> list[tuple[str, str]]:
+    """The pairs of :data:`FIDELITY_PAIRS` whose cells are all scored."""
+    scored = set(cells)
+    return [pair for pair in FIDELITY_PAIRS if set(pair) <= scored]
 
 
 def in_order_of_loading(cells: Iterable[CellSpec]) -> list[CellSpec]:

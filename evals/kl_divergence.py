@@ -1,148 +1,148 @@
 """Fidelity: KL divergence of one model's next-token distributions from those of its 16-bit counterpart.
 
-The 4-bit and the 16-bit base are loaded at once and compared batch by batch over the full vocabulary; logits are not
-stored. GGUF files are compared one after the other with stored distributions of few items. The module imports torch,
-so only worker processes import it.
+Cells are compared over the full vocabulary while they are scored. GGUF files are compared one after the other with
+stored distributions of few items. The module imports torch, so only worker processes import it.
 """
 
 from __future__ import annotations
 
-import math
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, BinaryIO, Self
 
 import numpy as np
-import psutil
 import torch
-from safetensors import safe_open
 
-from assistant_builder.arms import CELLS, FOUR_BIT, LORA, QLORA, TWINS
-from assistant_builder.atomic_io import read_json, write_json, write_jsonl
-from assistant_builder.error_translation import ran_out_of_memory
-from assistant_builder.errors import ResourceError
-from assistant_builder.inference.batch_scorer import Tokens
+from assistant_builder.atomic_io import write_json, write_jsonl
+from assistant_builder.export.verify import evenly_spaced
+from assistant_builder.inference.batch_scorer import ScoredChunk
 from assistant_builder.models import loading
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.study import Study
-from evals.cells import base_of, in_order_of_loading, load_dequantized_base, with_adapter
+from evals.cells import fidelity_pairs
 from evals.lm_eval_model import reader
-from evals.work_items import ProgressTracker
 
-PAIRS: tuple[tuple[str, str], ...] = (("B16", "B4"), (LORA.cell, "L4"), ("Q16", QLORA.cell), (LORA.cell, QLORA.cell))
-"""Reference and candidate: three pairs with the same adapter, and one that includes training."""
-_MEMORY_RESERVE = 1.3
+_Key = tuple[str, str]  # prompt and target
+Observer = Callable[[Sequence[_Key], ScoredChunk, torch.Tensor], None]
+"""Callback with prompts and targets of all sequences of a cell, a pass, and the log-softmax of its logits."""
+_STORED_BYTES = 8_000_000_000
+"""Most disk space for the logits of the references; at most a quarter of what is free is used."""
 _KEPT_BYTES = 512_000_000
 """Most memory for the distributions of :class:`ReferenceDistributions`."""
-_STORED_BYTES = (16 + 4.127) / 8
-"""Bytes of a parameter on a GPU in both bases: float16, and NF4 with double quantization."""
 
 
-def compare_bases(study: Study, folder: Path, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]],
-                  clock: ProgressTracker, inputs: Mapping[str, Any]) -> None:
-    """Write ``fidelity.jsonl`` and ``fidelity.json`` for the pairs whose cells the study scores.
+class FidelityRecorder:
+    """Compares the next-token distributions of the cells while they are scored, one model in memory at a time.
 
-    ``clock`` counts items of the kind ``fidelity``; ``inputs`` are those of the record.
+    The logits of the references, which are scored first, are kept in unnamed files in the folder of the scores until
+    the context ends.
+
+    Args:
+        study: Its cells are compared, see :data:`evals.cells.FIDELITY_PAIRS`.
+        prompter: Tokenizer of the base.
+        items: Items with ``item``, ``prompt``, ``target`` and ``tokens``. If the disk lacks space for all, evenly
+            spaced ones are compared.
+        compute_dtype: That of the cells.
     """
-    began = time.monotonic()
-    evals = study.evals_folder
-    pairs = [pair for pair in PAIRS if set(pair) <= set(study.config.eval.cells)]
-    specs = {base: base_of(study, folder, base) for base in (UNQUANTIZED, FOUR_BIT)}
-    ids = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
-    parts: dict[int, list[dict[tuple[str, str], np.ndarray]]] = {}
-    models: dict[str, Any] = {}
-    skipped = ""
-    try:
-        _check_memory(specs["float16"])
-        models = {base: load_dequantized_base(study, spec, TWINS)[0] for base, spec in specs.items()}
-        for index, part, whole in _compare(models, prompter, ids, study.config.eval.batch_size, pairs):
-            parts.setdefault(index, []).append(part)
-            clock.tick("fidelity", whole)
-    except Exception as error:
-        if not (isinstance(error, ResourceError) or ran_out_of_memory(error)):
-            raise
-        skipped = error.what if isinstance(error, ResourceError) else "memory ran out"
-    if skipped:
-        models.clear()
-        loading.free_memory()  # after the handler, whose error references the models
-        write_json(evals / "fidelity.json", {"pairs": [], "skipped": f"both bases are needed at once: {skipped}",
-                                             "inputs": dict(inputs)})
-        return
-    tables = {index: {pair: np.concatenate([part[pair] for part in parts[index]]) for pair in pairs}
-              for index in sorted(parts)}
-    write_jsonl(evals / "fidelity.jsonl", [_line(items[index], table) for index, table in tables.items()])
-    write_json(evals / "fidelity.json", {
-        "pairs": [_summary(pair, np.concatenate([table[pair] for table in tables.values()])) for pair in pairs],
-        "skipped": None,
-        "compute_dtype": specs["float16"].compute_dtype, "seconds": time.monotonic() - began, "inputs": dict(inputs),
-    })
 
+    def __init__(self, study: Study, prompter: ChatTokenizer, items: Sequence[Mapping[str, Any]],
+                 compute_dtype: str) -> None:
+        self._evals, self._compute_dtype = study.evals_folder, compute_dtype
+        self._dtype, self._vocabulary = loading.DTYPES[compute_dtype], 0
+        self._pairs = fidelity_pairs(study.config.eval.cells)
+        self.cells = {name for pair in self._pairs for name in pair}
+        self._files: dict[str, BinaryIO] = {}
+        self._skipped, self._seconds = "", 0.0
+        targets = {(item["prompt"], item["target"]): prompter.split_ids(item["prompt"], item["target"])[1]
+                   for item in items}
+        self._items = self._affordable(items, sum(map(len, targets.values())), len(prompter.tokenizer))
+        self._start: dict[_Key, int] = {}
+        row = 0
+        for key in dict.fromkeys(self._keys()):
+            self._start[key], row = row, row + len(targets[key])
+        self._tables: dict[tuple[str, str], dict[_Key, list[np.ndarray]]] = {pair: {} for pair in self._pairs}
 
-def _check_memory(spec: loading.BaseSpec) -> None:
-    """Raise a ResourceError if both bases do not fit into the free memory, because swapping would look like a hang."""
-    parameters = _parameters(spec.folder)
-    if spec.device == "cpu":  # both are in the compute dtype
-        needed = int(2 * parameters * loading.DTYPES[spec.compute_dtype].itemsize * _MEMORY_RESERVE)
-        free = psutil.virtual_memory().available
-    else:
-        needed = int(parameters * _STORED_BYTES * _MEMORY_RESERVE)
-        loading.free_memory()  # memory of the cells
-        free, _ = torch.cuda.mem_get_info()
-    if needed > free:
-        raise ResourceError(f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
-                            remedy="Close other programs, or set eval.fidelity=false")
+    def _affordable(self, items: Sequence[Mapping[str, Any]], rows: int, vocabulary: int) -> list[Mapping[str, Any]]:
+        """The items whose logits the disk can hold."""
+        needed = rows * vocabulary * self._dtype.itemsize * len({reference for reference, _ in self._pairs})
+        limit = min(_STORED_BYTES, shutil.disk_usage(self._evals).free // 4)
+        count = min(len(items), len(items) * limit // max(needed, 1))
+        if not count:
+            self._skipped = f"the logits of one answer take {needed / max(len(items), 1) / 1e9:.1f} GB of disk space"
+        return evenly_spaced(items, count)
 
+    def __enter__(self) -> Self:
+        """The recorder, which closes its files at the end of the context."""
+        return self
 
-def _parameters(folder: Path) -> int:
-    """The number of parameters in a folder, for any storage."""
-    index = folder / "model.safetensors.index.json"
-    shards = set(read_json(index)["weight_map"].values()) if index.is_file() else None
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        if shards is None or path.name in shards:
-            with safe_open(path, framework="pt") as file:
-                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return total
+    def __exit__(self, *_: object) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
 
+    def _keys(self) -> list[_Key]:
+        return [(item["prompt"], item["target"]) for item in self._items]
 
-@torch.no_grad()
-def _compare(models: Mapping[str, Any], prompter: ChatTokenizer, sequences: Sequence[Tokens], size: int,
-             pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, dict[tuple[str, str], np.ndarray], float]]:
-    """Compare the models pass by pass.
+    def observer(self, cell: str) -> Observer | None:
+        """The callback for the passes of a cell; None if it is in no pair."""
+        if cell not in self.cells or self._skipped:
+            return None
+        return partial(self._observe, cell, {})
 
-    Yields:
-        The index of a sequence; for each pair a table [tokens, 3] of KL(reference ‖ candidate) in nats, same top token,
-        and increase of the loss; and the share of the sequence's tokens in it.
-    """
-    # cells on the float16 base come first, so that few distributions are in memory at a time
-    wanted = {CELLS[name] for pair in pairs for name in pair}
-    names = [cell.name for cell in in_order_of_loading(wanted)]
-    cells = {name: reader(models[CELLS[name].base], prompter, size).passes(sequences) for name in names}
-    while True:
-        known: dict[str, torch.Tensor] = {}
-        found: dict[tuple[str, str], np.ndarray] = {}
-        read = None
-        for name in names:
-            spec = CELLS[name]
-            with with_adapter(models[spec.base], spec.adapter):
-                read = next(cells[name], None)
-            if read is None:
-                return
-            known[name] = torch.log_softmax(read.logits, dim=-1)
-            for pair in pairs:
-                if pair[1] == name:
-                    found[pair] = _table(known[pair[0]], known[name], read.targets)
-            if spec.base == "4-bit":
-                del known[name]
-        if read is None:
+    @torch.no_grad()
+    def _observe(self, cell: str, seen: dict[_Key, int], asked: Sequence[_Key], read: ScoredChunk,
+                 likely: torch.Tensor) -> None:
+        """Keep or compare the rows of a pass; ``seen`` counts those of earlier passes by sequence."""
+        began = time.monotonic()
+        end = 0
+        for index, count in zip(read.sequences, read.counts, strict=True):
+            key, begin, end = asked[index], end, end + count
+            if key not in self._start or not count or self._skipped:
+                continue
+            row, seen[key] = self._start[key] + seen.get(key, 0), seen.get(key, 0) + count
+            try:
+                if any(reference == cell for reference, _ in self._pairs):
+                    self._store(cell, row, read.logits[begin:end])
+            except OSError as error:
+                self._skipped = f"the logits could not be stored: {error.strerror}"
+            for pair in self._pairs:
+                if pair[1] == cell:
+                    reference = torch.log_softmax(self._stored(pair[0], row, count).to(likely), dim=-1)
+                    self._tables[pair].setdefault(key, []).append(
+                        _table(reference, likely[begin:end], read.targets[begin:end]))
+        self._seconds += time.monotonic() - began
+
+    def _store(self, cell: str, row: int, logits: torch.Tensor) -> None:
+        self._vocabulary = logits.shape[1]
+        if cell not in self._files:
+            self._files[cell] = tempfile.TemporaryFile(dir=self._evals)
+        file = self._files[cell]
+        file.seek(row * self._vocabulary * self._dtype.itemsize)
+        file.write(logits.to("cpu", self._dtype).contiguous().view(torch.uint8).numpy().tobytes())
+
+    def _stored(self, cell: str, row: int, count: int) -> torch.Tensor:
+        file, size = self._files[cell], self._vocabulary * self._dtype.itemsize
+        file.seek(row * size)
+        return torch.frombuffer(bytearray(file.read(count * size)), dtype=self._dtype).view(count, self._vocabulary)
+
+    def write(self, inputs: Mapping[str, Any]) -> None:
+        """Write ``fidelity.jsonl`` and ``fidelity.json``, whose record has ``inputs``."""
+        if self._skipped:
+            write_json(self._evals / "fidelity.json", {"pairs": [], "skipped": self._skipped, "inputs": dict(inputs)})
             return
-        ends = np.cumsum(read.counts)[:-1]
-        divided = {pair: np.split(table, ends) for pair, table in found.items()}
-        for place, index in enumerate(read.sequences):
-            yield (index, {pair: tables[place] for pair, tables in divided.items()},
-                   read.counts[place] / len(sequences[index][1]))
+        tables = {pair: {key: np.concatenate(parts) for key, parts in found.items()}
+                  for pair, found in self._tables.items()}
+        write_jsonl(self._evals / "fidelity.jsonl", [
+            _line(item, {pair: found[key] for pair, found in tables.items()})
+            for item, key in zip(self._items, self._keys(), strict=True)])
+        write_json(self._evals / "fidelity.json", {
+            "pairs": [_summary(pair, np.concatenate([found[key] for key in self._keys()]))
+                      for pair, found in tables.items()],
+            "skipped": None, "compute_dtype": self._compute_dtype, "seconds": self._seconds, "inputs": dict(inputs),
+        })
 
 
 def _line(item: Mapping[str, Any], tables: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
@@ -158,6 +158,11 @@ def _line(item: Mapping[str, Any], tables: Mapping[tuple[str, str], np.ndarray])
 
 
 def _table(reference: torch.Tensor, candidate: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """KL(reference ‖ candidate) in nats, same top token, and increase of the loss, for each row of log-probabilities.
+
+    Returns:
+        float64 [rows, 3].
+    """
     divergence = (reference.exp() * (reference - candidate)).sum(dim=-1).clamp(min=0)
     same = reference.argmax(dim=-1) == candidate.argmax(dim=-1)
     at = targets.unsqueeze(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.api.instance import Instance
@@ -15,6 +16,9 @@ from assistant_builder.inference.batch_scorer import BatchScorer, PaddedBatchSco
 from assistant_builder.inference.packed_batch import supports_packing
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.decline import FIRST_TOKENS
+
+if TYPE_CHECKING:
+    from evals.kl_divergence import Observer
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,12 @@ class StudyLM(HFLM):
         answering: Whether to generate the answers in the pass of the likelihoods, so that prompts are computed once.
         certain: Whether ``beginnings`` gets the first tokens of each answer, as text and with their log-probabilities,
             by which a grounded assistant decides to decline.
+        observer: Called with each pass over prompts and targets.
     """
 
     def __init__(self, model: Any, prompter: ChatTokenizer, *, own_tasks: Sequence[str], batch_size: int,
                  max_new_tokens: int, tick: Callable[[str, float], None], fixed_blocks: bool = True,
-                 answering: bool = False, certain: bool = False) -> None:
+                 answering: bool = False, certain: bool = False, observer: Observer | None = None) -> None:
         super().__init__(pretrained=model, tokenizer=prompter.tokenizer, batch_size=batch_size)
         self._prompter = prompter
         self._own_tasks, self._answering, self._tick = set(own_tasks), answering, tick
@@ -61,7 +66,7 @@ class StudyLM(HFLM):
         self._reader = reader(model, prompter, batch_size, fixed=fixed_blocks)
         self.targets: dict[tuple[str, str], ReferenceScore] = {}
         self.answers: dict[str, str] = {}
-        self._certain = certain
+        self._certain, self._observer = certain, observer
         self.beginnings: dict[str, tuple[str, list[float]]] = {}
         self.documents = self._share = 0.0
 
@@ -101,6 +106,7 @@ class StudyLM(HFLM):
 
     def read(self, pairs: Sequence[tuple[str, str]], *, answers: bool) -> None:
         """Score targets given their prompts, unless empty, and also answer the prompts if ``answers`` is set."""
+        on_read = None if self._observer is None else partial(self._observer, pairs)
         ids = [self._prompter.split_ids(prompt, target) for prompt, target in pairs]
 
         def on_scores(scores: dict[int, Scored]) -> None:
@@ -120,7 +126,7 @@ class StudyLM(HFLM):
             self._tick("answers", len(found))
 
         self._reader.run(ids, max_new_tokens=self._max_new_tokens if answers else 0, on_scores=on_scores,
-                         on_answers=on_answers)
+                         on_answers=on_answers, on_read=on_read, room=self._max_new_tokens if self._answering else 0)
         if answers and self._certain:
             self.beginnings |= {pairs[index][0]: (first[index], certainties)
                                 for index, certainties in self._reader.certainties.items()}

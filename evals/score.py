@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,11 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.decline import DeclineRule, Retrieved, evidence_of
 from assistant_builder.study import Study
 from evals.baselines import Neighbour, nearest, retrieval_prompt, similar_questions
-from evals.cells import LoadedCell, Variant, load_cells
+from evals.cells import LoadedCell, Variant, base_of, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, HeldOut, freeze
 from evals.decline_rules import copy_rule, decline_sentence, fit_rules, found_alone, leave_out_rule
 from evals.metric_resources import MetricResources
@@ -34,6 +36,7 @@ from evals.work_items import EvaluationPlan, ProgressTracker, WorkItem
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.retriever import Retriever
+    from evals.kl_divergence import FidelityRecorder, Observer
     from evals.lm_eval_model import StudyLM
 
 TOO_MANY = 0.1
@@ -107,30 +110,14 @@ class _Scoring:
         if self.retriever is not None:
             served = [Variant(CELLS[ARMS[arm].cell], seed) for arm in self.study.config.arms
                       for seed in range(1, self.study.config.seeds + 1)]
-            adapters = {variant.run for variant in self.plan.variants()}
+            adapters = {piece.variant.run for piece in self.plan.pieces}
             self.rules = fit_rules(
                 self.study, self.base, self.prompter, self.retriever, [each for each in served if each.run in adapters],
                 lambda run: self.clock.set_message(f"{run}: deciding on validation questions when to decline"))
-        for cell in load_cells(self.study, self.base, self.plan.variants()):
-            for piece in self.plan.pieces:
-                if piece.variant == Variant(cell.spec, cell.seed):
-                    self._score(piece, cell)
-            for name, task in self.plan.tasks:
-                if (name, 1) == (cell.spec.name, cell.seed):
-                    self.clock.set_message(f"{name}: task {task}")
-                    lm = self._lm(cell, self.config.batch_size, "", fixed_blocks=False)
-                    self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
-                    # requests that lm-eval deduplicated
-                    self.clock.tick("documents", self.extra.documents[task] - lm.documents)
-            del cell  # otherwise its memory stays in use while the next base is loaded
+        with self._recorder() or nullcontext() as recorder:
+            self._score_cells(recorder)
         if self.plan.copy:
             self._copy()
-        if self.plan.fidelity:
-            from evals.kl_divergence import compare_bases
-
-            self.clock.set_message("Fidelity: comparing the 16-bit and the 4-bit model token by token")
-            asked = [item for item in self.items if item["answerable"]] or self.items
-            compare_bases(self.study, self.base, self.prompter, asked, self.clock, self.plan.fidelity_inputs)
         if self.plan.whole and self.config.similarity:
             self._group_questions()
         if self.plan.judges:
@@ -165,13 +152,47 @@ class _Scoring:
             write_json(path, {"inputs": inputs, "groups": {
                 item["item"]: group for item, group in zip(self.items, groups, strict=True)}})
 
-    def _score(self, piece: WorkItem, cell: LoadedCell) -> None:
+    def _score_cells(self, recorder: FidelityRecorder | None) -> None:
+        """Score the pieces of the plan, and read the cells again that are scored but not compared."""
+        for cell in load_cells(self.study, self.base, self.plan.variants()):
+            variant = Variant(cell.spec, cell.seed)
+            observer = recorder.observer(cell.spec.name) if recorder is not None and cell.seed == 1 else None
+            for piece in self.plan.pieces:
+                if piece.variant == variant:
+                    self._score(piece, cell, observer if piece.kind == "cell" else None)
+            if observer is not None and variant in self.plan.read_again:
+                self.clock.set_message(f"{cell.spec.name}: next-token distributions")
+                lm = self._lm(cell, self.config.batch_size, lambda kind: "fidelity", observer=observer)
+                lm.read([(item["prompt"], item["target"]) for item in self.items], answers=False)
+            for name, task in self.plan.tasks:
+                if (name, 1) == (cell.spec.name, cell.seed):
+                    self.clock.set_message(f"{name}: task {task}")
+                    lm = self._lm(cell, self.config.batch_size, fixed_blocks=False)
+                    self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
+                    # requests that lm-eval deduplicated
+                    self.clock.tick("documents", self.extra.documents[task] - lm.documents)
+            del cell  # otherwise its memory stays in use while the next base is loaded
+        if recorder is not None:
+            recorder.write(self.plan.fidelity_inputs)
+
+    def _recorder(self) -> FidelityRecorder | None:
+        """The comparison of next-token distributions, of the questions that have an answer; None if none is due."""
+        if not self.plan.fidelity:
+            return None
+        from evals.kl_divergence import FidelityRecorder
+
+        asked = [item for item in self.items if item["answerable"]] or self.items
+        spec = base_of(self.study, self.base, UNQUANTIZED)
+        return FidelityRecorder(self.study, self.prompter, asked, spec.compute_dtype)
+
+    def _score(self, piece: WorkItem, cell: LoadedCell, observer: Observer | None) -> None:
         title = {
             "cell": cell.spec.name, "noise": f"{cell.spec.name} with another batch size",
             "retrieval": "Untuned base with retrieved pairs",
         }[piece.kind] + (f", seed {cell.seed}" if cell.seed > 1 else "")
-        kind = "long " if self.plan.long(piece) else ""
-        lm = self._lm(cell, piece.batch_size, kind, fixed_blocks=piece.kind != "noise")
+        long = "long " if self.plan.long(piece) else ""
+        lm = self._lm(cell, piece.batch_size, lambda kind: long + kind, fixed_blocks=piece.kind != "noise",
+                      observer=observer)
         seconds = {"load": cell.load_seconds}
         neighbours = None
         if piece.kind == "retrieval":
@@ -259,14 +280,15 @@ class _Scoring:
             sample["neighbours"] = [neighbour.to_record() for neighbour in near]
         write_scores(folder, samples, record, inputs)
 
-    def _lm(self, cell: LoadedCell, batch_size: int, prefix: str, *, fixed_blocks: bool) -> StudyLM:
-        """A cell for lm-eval; ``prefix`` selects the kinds of work that its progress counts for."""
+    def _lm(self, cell: LoadedCell, batch_size: int, counted: Callable[[str], str] = str, *,
+            fixed_blocks: bool = True, observer: Observer | None = None) -> StudyLM:
+        """A cell for lm-eval; ``counted`` is the kind of work that a kind of its progress counts for."""
         from evals.lm_eval_model import StudyLM
 
         return StudyLM(cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation),
                        batch_size=batch_size, max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks,
-                       answering=True, certain=bool(self.rules),
-                       tick=lambda kind, items: self.clock.tick(f"{prefix}{kind}", items))
+                       answering=True, certain=bool(self.rules), observer=observer,
+                       tick=lambda kind, items: self.clock.tick(counted(kind), items))
 
     @cached_property
     def _covered(self) -> list[bool]:

@@ -20,7 +20,7 @@ from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
-from evals.cells import Variant, in_order_of_loading
+from evals.cells import Variant, fidelity_pairs, in_order_of_loading
 
 HEADLINE_CELLS = (LORA.cell, QLORA.cell)
 """The twins as served: scored for every seed, and, where they are compared, for the noise floor."""
@@ -63,6 +63,8 @@ class EvaluationPlan:
             self.baseline("copy") / "scores.json", self.copy_inputs)
         self.fidelity = whole and self._config.fidelity and self._compares and not _done(
             self.evals / "fidelity.json", self.fidelity_inputs)
+        scored = {piece.variant for piece in self.pieces if piece.kind == "cell"}
+        self.read_again = [cell for name in self.fidelity_cells if (cell := Variant(CELLS[name])) not in scored]
         self.judges = whole and self._compares and bool(self._config.judge_url)
 
     @property
@@ -82,7 +84,13 @@ class EvaluationPlan:
         """The cells with remaining work, without duplicates."""
         return list(dict.fromkeys([
             *(piece.variant for piece in self.pieces), *(Variant(CELLS[cell]) for cell, _ in self.tasks),
+            *self.read_again,
         ]))
+
+    @property
+    def fidelity_cells(self) -> list[str]:
+        """The cells whose next-token distributions are compared; none if that is done or not wanted."""
+        return sorted({name for pair in fidelity_pairs(self._cells) for name in pair}) if self.fidelity else []
 
     def obsolete_results(self) -> list[Path]:
         """Results of earlier runs that the settings no longer request, so that a report does not show them.
@@ -116,7 +124,7 @@ class EvaluationPlan:
         embedded = (len(self.pieces) + self.copy) * self._config.similarity
         return {"likelihood": items * plain, "answers": items * plain, "similarity": items * embedded,
                 "long likelihood": items * long, "long answers": items * long,
-                "documents": sum(documents[task] for _, task in self.tasks), "fidelity": items * self.fidelity,
+                "documents": sum(documents[task] for _, task in self.tasks), "fidelity": items * len(self.read_again),
                 "judgements": min(items, self._config.judge_items) if self.judges else 0}
 
     def long(self, piece: WorkItem) -> bool:
@@ -210,7 +218,7 @@ def _done(path: Path, inputs: Mapping[str, Any]) -> bool:
 
 
 PRIORS: Mapping[str, float] = {
-    "likelihood": 1.0, "answers": 5.0, "similarity": 0.1, "documents": 1.0, "fidelity": 6.0,
+    "likelihood": 1.0, "answers": 5.0, "similarity": 0.1, "documents": 1.0, "fidelity": 1.5,
     "long likelihood": 4.0, "long answers": 10.0, "judgements": 20.0,
     "file answers": 12.0, "writing": 500.0,
 }

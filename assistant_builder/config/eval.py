@@ -65,8 +65,7 @@ class EvalConfig(ConfigModel):
                                                                             "question, and the base model with three "
                                                                             "retrieved pairs in its prompt."))
     fidelity: bool = Field(True, title=N_("Fidelity"), description=N_("Compare the 16-bit and 4-bit models token by "
-                                                                  "token (KL divergence, top-1 agreement); needs "
-                                                                  "memory for both base models."))
+                                                                  "token (KL divergence, top-1 agreement)."))
     noise_floor: bool = Field(True, title=N_("Noise floor"), description=N_("Score both assistants again with another "
                                                                         "batch size, to show the differences that "
                                                                         "rounding alone causes."))

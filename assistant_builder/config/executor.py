@@ -74,7 +74,7 @@ class ExecutorConfig(ConfigModel):
     evaluate_memory_gb: float | None = Field(
         None, gt=0, title=N_("Memory of the evaluation, GB"),
         description=N_("Main memory that the evaluation requests. "
-                                                                         "Empty: enough for both bases at once; none "
+                                                                         "Empty: enough for the larger base; none "
                                                                          "if it requests GPUs."),
     )
     evaluate_tasks: int = Field(

@@ -15,7 +15,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Any
 
@@ -44,6 +44,8 @@ Scored = tuple[torch.Tensor, list[int]]
 """Log-probabilities of the target's tokens, and the most likely token at each of their positions."""
 OnScores = Callable[[dict[int, Scored]], None]
 """Callback with the scores of a pass, by sequence index; sequences without a target are omitted."""
+OnRead = Callable[["ScoredChunk", torch.Tensor], None]
+"""Callback with the logits of a pass and their log-softmax."""
 OnAnswers = Callable[[dict[int, list[int]]], None]
 """Callback with finished answers, including the stop token, by sequence index. It is also called without any answer, so
 that it can raise to cancel."""
@@ -87,14 +89,16 @@ class BatchScorer:
         self.certainties: dict[int, list[float]] = {}
 
     def run(self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores,
-            on_answers: OnAnswers) -> None:
+            on_answers: OnAnswers, on_read: OnRead | None = None, room: int = 0) -> None:
         """Score every target and generate the greedy answer to every prompt; ``max_new_tokens=0`` generates none.
+
+        With ``room=n``, which is for a pass without answers, scores are those of a pass with ``max_new_tokens=n``.
 
         ``certainties`` then has the log-probabilities of each answer's tokens, by sequence index.
         """
         self.certainties = {}
         self.read_prefix(sequences)
-        for group, slots in self.groups(sequences, max_new_tokens):
+        for group, slots in self.groups(sequences, max_new_tokens or room):
             waiting, free = deque(group), deque(range(slots.count))
             active: dict[int, _ActiveSequence] = {}
             while waiting or active:
@@ -102,7 +106,7 @@ class BatchScorer:
                 # decoding continues until there are enough free slots for a full prefill pass
                 if count and (not active or count == len(waiting) or count < len(free)):
                     rows = [_ActiveSequence(waiting.popleft(), free.popleft()) for _ in range(count)]
-                    on_scores(self._read(slots, rows, sequences))
+                    on_scores(self._read(slots, rows, sequences, on_read))
                     if not max_new_tokens:
                         free.extend(row.slot for row in rows)
                         continue
@@ -194,12 +198,14 @@ class BatchScorer:
         step = self._packed.prepare_prefill(slots, chunks, rows=ROWS)
         return self._packed.logits(slots, step, keep, block=HEAD_ROWS)
 
-    def _read(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence],
-              sequences: Sequence[Tokens]) -> dict[int, Scored]:
+    def _read(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens],
+              on_read: OnRead | None) -> dict[int, Scored]:
         began = time.monotonic()
         found: dict[int, list[tuple[torch.Tensor, ...]]] = {row.index: [] for row in rows}
         for read in self._scored_chunks(slots, rows, sequences):
             likely = torch.log_softmax(read.logits, dim=-1)
+            if on_read is not None:
+                on_read(read, likely)
             chosen = likely.gather(1, read.targets.unsqueeze(1)).squeeze(1)
             parts = zip(chosen.split(read.counts), read.logits.argmax(dim=-1).split(read.counts),
                         likely.amax(dim=-1).split(read.counts), strict=True)
@@ -273,12 +279,15 @@ class PaddedBatchScorer:
         self.certainties: dict[int, list[float]] = {}
 
     def run(self, sequences: Sequence[Tokens], *, max_new_tokens: int, on_scores: OnScores,
-            on_answers: OnAnswers) -> None:
+            on_answers: OnAnswers, on_read: OnRead | None = None, room: int = 0) -> None:
         """See :meth:`BatchScorer.run`."""
         targeted = [index for index, (_, target) in enumerate(sequences) if target]
         began = time.monotonic()
         for read in self.passes([sequences[index] for index in targeted]):
-            chosen = torch.log_softmax(read.logits, dim=-1).gather(1, read.targets.unsqueeze(1)).squeeze(1)
+            likely = torch.log_softmax(read.logits, dim=-1)
+            if on_read is not None:
+                on_read(replace(read, sequences=[targeted[index] for index in read.sequences]), likely)
+            chosen = likely.gather(1, read.targets.unsqueeze(1)).squeeze(1)
             likeliest = [part.tolist() for part in read.logits.argmax(dim=-1).split(read.counts)]
             scored = dict(zip(read.sequences, zip(chosen.split(read.counts), likeliest, strict=True), strict=True))
             self.seconds["nll"] += time.monotonic() - began

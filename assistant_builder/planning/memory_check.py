@@ -171,17 +171,16 @@ class StepMemory:
 def step_memory(study: Study, step: str, node_bytes: int) -> StepMemory | None:
     """Return the memory of a step ``train-…``, ``score-…`` or ``evaluate`` on a node with ``node_bytes`` of memory.
 
-    The evaluation loads the bases of all arms; each of its shards loads one. None: the base is unknown, which the first
-    step reports. Until the data step has counted tokens, the pairs are assumed to be as short as possible.
+    The evaluation loads one base at a time. None: the base is unknown, which the first step reports. Until the data
+    step has counted tokens, the pairs are assumed to be as short as possible.
     """
     node = Machine("a node", "cpu", node_bytes, node_bytes)
     plan = _plan_on(node, study, _SHORTEST)
     if plan is None:
         return None
     if evaluates(step):
-        loaded = [method.weights_bytes + method.adapter_bytes for method in plan.arms]
-        bases = sum(loaded) if step == "evaluate" else max(loaded)
-        return StepMemory(bases + PROCESS_BYTES["cpu"], bases)
+        largest = max(method.weights_bytes + method.adapter_bytes for method in plan.arms)
+        return StepMemory(largest + PROCESS_BYTES["cpu"], largest)
     method = plan.methods[split_run(step.removeprefix("train-"))[0]]
     return StepMemory(method.expected_bytes, least_bytes(method))
 

@@ -1,146 +1,132 @@
-"""Fidelity where memory does not suffice for both bases: the evaluation goes on and says why it is missing."""
+"""Fidelity: next-token distributions of cells, compared while they are scored, and those of files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import read_json
-from assistant_builder.errors import Cancelled, ResourceError
+from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
-from evals import kl_divergence
-from evals.work_items import ProgressTracker
 from tests.export.tiny import tiny_base, tiny_study
 
 torch = pytest.importorskip("torch")
+kl_divergence = pytest.importorskip("evals.kl_divergence")
+StudyLM = pytest.importorskip("evals.lm_eval_model").StudyLM
 pytestmark = pytest.mark.train
 
-
-def short(kind: str) -> Exception:
-    """What is raised where memory runs out, on a GPU and on a processor."""
-    return {
-        "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        "python": MemoryError(),
-        "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
-        "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    }[kind]
+ITEMS = [{"item": str(place), "prompt": f"question {place} " * place, "target": f"answer {place}", "tokens": 1}
+         for place in (1, 2, 9, 40)]
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return tiny_study(tiny_base(tmp_path / "base"))
+def base(tmp_path: Path) -> Path:
+    return tiny_base(tmp_path / "base")
 
 
 @pytest.fixture
-def compare(study: Study, tmp_path: Path) -> Callable[[], dict[str, Any]]:
-    """Compares the bases of the study; what the record says."""
-
-    def run() -> dict[str, Any]:
-        (study.folder / "evals").mkdir(exist_ok=True)
-        items = [{"item": "1", "prompt": "one", "target": "two", "tokens": 3}]
-        kl_divergence.compare_bases(study, tmp_path / "base", ChatTokenizer.load(tmp_path / "base"), items,
-                               ProgressTracker(study, {"fidelity": 1}), {"of": "these"})
-        record: dict[str, Any] = read_json(study.folder / "evals" / "fidelity.json")
-        return record
-
-    return run
+def study(base: Path) -> Study:
+    made = tiny_study(base)
+    made.evals_folder.mkdir()
+    return made
 
 
-@pytest.mark.parametrize(("place", "kind"), [
-    ("_compare", "gpu"), ("_compare", "python"), ("_compare", "cpu"), ("log_softmax", "gpu"), ("log_softmax", "cublas"),
-    ("load_dequantized_base", "gpu"), ("load_dequantized_base", "cpu"),
-])
-def test_memory_that_runs_out_skips_the_comparison(
-    compare: Callable[[], dict[str, Any]], study: Study, monkeypatch: pytest.MonkeyPatch, place: str, kind: str
-) -> None:
-    def fail(*_: object, **__: object) -> Any:
-        raise short(kind)
-
-    monkeypatch.setattr(torch if place == "log_softmax" else kl_divergence, place, fail)
-    record = compare()
-    assert record["pairs"] == [] and record["inputs"] == {"of": "these"}
-    assert record["skipped"].startswith("both bases are needed at once: ") and "memory" in record["skipped"]
-    assert not (study.folder / "evals" / "fidelity.jsonl").exists()
+def observe(study: Study, base: Path, items: list[dict[str, Any]] = ITEMS) -> dict[str, Any]:
+    """Read two models as a reference and a candidate; what the record says."""
+    prompter = ChatTokenizer.load(base)
+    with kl_divergence.FidelityRecorder(study, prompter, items, "float32") as recorder:
+        for cell, model in zip(("L16", "Q4"), models(base), strict=True):
+            lm = StudyLM(model, prompter, own_tasks=(), batch_size=3, max_new_tokens=0, tick=lambda kind, items: None,
+                         observer=recorder.observer(cell))
+            lm.read([(item["prompt"], item["target"]) for item in items], answers=False)
+        recorder.write({"of": "these"})
+    record: dict[str, Any] = read_json(study.evals_folder / "fidelity.json")
+    return record
 
 
-def test_other_errors_and_a_request_to_stop_pass(
-    compare: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for error in (ValueError("shapes"), Cancelled("cancelled on request")):
-        def fail(*_: object, error: Exception = error) -> Any:
-            raise error
-
-        monkeypatch.setattr(kl_divergence, "_compare", fail)
-        with pytest.raises(type(error)):
-            compare()
-
-
-def test_a_gpu_is_asked_what_is_free_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from assistant_builder.models.loading import BaseSpec
-
-    base = tiny_base(tmp_path / "base")
-    spec = BaseSpec(base, "float16", True, "bfloat16", device="cuda")
-    parameters = sum(value.numel() for value in _tensors(base).values())
-    asked = []
-
-    def free(share: float) -> Callable[..., tuple[int, int]]:
-        def mem_get_info(*_: object) -> tuple[int, int]:
-            asked.append(share)
-            return int(parameters * (2 + 4.127 / 8) * share), 10**12
-
-        return mem_get_info
-
-    monkeypatch.setattr(torch.cuda, "mem_get_info", free(0.99))
-    with pytest.raises(ResourceError, match="GB are free"):
-        kl_divergence._check_memory(spec)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", free(2))
-    kl_divergence._check_memory(spec)
-    assert asked == [0.99, 2]
-
-
-def test_what_is_needed_does_not_depend_on_how_the_weights_are_stored(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    base = tiny_base(tmp_path / "base")
-    tensors = _tensors(base)
-    save_file({name: value.float() for name, value in tensors.items()}, base / "model.safetensors")
-    assert kl_divergence._parameters(base) == sum(value.numel() for value in tensors.values())
-
-
-def _tensors(base: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(base / "model.safetensors")
-
-
-def test_stored_distributions_give_the_divergence_of_whole_logits(tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def models(base: Path) -> tuple[Any, Any]:
+    """A model and a slightly different one."""
     from transformers import AutoModelForCausalLM
 
-    base = tiny_base(tmp_path / "base")
-    prompter = ChatTokenizer.load(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    items = [{"prompt": f"question {place} " * place, "target": f"answer {place}"} for place in (1, 2, 9, 40)]
-    reference = kl_divergence.ReferenceDistributions(model, prompter, items, 3)
-    assert reference.items == 4 and reference.mean_kl(model) == pytest.approx(0, abs=1e-6)
-    other = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    model, other = (AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval() for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in other.parameters():
-            value += 0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
-        total, tokens = 0.0, 0
+            value += 0.02 * torch.randn(value.shape, generator=generator)
+    return model, other
+
+
+def divergences(base: Path, items: list[dict[str, Any]]) -> list[torch.Tensor]:
+    """KL divergence of the two models at each token of each target, from whole logits."""
+    prompter, both, found = ChatTokenizer.load(base), models(base), []
+    with torch.no_grad():
         for item in items:
             prompt, target = prompter.split_ids(item["prompt"], item["target"])
             known, changed = (each(torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-                              for each in (model, other))
-            total, tokens = total + float((known.exp() * (known - changed)).sum()), tokens + len(target)
-    assert reference.mean_kl(other) == pytest.approx(total / tokens, rel=1e-3) and total > 0.01
-    one = 4 * len(prompter.tokenizer) * len(prompter.split_ids(items[0]["prompt"], items[0]["target"])[1])
+                              for each in both)
+            found.append((known.exp() * (known - changed)).sum(dim=-1))
+    return found
+
+
+@pytest.fixture
+def two_cells(study: Study) -> Study:
+    study.write_config(study.config.with_changes({"eval.cells": ["L16", "Q4"]}))
+    return study
+
+
+def test_cells_are_compared_while_they_are_read(two_cells: Study, base: Path) -> None:
+    record, expected = observe(two_cells, base), divergences(base, ITEMS)
+    (pair,) = record["pairs"]
+    assert record["inputs"] == {"of": "these"} and record["skipped"] is None and pair["name"] == "Q4-L16"
+    assert pair["tokens"] == sum(map(len, expected))
+    assert pair["kl_mean"] == pytest.approx(float(torch.cat(expected).mean()), rel=1e-3) and pair["kl_mean"] > 0.01
+    lines = read_jsonl(two_cells.evals_folder / "fidelity.jsonl")
+    assert [line["item"] for line in lines] == ["1", "2", "9", "40"]
+    for line, item in zip(lines, expected, strict=True):
+        assert line["pairs"]["Q4-L16"]["kl_max"] == pytest.approx(float(item.max()), rel=1e-3)
+    assert {path.name for path in two_cells.evals_folder.iterdir()} == {"fidelity.json", "fidelity.jsonl"}
+
+
+def test_items_that_are_asked_twice_have_the_same_line(two_cells: Study, base: Path) -> None:
+    observe(two_cells, base, [*ITEMS, {**ITEMS[1], "item": "again"}])
+    lines = {line["item"]: line["pairs"] for line in read_jsonl(two_cells.evals_folder / "fidelity.jsonl")}
+    assert lines["again"] == lines["2"] != lines["1"]
+
+
+def test_a_small_disk_compares_some_items(two_cells: Study, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompter = ChatTokenizer.load(base)
+    whole = 4 * len(prompter.tokenizer) * sum(
+        len(prompter.split_ids(item["prompt"], item["target"])[1]) for item in ITEMS)
+    monkeypatch.setattr(kl_divergence, "_STORED_BYTES", whole // 2)
+    observe(two_cells, base)
+    assert [line["item"] for line in read_jsonl(two_cells.evals_folder / "fidelity.jsonl")] == ["2", "40"]
+
+
+@pytest.mark.parametrize("fault", ["no space for one", "full meanwhile"])
+def test_a_full_disk_skips_the_comparison_and_says_so(two_cells: Study, base: Path, fault: str,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if fault == "full meanwhile":
+        monkeypatch.setattr(kl_divergence.FidelityRecorder, "_store", full)
+    else:
+        monkeypatch.setattr(kl_divergence, "_STORED_BYTES", 1)
+    record = observe(two_cells, base)
+    assert record["pairs"] == [] and record["inputs"] == {"of": "these"}
+    assert ("No space left" if fault == "full meanwhile" else "disk space") in record["skipped"]
+    assert not (two_cells.evals_folder / "fidelity.jsonl").exists()
+
+
+def test_stored_distributions_give_the_divergence_of_whole_logits(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompter, (model, other) = ChatTokenizer.load(base), models(base)
+    reference = kl_divergence.ReferenceDistributions(model, prompter, ITEMS, 3)
+    assert reference.items == 4 and reference.mean_kl(model) == pytest.approx(0, abs=1e-6)
+    expected = float(torch.cat(divergences(base, ITEMS)).mean())
+    assert reference.mean_kl(other) == pytest.approx(expected, rel=1e-3) and expected > 0.01
+    one = 4 * len(prompter.tokenizer) * len(prompter.split_ids(ITEMS[0]["prompt"], ITEMS[0]["target"])[1])
     for limit, count in ((1, 1), (one, 1), (2 * one, 2), (10 * one, 4)):
         monkeypatch.setattr(kl_divergence, "_KEPT_BYTES", limit)
-        assert kl_divergence.ReferenceDistributions(model, prompter, items, 3).items == count
+        assert kl_divergence.ReferenceDistributions(model, prompter, ITEMS, 3).items == count

@@ -59,7 +59,7 @@ def test_a_new_study_has_everything_to_do(study: Study, base: Path) -> None:
     made = plan(study, base)
     assert names(made) == sorted([*CELLS, "noise/L16", "noise/Q4", "baselines/retrieval"])
     assert made.tasks == [(cell, "ab_retention") for cell in ("B16", "B4", "L16", "Q4")]
-    assert made.copy and made.fidelity
+    assert made.copy and made.fidelity and not made.read_again
     sizes = {piece.kind: piece.batch_size for piece in made.pieces}
     assert sizes == {"cell": 64, "noise": 128, "retrieval": 64}
     counts = made.planned(10, {"ab_retention": 100})
@@ -93,6 +93,7 @@ def test_another_adapter_asks_for_its_cells_again(study: Study, base: Path) -> N
     assert names(again) == sorted(["Q4", "Q16", "QD", "QR", "noise/Q4"])
     assert [cell for cell, _ in again.tasks] == ["Q4"]
     assert again.fidelity and not again.copy
+    assert {variant.cell.name for variant in again.read_again} == {"B16", "L16", "B4", "L4"}  # the others are scored
 
 
 def test_what_is_switched_off_is_left_out(study: Study, base: Path) -> None:
@@ -138,7 +139,9 @@ def test_parts_share_out_all_cells_those_of_one_base_together(study: Study, base
             write_json(part.task_folder(cell) / f"{task}.json", {"inputs": part.task_inputs(cell)})
     (study.folder / "evals" / "score-1.progress.json").write_text("{}")
     again = plan(study, base)
-    assert not again.variants() and not any(plan(study, base, part=(part, 3)).variants() for part in (1, 2, 3))
+    assert not again.pieces and not any(plan(study, base, part=(part, 3)).variants() for part in (1, 2, 3))
+    assert {variant.cell.name for variant in again.read_again} == {"B16", "L16", "Q16", "B4", "L4", "Q4"}
+    assert again.variants() == again.read_again and again.planned(10, {"ab_retention": 100})["fidelity"] == 6 * 10
     made = [path for path in again.score_files() if path.name != "items.jsonl"]
     assert len(made) == len(whole.pieces) + len(whole.tasks)
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import read_json
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
-from tests.gpu.conftest import change, copy_of, environment, log_end, new_study, short_of_memory, start, step
+from tests.gpu.conftest import environment, log_end, new_study, short_of_memory, start, step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.train]
 MEGABYTE = 2**20
@@ -78,29 +77,3 @@ class Chat:
             if event.get("id") == identity and event["event"] in ("end", "error"):
                 return event
         pytest.fail(f"the chat's process ended at question {identity}")
-
-
-@pytest.fixture(scope="module")
-def scored(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The trained study with scored cells, whose evaluation only has to compare the two bases."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ASSISTANT_BUILDER_HOME", str(trained_home))
-        study = copy_of(Study.open("trained"), tmp_path_factory.mktemp("scored"))
-        change(study, eval__fidelity=False)
-        step(study, "evaluate")
-    return study
-
-
-@pytest.mark.parametrize(("loads", "where"), [(1, "loading the second base"), (2, "comparing")])
-def test_missing_memory_skips_fidelity_with_a_message(
-    scored: Study, trained: Study, tmp_path: Path, loads: int, where: str
-) -> None:
-    study = copy_of(scored, tmp_path)
-    scores = {path: path.read_bytes() for path in (study.folder / "evals").rglob("scores.json")}
-    assert scores and not (study.folder / "evals" / "fidelity.json").exists()
-    change(study, eval__fidelity=True)
-    words = short_of_memory(step_command(study, "evaluate"), loads=loads, spare_bytes=16 * MEGABYTE, folder=tmp_path)
-    assert start(study, "evaluate", words).wait() == 0, f"{where}: {log_end(study, 'evaluate')}"
-    record = read_json(study.folder / "evals" / "fidelity.json")
-    assert record["pairs"] == [] and "memory" in record["skipped"], record
-    assert all(path.read_bytes() == before for path, before in scores.items())
