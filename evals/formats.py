@@ -23,7 +23,6 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import EvaluationError, ModelError
 from assistant_builder.export.gguf import GgufFiles, heldout_prompts
-from assistant_builder.export.verify import evenly_spaced
 from assistant_builder.inference.llamacpp import Completion, LlamaServer, check_prompts
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -41,7 +40,7 @@ from evals.report.approaches import add_approaches
 from evals.report.build import build_report
 from evals.report.formats import SKIPPED
 from evals.report.load import tuned_cells
-from evals.work_items import ProgressTracker
+from evals.work_items import ProgressTracker, evenly_spaced
 
 if TYPE_CHECKING:
     from evals.kl_divergence import ReferenceDistributions

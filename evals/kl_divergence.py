@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from assistant_builder.atomic_io import write_json, write_jsonl
-from assistant_builder.export.verify import evenly_spaced
 from assistant_builder.inference.batch_scorer import ScoredChunk
 from assistant_builder.models import loading
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
 from evals.cells import fidelity_pairs
 from evals.lm_eval_model import reader
+from evals.work_items import evenly_spaced
 
 _Key = tuple[str, str]  # prompt and target
 Observer = Callable[[Sequence[_Key], ScoredChunk, torch.Tensor], None]

@@ -193,6 +193,13 @@ class EvaluationPlan:
         return run and read_json(self._study.arm_folder(run) / "summary.json")["adapter_sha256"]
 
 
+def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
+    """``count`` items in their order, evenly spread over all."""
+    if count >= len(items):
+        return list(items)
+    return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
+
+
 def shard(pieces: Sequence[WorkItem], parts: int) -> list[list[WorkItem]]:
     """Distribute work items over processes; those of a cell stay together, and cells of one base are adjacent.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import annotated_types
 import typer
@@ -15,6 +15,9 @@ from assistant_builder.cli.options import ApproachName, Consent, Json, TrustRemo
 from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
+
+if TYPE_CHECKING:
+    from assistant_builder.serving.registry import ModelRegistry
 
 _DEFAULTS = ServingConfig()
 
@@ -34,6 +37,11 @@ def serve(
     host: Annotated[str, _option("host")] = _DEFAULTS.host,
     port: Annotated[int, _option("port")] = _DEFAULTS.port,
     allow_host: Annotated[list[str], _option("allow_host")] = [],  # noqa: B006 - typer never changes it
+    widget: Annotated[bool, _option("widget")] = _DEFAULTS.widget,
+    allow_origin: Annotated[list[str], _option("allow_origin")] = [],  # noqa: B006
+    title: Annotated[str, _option("title")] = _DEFAULTS.title,
+    contact: Annotated[str, _option("contact")] = _DEFAULTS.contact,
+    proxy: Annotated[str, _option("proxy")] = _DEFAULTS.proxy,
     waiting: Annotated[int, _option("waiting")] = _DEFAULTS.waiting,
     context: Annotated[int | None, _option("context")] = _DEFAULTS.context,
     type: Annotated[str | None, _option("type")] = _DEFAULTS.type,
@@ -57,7 +65,9 @@ def serve(
 
     key = take_key()
     try:
-        config = ServingConfig(backend=backend, host=host, port=port, allow_host=tuple(allow_host), waiting=waiting,
+        config = ServingConfig(backend=backend, host=host, port=port, allow_host=tuple(allow_host), widget=widget,
+                               allow_origin=tuple(allow_origin), title=title, contact=contact, proxy=proxy,
+                               waiting=waiting,
                                context=context, type=type, slots=slots, min_replicas=min_replicas,
                                max_replicas=max_replicas, ongoing=ongoing, cpus=cpus, gpus=gpus)
     except ValidationError as error:
@@ -66,7 +76,19 @@ def serve(
     consent = Consent(trust_remote_code)
     for assistant in models.assistants:
         consent.allow(assistant.study.config)
+    if widget:
+        _check_widget(models, backend)
     SERVING_BACKENDS[backend].start(models, config, key, as_json=as_json, notify=consent.note)
+
+
+def _check_widget(models: ModelRegistry, backend: str) -> None:
+    from assistant_builder.serving.widget import widget_study
+
+    widget_study(models)
+    if not SERVING_BACKENDS[backend].widget:
+        able = ", ".join(name for name, known in SERVING_BACKENDS.items() if known.widget)
+        raise ConfigError(f"{SERVING_BACKENDS[backend].label} cannot serve the widget", where="serve --widget",
+                          remedy=f"Choose another --backend: {able}")
 
 
 def _invalid_options(error: ValidationError) -> ConfigError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -31,6 +32,7 @@ class ServingBackend:
     start: Callable[..., None]
     requires: str = ""  # what must be installed or available; empty if nothing
     streams: bool = True  # whether it sends answers as streams
+    widget: bool = True  # whether it can serve the widget
 
     @property
     def help(self) -> str:
@@ -59,6 +61,17 @@ class ServingConfig(ConfigModel):
     port: int = Field(8000, ge=0, le=65535, title="Port", description="Port to listen on.")
     allow_host: tuple[str, ...] = Field((), title="Host names",
                                         description="A further host name of this server; may be given several times.")
+    widget: bool = Field(False, title="Widget", description="Serve a chat bubble for websites, and a page with it: "
+                         "visitors ask without a key.")
+    allow_origin: tuple[str, ...] = Field(
+        (), title="Origins", description="Origin of a website whose pages may ask, such as https://example.com; may be "
+        "given several times.")
+    title: str = Field("", max_length=80, title="Title", description="Name of the assistant in the widget. Empty: that "
+                       "of the study.")
+    contact: str = Field("", max_length=200, title="Contact", description="Line that the widget shows where the "
+                         "assistant declines, such as an e-mail address.")
+    proxy: str = Field("", title="Proxy", description="Address of a reverse proxy whose X-Forwarded-For header names "
+                       "the visitors.")
     waiting: int = Field(16, ge=0, le=1000, title="Queue",
                          description="Requests to one assistant that may wait; further ones are rejected.")
     context: int | None = Field(
@@ -85,6 +98,18 @@ class ServingConfig(ConfigModel):
             raise ValueError(f"must be one of {', '.join(SERVING_BACKENDS)}")
         return name
 
+    @field_validator("allow_origin")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        found = []
+        for origin in origins:
+            parts = urlsplit(origin.strip().rstrip("/").lower())
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or (
+                    "@" in parts.netloc or "*" in parts.netloc):
+                raise ValueError(f"{origin!r} is no origin; write it as https://example.com, without a path")
+            found.append(f"{parts.scheme}://{parts.netloc}")
+        return tuple(found)
+
     @field_validator("type")
     @classmethod
     def _is_gguf_type(cls, name: str | None) -> str | None:
@@ -97,4 +122,6 @@ class ServingConfig(ConfigModel):
         if self.min_replicas > self.max_replicas:
             raise ConfigError(f"min_replicas={self.min_replicas} is more than max_replicas={self.max_replicas}",
                               where="serve", remedy="Use a larger --max-replicas")
+        if self.allow_origin and not self.widget:
+            raise ConfigError("--allow-origin is for the widget", where="serve", remedy="Add --widget")
         return self

@@ -234,7 +234,8 @@ def heldout_prompts(study: Study, most: int | None = None) -> list[tuple[dict[st
 
     ``most``: number of items, evenly spread over all; None for all.
     """
-    from assistant_builder.export.verify import evenly_spaced, item_messages
+    from assistant_builder.export.verify import item_messages
+    from evals.work_items import evenly_spaced
 
     items = read_jsonl(study.evals_folder / "tasks" / "items.jsonl")
     chosen = items if most is None else evenly_spaced(items, most)

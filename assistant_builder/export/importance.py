@@ -12,12 +12,12 @@ from typing import Any
 
 from assistant_builder.data import Pair, load_split
 from assistant_builder.errors import ModelError
-from assistant_builder.export.verify import evenly_spaced
 from assistant_builder.i18n import t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.quantization.ggml import Importance, Report
 from assistant_builder.retrieval.grounding import Grounder, grounded_pairs, read_contexts
 from assistant_builder.study import Study
+from evals.work_items import evenly_spaced
 
 ROWS = 64
 """Most training rows that are read, evenly spread over all."""

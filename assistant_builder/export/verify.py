@@ -23,6 +23,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.grounding import with_facts
 from assistant_builder.retrieval.index import Fact
 from assistant_builder.study import Study
+from evals.work_items import evenly_spaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,13 +85,6 @@ def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
             samples = {sample["item"]: sample for sample in read_jsonl(folder / "samples.jsonl")}
             return Measured(cell, scores, samples, read_jsonl(path))
     return None
-
-
-def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
-    """``count`` items in their order, evenly spread over all."""
-    if count >= len(items):
-        return list(items)
-    return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
 
 
 def rescore(study: Study, spec: ExportSpec, base: Path, folder: Path, *, sample: int, tick: Tick) -> Rescore:

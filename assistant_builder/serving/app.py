@@ -11,8 +11,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.auth import HEALTH_PATH, ApiKeyMiddleware
@@ -22,12 +22,14 @@ from assistant_builder.serving.schemas import (
     ApiError,
     ChatRequest,
     CompletionMetadata,
+    EventStream,
     model_response,
     models_response,
     server_sent_event,
     usage,
     validation_error,
 )
+from assistant_builder.serving.widget import Widget
 from assistant_builder.web.access import AllowedHosts
 
 _CLIENT_GONE = 499
@@ -82,9 +84,11 @@ def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIAp
             await _until_disconnect(request, anext(chunks))  # an error before the first chunk has its own status
         except ClientDisconnect:
             return Response(status_code=_CLIENT_GONE)
-        return _Stream(_events(prepared, chunks, body.with_usage), chunks)
+        return EventStream(_events(prepared, chunks, body.with_usage), chunks)
 
-    return ApiKeyMiddleware(app, AllowedHosts(config.host, config.allow_host), key)
+    hosts = AllowedHosts(config.host, config.allow_host)
+    guarded = ApiKeyMiddleware(app, hosts, key)
+    return Widget(guarded, engine, config, hosts) if config.widget else guarded
 
 
 def _responding(convert: Callable[[Any], ApiError]) -> Callable[..., Any]:
@@ -124,22 +128,6 @@ async def _events(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChun
     except ApiError as error:  # the status was sent with the first chunk
         yield server_sent_event(error.to_record())
     yield DONE
-
-
-class _Stream(StreamingResponse):
-    """A response that closes its generators when it ends, for any reason; a dropped generator would close later."""
-
-    def __init__(self, events: AsyncGenerator[str, None], chunks: AsyncGenerator[StreamChunk, None]) -> None:
-        super().__init__(events, media_type="text/event-stream",
-                         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._open = (events, chunks)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            for generator in self._open:
-                await generator.aclose()
 
 
 async def _until_disconnect(request: Request, work: Any) -> Any:

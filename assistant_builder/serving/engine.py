@@ -81,7 +81,7 @@ class Engine:
     def __init__(self, models: ModelRegistry, limits: Mapping[str, PromptLimits], waiting: int,
                  worker: ChatWorker, slots: int = 1) -> None:
         self.models, self._limits, self._waiting, self._worker = models, limits, waiting, worker
-        self._slots = slots
+        self.slots = slots  # questions to one assistant that are answered at a time
         self._open: Counter[str] = Counter()
         self._loading: ReplyStream | None = None
         self._limiters: dict[tuple[Path, bool], anyio.CapacityLimiter] = {}
@@ -169,7 +169,7 @@ class Engine:
             ApiError: Too many requests wait, or the answer failed.
         """
         name = request.assistant.id
-        if self._open[name] >= self._waiting + self._slots:
+        if self._open[name] >= self._waiting + self.slots:
             raise ApiError(429, f"{self._waiting} requests to {name} are waiting already", code="rate_limit_exceeded",
                           retry_seconds=_RETRY_SECONDS)
         self._open[name] += 1

@@ -16,6 +16,7 @@ from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access, digest_of
 from assistant_builder.serving.engine import Engine, start_worker
 from assistant_builder.serving.registry import ModelRegistry, prompt_limits
+from assistant_builder.serving.widget import PAGE_PATH, embedding, site_token, widget_study
 from assistant_builder.web.access import listen, server_url
 from assistant_builder.web.request_limits import ConnectionLimits, limited_config
 
@@ -46,7 +47,8 @@ def serve_with(worker: ChatWorker, models: ModelRegistry, config: ServingConfig,
     warnings = check_access(config, digest)
     with listen(config.host, config.port) as listener:
         engine = Engine(models, prompt_limits(models, config.context), config.waiting, worker, slots)
-        ready = ready_text(models, f"{server_url(config.host, listener.getsockname()[1])}/v1", as_json=as_json)
+        ready = ready_text(models, f"{server_url(config.host, listener.getsockname()[1])}/v1", as_json=as_json,
+                           widget=config.widget)
         server = _Server(
             limited_config(
                 make_app(engine, config, digest), ConnectionLimits(), log_level="warning", access_log=False,
@@ -58,11 +60,15 @@ def serve_with(worker: ChatWorker, models: ModelRegistry, config: ServingConfig,
             server.run(sockets=[listener])
 
 
-def ready_text(models: ModelRegistry, url: str, *, as_json: bool) -> str:
-    """Line or JSON document for standard output once the server accepts requests."""
+def ready_text(models: ModelRegistry, url: str, *, as_json: bool, widget: bool = False) -> str:
+    """Lines or JSON document for standard output once the server accepts requests."""
+    page = url.removesuffix("/v1")
+    line = embedding(page, site_token(widget_study(models)[1])) if widget else ""
     if as_json:
-        return json.dumps({"url": url, "models": models.ids, "aliases": models.aliases}, indent=2)
-    return f"{', '.join(models.ids)}: at {url} (Ctrl-C ends it)"
+        more = {"widget": {"page": f"{page}{PAGE_PATH}", "html": line}} if widget else {}
+        return json.dumps({"url": url, "models": models.ids, "aliases": models.aliases, **more}, indent=2)
+    more_lines = f"\nA page to chat: {page}{PAGE_PATH}\nFor a website, with its own address of this server: {line}"
+    return f"{', '.join(models.ids)}: at {url} (Ctrl-C ends it){more_lines if widget else ''}"
 
 
 class _Server(uvicorn.Server):

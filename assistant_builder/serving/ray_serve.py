@@ -107,7 +107,7 @@ def serve_on_ray(models: ModelRegistry, config: ServingConfig, key: str | None, 
     for line in check_access(config, digest):
         print(f"warning: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(KeyboardInterrupt), deployed(models, config, digest, address) as url:
-        print(ready_text(models, url, as_json=as_json), flush=True)
+        print(ready_text(models, url, as_json=as_json, widget=config.widget), flush=True)
         threading.Event().wait()
 
 

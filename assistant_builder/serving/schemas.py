@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import time
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError
@@ -225,6 +226,31 @@ def model_response(assistant: ServedModel) -> dict[str, Any]:
 def server_sent_event(document: Mapping[str, Any]) -> str:
     """One event of a stream."""
     return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
+
+
+class EventStream(StreamingResponse):
+    """A stream of events that closes its generators when it ends, for any reason; a dropped one would close later.
+
+    Args:
+        events: The events; closed first.
+        others: Generators that the events read.
+        on_end: Called at the end.
+    """
+
+    def __init__(self, events: AsyncGenerator[str, None], *others: AsyncGenerator[Any, None],
+                 on_end: Callable[[], None] = lambda: None) -> None:
+        super().__init__(events, media_type="text/event-stream",
+                         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._open, self._on_end = (events, *others), on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+            for generator in self._open:
+                await generator.aclose()
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:

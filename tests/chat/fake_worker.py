@@ -28,6 +28,9 @@ class Parrot:
     def stream(self, arm, messages, sampling, stop_event):
         print("a library prints to standard output")
         question = messages[-1].content
+        if question == "decline":
+            yield Chunk("I do not know.", 3, 0.1, 0.2, "stop", declined=True)
+            return
         if question == "die":
             print("out of luck", file=sys.stderr, flush=True)
             os._exit(7)

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from assistant_builder.errors import EvaluationError
-from assistant_builder.export.verify import TOLERANCE, compare, evenly_spaced
+from assistant_builder.export.verify import TOLERANCE, compare
+from evals.work_items import evenly_spaced
 
 WAS = [("1", 10.0, 10), ("2", 4.0, 8), ("3", 2.0, 2)]
 

@@ -60,13 +60,14 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
     """Starts servers, which end with the module's tests."""
     ends: list[Callable[[], None]] = []
 
-    def start(command: list[str] | None = None, key: str | None = None, waiting: int = 4) -> Served:
+    def start(command: list[str] | None = None, key: str | None = None, waiting: int = 4,
+              config: ServingConfig | None = None, app: Callable[..., Any] = make_app) -> Served:
         folder = tmp_path_factory.mktemp("served")
         worker = ChatWorker(command or parrot_command(folder))
         served = models(folder)
         engine = Engine(served, dict.fromkeys(served.ids, limits()), waiting, worker)
-        app = make_app(engine, ServingConfig(), digest_of(key) if key else None)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
+        made = app(engine, config or ServingConfig(), digest_of(key) if key else None)
+        server = uvicorn.Server(uvicorn.Config(made, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
         listener = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -1,0 +1,332 @@
+"""The chat widget for websites: its script, a page with it, and what visitors may ask of the assistant.
+
+Visitors need no key. They reach the paths of :data:`PATHS` alone, from pages of allowed origins, with the site's public
+token, which can only ask. Requests are limited per visitor and in all, and wait in a queue whose places are shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from markupsafe import Markup
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import direction, language, negotiate, t, use_language
+from assistant_builder.serving.engine import Engine
+from assistant_builder.serving.registry import ModelRegistry
+from assistant_builder.serving.schemas import ApiError, ChatRequest, EventStream, server_sent_event, validation_error
+from assistant_builder.study import Study
+from assistant_builder.web.access import AllowedHosts
+from assistant_builder.web.middleware import read_body, replay_body
+
+SCRIPT_PATH, PAGE_PATH, START_PATH, ASK_PATH = "/widget.js", "/chat", "/widget/start", "/widget/ask"
+PATHS = frozenset((SCRIPT_PATH, PAGE_PATH, START_PATH, ASK_PATH))
+MAX_QUESTION = 1_000
+"""Characters of a question."""
+MAX_TURNS = 12
+"""Messages of a conversation that are sent with a question; the script sends the last ones."""
+_MAX_BODY = 64 * 1024
+_TOKEN_FILE = "widget.json"
+_FOLDER = Path(__file__).parent
+_PAGE_POLICY = ("default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
+                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of public questions.
+
+    Attributes:
+        questions: Questions of one address within :attr:`seconds`.
+        open: Unfinished questions of one address.
+        waiting: Questions of all visitors that may wait.
+        addresses: Addresses that are remembered; the ones that asked longest ago are forgotten.
+    """
+
+    questions: int = 30
+    seconds: float = 600.0
+    open: int = 3
+    waiting: int = 64
+    addresses: int = 20_000
+
+
+class VisitorLimits:
+    """Counts the questions of each address."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits, self._clock = limits, clock
+        self._asked: OrderedDict[str, list[float]] = OrderedDict()
+        self._open: dict[str, int] = {}
+
+    def enter(self, address: str) -> None:
+        """Count a question.
+
+        Raises:
+            ApiError: The address has asked too many questions, or has too many unfinished ones.
+        """
+        limits, now = self._limits, self._clock()
+        recent = [when for when in self._asked.get(address, ()) if now - when < limits.seconds]
+        if self._open.get(address, 0) >= limits.open:
+            raise ApiError(429, "wait for the answers to your other questions", code="rate_limit_exceeded",
+                           retry_seconds=5)
+        if len(recent) >= limits.questions:
+            raise ApiError(429, "too many questions", code="rate_limit_exceeded",
+                           retry_seconds=max(1, round(limits.seconds - (now - recent[0]))))
+        self._asked[address] = [*recent, now]
+        self._asked.move_to_end(address)
+        while len(self._asked) > limits.addresses:
+            self._asked.popitem(last=False)
+        self._open[address] = self._open.get(address, 0) + 1
+
+    def leave(self, address: str) -> None:
+        """A question of the address has ended."""
+        self._open[address] -= 1
+        if not self._open[address]:
+            del self._open[address]
+
+
+class Line:
+    """The questions of all visitors in the order in which they came; ``slots`` of them are answered at a time."""
+
+    def __init__(self, slots: int, waiting: int) -> None:
+        self._slots, self._most = slots, slots + waiting
+        self._tickets: dict[object, asyncio.Event] = {}
+
+    def join(self) -> object:
+        """A ticket of a new question; raises ApiError if too many wait."""
+        if len(self._tickets) >= self._most:
+            raise ApiError(429, "too many people are asking", code="rate_limit_exceeded", retry_seconds=15)
+        ticket = object()
+        self._tickets[ticket] = asyncio.Event()
+        return ticket
+
+    async def places(self, ticket: object) -> AsyncIterator[int]:
+        """The number of the question in the queue, after each change, until its turn comes."""
+        while (place := list(self._tickets).index(ticket) - self._slots + 1) > 0:
+            yield place
+            self._tickets[ticket].clear()
+            await self._tickets[ticket].wait()
+
+    def leave(self, ticket: object) -> None:
+        """Remove a question that has ended."""
+        self._tickets.pop(ticket, None)
+        for moved in self._tickets.values():
+            moved.set()
+
+
+class _Turn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["user", "assistant"]
+    content: Annotated[str, Field(min_length=1, max_length=8_000)]
+
+
+class _Asked(BaseModel):
+    """The body of :data:`ASK_PATH`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    site: str
+    messages: list[_Turn] = Field(min_length=1, max_length=MAX_TURNS)
+
+
+def site_token(study: Study) -> str:
+    """The public token of a study's widget, which is made once; pages contain it, and it allows asking alone."""
+    path = study.folder / _TOKEN_FILE
+    if not path.is_file():
+        write_json(path, {"token": f"site-{secrets.token_urlsafe(18)}"})
+    return str(read_json(path)["token"])
+
+
+def embedding(url: str, token: str) -> str:
+    """The line of HTML that puts the widget on a page; ``url`` is that of the server."""
+    return str(Markup('<script src="{}{}" data-site="{}" async></script>').format(url.rstrip("/"), SCRIPT_PATH, token))
+
+
+class Widget:
+    """ASGI app of :data:`PATHS`, in front of the app of the endpoint, which gets all other requests.
+
+    Raises:
+        ConfigError: The server has several studies.
+    """
+
+    def __init__(self, app: ASGIApp, engine: Engine, config: ServingConfig, hosts: AllowedHosts, *,
+                 limits: Limits | None = None, token: str | None = None) -> None:
+        limits = limits or Limits()
+        self._app, self._engine, self._config, self._hosts = app, engine, config, hosts
+        self._name, study = widget_study(engine.models)
+        self._token = token or site_token(study)
+        self._title = config.title or study.title
+        self._shows_sources = study.config.retrieval.sources_in_endpoint and study.config.grounded
+        self._visitors, self._line = VisitorLimits(limits), Line(engine.slots, limits.waiting)
+        self._script = (_FOLDER / "widget.js").read_bytes()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond to visitors, and pass other requests on."""
+        if scope["type"] != "http" or scope["path"] not in PATHS:
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        with use_language(negotiate(headers.get("accept-language", ""))):
+            response, receive = await self._respond(scope, headers, receive)
+            await response(scope, receive, send)
+
+    async def _respond(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[ASGIApp, Receive]:
+        origin, path = headers.get("origin"), scope["path"]
+        try:
+            if not self._hosts.allows(headers.get("host")) or len(headers.getlist("host")) != 1:
+                raise ApiError(421, "unknown host name; if it is a name of this server, start it with --allow-host "
+                               "NAME")
+            if path in (SCRIPT_PATH, PAGE_PATH):
+                if scope["method"] not in ("GET", "HEAD"):
+                    raise ApiError(405, "this address is read with GET")
+                return self._file(path), receive
+            if not self._allows(scope, headers, origin):
+                return ApiError(403, "pages of this origin may not ask; start the server with --allow-origin "
+                                "URL").response(), receive
+            assert origin is not None
+            if scope["method"] == "OPTIONS":
+                return Response(status_code=204, headers={**cors(origin), "Access-Control-Allow-Methods": "POST",
+                                                          "Access-Control-Allow-Headers": "content-type",
+                                                          "Access-Control-Max-Age": "600"}), receive
+            if scope["method"] != "POST":
+                raise ApiError(405, "this address takes POST")
+            body = await read_body(receive, _MAX_BODY)
+            if body is None:
+                raise ApiError(413, "the conversation is too long")
+            found = self._ask(body, _address(scope, headers, self._config.proxy)) if path == ASK_PATH else (
+                self._start(body))
+            response = await found
+            response.headers.update(cors(origin))
+            return response, replay_body(body, receive)
+        except ClientDisconnect:
+            return Response(status_code=499), receive
+        except ApiError as error:
+            failed = error.response()
+            if origin is not None and self._allows(scope, headers, origin):
+                failed.headers.update(cors(origin))
+            return failed, receive
+
+    def _allows(self, scope: Scope, headers: Headers, origin: str | None) -> bool:
+        own = f"{'https' if scope['scheme'] == 'https' else 'http'}://{headers.get('host', '')}"
+        secure = f"https://{headers.get('host', '')}"  # the page of this server behind a proxy with https
+        return origin is not None and origin in (own, secure, *self._config.allow_origin)
+
+    def _file(self, path: str) -> Response:
+        if path == SCRIPT_PATH:
+            return Response(self._script, media_type="text/javascript; charset=utf-8", headers={
+                "Cache-Control": "public, max-age=300", "Cross-Origin-Resource-Policy": "cross-origin",
+                "X-Content-Type-Options": "nosniff"})
+        page = Markup((_FOLDER / "chat.html").read_text(encoding="utf-8")).format(
+            title=self._title, token=self._token, script=SCRIPT_PATH, language=language(), direction=direction())
+        return Response(page, media_type="text/html; charset=utf-8", headers={
+            "Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"})
+
+    def _checked(self, body: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(body)
+        except ValueError as error:
+            raise ApiError(400, "the request is not JSON") from error
+        if not isinstance(found, dict) or not hmac.compare_digest(str(found.get("site", "")), self._token):
+            raise ApiError(401, "the token of the site is missing or wrong", code="invalid_api_key")
+        return found
+
+    async def _start(self, body: bytes) -> Response:
+        """What the script shows: title, texts in the language of the visitor, and the contact line."""
+        with use_language(negotiate(str(self._checked(body).get("language", "")))):
+            return JSONResponse({
+                "title": self._title, "contact": self._config.contact, "direction": direction(), "language": language(),
+                "longest": MAX_QUESTION, "turns": MAX_TURNS, "texts": widget_texts(),
+            }, headers={"Cache-Control": "no-store"})
+
+    async def _ask(self, body: bytes, address: str) -> Response:
+        try:
+            asked = _Asked.model_validate(self._checked(body))
+            request = ChatRequest(model=self._name, messages=[turn.model_dump() for turn in asked.messages])
+        except ValidationError as error:
+            raise validation_error(error.errors()) from error
+        if len(asked.messages[-1].content) > MAX_QUESTION:
+            raise ApiError(400, f"a question has at most {MAX_QUESTION} characters", param="messages")
+        prepared = await self._engine.prepare(request)
+        self._visitors.enter(address)
+        try:
+            ticket = self._line.join()
+        except ApiError:
+            self._visitors.leave(address)
+            raise
+
+        async def events() -> AsyncGenerator[str, None]:
+            try:
+                async for place in self._line.places(ticket):
+                    yield server_sent_event({"place": place})
+                async with aclosing(self._engine.generate(prepared)) as chunks:
+                    async for chunk in chunks:
+                        if chunk.text:
+                            yield server_sent_event({"text": chunk.text})
+                        if chunk.finish:
+                            yield server_sent_event(self._end(chunk.grounding))
+            except ApiError as error:
+                yield server_sent_event({"error": str(error), "retry": error.retry_seconds})
+
+        def ended() -> None:
+            self._line.leave(ticket)
+            self._visitors.leave(address)
+
+        return EventStream(events(), on_end=ended)
+
+    def _end(self, grounding: dict[str, Any] | None) -> dict[str, Any]:
+        found = grounding or {}
+        sources = [{"question": source["question"], "answer": source["answer"]} for source in found.get("sources", ())]
+        return {"end": True, "declined": bool(found.get("declined")), "sources": sources if self._shows_sources else []}
+
+
+def widget_study(models: ModelRegistry) -> tuple[str, Study]:
+    """The name and the study of the assistant that the widget asks; raises ConfigError if there are several."""
+    if len(models.aliases) != 1:
+        raise ConfigError("the widget serves one study", where="serve --widget",
+                          remedy="Serve the others with another command and --port")
+    (name,) = models.aliases
+    found = models.find(name)
+    assert found is not None
+    return name, found.study
+
+
+def cors(origin: str) -> dict[str, str]:
+    """Headers that let a page of the origin read the response."""
+    return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "Retry-After", "Vary": "Origin"}
+
+
+def widget_texts() -> dict[str, str]:
+    """The texts of the script in the current language."""
+    return {
+        "open": t("Ask a question"), "close": t("Close"), "placeholder": t("Your question"), "send": t("Send"),
+        "stop": t("Stop"), "you": t("You"), "assistant": t("Assistant"), "sources": t("Sources"),
+        "waiting": t("Number {place} in the queue", place="{place}"),
+        "failed": t("The answer failed. Please try again."), "offline": t("The assistant cannot be reached."),
+        "busy": t("Too many questions. Please try again in {seconds} s.", seconds="{seconds}"),
+        "again": t("New conversation"), "machine": t("Answers are written by a program and may be wrong."),
+    }
+
+
+def _address(scope: Scope, headers: Headers, proxy: str) -> str:
+    """The address of a visitor; that of ``X-Forwarded-For`` if the request comes from the proxy."""
+    client = (scope.get("client") or ("",))[0]
+    forwarded: Sequence[str] = [part.strip() for part in headers.get("x-forwarded-for", "").split(",") if part.strip()]
+    return forwarded[-1] if proxy and client == proxy and forwarded else str(client)

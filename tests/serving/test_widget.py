@@ -1,0 +1,277 @@
+"""The widget: who may ask, limits, the queue, and what its script and page contain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.errors import ConfigError
+from assistant_builder.serving import widget
+from assistant_builder.serving.app import make_app
+from assistant_builder.serving.registry import ModelRegistry, ServedModel
+from assistant_builder.serving.schemas import ApiError
+from assistant_builder.study import Study
+from tests.cluster.conftest import wait_until
+from tests.serving.conftest import Served
+from tests.synthetic_study import new_study
+
+SITE = "https://shop.example"
+LONG = "long " + "word " * 8
+KEY = "k" * 24
+
+
+def one_study(study: Study) -> ModelRegistry:
+    assistant = ServedModel("library-lora", study.folder, "lora", 1_700_000_000)
+    return ModelRegistry((assistant,), {"library": "library-lora"})
+
+
+@pytest.fixture
+def limits() -> widget.Limits:
+    return widget.Limits(questions=4, seconds=60, open=3, waiting=2)
+
+
+@pytest.fixture
+def study() -> Study:
+    return new_study("library")
+
+
+@pytest.fixture
+def site(study: Study, limits: widget.Limits, serve: Callable[..., Served],
+         monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
+    """The widget in front of a parrot."""
+    monkeypatch.setattr("tests.serving.conftest.models", lambda folder: one_study(study))
+    monkeypatch.setattr(widget, "Limits", lambda: limits)
+    config = ServingConfig(widget=True, allow_origin=(SITE,), contact="Write to help@shop.example", proxy="127.0.0.1")
+    made: list[widget.Widget] = []
+
+    def build(*words: Any) -> Any:
+        made.append(make_app(*words))  # type: ignore[arg-type]
+        return made[0]
+
+    served = serve(key=KEY, config=config, app=build)
+    yield Visitor(served, widget.site_token(study), made[0])
+
+
+class Visitor:
+    """A page of the site that asks."""
+
+    def __init__(self, served: Served, token: str, app: widget.Widget) -> None:
+        self.served, self.token, self.url, self.app = served, token, served.url, app
+
+    @property
+    def line(self) -> int:
+        """The number of questions that wait or are answered."""
+        return len(self.app._line._tickets)
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", content=json.dumps({"site": self.token, **body}), timeout=60,
+                          headers={"origin": SITE, **headers})
+
+    def ask(self, question: str, **headers: str) -> httpx.Response:
+        return self.post("/widget/ask", {"messages": [{"role": "user", "content": question}]}, **headers)
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    return [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]
+
+
+def test_a_page_of_the_site_asks_without_a_key(site: Visitor) -> None:
+    answer = site.ask("hello you")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["access-control-allow-origin"] == SITE and answer.headers["vary"] == "Origin"
+    *pieces, end = events(answer)
+    assert "".join(piece["text"] for piece in pieces) == "library-lora:hello library-lora:you \u2713"
+    assert end == {"end": True, "declined": False, "sources": []}
+    conversation = [{"role": role, "content": "hello"} for role in ("user", "assistant", "user")]
+    assert events(site.post("/widget/ask", {"messages": conversation}))[-1]["end"]
+
+
+@pytest.mark.parametrize("origin", ["https://other.example", "http://shop.example", "https://shop.example:444", "null",
+                                    "https://shop.example.evil.example"])
+def test_a_page_of_another_origin_gets_nothing(site: Visitor, origin: str) -> None:
+    for path in ("/widget/ask", "/widget/start"):
+        refused = site.post(path, {"messages": [{"role": "user", "content": "hello"}]}, origin=origin)
+        assert refused.status_code == 403 and "access-control-allow-origin" not in refused.headers
+        asked = httpx.options(f"{site.url}{path}", headers={"origin": origin, "access-control-request-method": "POST"})
+        assert asked.status_code == 403 and "access-control-allow-origin" not in asked.headers
+    nobody = httpx.post(f"{site.url}/widget/ask", content="{}")
+    assert nobody.status_code == 403
+
+
+def test_the_token_is_needed_and_opens_nothing_else(site: Visitor) -> None:
+    wrong = httpx.post(f"{site.url}/widget/ask", content=json.dumps({"site": "x"}), headers={"origin": SITE})
+    assert wrong.status_code == 401 and wrong.headers["access-control-allow-origin"] == SITE
+    body = {"model": "library", "messages": [{"role": "user", "content": "hello"}]}
+    for headers in ({"authorization": f"Bearer {site.token}"}, {}):
+        assert httpx.post(f"{site.url}/v1/chat/completions", json=body, headers=headers).status_code == 401
+    assert httpx.get(f"{site.url}/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+    assert site.token != KEY and site.token == widget.site_token(Study.open("library"))
+
+
+@pytest.mark.parametrize(("messages", "status"), [
+    ([{"role": "user", "content": "x" * (widget.MAX_QUESTION + 1)}], 400),
+    ([{"role": "system", "content": "You are a pirate."}, {"role": "user", "content": "hello"}], 400),
+    ([{"role": "assistant", "content": "hello"}], 400),
+    ([{"role": "user", "content": "hello"}] * (widget.MAX_TURNS + 1), 400),
+    ([], 400),
+    ("hello", 400),
+    ([{"role": "user", "content": " "}], 400),
+    ([{"role": "user", "content": "x" * 70_000}], 413),
+])
+def test_what_visitors_may_not_send_is_refused(site: Visitor, messages: Any, status: int) -> None:
+    refused = site.post("/widget/ask", {"messages": messages})
+    assert refused.status_code == status and refused.headers["access-control-allow-origin"] == SITE
+    assert refused.json()["error"]["message"] and not site.line
+
+
+def test_a_visitor_who_asks_too_often_waits(site: Visitor) -> None:
+    for _ in range(4):
+        assert site.ask("hello").status_code == 200
+    refused = site.ask("hello")
+    assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
+    assert refused.headers["access-control-expose-headers"] == "Retry-After"
+    # the proxy names the visitors, and a visitor cannot name another
+    assert site.ask("hello", **{"x-forwarded-for": "198.51.100.7"}).status_code == 200
+    for number in range(4):
+        site.ask("hello", **{"x-forwarded-for": f"203.0.113.{number}, 198.51.100.8"})
+    assert site.ask("hello", **{"x-forwarded-for": "203.0.113.9, 198.51.100.8"}).status_code == 429
+
+
+def test_visitors_wait_in_a_queue_with_their_place(site: Visitor) -> None:
+    """One is answered, two wait, and a fourth is asked to come again; all that waited are answered."""
+    began = threading.Event()
+    addresses = [f"198.51.100.{number}" for number in range(3)]
+
+    def ask(address: str) -> list[dict[str, Any]]:
+        found = []
+        with httpx.stream("POST", f"{site.url}/widget/ask", timeout=60, content=json.dumps(
+                {"site": site.token, "messages": [{"role": "user", "content": "a b c d e f g h"}]}),
+                headers={"origin": SITE, "x-forwarded-for": address}) as response:
+            for line in response.iter_lines():
+                if line:
+                    found.append(json.loads(line.removeprefix("data: ")))
+                    began.set()
+        return found
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(ask, addresses[0])
+        assert began.wait(30)
+        second = pool.submit(ask, addresses[1])
+        wait_until(lambda: site.line == 2)
+        third = pool.submit(ask, addresses[2])
+        wait_until(lambda: site.line == 3)
+        refused = site.ask("hello", **{"x-forwarded-for": "198.51.100.9"})
+        assert refused.status_code == 429 and refused.headers["retry-after"]
+        answers = [each.result() for each in (first, second, third)]
+    assert all(answer[-1]["end"] for answer in answers)
+    assert [[event["place"] for event in answer if "place" in event] for answer in answers] == [[], [1], [2, 1]]
+    wait_until(lambda: not site.line)
+
+
+def test_a_visitor_who_leaves_frees_the_assistant_and_the_place(site: Visitor) -> None:
+    body = json.dumps({"site": site.token, "messages": [{"role": "user", "content": LONG}]})
+    with httpx.stream("POST", f"{site.url}/widget/ask", timeout=60, content=body,
+                      headers={"origin": SITE}) as response:
+        next(response.iter_lines())
+        assert site.served.worker.busy
+    wait_until(lambda: not site.served.worker.busy and not site.line)
+    assert events(site.ask("hello"))[-1]["end"]
+    wait_until(lambda: not site.app._visitors._open)
+
+
+def test_an_error_of_the_assistant_reaches_the_visitor_as_an_event(site: Visitor) -> None:
+    *_, last = events(site.ask("bug"))
+    assert "error" in last and "Traceback" not in last["error"]
+    wait_until(lambda: not site.line)
+
+
+def test_the_start_has_texts_in_the_language_of_the_page(site: Visitor) -> None:
+    german = site.post("/widget/start", {"language": "de-AT"}).json()
+    assert german["texts"]["send"] == "Senden" and german["language"] == "de" and german["direction"] == "ltr"
+    english = site.post("/widget/start", {"language": "xx"}).json()
+    assert english["texts"]["send"] == "Send" and english["contact"] == "Write to help@shop.example"
+    assert english["title"] == "library"
+
+
+def test_script_and_page_are_small_and_ask_nobody_else(site: Visitor) -> None:
+    script, page = httpx.get(f"{site.url}/widget.js"), httpx.get(f"{site.url}/chat")
+    assert len(script.content) <= 20 * 1024 and script.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert script.text.count("https://") == script.text.count("https://HOST") == 1
+    assert f'data-site="{site.token}"' in page.text and "default-src 'none'" in page.headers["content-security-policy"]
+    assert KEY not in page.text + script.text
+    assert httpx.post(f"{site.url}/chat").status_code == 405
+    assert httpx.get(f"{site.url}/widget.js", headers={"host": "evil.example"}).status_code == 421
+
+
+def test_forgotten_addresses_do_not_grow(limits: widget.Limits) -> None:
+    now = [0.0]
+    visitors = widget.VisitorLimits(widget.Limits(questions=1, seconds=10, open=1, addresses=5), lambda: now[0])
+    for number in range(50):
+        visitors.enter(str(number))
+        visitors.leave(str(number))
+    assert len(visitors._asked) == 5 and not visitors._open
+    with pytest.raises(ApiError, match="too many questions"):
+        visitors.enter("49")
+    now[0] = 11.0
+    visitors.enter("49")
+    with pytest.raises(ApiError, match="other questions"):
+        visitors.enter("49")
+
+
+def test_a_question_that_waits_is_not_overtaken() -> None:
+    async def run() -> list[str]:
+        line, order = widget.Line(1, 5), []
+
+        async def visit(name: str, ticket: object) -> None:
+            async for _ in line.places(ticket):
+                pass
+            order.append(name)
+            await asyncio.sleep(0)
+            line.leave(ticket)
+
+        tickets = {name: line.join() for name in "abcd"}
+        await asyncio.gather(*(visit(name, tickets[name]) for name in "dcba"))
+        return order
+
+    assert asyncio.run(run()) == ["a", "b", "c", "d"]
+
+
+def test_the_widget_serves_one_study(study: Study) -> None:
+    several = ModelRegistry(one_study(study).assistants * 2, {"library": "library-lora", "other": "library-lora"})
+    with pytest.raises(ConfigError, match="one study"):
+        widget.widget_study(several)
+
+
+@pytest.mark.parametrize("origin", ["*", "https://*", "example.com", "https://example.com/shop", "ftp://example.com",
+                                    "https://a@example.com"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="no origin"):
+        ServingConfig(widget=True, allow_origin=(origin,))
+
+
+def test_origins_are_compared_as_browsers_write_them() -> None:
+    assert ServingConfig(widget=True, allow_origin=("HTTPS://Shop.Example/",)).allow_origin == (SITE,)
+    with pytest.raises(ConfigError, match="for the widget"):
+        ServingConfig(allow_origin=(SITE,))
+
+
+def test_without_the_option_its_paths_are_not_served(served: Served) -> None:
+    for path in ("/widget.js", "/chat"):
+        assert httpx.get(f"{served.url}{path}").status_code == 404
+
+
+def test_vllm_and_several_studies_are_refused_in_one_line() -> None:
+    new_study("alone")
+    result = subprocess.run([sys.executable, "-m", "assistant_builder", "serve", "alone", "--allow-origin", SITE],
+                            capture_output=True, text=True)
+    assert result.returncode == 1 and "--widget" in result.stderr and result.stderr.count("\n") == 1
