@@ -33,6 +33,7 @@ class EndpointState:
     url: str = ""  # with ``/v1``, while it runs
     model: str = ""  # name of the model in a request
     error: str = ""  # last line of its output, if it failed
+    token: str = ""  # public token of the widget, while it runs
 
 
 def endpoint_command(study: Study, arm: str) -> list[str]:
@@ -87,7 +88,8 @@ class Endpoints:
                 text += line
                 with suppress(ValueError):  # it has several lines
                     ready = json.loads(text)
-                    self._record(name, process, EndpointState("running", ready["url"], next(iter(ready["aliases"]))))
+                    self._record(name, process, EndpointState(
+                        "running", ready["url"], next(iter(ready["aliases"])), token=ready["widget"]["token"]))
             process.wait()
             self._record(name, process, EndpointState("failed", error=last_line(log) or "its process ended"))
 
@@ -132,7 +134,7 @@ def main() -> int:
     configure_libraries()
     try:
         models = select_models([sys.argv[1]], lambda study: sys.argv[1].partition(":")[2])
-        serve_locally(models, ServingConfig(port=0), None, as_json=True)
+        serve_locally(models, ServingConfig(port=0, widget=True), None, as_json=True)
     except Exception as error:
         print(translate_error(error), file=sys.stderr)
         return 1

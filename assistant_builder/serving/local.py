@@ -63,11 +63,13 @@ def serve_with(worker: ChatWorker, models: ModelRegistry, config: ServingConfig,
 def ready_text(models: ModelRegistry, url: str, *, as_json: bool, widget: bool = False) -> str:
     """Lines or JSON document for standard output once the server accepts requests."""
     page = url.removesuffix("/v1")
-    line = embedding(page, site_token(widget_study(models)[1])) if widget else ""
+    token = site_token(widget_study(models)[1]) if widget else ""
     if as_json:
-        more = {"widget": {"page": f"{page}{PAGE_PATH}", "html": line}} if widget else {}
+        found = {"page": f"{page}{PAGE_PATH}", "token": token, "html": embedding(page, token)}
+        more = {"widget": found} if widget else {}
         return json.dumps({"url": url, "models": models.ids, "aliases": models.aliases, **more}, indent=2)
-    more_lines = f"\nA page to chat: {page}{PAGE_PATH}\nFor a website, with its own address of this server: {line}"
+    more_lines = (f"\nA page to chat: {page}{PAGE_PATH}\nFor a website, with the address under which it reaches this "
+                  f"server: {embedding(page, token)}")
     return f"{', '.join(models.ids)}: at {url} (Ctrl-C ends it){more_lines if widget else ''}"
 
 

@@ -26,7 +26,8 @@ assert "ASSISTANT_BUILDER_API_KEY" not in os.environ
 open({pid!r}, "w").write(str(os.getpid()))
 if {fails}:
     sys.exit("no memory left")
-ready = {{"url": "http://127.0.0.1:1/v1", "models": ["x-lora"], "aliases": {{"x": "x-lora"}}}}
+ready = {{"url": "http://127.0.0.1:1/v1", "models": ["x-lora"], "aliases": {{"x": "x-lora"}},
+         "widget": {{"token": "site-x"}}}}
 print(json.dumps(ready, indent=2), flush=True)
 time.sleep(600)
 """
@@ -58,7 +59,7 @@ def test_it_is_found_when_ready_and_ends_when_stopped(endpoints: Endpoints, tmp_
     endpoints.start(study, "lora")
     endpoints.start(study, "lora")  # a second click starts no second one
     wait_for(lambda: endpoints.state("x").phase == "running")
-    assert endpoints.state("x") == EndpointState("running", "http://127.0.0.1:1/v1", "x")
+    assert endpoints.state("x") == EndpointState("running", "http://127.0.0.1:1/v1", "x", token="site-x")
     process = psutil.Process(int((tmp_path / "pid").read_text()))
     endpoints.stop("x")
     assert not process.is_running() and endpoints.state("x").phase == "off"

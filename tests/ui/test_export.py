@@ -12,8 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.main import get_command
 
 from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.cli import app
 from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.job import ExportJob, JobRecord
 from assistant_builder.export.verify import Rescore
@@ -25,9 +27,8 @@ from assistant_builder.ui.export.view import (
     curl_line,
     endpoint_card,
     not_ready_warning,
-    page_lines,
-    proxy_line,
     python_lines,
+    widget_command,
 )
 from assistant_builder.ui.refresh import StudyView
 from evals.report.audience import Audience
@@ -37,7 +38,7 @@ from tests.ui.blocks import inside_blocks
 SPEC = ExportSpec("lora", "merged")
 HERE = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={})
 ELSEWHERE = SimpleNamespace(client=SimpleNamespace(host="10.0.0.7"), headers={})
-STATE = EndpointState("running", "http://127.0.0.1:4321/v1", "library")
+STATE = EndpointState("running", "http://127.0.0.1:4321/v1", "library", token="site-x")
 
 
 def drawn(tab: ExportTab, study: Study, *, local: bool = True) -> dict[str, list[Any]]:
@@ -201,7 +202,9 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs() -
     assert endpoints.started == [("library", "lora")], "the assistant that the report recommends"
     assert [update["visible"] for update in buttons] == [False, False, False, True]
     assert "http://127.0.0.1:4321/v1" in computer and "curl" in computer
-    assert "/assistant/v1/chat/completions" in website and "proxy_pass" in website
+    assert 'href="http://127.0.0.1:4321/chat"' in website and "proxy_pass http://127.0.0.1:8000" in website
+    assert "chat.example.com/widget.js" in website and "site-x" in website and "serve library --widget" in website
+    assert "Open the chat" not in cards.drawn(study.name, local=False)[1]
     assert "OpenAI(base_url=" in programs and "Only programs on the computer" not in programs
     assert drawn(tab, study)["use-endpoint"][0] != before[0]
     assert "Only programs on the computer" in cards.drawn(study.name, local=False)[0]
@@ -213,7 +216,8 @@ def test_the_lines_of_the_endpoint_are_valid() -> None:
     assert name == "curl" and words[0] == "http://127.0.0.1:4321/v1/chat/completions"
     assert json.loads(words[-1])["model"] == "library"
     ast.parse(python_lines(STATE))
-    assert "http://127.0.0.1:4321/;" in proxy_line(STATE) and len(page_lines(STATE).splitlines()) == 10
+    words = shlex.split(widget_command("krumm-linde"))
+    get_command(app).commands[words[1]].make_context(words[1], words[2:])  # type: ignore[attr-defined]
     failed = endpoint_card("computer", EndpointState("failed", error="<b>no</b> memory"), "x", local=True)
     assert "&lt;b&gt;no&lt;/b&gt; memory" in failed
     assert "Starting" in endpoint_card("computer", EndpointState("starting"), "x", local=True)

@@ -17,6 +17,7 @@ from assistant_builder.export.retrieval_files import QUESTION, SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
 from assistant_builder.i18n import N_, t, tm, translate_formatted
 from assistant_builder.serving.child import EndpointState
+from assistant_builder.serving.widget import PAGE_PATH, embedding
 from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import bar, callout, card, code, copyable, error_callout, fold, join, table
 from evals.report.conclusion import conclude
@@ -37,9 +38,9 @@ ENDPOINT_CARDS = {
                              N_("Programs on the computer that runs this page ask the assistant. "
                                 "It stops when Assistant Builder is closed."), N_("Start")),
     "website": EndpointCard(N_("On a website"),
-                            N_("The website's developer needs the address of the assistant and ten lines. This "
-                               "computer has to stay on, and the website's server has to reach it."),
-                            N_("Start it and show the lines")),
+                            N_("A chat bubble for every page. Try it here first; for visitors, a computer that stays "
+                               "on has to serve it."),
+                            N_("Try it and show the steps")),
     "programs": EndpointCard(N_("In Slack, Teams and other programs"),
                              N_("Every program for the API of OpenAI works with it: it needs an address and the name "
                                 "of the model. This computer has to stay on."), N_("Start it and show the address")),
@@ -78,8 +79,12 @@ def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> 
     if key == "computer":
         fields += [(t("Try it in a terminal"), curl_line(state))]
     elif key == "website":
-        fields += [(t("The website's server passes questions on (nginx)"), proxy_line(state)),
-                   (t("The page"), page_lines(state))]
+        chat = f"{state.url.removesuffix('/v1')}{PAGE_PATH}"
+        head += Markup('<p><a class="ab-button" href="{}" target="_blank" rel="noopener">{}</a></p>').format(
+            chat, t("Open the chat")) if local else ""
+        fields = [(t("1. Serve it on a computer that stays on"), widget_command(name)),
+                  (t("2. Give it an https address (nginx)"), PROXY_LINES),
+                  (t("3. Put this line into the pages"), embedding("https://chat.example.com", state.token))]
     else:
         fields += [(t("Model"), state.model), ("Python", python_lines(state))]
     return head + join(_field(*field) for field in fields) + reach
@@ -99,23 +104,22 @@ def curl_line(state: EndpointState) -> str:
     return f"curl {state.url}/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
 
 
-def proxy_line(state: EndpointState) -> str:
-    """The line of nginx that passes ``/assistant/`` on to the endpoint, which refuses the pages of other origins."""
-    return f'location /assistant/ {{ proxy_pass {state.url.removesuffix("v1")}; proxy_set_header Origin ""; }}'
+def widget_command(name: str) -> str:
+    """The command that serves the widget for a website on a computer of its owner."""
+    return (f"assistant-builder serve {shlex.quote(name)} --widget --allow-origin https://www.example.com "
+            "--allow-host chat.example.com --proxy 127.0.0.1 --contact help@example.com")
 
 
-def page_lines(state: EndpointState) -> str:
-    """HTML and JavaScript of a page that asks the assistant."""
-    return f"""<input id="question" placeholder="Ask…"> <p id="answer"></p>
-<script>
-question.onchange = async () => {{
-  const response = await fetch("/assistant/v1/chat/completions", {{
-    method: "POST", headers: {{"Content-Type": "application/json"}},
-    body: JSON.stringify({{model: {json.dumps(state.model)}, messages: [{{role: "user", content: question.value}}]}}),
-  }});
-  answer.textContent = (await response.json()).choices[0].message.content;
-}};
-</script>"""
+PROXY_LINES = """server {
+  server_name chat.example.com;
+  location / {
+    proxy_pass http://127.0.0.1:8000;
+    proxy_set_header Host $host;
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_buffering off;
+  }
+}"""
+"""Lines of nginx that give the command of :func:`widget_command` an address; certificates come on top."""
 
 
 def python_lines(state: EndpointState) -> str:
