@@ -41,6 +41,8 @@ def serve(
     allow_origin: Annotated[list[str], _option("allow_origin")] = [],  # noqa: B006
     title: Annotated[str, _option("title")] = _DEFAULTS.title,
     contact: Annotated[str, _option("contact")] = _DEFAULTS.contact,
+    remember: Annotated[str, _option("remember")] = _DEFAULTS.remember,
+    keep_days: Annotated[int, _option("keep_days")] = _DEFAULTS.keep_days,
     proxy: Annotated[str, _option("proxy")] = _DEFAULTS.proxy,
     waiting: Annotated[int, _option("waiting")] = _DEFAULTS.waiting,
     context: Annotated[int | None, _option("context")] = _DEFAULTS.context,
@@ -67,6 +69,7 @@ def serve(
     try:
         config = ServingConfig(backend=backend, host=host, port=port, allow_host=tuple(allow_host), widget=widget,
                                allow_origin=tuple(allow_origin), title=title, contact=contact, proxy=proxy,
+                               remember=remember, keep_days=keep_days,
                                waiting=waiting,
                                context=context, type=type, slots=slots, min_replicas=min_replicas,
                                max_replicas=max_replicas, ongoing=ongoing, cpus=cpus, gpus=gpus)
@@ -78,6 +81,10 @@ def serve(
         consent.allow(assistant.study.config)
     if widget:
         _check_widget(models, backend)
+    if remember != "nothing" and not SERVING_BACKENDS[backend].remembers:
+        able = ", ".join(name for name, known in SERVING_BACKENDS.items() if known.remembers)
+        raise ConfigError(f"{SERVING_BACKENDS[backend].label} keeps no questions", where="serve --remember",
+                          remedy=f"Choose another --backend: {able}")
     SERVING_BACKENDS[backend].start(models, config, key, as_json=as_json, notify=consent.note)
 
 

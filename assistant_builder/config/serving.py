@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -33,6 +33,7 @@ class ServingBackend:
     requires: str = ""  # what must be installed or available; empty if nothing
     streams: bool = True  # whether it sends answers as streams
     widget: bool = True  # whether it can serve the widget
+    remembers: bool = True  # whether it can keep questions
 
     @property
     def help(self) -> str:
@@ -70,6 +71,12 @@ class ServingConfig(ConfigModel):
                        "of the study.")
     contact: str = Field("", max_length=200, title="Contact", description="Line that the widget shows where the "
                          "assistant declines, such as an e-mail address.")
+    remember: Literal["nothing", "counts", "texts"] = Field(
+        "nothing", title="Remember", description="What is kept of questions in the study's folder: nothing; counts "
+        "(time, whether declined, vote); texts (question, answer and what it should have said, too, with e-mail "
+        "addresses and long numbers masked).")
+    keep_days: int = Field(90, ge=1, le=3650, title="Days", description="Days after which what is remembered is "
+                           "deleted.")
     proxy: str = Field("", title="Proxy", description="Address of a reverse proxy whose X-Forwarded-For header names "
                        "the visitors.")
     waiting: int = Field(16, ge=0, le=1000, title="Queue",

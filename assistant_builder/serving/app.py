@@ -17,12 +17,14 @@ from starlette.types import ASGIApp
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.auth import HEALTH_PATH, ApiKeyMiddleware
 from assistant_builder.serving.engine import Engine, GenerationRequest, StreamChunk
+from assistant_builder.serving.remember import open_logs, remembered
 from assistant_builder.serving.schemas import (
     DONE,
     ApiError,
     ChatRequest,
     CompletionMetadata,
     EventStream,
+    Feedback,
     model_response,
     models_response,
     server_sent_event,
@@ -42,6 +44,7 @@ def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIAp
     The models are loaded when the app starts and released when it ends. ``key`` is the digest of the API key; None:
     requests need no key.
     """
+    logs = open_logs(engine.models, config)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -50,6 +53,8 @@ def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIAp
         yield
         reporting.cancel()
         engine.close()
+        for log in set(logs.values()):
+            log.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, exception_handlers={
         ApiError: _responding(lambda error: error),
@@ -77,18 +82,28 @@ def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIAp
     @app.post("/v1/chat/completions")
     async def complete(body: ChatRequest, request: Request) -> Response:
         prepared = await engine.prepare(body)
-        chunks = engine.generate(prepared)
+        metadata = CompletionMetadata(prepared.assistant.id)
+        chunks = remembered(engine.generate(prepared), prepared, logs.get(prepared.assistant.id), metadata.id,
+                            body.user or "")
         try:
             if not body.stream:
-                return JSONResponse(await _until_disconnect(request, _complete(prepared, chunks)))
+                return JSONResponse(await _until_disconnect(request, _complete(prepared, chunks, metadata)))
             await _until_disconnect(request, anext(chunks))  # an error before the first chunk has its own status
         except ClientDisconnect:
             return Response(status_code=_CLIENT_GONE)
-        return EventStream(_events(prepared, chunks, body.with_usage), chunks)
+        return EventStream(_events(prepared, chunks, metadata, body.with_usage), chunks)
+
+    @app.post("/v1/feedback", status_code=202)
+    async def feedback(body: Feedback) -> dict[str, Any]:
+        if not logs:
+            raise ApiError(404, "this server keeps no questions; start it with --remember counts or texts")
+        for log in set(logs.values()):
+            log.voted(body.id, body.vote, body.suggestion)
+        return {"object": "feedback", "id": body.id}
 
     hosts = AllowedHosts(config.host, config.allow_host)
     guarded = ApiKeyMiddleware(app, hosts, key)
-    return Widget(guarded, engine, config, hosts) if config.widget else guarded
+    return Widget(guarded, engine, config, hosts, logs=logs) if config.widget else guarded
 
 
 def _responding(convert: Callable[[Any], ApiError]) -> Callable[..., Any]:
@@ -98,13 +113,14 @@ def _responding(convert: Callable[[Any], ApiError]) -> Callable[..., Any]:
     return respond
 
 
-async def _complete(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None]) -> dict[str, Any]:
+async def _complete(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None],
+                    metadata: CompletionMetadata) -> dict[str, Any]:
     text, last = "", None
     async with aclosing(chunks):
         async for last in chunks:
             text += last.text
     assert last is not None and last.finish is not None
-    return CompletionMetadata(prepared.assistant.id).completion(
+    return metadata.completion(
         text, last.finish, _usage(prepared, last), last.grounding)
 
 
@@ -114,8 +130,7 @@ def _usage(prepared: GenerationRequest, last: StreamChunk) -> dict[str, int]:
 
 
 async def _events(prepared: GenerationRequest, chunks: AsyncGenerator[StreamChunk, None],
-                  with_usage: bool) -> AsyncGenerator[str, None]:
-    metadata = CompletionMetadata(prepared.assistant.id)
+                  metadata: CompletionMetadata, with_usage: bool) -> AsyncGenerator[str, None]:
     yield server_sent_event(metadata.chunk({"role": "assistant", "content": ""}))
     try:
         async for chunk in chunks:

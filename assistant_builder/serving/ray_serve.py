@@ -112,7 +112,7 @@ def serve_on_ray(models: ModelRegistry, config: ServingConfig, key: str | None, 
 
 
 RAY = ServingBackend(
-    name="ray", label="Ray cluster", start=serve_on_ray,
+    name="ray", label="Ray cluster", start=serve_on_ray, remembers=False,  # replicas on several machines
     explanation="replicas on the Ray cluster at the first study's executor.address, as many as the load needs",
     requires="assistant-builder[ray] on every node and a home folder that all nodes share",
 )

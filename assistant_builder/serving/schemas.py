@@ -197,6 +197,14 @@ class ChatRequest(_Strict):
             raise api_error(error) from error
 
 
+class Feedback(_Strict):
+    """The body of ``POST /v1/feedback``: a vote on a completion, and what it should have said."""
+
+    id: str = Field(min_length=1, max_length=100)
+    vote: Literal[1, -1] | None = None
+    suggestion: str = Field("", max_length=2_000)
+
+
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The response to an invalid request with all that is wrong, from Pydantic's list of errors."""
     messages, params = [], []

@@ -115,6 +115,6 @@ def serve_with_vllm(models: ModelRegistry, config: ServingConfig, key: str | Non
     os.execve(program, command, {**python_environment(), **({"VLLM_API_KEY": key} if key is not None else {})})
 
 
-VLLM = ServingBackend(name="vllm", label="vLLM", start=serve_with_vllm, widget=False,
+VLLM = ServingBackend(name="vllm", label="vLLM", start=serve_with_vllm, widget=False, remembers=False,
                       requires="a GPU, vLLM and vllm-bnb-plugin",
                       explanation="vLLM, for throughput on a GPU; --json prints its command")

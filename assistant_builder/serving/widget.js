@@ -48,6 +48,10 @@
     textarea { flex: 1; min-height: 44px; max-height: 130px; padding: 10px 12px; resize: none; background: var(--ground);
       border: 1px solid var(--quiet); border-radius: 10px; }
     form button { background: var(--accent); color: var(--on-accent); font-weight: 600; padding: 0 14px; }
+    .tools { display: flex; gap: 4px; }
+    .tools button { border: 1px solid transparent; }
+    .tools button[aria-pressed="true"] { border-color: var(--accent); }
+    .log form { padding: 0; border: 0; }
     footer { padding: 0 16px 10px; }
     .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
     @media (max-width: 480px) {
@@ -87,6 +91,14 @@
   }
 
   let said = kept();
+  const visitor = (() => {
+    const made = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    try {
+      const name = `${KEPT}:visitor`;
+      if (!sessionStorage.getItem(name)) sessionStorage.setItem(name, made());
+      return sessionStorage.getItem(name);
+    } catch { return made(); }
+  })();
   let running = null;
 
   async function start() {
@@ -102,7 +114,7 @@
     build(shown);
   }
 
-  function build({ title, contact, direction, language: spoken, longest, turns, texts }) {
+  function build({ title, contact, direction, language: spoken, longest, turns, texts, feedback }) {
     const bubble = make("button", { className: "bubble", type: "button", textContent: texts.open, part: "bubble" });
     bubble.setAttribute("aria-expanded", "false");
     const heading = make("h2", { textContent: title, id: "title" });
@@ -157,6 +169,39 @@
         ...sources.map((source) => make("p", { dir: "auto", textContent: `${source.question} — ${source.answer}` }))));
       atEnd();
     };
+    const voting = (id) => {
+      const tools = make("div", { className: "tools" });
+      const send = (body) => post("/widget/feedback", { id, ...body }).catch(() => {});
+      const vote = (value, sign, label) => {
+        const button = make("button", { type: "button", textContent: sign, title: label, ariaLabel: label });
+        button.setAttribute("aria-pressed", "false");
+        button.addEventListener("click", () => {
+          for (const other of tools.querySelectorAll("button")) {
+            other.setAttribute("aria-pressed", String(other === button));
+          }
+          send({ vote: value });
+          if (value < 0 && feedback === "texts" && !tools.nextElementSibling?.matches("form")) better();
+        });
+        return button;
+      };
+      const better = () => {
+        const words = make("textarea", { rows: 2, maxLength: 2000, placeholder: texts.better, ariaLabel: texts.better });
+        const form = make("form", {}, words, make("button", { type: "submit", textContent: texts.send }));
+        form.addEventListener("submit", (event) => {
+          event.preventDefault();
+          if (!words.value.trim()) return;
+          send({ suggestion: words.value.trim() });
+          form.replaceWith(make("p", { className: "note", textContent: texts.thanks }));
+          box.focus();
+        });
+        tools.after(form);
+        words.focus();
+        atEnd();
+      };
+      tools.append(vote(1, "👍", texts.helpful), vote(-1, "👎", texts.unhelpful));
+      log.append(tools);
+      atEnd();
+    };
     const open = (opened) => {
       panel.hidden = !opened;
       bubble.hidden = opened;
@@ -183,7 +228,7 @@
       try {
         let from = Math.max(0, said.length - turns + 1);
         while (said[from].role !== "user") from += 1;
-        const response = await post("/widget/ask", { messages: said.slice(from) }, signal);
+        const response = await post("/widget/ask", { visitor, messages: said.slice(from) }, signal);
         if (!response.ok) {
           const seconds = response.headers.get("retry-after");
           const wait = response.status === 429 && (seconds || 10);
@@ -212,6 +257,7 @@
               ended = true;
               sourceList(event.sources);
               if (event.declined) contactLine();
+              if (event.id) voting(event.id);
             }
           }
         }

@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +26,28 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.chat.visitor_log import VisitorLog, new_id
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import direction, language, negotiate, t, use_language
 from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.registry import ModelRegistry
-from assistant_builder.serving.schemas import ApiError, ChatRequest, EventStream, server_sent_event, validation_error
+from assistant_builder.serving.remember import remembered
+from assistant_builder.serving.schemas import (
+    ApiError,
+    ChatRequest,
+    EventStream,
+    Feedback,
+    server_sent_event,
+    validation_error,
+)
 from assistant_builder.study import Study
 from assistant_builder.web.access import AllowedHosts
 from assistant_builder.web.middleware import read_body, replay_body
 
 SCRIPT_PATH, PAGE_PATH, START_PATH, ASK_PATH = "/widget.js", "/chat", "/widget/start", "/widget/ask"
-PATHS = frozenset((SCRIPT_PATH, PAGE_PATH, START_PATH, ASK_PATH))
+FEEDBACK_PATH = "/widget/feedback"
+PATHS = frozenset((SCRIPT_PATH, PAGE_PATH, START_PATH, ASK_PATH, FEEDBACK_PATH))
 MAX_QUESTION = 1_000
 """Characters of a question."""
 MAX_TURNS = 12
@@ -144,7 +154,14 @@ class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     site: str
+    visitor: str = Field("", max_length=40)
     messages: list[_Turn] = Field(min_length=1, max_length=MAX_TURNS)
+
+
+class _Voted(Feedback):
+    """The body of :data:`FEEDBACK_PATH`."""
+
+    site: str
 
 
 def site_token(study: Study) -> str:
@@ -168,14 +185,15 @@ class Widget:
     """
 
     def __init__(self, app: ASGIApp, engine: Engine, config: ServingConfig, hosts: AllowedHosts, *,
-                 limits: Limits | None = None, token: str | None = None) -> None:
-        limits = limits or Limits()
+                 logs: Mapping[str, VisitorLog] | None = None) -> None:
+        limits = Limits()
         self._app, self._engine, self._config, self._hosts = app, engine, config, hosts
         self._name, study = widget_study(engine.models)
-        self._token = token or site_token(study)
+        self._token, self._logs = site_token(study), logs or {}
         self._title = config.title or study.title
         self._shows_sources = study.config.retrieval.sources_in_endpoint and study.config.grounded
         self._visitors, self._line = VisitorLimits(limits), Line(engine.slots, limits.waiting)
+        self._voters = VisitorLimits(limits)
         self._script = (_FOLDER / "widget.js").read_bytes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -210,9 +228,9 @@ class Widget:
             body = await read_body(receive, _MAX_BODY)
             if body is None:
                 raise ApiError(413, "the conversation is too long")
-            found = self._ask(body, _address(scope, headers, self._config.proxy)) if path == ASK_PATH else (
-                self._start(body))
-            response = await found
+            address = _address(scope, headers, self._config.proxy)
+            response = (await self._ask(body, address) if path == ASK_PATH else self._vote(body, address)
+                        if path == FEEDBACK_PATH else self._start(body))
             response.headers.update(cors(origin))
             return response, replay_body(body, receive)
         except ClientDisconnect:
@@ -248,13 +266,25 @@ class Widget:
             raise ApiError(401, "the token of the site is missing or wrong", code="invalid_api_key")
         return found
 
-    async def _start(self, body: bytes) -> Response:
+    def _start(self, body: bytes) -> Response:
         """What the script shows: title, texts in the language of the visitor, and the contact line."""
         with use_language(negotiate(str(self._checked(body).get("language", "")))):
             return JSONResponse({
                 "title": self._title, "contact": self._config.contact, "direction": direction(), "language": language(),
                 "longest": MAX_QUESTION, "turns": MAX_TURNS, "texts": widget_texts(),
+                "feedback": self._config.remember,
             }, headers={"Cache-Control": "no-store"})
+
+    def _vote(self, body: bytes, address: str) -> Response:
+        try:
+            voted = _Voted.model_validate(self._checked(body))
+        except ValidationError as error:
+            raise validation_error(error.errors()) from error
+        self._voters.enter(address)
+        self._voters.leave(address)
+        for log in set(self._logs.values()):
+            log.voted(voted.id, voted.vote, voted.suggestion)
+        return Response(status_code=204)
 
     async def _ask(self, body: bytes, address: str) -> Response:
         try:
@@ -265,6 +295,7 @@ class Widget:
         if len(asked.messages[-1].content) > MAX_QUESTION:
             raise ApiError(400, f"a question has at most {MAX_QUESTION} characters", param="messages")
         prepared = await self._engine.prepare(request)
+        log, id = self._logs.get(prepared.assistant.id), new_id()
         self._visitors.enter(address)
         try:
             ticket = self._line.join()
@@ -276,12 +307,13 @@ class Widget:
             try:
                 async for place in self._line.places(ticket):
                     yield server_sent_event({"place": place})
-                async with aclosing(self._engine.generate(prepared)) as chunks:
+                found = remembered(self._engine.generate(prepared), prepared, log, id, asked.visitor)
+                async with aclosing(found) as chunks:
                     async for chunk in chunks:
                         if chunk.text:
                             yield server_sent_event({"text": chunk.text})
                         if chunk.finish:
-                            yield server_sent_event(self._end(chunk.grounding))
+                            yield server_sent_event({**self._end(chunk.grounding), **({"id": id} if log else {})})
             except ApiError as error:
                 yield server_sent_event({"error": str(error), "retry": error.retry_seconds})
 
@@ -321,6 +353,8 @@ def widget_texts() -> dict[str, str]:
         "waiting": t("Number {place} in the queue", place="{place}"),
         "failed": t("The answer failed. Please try again."), "offline": t("The assistant cannot be reached."),
         "busy": t("Too many questions. Please try again in {seconds} s.", seconds="{seconds}"),
+        "helpful": t("Helpful"), "unhelpful": t("Not helpful"), "thanks": t("Thank you."),
+        "better": t("What should it have said?"),
         "again": t("New conversation"), "machine": t("Answers are written by a program and may be wrong."),
     }
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from assistant_builder.chat.visitor_log import log_file, read_questions
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.serving import widget
@@ -148,33 +148,26 @@ def test_a_visitor_who_asks_too_often_waits(site: Visitor) -> None:
 
 
 def test_visitors_wait_in_a_queue_with_their_place(site: Visitor) -> None:
-    """One is answered, two wait, and a fourth is asked to come again; all that waited are answered."""
-    began = threading.Event()
-    addresses = [f"198.51.100.{number}" for number in range(3)]
+    """One is answered, two wait, and a fourth is asked to come again; the two are answered when the first leaves."""
+    def body(question: str) -> str:
+        return json.dumps({"site": site.token, "messages": [{"role": "user", "content": question}]})
 
-    def ask(address: str) -> list[dict[str, Any]]:
-        found = []
-        with httpx.stream("POST", f"{site.url}/widget/ask", timeout=60, content=json.dumps(
-                {"site": site.token, "messages": [{"role": "user", "content": "a b c d e f g h"}]}),
-                headers={"origin": SITE, "x-forwarded-for": address}) as response:
-            for line in response.iter_lines():
-                if line:
-                    found.append(json.loads(line.removeprefix("data: ")))
-                    began.set()
-        return found
+    def ask(number: int) -> list[dict[str, Any]]:
+        return events(site.ask("hello", **{"x-forwarded-for": f"198.51.100.{number}"}))
 
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(ask, addresses[0])
-        assert began.wait(30)
-        second = pool.submit(ask, addresses[1])
-        wait_until(lambda: site.line == 2)
-        third = pool.submit(ask, addresses[2])
-        wait_until(lambda: site.line == 3)
-        refused = site.ask("hello", **{"x-forwarded-for": "198.51.100.9"})
-        assert refused.status_code == 429 and refused.headers["retry-after"]
-        answers = [each.result() for each in (first, second, third)]
+        with httpx.stream("POST", f"{site.url}/widget/ask", timeout=60, content=body(LONG),
+                          headers={"origin": SITE}) as first:
+            lines, waiting = first.iter_lines(), []  # a dropped iterator closes the response
+            next(lines)
+            for number in (1, 2):
+                waiting.append(pool.submit(ask, number))
+                wait_until(lambda number=number: site.line == number + 1)  # type: ignore[misc]
+            refused = site.ask("hello", **{"x-forwarded-for": "198.51.100.9"})
+            assert refused.status_code == 429 and refused.headers["retry-after"]
+        answers = [each.result() for each in waiting]
     assert all(answer[-1]["end"] for answer in answers)
-    assert [[event["place"] for event in answer if "place" in event] for answer in answers] == [[], [1], [2, 1]]
+    assert [[event["place"] for event in answer if "place" in event] for answer in answers] == [[1], [2, 1]]
     wait_until(lambda: not site.line)
 
 
@@ -275,3 +268,57 @@ def test_vllm_and_several_studies_are_refused_in_one_line() -> None:
     result = subprocess.run([sys.executable, "-m", "assistant_builder", "serve", "alone", "--allow-origin", SITE],
                             capture_output=True, text=True)
     assert result.returncode == 1 and "--widget" in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def remembering(study: Study, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> Visitor:
+    """The widget of a server that keeps texts."""
+    monkeypatch.setattr("tests.serving.conftest.models", lambda folder: one_study(study))
+    config = ServingConfig(widget=True, allow_origin=(SITE,), remember="texts")
+    made: list[widget.Widget] = []
+
+    def build(*words: Any) -> Any:
+        made.append(make_app(*words))  # type: ignore[arg-type]
+        return made[0]
+
+    return Visitor(serve(key=KEY, config=config, app=build), widget.site_token(study), made[0])
+
+
+def test_questions_votes_and_suggestions_are_kept(remembering: Visitor, study: Study) -> None:
+    assert remembering.post("/widget/start", {}).json()["feedback"] == "texts"
+    body = {"visitor": "tab-1", "messages": [{"role": "user", "content": "decline"}]}
+    *_, end = events(remembering.post("/widget/ask", body))
+    voted = remembering.post("/widget/feedback", {"id": end["id"], "vote": -1, "suggestion": "Ask ann@shop.example."})
+    assert voted.status_code == 204
+    wait_until(lambda: read_questions(study) and read_questions(study)[0].suggestion is not None)
+    (kept,) = read_questions(study)
+    assert (kept.question, kept.answer, kept.declined, kept.vote) == ("decline", "I do not know.", False, -1)
+    assert kept.visitor == "tab-1" and kept.suggestion == "Ask [e-mail]." and kept.model == "library-lora"
+    for wrong in ({"id": end["id"], "vote": 5}, {"vote": 1}, {"id": "x", "suggestion": "y" * 3000}):
+        assert remembering.post("/widget/feedback", wrong).status_code == 400
+    assert remembering.post("/widget/feedback", {"id": "x"}, origin="https://other.example").status_code == 403
+
+
+def test_other_programs_vote_with_the_id_of_a_completion(remembering: Visitor, study: Study) -> None:
+    header = {"authorization": f"Bearer {KEY}"}
+    body = {"model": "library", "user": "crm", "messages": [{"role": "user", "content": "hello"}]}
+    answer = httpx.post(f"{remembering.url}/v1/chat/completions", json=body, headers=header).json()
+    vote = {"id": answer["id"], "vote": 1}
+    assert httpx.post(f"{remembering.url}/v1/feedback", json=vote).status_code == 401
+    assert httpx.post(f"{remembering.url}/v1/feedback", json=vote, headers=header).status_code == 202
+    wait_until(lambda: [each.vote for each in read_questions(study)] == [1])
+    assert read_questions(study)[0].visitor == "crm"
+    with httpx.stream("POST", f"{remembering.url}/v1/chat/completions", json={**body, "stream": True},
+                      headers=header) as response:
+        response.read()
+    wait_until(lambda: len(read_questions(study)) == 2)
+    assert read_questions(study)[1].answer == "library-lora:hello \u2713"
+
+
+def test_nothing_is_kept_without_the_option(site: Visitor, study: Study) -> None:
+    *_, end = events(site.ask("hello"))
+    assert "id" not in end and site.post("/widget/start", {}).json()["feedback"] == "nothing"
+    assert site.post("/widget/feedback", {"id": "q-1", "vote": 1}).status_code == 204
+    header = {"authorization": f"Bearer {KEY}"}
+    assert httpx.post(f"{site.url}/v1/feedback", json={"id": "q-1", "vote": 1}, headers=header).status_code == 404
+    assert not log_file(study).exists()

@@ -1,0 +1,197 @@
+"""What visitors of a published assistant asked: a SQLite database in the folder of the study.
+
+Counts are kept by default, texts only on request, with e-mail addresses, phone and card numbers masked before they are
+written. One thread writes; an error of the disk loses what could not be written, and never an answer to a visitor.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import secrets
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from assistant_builder.errors import StudyError
+from assistant_builder.study import Study
+
+Kept = Literal["nothing", "counts", "texts"]
+"""What is kept of a question: nothing, when it was asked and whether it was declined or voted on, or its texts, too."""
+VERSION = 1
+_FILE = "visitors.db"
+_DAY = 86_400.0
+_BUSY_SECONDS = 10.0
+_WAITING = 10_000
+"""Entries that may wait to be written; further ones are dropped."""
+_PURGE_SECONDS = 3_600.0
+_SCHEMA = """
+CREATE TABLE question (
+  id TEXT PRIMARY KEY, time REAL NOT NULL, visitor TEXT NOT NULL, model TEXT NOT NULL, declined INTEGER NOT NULL,
+  question TEXT, answer TEXT, vote INTEGER, suggestion TEXT, state TEXT NOT NULL DEFAULT 'open');
+CREATE INDEX question_time ON question (time);
+CREATE INDEX question_visitor ON question (visitor);
+"""
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_DATE = r"\d{1,4}([.\-/])\d{1,2}\1\d{1,4}(?!\d)"
+_NUMBER = re.compile(rf"(?<![\w.,])(?!{_DATE})\+?\(?\d(?:[ \-/.()\u00a0]{{0,2}}\d){{6,21}}(?![\w])")
+
+
+@dataclass(frozen=True)
+class VisitorQuestion:
+    """A question as it is kept; texts are None where only counts are kept."""
+
+    id: str
+    time: float  # Unix time
+    visitor: str  # random, of one tab of a browser
+    model: str  # name of the assistant
+    declined: bool
+    question: str | None = None
+    answer: str | None = None
+    vote: int | None = None  # 1: helpful, -1: not
+    suggestion: str | None = None  # what the visitor thinks it should have said
+    state: str = "open"
+
+
+def mask(text: str) -> str:
+    """The text without e-mail addresses, and without numbers of seven digits or more, but for dates."""
+    return _NUMBER.sub("[number]", _EMAIL.sub("[e-mail]", text))
+
+
+def new_id() -> str:
+    """A random id of a question."""
+    return f"q-{secrets.token_urlsafe(12)}"
+
+
+def log_file(study: Study) -> Path:
+    """The database of a study."""
+    return study.folder / _FILE
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to a database, which is made if it does not exist; changes are committed at the end.
+
+    Raises:
+        StudyError: The file is of a later release, or no database.
+    """
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
+    try:
+        with closing(connection), connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                with suppress(sqlite3.OperationalError):  # another process has just made the tables
+                    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+            elif version > VERSION:
+                raise StudyError(f"the questions of visitors were written by a later release (schema {version})",
+                                 where=str(path), remedy="Update Assistant Builder")
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise StudyError(f"the questions of visitors cannot be read or written: {error}", where=str(path),
+                         remedy="Free disk space; move the file away if it is damaged") from error
+
+
+class VisitorLog:
+    """Writes questions, votes and suggestions of visitors in a thread of its own.
+
+    Args:
+        path: The database.
+        kept: What is kept of a question.
+        days: Days after which questions are deleted.
+        report: Called with a line if something could not be written; not more often than once a minute.
+    """
+
+    def __init__(self, path: Path, kept: Kept, days: int, report: Callable[[str], None] | None = None) -> None:
+        self._path, self._kept, self._days = path, kept, days
+        self._report = report or (lambda line: print(f"assistant-builder: {line}", file=sys.stderr, flush=True))
+        self._waiting: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue(_WAITING)
+        self._reported = float("-inf")
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def asked(self, id: str, visitor: str, model: str, question: str, answer: str, *, declined: bool) -> None:
+        """Keep a question with its answer."""
+        texts = (mask(question), mask(answer)) if self._kept == "texts" else (None, None)
+        self._put("INSERT OR IGNORE INTO question (id, time, visitor, model, declined, question, answer) "
+                  "VALUES (?, ?, ?, ?, ?, ?, ?)", (id, time.time(), visitor, model, int(declined), *texts))
+
+    def voted(self, id: str, vote: int | None, suggestion: str) -> None:
+        """Keep a vote on an answer, and what it should have said where texts are kept."""
+        if vote is not None:
+            self._put("UPDATE question SET vote = ? WHERE id = ?", (vote, id))
+        if suggestion.strip() and self._kept == "texts":
+            self._put("UPDATE question SET suggestion = ? WHERE id = ?", (mask(suggestion.strip()), id))
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=_BUSY_SECONDS)
+        self._thread.join(_BUSY_SECONDS)
+
+    def _put(self, statement: str, values: tuple[Any, ...]) -> None:
+        try:
+            self._waiting.put_nowait((statement, values))
+        except queue.Full:
+            self._failed("too many wait")
+
+    def _write(self) -> None:
+        purged = float("-inf")
+        while True:
+            entries = [self._waiting.get()]
+            with suppress(queue.Empty):
+                while len(entries) < 500:
+                    entries.append(self._waiting.get_nowait())
+            try:
+                with opened(self._path) as connection:
+                    for entry in filter(None, entries):
+                        connection.execute(*entry)
+                    if time.monotonic() - purged > _PURGE_SECONDS:
+                        connection.execute("DELETE FROM question WHERE time < ?", (time.time() - self._days * _DAY,))
+                        purged = time.monotonic()
+            except StudyError as error:
+                self._failed(error.what)
+            if None in entries:
+                return
+
+    def _failed(self, why: str) -> None:
+        if time.monotonic() - self._reported > 60:
+            self._reported = time.monotonic()
+            self._report(f"questions of visitors are not kept: {why}")
+
+
+def read_questions(study: Study, *, visitor: str | None = None, since: float = 0.0) -> list[VisitorQuestion]:
+    """The questions that are kept, oldest first: all, or those of one visitor."""
+    path = log_file(study)
+    if not path.is_file():
+        return []
+    condition, values = ("AND visitor = ?", (since, visitor)) if visitor is not None else ("", (since,))
+    with opened(path) as connection:
+        connection.row_factory = sqlite3.Row
+        rows = connection.execute(
+            f"SELECT * FROM question WHERE time >= ? {condition} ORDER BY time", values).fetchall()
+    return [VisitorQuestion(**{**dict(row), "declined": bool(row["declined"])}) for row in rows]
+
+
+def erase(study: Study, visitor: str) -> int:
+    """Delete everything of a visitor; returns the number of questions."""
+    path = log_file(study)
+    if not path.is_file():
+        return 0
+    with opened(path) as connection:
+        connection.execute("PRAGMA secure_delete=ON")
+        count = connection.execute("DELETE FROM question WHERE visitor = ?", (visitor,)).rowcount
+    return int(count)
+
+
+def to_jsonl(questions: list[VisitorQuestion]) -> str:
+    """The questions as JSON lines."""
+    return "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in questions)

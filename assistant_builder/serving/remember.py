@@ -1,0 +1,33 @@
+"""Keeps what the server is asked, if it is started with ``--remember``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from assistant_builder.chat.visitor_log import VisitorLog, log_file
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.serving.engine import GenerationRequest, StreamChunk
+from assistant_builder.serving.registry import ModelRegistry
+
+
+def open_logs(models: ModelRegistry, config: ServingConfig) -> dict[str, VisitorLog]:
+    """The log of each assistant by its id, one for each study; none if nothing is remembered."""
+    if config.remember == "nothing":
+        return {}
+    logs = {folder: VisitorLog(log_file(study), config.remember, config.keep_days) for folder, study in {
+        assistant.folder: assistant.study for assistant in models.assistants}.items()}
+    return {assistant.id: logs[assistant.folder] for assistant in models.assistants}
+
+
+async def remembered(chunks: AsyncGenerator[StreamChunk, None], request: GenerationRequest, log: VisitorLog | None,
+                     id: str, visitor: str) -> AsyncGenerator[StreamChunk, None]:
+    """The chunks of an answer, which is kept in the log when it is complete."""
+    text = ""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            text += chunk.text
+            if chunk.finish and log is not None:
+                log.asked(id, visitor, request.assistant.id, request.messages[-1].content, text,
+                          declined=bool((chunk.grounding or {}).get("declined")))
+            yield chunk

@@ -1,0 +1,146 @@
+"""What visitors asked: masking, retention, erasing, kills, a full disk, and what is not kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.chat import visitor_log
+from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, mask, opened, read_questions, to_jsonl
+from assistant_builder.errors import StudyError
+from tests.cluster.conftest import wait_until
+from tests.synthetic_study import new_study
+
+
+@pytest.mark.parametrize(("text", "masked"), [
+    ("Write to ann.lee+x@shop.example.org, please", "Write to [e-mail], please"),
+    ("Call +49 (0)30 1234-5678 at 9:30", "Call [number] at 9:30"),
+    ("0301234567 or 030/123 45 67", "[number] or [number]"),
+    ("Card 4111 1111 1111 1111, 4111-1111-1111-1111.", "Card [number], [number]."),
+    ("It costs 1,250.50 euros for 12 people in 2026", "It costs 1,250.50 euros for 12 people in 2026"),
+    ("Order 123456 of 3.12.2026, 2026-12-03", "Order 123456 of 3.12.2026, 2026-12-03"),
+    ("IBAN DE89 3704 0044 0532 0130 00", "IBAN DE89 [number]"),
+])
+def test_addresses_and_long_numbers_are_masked(text: str, masked: str) -> None:
+    assert mask(text) == masked
+
+
+def filled(kept: visitor_log.Kept, path: Path, days: int = 90) -> VisitorLog:
+    log = VisitorLog(path, kept, days)
+    log.asked("q-1", "ann", "help-lora", "Mail ann@shop.example?", "Yes, 0301234567.", declined=False)
+    log.asked("q-2", "bob", "help-lora", "Who won?", "I do not know.", declined=True)
+    log.voted("q-1", -1, "No, ann@shop.example is wrong.")
+    log.voted("q-unknown", 1, "")
+    log.close()
+    return log
+
+
+def test_texts_are_kept_masked_and_on_request_alone() -> None:
+    study = new_study("help")
+    filled("counts", log_file(study))
+    first, second = read_questions(study)
+    assert (first.question, first.answer, first.suggestion, first.vote) == (None, None, None, -1)
+    assert second.declined and second.vote is None and second.visitor == "bob"
+    log_file(study).unlink()
+    filled("texts", log_file(study))
+    first, _ = read_questions(study)
+    assert first.question == "Mail [e-mail]?" and first.answer == "Yes, [number]."
+    assert first.suggestion == "No, [e-mail] is wrong."
+    assert b"ann@shop" not in log_file(study).read_bytes()
+    assert json.loads(to_jsonl([first]))["question"] == "Mail [e-mail]?"
+
+
+def test_a_visitor_is_exported_and_erased_alone() -> None:
+    study = new_study("help")
+    assert read_questions(study) == [] and erase(study, "ann") == 0
+    filled("texts", log_file(study))
+    assert [each.id for each in read_questions(study, visitor="ann")] == ["q-1"]
+    assert erase(study, "ann") == 1 and [each.visitor for each in read_questions(study)] == ["bob"]
+    with opened(log_file(study)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert b"shop" not in log_file(study).read_bytes()
+
+
+def test_old_questions_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, now = new_study("help"), time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 10 * 86_400)
+    filled("counts", log_file(study))
+    monkeypatch.setattr(time, "time", lambda: now)
+    VisitorLog(log_file(study), "counts", 11).close()
+    assert len(read_questions(study)) == 2
+    VisitorLog(log_file(study), "counts", 9).close()
+    assert read_questions(study) == []
+
+
+def test_a_disk_that_is_full_is_said_once_and_loses_nothing_else(tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def full(path: Path) -> None:
+        raise StudyError("database or disk is full", where=str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(visitor_log, "opened", full)
+        log = VisitorLog(tmp_path / "v.db", "counts", 90, said.append)
+        for number in range(5):
+            log.asked(f"q-{number}", "ann", "m", "?", "!", declined=False)
+            time.sleep(0.02)
+        wait_until(lambda: log._waiting.empty())
+    log.asked("q-9", "ann", "m", "?", "!", declined=False)
+    log.close()
+    assert len(said) == 1 and "disk is full" in said[0]
+    with sqlite3.connect(tmp_path / "v.db") as connection:
+        assert connection.execute("SELECT id FROM question").fetchall() == [("q-9",)]
+    connection.close()
+
+
+def test_what_was_written_survives_a_kill(home: Path) -> None:
+    study = new_study("help")
+    code = f"""
+import sys, time
+from pathlib import Path
+from assistant_builder.chat.visitor_log import VisitorLog
+log = VisitorLog(Path({str(log_file(study))!r}), "texts", 90)
+for number in range(10**6):
+    log.asked(f"q-{{number:07}}", "ann", "m", "How much?", "Much.", declined=False)
+    time.sleep(0.0005)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    wait_until(lambda: log_file(study).is_file() and len(read_questions(study)) > 200)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    ids = [each.id for each in read_questions(study)]
+    assert ids == [f"q-{number:07}" for number in range(len(ids))]  # a prefix: nothing in the middle is missing
+    filled("texts", log_file(study))
+    assert len(read_questions(study)) == len(ids) + 2
+
+
+def test_two_servers_write_to_one_study() -> None:
+    study = new_study("help")
+    logs = [VisitorLog(log_file(study), "counts", 90) for _ in range(2)]
+    for number in range(200):
+        logs[number % 2].asked(f"q-{number}", "ann", "m", "?", "!", declined=False)
+    for log in logs:
+        log.close()
+    assert len(read_questions(study)) == 200
+
+
+def test_a_damaged_file_and_one_of_a_later_release_are_named() -> None:
+    study = new_study("help")
+    log_file(study).write_bytes(b"no database" * 100)
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_questions(study)
+    log_file(study).unlink()
+    filled("counts", log_file(study))
+    with opened(log_file(study)) as connection:
+        connection.execute("PRAGMA user_version=99")
+    with pytest.raises(StudyError, match="later release"):
+        read_questions(study)
