@@ -17,7 +17,6 @@ from assistant_builder.models.chat_template import ChatTokenizer
 if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
 
-SIMILAR = 0.8  # cosine from which two questions are similar
 RETRIEVED = 3  # number of training pairs in a prompt (fewer if they do not fit)
 
 
@@ -53,30 +52,6 @@ def nearest(questions: Sequence[str], training: Sequence[Pair], embedder: Embedd
         near = [(turns[index], float(cosines[index])) for index in best]
         found.append([Neighbour(row, question, answer, cosine) for (row, question, answer), cosine in near])
     return found
-
-
-def similar_questions(vectors: Any) -> list[int | None]:
-    """Groups of similar questions: connected by a cosine of :data:`SIMILAR` or more, directly or over others.
-
-    Args:
-        vectors: Sentence embeddings of unit length, shape ``[n, d]``.
-
-    Returns:
-        The number of each question's group; ``None`` for a question without a similar one.
-    """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    vectors = np.asarray(vectors, dtype=np.float32)
-    rows, columns = [], []
-    for start in range(0, len(vectors), 1000):
-        near = np.argwhere(vectors[start : start + 1000] @ vectors.T >= SIMILAR)
-        rows.append(near[:, 0] + start)
-        columns.append(near[:, 1])
-    ends = np.concatenate(rows), np.concatenate(columns)
-    _, group = connected_components(coo_matrix((np.ones(len(ends[0])), ends), shape=(len(vectors), len(vectors))))
-    sizes = np.bincount(group)
-    return [int(number) if sizes[number] > 1 else None for number in group]
 
 
 def retrieval_prompt(item: Mapping[str, Any], neighbours: Sequence[Neighbour], prompter: ChatTokenizer,

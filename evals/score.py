@@ -22,13 +22,14 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.decline import DeclineRule, Retrieved, evidence_of
 from assistant_builder.study import Study
-from evals.baselines import Neighbour, nearest, retrieval_prompt, similar_questions
+from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, base_of, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, HeldOut, freeze
 from evals.decline_rules import copy_rule, decline_sentence, fit_rules, found_alone, leave_out_rule
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
+from evals.stats.similar import similar_questions
 from evals.tasks.extra import ExtraTasks
 from evals.tasks.general_knowledge import TASK
 from evals.tasks.held_out import build_items, heldout_pairs, run_own_tasks, write_tasks

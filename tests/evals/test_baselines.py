@@ -10,7 +10,8 @@ import pytest
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
-from evals.baselines import RETRIEVED, Neighbour, nearest, retrieval_prompt, similar_questions
+from evals.baselines import RETRIEVED, Neighbour, nearest, retrieval_prompt
+from evals.stats.similar import similar_questions
 from evals.tasks.held_out import build_items
 
 
