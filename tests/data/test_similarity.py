@@ -19,6 +19,7 @@ from tests.data.samples import clean_pairs, dataset, pair, words
 
 def test_casefold_normalize_keeps_meaningful_signs():
     assert casefold_normalize("  What IS it ?! ") == "what is it" == casefold_normalize("what is it")
+    assert casefold_normalize("STRASSE") == casefold_normalize("Straße")
     assert casefold_normalize("Don’t “go” (now)…") == "don't go now"
     assert len({casefold_normalize(text) for text in ("C", "C++", "C#", "2-2", "2+2", "3.5", "35", "???")}) == 8
 

@@ -222,6 +222,23 @@ def test_dropout_scales_the_kept_values() -> None:
     assert torch.allclose(many, kept, atol=0.05) and not torch.allclose(kept, layer.base_layer(x)[0], atol=0.2)
 
 
+def test_the_gradient_of_the_input_has_the_dropout_of_the_forward_pass() -> None:
+    import torch
+
+    layer, model = one_layer(8, 6, dropout=0.5, dtype=torch.float32)
+    layer.lora_B["default"].weight.data.normal_()
+    fuse_it(model.train(), torch.float32)
+    x, along, weights = torch.randn(40, 8, requires_grad=True), torch.randn(40, 8), torch.randn(40, 6)
+
+    def output(x: Any) -> Any:
+        torch.manual_seed(3)  # drops the same values
+        return (layer(x) * weights).sum()
+
+    (gradient,) = torch.autograd.grad(output(x), x)
+    rise = float(output(x + along) - output(x))  # exact, because the output is linear in x
+    assert float((gradient * along).sum()) == pytest.approx(rise, abs=1e-3)
+
+
 def test_barely_trained_adapters_keep_their_output() -> None:
     """Added after the base's output was rounded, a tenth of a rounding step is lost; added before, it counts."""
     import torch

@@ -42,6 +42,7 @@ def test_order_depends_on_the_seed_and_groups_similar_lengths() -> None:
     lengths = [(index * 37) % 101 for index in range(128)]
     order = sample_order(lengths, train(epochs=1.0))
     assert order != sample_order(lengths, train(epochs=1.0, seed=1))
+    assert order != sample_order(lengths, train(epochs=2.0))[128:], "every epoch has an order of its own"
     batches = [[lengths[index] for index in order[at : at + 4]] for at in range(0, 128, 4)]
     spread = sum(max(batch) - min(batch) for batch in batches) / len(batches)
     shuffled = [lengths[at : at + 4] for at in range(0, 128, 4)]
@@ -74,6 +75,7 @@ def test_stale_needs_patience_validations_without_improvement() -> None:
     assert not is_stale(losses, 3, patience=2)
     assert is_stale(losses, 4, patience=2)
     assert not is_stale({1: 1.0, 2: 1.1}, 2, patience=2)
+    assert is_stale({1: 1.0, 2: 0.8, 3: 0.8, 4: 0.8}, 4, patience=2), "an equal loss is no improvement"
 
 
 def run_jointly(lora: list[float], qlora: list[float], patience: int) -> tuple[int, int]:
