@@ -235,8 +235,8 @@ def test_the_gradient_of_the_input_has_the_dropout_of_the_forward_pass() -> None
         return (layer(x) * weights).sum()
 
     (gradient,) = torch.autograd.grad(output(x), x)
-    rise = float(output(x + along) - output(x))  # exact, because the output is linear in x
-    assert float((gradient * along).sum()) == pytest.approx(rise, abs=1e-3)
+    rise = (output(x + along) - output(x)).item()  # exact, because the output is linear in x
+    assert (gradient * along).sum().item() == pytest.approx(rise, abs=1e-3)
 
 
 def test_barely_trained_adapters_keep_their_output() -> None:
