@@ -3,6 +3,7 @@
 # make app     the page at 127.0.0.1:7860
 # make test    the tests to run before a pull request, on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
 # make test-long   the tests of whole studies, of kills, of several processes and of crowds, which CI runs, too
+# make test-coverage   make test, and the share of each module that it runs, a third slower
 # make test-all    all tests but those that need a GPU: test, test-long, slow and cluster
 # make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment
 # make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
@@ -30,7 +31,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := demo
-.PHONY: demo study-full app test test-long test-all check bench soak coverage example pictures cluster slow gpu docs messages
+.PHONY: demo study-full app test test-long test-coverage test-all check bench soak coverage example pictures cluster slow gpu docs messages
 
 demo: $(READY)
 	$(BIN)/assistant-builder run $(DEMO)
@@ -49,6 +50,9 @@ test: $(READY_DEV)
 
 test-long: $(READY_DEV)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long $(ARGS)
+
+test-coverage: $(READY_DEV)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 test-all: test test-long slow cluster
 

@@ -54,8 +54,9 @@ STATES = {
 
 
 @pytest.mark.parametrize(("width", "scheme", "states"), [
-    (0, "light", STATES), (0, "dark", {"finished": ("train", "evaluate", "chat")}),
-    (400, "light", {"finished": ("data", "evaluate", "export")}),
+    (0, "light", STATES),
+    pytest.param(0, "dark", {"finished": ("train", "evaluate", "chat")}, marks=pytest.mark.long),
+    pytest.param(400, "light", {"finished": ("data", "evaluate", "export")}, marks=pytest.mark.long),
 ])
 def test_no_serious_violation(
     browser: Browser, stocked: Site, width: int, scheme: Any, states: dict[str, tuple[str, ...]]

@@ -33,6 +33,7 @@ from tests.cluster.conftest import Background, fake_command, wait_until
 from tests.store.test_sync import TRAIN, configure_step, slept, starts
 from tests.synthetic_study import new_study, with_metrics
 
+pytestmark = pytest.mark.long
 DASHBOARD = "http://10.0.0.1:8265"
 
 

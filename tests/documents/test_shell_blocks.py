@@ -72,6 +72,7 @@ def test_shell_blocks_are_tagged_and_their_marks_are_known(page: Path) -> None:
     assert text.count("\n```") == 2 * len(blocks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", shell_blocks(""), ids=lambda block: block.id)
 def test_block_runs(block: Block, folder: Path) -> None:
     shutil.copytree(tiny_folder(folder.parent), folder / "my-model")

@@ -25,12 +25,14 @@ from tests.export.tiny import tiny_base
 STEPS = 2
 
 
-def trainer(folder: Path, device: str, **changes: Any) -> TwinTrainer:
+def trainer(folder: Path, device: str, *, storage: str = "float16", dtype: str = "float32",
+            **changes: Any) -> TwinTrainer:
+    """A trainer of a tiny model on four pairs of different lengths."""
     base = tiny_base(folder / "base")
     prompter = ChatTokenizer.load(base)
     config = StudyConfig().with_changes({"train.max_steps": STEPS, "train.batch_size": 2, "train.micro_batch_size": 2,
                                          "train.rank": 2, "train.evaluations": 1, **changes})
-    model = add_adapter(load_base(BaseSpec(base, "float16", True, "float32")), config.train, 0)
+    model = add_adapter(load_base(BaseSpec(base, storage, True, dtype)), config.train, 0)
     examples = [example for words in ("one", "two and", "three and more", "four") for example in prompter.examples(
         Pair(1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))),
         config.train.max_length)]
