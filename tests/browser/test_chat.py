@@ -283,3 +283,57 @@ def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, ch
     source = chat.home / "studies" / "spare-corrected" / "data" / "source.jsonl"
     last = json.loads(source.read_text("utf-8").splitlines()[-1])
     assert (last["question"], last["answer"], last["split"]) == ("Where do bicycles go?", "Behind the house.", "train")
+
+
+def tab_to(page: Page, name: str, *, most: int = 80) -> None:
+    """Press Tab until the focus is on what has this name or text, and stays there while the page is drawn."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if name in focused(page):
+            page.wait_for_timeout(500)
+            if name in focused(page):
+                return
+    raise AssertionError(f"Tab does not reach {name!r}")
+
+
+def focused(page: Page) -> str:
+    """Name, text, label and placeholder of what has the focus."""
+    return str(page.evaluate("""() => {
+        const found = document.activeElement, label = found.labels?.[0]?.textContent;
+        return found === document.body ? "" : [
+            found.getAttribute("aria-label"), found.textContent, label, found.placeholder].join("|");
+    }"""))
+
+
+def test_the_keyboard_alone_goes_from_the_file_to_the_chat(page: Page, chat: Site, tmp_path: Path) -> None:
+    file = tmp_path / "towers.csv"
+    file.write_text("question,answer\n" + "".join(f"How high is tower {n}?,It is {n * 7} metres.\n" for n in range(30)))
+    page.goto(chat.url)
+    page.wait_for_function("window.abArrived")
+    tab_to(page, "New project from my file")
+    page.keyboard.press("Enter")
+    expect(page.locator("#ab-file")).to_be_visible()
+    tab_to(page, "Click to upload")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(str(file))
+    expect(page.locator("#ab-brief")).to_contain_text("30 of 30 rows can be used", timeout=20_000)
+    tab_to(page, "Name of the project")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Towers")
+    tab_to(page, "Create the project")
+    page.keyboard.press("Enter")
+    expect(page.locator("#ab-strip")).to_contain_text("Towers", timeout=60_000)
+    tab_to(page, "Start")
+    page.goto(chat.url)
+    page.wait_for_function("window.abArrived")
+    tab_to(page, "Open parrots")
+    page.keyboard.press("Enter")
+    expect(page.locator("#ab-strip")).to_contain_text("parrots")
+    tab_to(page, "Chat with it")
+    page.keyboard.press("Enter")
+    expect(page.locator("#ab-question textarea")).to_be_visible()
+    tab_to(page, "Your question")
+    page.keyboard.type("good day")
+    page.keyboard.press("Enter")
+    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:good lora:day")

@@ -56,3 +56,21 @@ def test_adapters_stay_in_float32_to_the_last_bit(tmp_path: Path, storage: str,
     assert found.keys() == started.keys() and len(found) > 0
     for name, value in found.items():
         assert value.dtype == torch.float32 and torch.equal(value, started[name]), name
+
+
+def test_every_micro_batch_has_dropout_of_its_own_that_a_second_run_repeats(tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.training.trainer import TwinTrainer
+
+    seeds: list[int] = []
+    compute_loss = TwinTrainer.compute_loss
+
+    def spied(self: TwinTrainer, *args: Any, **kwargs: Any) -> Any:
+        loss = compute_loss(self, *args, **kwargs)
+        seeds.append(torch.initial_seed())
+        return loss
+
+    monkeypatch.setattr(TwinTrainer, "compute_loss", spied)
+    for run in ("first", "second"):
+        trainer(tmp_path / run, "cpu", **{"train.micro_batch_size": 1}).run()
+    assert len(seeds) == 2 * 2 * 2 and seeds[:4] == seeds[4:] and len(set(seeds[:4])) == 4
