@@ -53,16 +53,20 @@ STATES = {
 """The tabs of the study in each state; without a name: of none."""
 
 
-@pytest.mark.parametrize(("width", "scheme", "states"), [
-    (0, "light", STATES),
-    pytest.param(0, "dark", {"finished": ("train", "evaluate", "chat")}, marks=pytest.mark.long),
-    pytest.param(400, "light", {"finished": ("data", "evaluate", "export")}, marks=pytest.mark.long),
+FINISHED = {"finished": STATES["finished"]}
+
+
+@pytest.mark.parametrize(("width", "scheme", "language", "states"), [
+    (0, "light", "en", STATES),
+    pytest.param(0, "dark", "de", FINISHED, marks=pytest.mark.long),
+    pytest.param(390, "light", "de", FINISHED, marks=pytest.mark.long),
+    pytest.param(390, "dark", "en", FINISHED, marks=pytest.mark.long),
 ])
-def test_no_serious_violation(
-    browser: Browser, stocked: Site, width: int, scheme: Any, states: dict[str, tuple[str, ...]]
-) -> None:
-    """Every place as it comes; in the dark and on a narrow window those that have most to colour and to break."""
-    context = browser.new_context(viewport={"width": width or 1280, "height": 900}, color_scheme=scheme)
+def test_no_serious_violation(browser: Browser, stocked: Site, width: int, scheme: Any, language: str,
+                              states: dict[str, tuple[str, ...]]) -> None:
+    """Every place as it comes; a finished study in the dark, on a narrow window and in another language, too."""
+    context = browser.new_context(viewport={"width": width or 1280, "height": 900}, color_scheme=scheme,
+                                  locale=language)
     page = context.new_page()
     found = {}
     if states is STATES:
@@ -72,9 +76,10 @@ def test_no_serious_violation(
         found["home"] = serious(page)
     for name, tabs in states.items():
         for tab in tabs_of(page, stocked.url, name, tabs, width=width):
+            assert page.locator("html").get_attribute("lang") == language
             found[f"{name} {tab}"] = serious(page)
             if tab == "evaluate":
-                page.get_by_role("button", name="For specialists").click()
+                page.locator("button.label-wrap:visible").first.click()
                 page.wait_for_timeout(700)
                 found[f"{name} {tab}, unfolded"] = serious(page)
     context.close()

@@ -308,6 +308,7 @@ def focused(page: Page) -> str:
 def test_the_keyboard_alone_goes_from_the_file_to_the_chat(page: Page, chat: Site, tmp_path: Path) -> None:
     file = tmp_path / "towers.csv"
     file.write_text("question,answer\n" + "".join(f"How high is tower {n}?,It is {n * 7} metres.\n" for n in range(30)))
+    page.on("filechooser", lambda chooser: None)  # from here on choosers are intercepted
     page.goto(chat.url)
     page.wait_for_function("window.abArrived")
     tab_to(page, "New project from my file")
