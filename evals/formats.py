@@ -23,6 +23,7 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import EvaluationError, ModelError
 from assistant_builder.export.gguf import GgufFiles, heldout_prompts
+from assistant_builder.i18n import N_
 from assistant_builder.inference.llamacpp import Completion, LlamaServer, check_prompts
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -186,7 +187,7 @@ class _FormatScoring:
 
     def _write(self, arm: str, types: Sequence[str]) -> None:
         reached = 0.0
-        self._clock.set_message(f"{arm}: writing {', '.join(types)}")
+        self._clock.set_message(N_("{cell}: writing {types}").format(cell=arm, types=", ".join(types)))
 
         def report(fraction: float, message: str) -> None:
             nonlocal reached
@@ -207,11 +208,12 @@ class _FormatScoring:
                       for item, completion in zip(self._items, answers.completions, strict=True)]
         texts = generated if rule is None else [
             rule.sentence if sure < rule.threshold else text for sure, text in zip(confidence, generated, strict=True)]
-        self._clock.set_message(f"{title}: scoring the reference answers with the dequantized weights")
+        self._clock.set_message(
+            N_("{cell}: scoring the reference answers with the dequantized weights").format(cell=title))
         began = time.monotonic()
         likelihoods = self._likelihoods(files.path(type))
         seconds = time.monotonic() - began
-        self._clock.set_message(f"{title}: similarity of answer and reference")
+        self._clock.set_message(N_("{cell}: similarity of answer and reference").format(cell=title))
         scores = score_answers(texts, [item["reference"] for item in self._items], self._resources,
                                embedder=self._config.eval.similarity)
         samples = [sample_record(item, answer=text, target=target, scores=found, taught=self._taught)
@@ -238,16 +240,16 @@ class _FormatScoring:
         options: dict[str, Any] = {"stop_ids": self._prompter.stop_ids, "logprobs": self._config.grounded}
         timed = evenly_spaced(range(len(prompts)), TIMED)
         found: dict[int, Completion] = {}
-        self._clock.set_message(f"{title}: loading the file in llama.cpp")
+        self._clock.set_message(N_("{cell}: loading the file in llama.cpp").format(cell=title))
         with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=SLOTS) as server:
-            self._clock.set_message(f"{title}: comparing tokens with the study's")
+            self._clock.set_message(N_("{cell}: comparing tokens with the project's").format(cell=title))
             try:
                 check_prompts(server, self._prompter, self._conversations)
             except EvaluationError as error:
                 raise EvaluationError(error.what, where=error.where, remedy="The study is complete without its GGUF "
                                       f"files: 'assistant-builder run {self._study.name} --set formats.types=[]'"
                                       ) from error
-            self._clock.set_message(f"{title}: answering the test questions with llama.cpp")
+            self._clock.set_message(N_("{cell}: answering the test questions with llama.cpp").format(cell=title))
             began = time.monotonic()
             for place in timed:
                 found[place] = server.complete(prompts[place], limit, **options)

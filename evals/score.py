@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import load_split
+from assistant_builder.i18n import N_
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
@@ -114,7 +115,8 @@ class _Scoring:
             adapters = {piece.variant.run for piece in self.plan.pieces}
             self.rules = fit_rules(
                 self.study, self.base, self.prompter, self.retriever, [each for each in served if each.run in adapters],
-                lambda run: self.clock.set_message(f"{run}: deciding on validation questions when to decline"))
+                lambda run: self.clock.set_message(
+                    N_("{run}: deciding on validation questions when to decline").format(run=run)))
         with self._recorder() or nullcontext() as recorder:
             self._score_cells(recorder)
         if self.plan.copy:
@@ -124,7 +126,7 @@ class _Scoring:
         if self.plan.judges:
             from evals.judge.pairwise import judge_study
 
-            self.clock.set_message("The judge compares the answers")
+            self.clock.set_message(N_("The judge compares the answers"))
             judged = 0
 
             def on_progress(done: int, total: int) -> None:
@@ -162,12 +164,12 @@ class _Scoring:
                 if piece.variant == variant:
                     self._score(piece, cell, observer if piece.kind == "cell" else None)
             if observer is not None and variant in self.plan.read_again:
-                self.clock.set_message(f"{cell.spec.name}: next-token distributions")
+                self.clock.set_message(N_("{cell}: next-token distributions").format(cell=cell.spec.name))
                 lm = self._lm(cell, self.config.batch_size, lambda kind: "fidelity", observer=observer)
                 lm.read([(item["prompt"], item["target"]) for item in self.items], answers=False)
             for name, task in self.plan.tasks:
                 if (name, 1) == (cell.spec.name, cell.seed):
-                    self.clock.set_message(f"{name}: task {task}")
+                    self.clock.set_message(N_("{cell}: task {task}").format(cell=name, task=task))
                     lm = self._lm(cell, self.config.batch_size, fixed_blocks=False)
                     self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
                     # requests that lm-eval deduplicated
@@ -188,8 +190,8 @@ class _Scoring:
 
     def _score(self, piece: WorkItem, cell: LoadedCell, observer: Observer | None) -> None:
         title = {
-            "cell": cell.spec.name, "noise": f"{cell.spec.name} with another batch size",
-            "retrieval": "Untuned base with retrieved pairs",
+            "cell": cell.spec.name, "noise": N_("{cell} with another batch size").format(cell=cell.spec.name),
+            "retrieval": N_("Untuned base with retrieved pairs"),
         }[piece.kind] + (f", seed {cell.seed}" if cell.seed > 1 else "")
         long = "long " if self.plan.long(piece) else ""
         lm = self._lm(cell, piece.batch_size, lambda kind: long + kind, fixed_blocks=piece.kind != "noise",
@@ -197,10 +199,11 @@ class _Scoring:
         seconds = {"load": cell.load_seconds}
         neighbours = None
         if piece.kind == "retrieval":
-            self.clock.set_message(f"{title}: searching for the pairs")
+            self.clock.set_message(N_("{cell}: searching for the pairs").format(cell=title))
             prompts, neighbours = self._retrieval_prompts()
 
-        self.clock.set_message(f"{title}: scoring the reference answers and answering the test questions")
+        self.clock.set_message(
+            N_("{cell}: scoring the reference answers and answering the test questions").format(cell=title))
         if neighbours is None:
             targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
         else:
@@ -220,7 +223,7 @@ class _Scoring:
                 texts, left_out = generated, {"rule_left_out": share}
                 if piece.kind == "cell" and cell.spec.name in {ARMS[arm].cell for arm in self.study.config.arms}:
                     leave_out_rule(self.study, str(Variant(cell.spec, cell.seed).run))
-        self.clock.set_message(f"{title}: similarity of answer and reference")
+        self.clock.set_message(N_("{cell}: similarity of answer and reference").format(cell=title))
         began = time.monotonic()
         scores = self._model_scores(texts)
         seconds["similarity"] = time.monotonic() - began
@@ -239,7 +242,7 @@ class _Scoring:
         })
 
     def _copy(self) -> None:
-        self.clock.set_message("Copying the nearest training answers")
+        self.clock.set_message(N_("Copying the nearest training answers"))
         if self.retriever is not None:
             self._copy_facts()
             return

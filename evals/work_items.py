@@ -17,6 +17,7 @@ from typing import Any, Literal
 from assistant_builder import __version__
 from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, main_cells, untuned_base
 from assistant_builder.atomic_io import file_hash, read_json
+from assistant_builder.i18n import N_
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
@@ -246,7 +247,7 @@ class ProgressTracker:
         self._done = dict.fromkeys(planned, 0.0)
         self._seconds = dict.fromkeys(planned, 0.0)
         self._last = time.monotonic()
-        self.set_message("Loading the base model")
+        self.set_message(N_("Loading the base model"))
 
     def set_message(self, message: str) -> None:
         """Set the message; the time since the last call is not attributed to any kind of work."""

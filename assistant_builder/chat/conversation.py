@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
+from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Message
 from assistant_builder.data.card import inline
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
 from assistant_builder.inference.session import BASE, SHIPPED, Sampling
+from assistant_builder.study import Study
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
@@ -85,20 +87,31 @@ class Turn:
         return len({self.answers[arm].text for arm in TWINS}) == 1 if self.votable else False
 
 
+def reads_conversations(study: Study) -> bool:
+    """Whether the study's training data has conversations of several turns.
+
+    An assistant that was trained on single questions answers a question wrong after others, so it gets each one alone.
+    """
+    path = study.folder / "data" / "split.json"
+    split = read_json(path) if path.is_file() else {}
+    counts, turns = (split.get(key, {}).get("train", 0) for key in ("counts", "turns"))
+    return bool(turns > counts)
+
+
 @dataclass(frozen=True)
 class Conversation:
     """The turns so far, oldest first."""
 
     turns: tuple[Turn, ...] = ()
 
-    def messages(self, speaker: str, question: str, *, system: str, blind: bool) -> list[Message]:
-        """The messages for a model: the system prompt, its own earlier turns, and the question.
+    def messages(self, speaker: str, question: str, *, system: str, alone: bool) -> list[Message]:
+        """The messages for a model: the system prompt, its own earlier turns unless ``alone``, and the question.
 
         A blind question is sent without earlier turns: no earlier answer reveals a side, both arms get the same prompt,
         and votes are independent.
         """
         sent = [Message("system", system)] if system else []
-        for turn in () if blind else self.turns:
+        for turn in () if alone else self.turns:
             if speaker in turn.answers and turn.answers[speaker].text and not turn.blind:
                 sent += [Message("user", turn.question), Message("assistant", turn.answers[speaker].text)]
         return [*sent, Message("user", question)]

@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.chat.conversation import reads_conversations
 from assistant_builder.chat.visitor_log import VisitorLog, new_id
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
@@ -190,6 +191,7 @@ class Widget:
         self._app, self._engine, self._config, self._hosts = app, engine, config, hosts
         self._name, study = widget_study(engine.models)
         self._token, self._logs = site_token(study), logs or {}
+        self._reads_conversations = reads_conversations(study)
         self._title = config.title or study.title
         self._shows_sources = study.config.retrieval.sources_in_endpoint and study.config.grounded
         self._visitors, self._line = VisitorLimits(limits), Line(engine.slots, limits.waiting)
@@ -289,7 +291,8 @@ class Widget:
     async def _ask(self, body: bytes, address: str) -> Response:
         try:
             asked = _Asked.model_validate(self._checked(body))
-            request = ChatRequest(model=self._name, messages=[turn.model_dump() for turn in asked.messages])
+            sent = asked.messages if self._reads_conversations else asked.messages[-1:]
+            request = ChatRequest(model=self._name, messages=[turn.model_dump() for turn in sent])
         except ValidationError as error:
             raise validation_error(error.errors()) from error
         if len(asked.messages[-1].content) > MAX_QUESTION:

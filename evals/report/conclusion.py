@@ -306,6 +306,9 @@ def _four_bit(report: Mapping[str, Any]) -> str:
         main = not bounds or harm_interval(verdict)[0] > 0
         if main or not beyond:
             return t("The compact one is worse: {figures}.", figures=figures)
+        if ours == theirs:  # figures that are equal explain nothing
+            return t("The compact one is worse in {metrics}; otherwise both are equal: {score}.",
+                     metrics=enumerated(beyond), score=measured)
         return t("The compact one is worse in {metrics}: {figures}.", metrics=enumerated(beyond), figures=figures)
     if bounds and not bounds[0]["passed"] and harm_interval(bounds[0])[1] <= bounds[0]["margin"]:
         return t("The test cannot show whether the compact one is as good, because nearly all answers of both are "

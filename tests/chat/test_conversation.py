@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import write_json
 from assistant_builder.chat.conversation import (
     MAX_TURNS,
     Answer,
@@ -15,9 +16,11 @@ from assistant_builder.chat.conversation import (
     as_json,
     as_markdown,
     conversation_from_record,
+    reads_conversations,
 )
 from assistant_builder.data import Message
 from assistant_builder.inference.session import BASE, Sampling
+from tests.synthetic_study import new_study
 
 
 def turn(question: str = "Why?", **changes: Any) -> Turn:
@@ -49,16 +52,16 @@ def test_invalid_turns_are_dropped(damage: dict[str, Any]) -> None:
 def test_each_model_receives_only_its_own_answers() -> None:
     asked_base = turn("Two?", answers={**turn().answers, BASE: Answer("I think")})
     held = Conversation((turn("One?"), asked_base, Turn("unanswered"), turn("secret", blind=True)))
-    assert held.messages("lora", "Three?", system="S", blind=False) == [
+    assert held.messages("lora", "Three?", system="S", alone=False) == [
         Message("system", "S"), Message("user", "One?"), Message("assistant", "Because 16."),
         Message("user", "Two?"), Message("assistant", "Because 16."), Message("user", "Three?"),
     ]
-    assert [m.content for m in held.messages(BASE, "Three?", system="", blind=False)] == ["Two?", "I think", "Three?"]
+    assert [m.content for m in held.messages(BASE, "Three?", system="", alone=False)] == ["Two?", "I think", "Three?"]
 
 
 def test_a_blind_question_is_sent_without_earlier_turns() -> None:
     held = Conversation((turn("One?"),))
-    sent = [held.messages(arm, "Two?", system="S", blind=True) for arm in ("qlora", "lora")]
+    sent = [held.messages(arm, "Two?", system="S", alone=True) for arm in ("qlora", "lora")]
     assert sent[0] == sent[1] == [Message("system", "S"), Message("user", "Two?")]
 
 
@@ -93,3 +96,13 @@ def test_markdown_fences_hostile_text() -> None:
     text = "```\n# heading\n![x](http://evil/x.png)\n````"
     said = as_markdown("s", Conversation((turn(answers={"lora": Answer(text)}),)))
     assert f"`````text\n{text}\n`````" in said
+
+
+@pytest.mark.parametrize(("split", "reads"), [
+    ({"counts": {"train": 3}, "turns": {"train": 3}}, False), ({"counts": {"train": 3}, "turns": {"train": 4}}, True),
+    ({}, False), (None, False)])
+def test_earlier_turns_are_read_by_those_that_were_trained_on_conversations(split: Any, reads: bool) -> None:
+    study = new_study("spoken")
+    if split is not None:
+        write_json(study.folder / "data" / "split.json", split)
+    assert reads_conversations(study) == reads

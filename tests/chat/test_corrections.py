@@ -102,7 +102,7 @@ def test_a_corrected_held_out_question_can_leave_the_held_out_set(study: Study) 
 def test_a_corrected_held_out_question_can_stay_without_training(study: Study) -> None:
     question = pairs(study, "heldout")[0][0]
     add_correction(study, question, "Better.")
-    with pytest.raises(DataError, match="all of them answer held-out questions"):
+    with pytest.raises(DataError, match="all of them answer test questions"):
         plan_retraining(study, read_corrections(study), drop_heldout=False)
     add_correction(study, NEW, "By the gate.")
     new = retrained(study, drop=False)
@@ -113,7 +113,7 @@ def test_a_corrected_held_out_question_can_stay_without_training(study: Study) -
 def test_too_few_remaining_held_out_questions_are_rejected(study: Study) -> None:
     for question, _ in pairs(study, "heldout"):
         add_correction(study, question, "Better.")
-    with pytest.raises(DataError, match="held-out questions would remain"):
+    with pytest.raises(DataError, match="test questions would remain"):
         plan_retraining(study, read_corrections(study), drop_heldout=True)
     with pytest.raises(DataError, match="no correction yet"):
         plan_retraining(study, [], drop_heldout=True)

@@ -322,3 +322,11 @@ def test_nothing_is_kept_without_the_option(site: Visitor, study: Study) -> None
     header = {"authorization": f"Bearer {KEY}"}
     assert httpx.post(f"{site.url}/v1/feedback", json={"id": "q-1", "vote": 1}, headers=header).status_code == 404
     assert not log_file(study).exists()
+
+
+def test_an_assistant_of_single_questions_gets_each_alone(site: Visitor, study: Study) -> None:
+    conversation = [{"role": role, "content": words} for role, words in (
+        ("user", "word " * 40), ("assistant", "word " * 40), ("user", "hello"))]
+    assert events(site.post("/widget/ask", {"messages": conversation}))[-1]["end"]  # all of it would be too long
+    site.app._reads_conversations = True
+    assert site.post("/widget/ask", {"messages": conversation}).status_code == 400

@@ -22,6 +22,7 @@ from assistant_builder.chat.conversation import (
     as_markdown,
     conversation_from_record,
     default_sides,
+    reads_conversations,
 )
 from assistant_builder.chat.feedback import read_corrections, record_vote, taught_pair
 from assistant_builder.data.edit import NO_NUMBERS
@@ -172,7 +173,8 @@ class ConversationPanel:
         if not settings.blind:
             asked_arms += further_arms(arms)
             asked_arms = [settings.only] if settings.only in asked_arms else asked_arms
-        sent = {speaker: conversation.messages(speaker, question, system=settings.system, blind=settings.blind)
+        alone = settings.blind or not reads_conversations(study)
+        sent = {speaker: conversation.messages(speaker, question, system=settings.system, alone=alone)
                 for speaker in (*asked_arms, *settings.also)}
         stream = self.pool.worker(study).ask(sent, turn.sampling)
         self._active[session] = stream
@@ -207,7 +209,7 @@ class ConversationPanel:
             raise ConfigError(t("there is nothing to vote on"), where="chat", remedy=t("Ask in blind mode first"))
         turn = conversation.turns[-1]
         sent = conversation.before(len(conversation.turns) - 1).messages(
-            turn.sides[0], turn.question, system=turn.system, blind=True)
+            turn.sides[0], turn.question, system=turn.system, alone=True)
         record_vote(study, turn, sent, choice)
         voted = conversation.with_vote(choice)
         return [self.stored_with(kept, name, mark, voted),

@@ -268,7 +268,7 @@ class ChatTab:
                     yield asked_again_view(found, t("Your corrections: asking {place} of {total} again…",
                                                     place=place + 1, total=len(found)))
                     arm = one.correction.arm if one.correction.arm in arms else arms[0]
-                    sent = Conversation().messages(arm, one.correction.question, system=system, blind=True)
+                    sent = Conversation().messages(arm, one.correction.question, system=system, alone=True)
                     *_, last = self.talk.pool.worker(study).ask({arm: sent}, GREEDY)
                     if last[arm].state not in ("stop", "length"):
                         break
