@@ -267,7 +267,9 @@ def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
     if untaught(report):
         taught = report["taught"]
         notes.append(t("Of the {items} test questions, {covered} have an answer that the training data has, too.",
-                       covered=taught["covered"] or tc("questions", "none"), items=count(taught["items"])))
+                       covered=taught["covered"], items=count(taught["items"])) if taught["covered"] else
+                     t("None of the {items} test questions has an answer that the training data has, too.",
+                       items=count(taught["items"])))
         notes.append(t("The figures are therefore mostly about subjects that the assistant was not taught, where "
                        "declining counts as wrong. To test what it was taught, add other wordings of the questions."))
     added = report.get("added_answers")

@@ -83,13 +83,13 @@ def test_a_role_is_moved_to_another_column(form: NewStudyForm, file: Path) -> No
 def test_wordings_are_offered_looked_over_and_used(form: NewStudyForm, file: Path) -> None:
     shown, values = loaded(form, file)
     assert "Each answer occurs once" in shown["once"] and "your 40 answers" in shown["once"]
-    assert shown["wordings"]["open"] is True and shown["table"][0][1] == 2 and shown["table"][0][3] == ""
+    assert shown["wordings"]["open"] is True and shown["table"]["data"][0][1] == 2
     mapping = shown["mapping"]
     text = "".join(f"Preis von {n}, bitte?\tEs kostet {n} Euro am Samstag.\n" for n in range(1, 41)) + "Wer?\tNiemand\n"
     message, table = form._match(str(file), mapping, text)
-    assert "40 new wordings" in message and "Wer?" in message and table[0][0] is True
-    table[1][0] = False  # looked over and rejected
-    outputs = form._use_wordings(table, str(file), NO_ROWS.to_text(), [], mapping, *values)
+    assert "40 new wordings" in message and "Wer?" in message and table["data"][0][0] is True
+    table["data"][1][0] = False  # looked over and rejected
+    outputs = form._use_wordings(table["data"], str(file), NO_ROWS.to_text(), [], mapping, *values)
     used = dict(zip(OUTPUTS[:1] + OUTPUTS[6:], outputs, strict=False))
     data = load_pairs(used["source"], columns=used["mapping"])
     assert len(data.pairs) == 79 and "39 wordings were added" in used["wordings message"] and used["once"] == ""
@@ -105,9 +105,10 @@ def test_drafts_are_not_ticked(form: NewStudyForm, file: Path, monkeypatch: pyte
                         lambda pairs, number, **options: [Wording(pairs[0].row, "Wie teuer?")])
     shown, _ = loaded(form, file)
     _, table = form._draft(str(file), shown["mapping"], None, "The base model on this computer", "", "", 1)
-    assert table[0][0] is False and table[0][3] == "Wie teuer?"
+    assert table["headers"][:2] == ["Use", "Row"]
+    assert table["data"][0][0] is False and table["data"][0][3] == "Wie teuer?"
     with pytest.raises(Exception, match="no new wording is ticked"):
-        form._use_wordings(table, str(file), NO_ROWS.to_text(), [], shown["mapping"])
+        form._use_wordings(table["data"], str(file), NO_ROWS.to_text(), [], shown["mapping"])
 
 
 def create(form: NewStudyForm, name: str, base: str | None, file: Path, mapping: dict[str, str], *values: Any) -> Any:

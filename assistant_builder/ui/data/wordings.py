@@ -127,13 +127,17 @@ class WordingsForm:
                                                                                                accepted=False)]
 
 
-def wording_lines(findings: Findings, found: Sequence[Wording], *, accepted: bool) -> list[list[Any]]:
-    """Lines of the table: the wordings, or without any each question that has one wording."""
+def wording_lines(findings: Findings, found: Sequence[Wording], *, accepted: bool) -> dict[str, list[Any]]:
+    """The table: the wordings, or without any each question that has one wording.
+
+    The titles come with it, because those of the component are English.
+    """
     pairs, numbers = {pair.row: pair for pair in findings.usable}, findings.dataset.numbers
     wordings = found or [Wording(pair.row, "") for pair in pairs_to_word(findings.usable)]
-    return [[not wording.question or accepted and not wording.doubt, numbers.shown(wording.row),
+    rows = [[not wording.question or accepted and not wording.doubt, numbers.shown(wording.row),
              pairs[wording.row].question, wording.question, pairs[wording.row].answer, wording.doubt]
             for wording in wordings[:_MAX_ROWS]]
+    return {"headers": [t(title) for title in _HEADERS], "data": rows}
 
 
 def accepted_wordings(findings: Findings, lines: Sequence[Sequence[Any]]) -> list[Wording]:

@@ -76,12 +76,12 @@ def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> 
         "Only programs on the computer that runs this page reach this address. For others, run there: "
         "<code>assistant-builder serve {name} --host 0.0.0.0</code>, with a key.", name=name))
     fields = [(t("Address"), state.url)]
+    if key in ("computer", "website") and local:
+        head += Markup('<p><a class="ab-button" href="{}" target="_blank" rel="noopener">{}</a></p>').format(
+            f"{state.url.removesuffix('/v1')}{PAGE_PATH}", t("Open the chat"))
     if key == "computer":
         fields += [(t("Try it in a terminal"), curl_line(state))]
     elif key == "website":
-        chat = f"{state.url.removesuffix('/v1')}{PAGE_PATH}"
-        head += Markup('<p><a class="ab-button" href="{}" target="_blank" rel="noopener">{}</a></p>').format(
-            chat, t("Open the chat")) if local else ""
         fields = [(t("1. Serve it on a computer that stays on"), widget_command(name)),
                   (t("2. Give it an https address (nginx)"), PROXY_LINES),
                   (t("3. Put this line into the pages"), embedding("https://chat.example.com", state.token))]
