@@ -38,7 +38,7 @@ def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) ->
             assert page.title() == "fertig · Daten · Assistant Builder"
             titles = page.locator("#ab-tabs [role=tab]").all_inner_texts()
             assert [title.strip("✓ ") for title in titles[:7]] == [
-                "Daten", "Plan", "Training", "Auswertung", "Chat", "Bericht", "Verwenden"]
+                "Daten", "Plan", "Training", "Ergebnis", "Chat", "Bericht", "Verwenden"]
             expect(page.locator("#ab-data")).to_contain_text("Brauchbare Paare")
         elif tab == "evaluate":
             expect(page.locator("#ab-conclusion")).to_contain_text("Ist er gut genug?")
