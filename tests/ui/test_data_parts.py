@@ -48,7 +48,7 @@ def file(tmp_path: Path) -> Path:
         ("none (--set data.columns.group='')",
          "none (“Group, kept together” under “Match your columns” (not used))"),
         ("Raise train.max_length to keep", "Raise “Longest pair” to keep"),
-        ("with data.remove_leaks=never", "with “Remove leaks” (never)"),
+        ("with data.remove_leaks=never", "with “Remove overlap” (never)"),
         ("file data.csv and data.parquet.gz", "file data.csv and data.parquet.gz"),
     ],
 )
