@@ -39,7 +39,7 @@ CREATE TABLE question (
 CREATE INDEX question_time ON question (time);
 CREATE INDEX question_visitor ON question (visitor);
 """
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+")
 _DATE = r"\d{1,4}([.\-/])\d{1,2}\1\d{1,4}(?!\d)"
 _NUMBER = re.compile(rf"(?<![\w.,])(?!{_DATE})\+?\(?\d(?:[ \-/.()\u00a0]{{0,2}}\d){{6,21}}(?![\w])")
 
@@ -85,19 +85,32 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
     try:
         with closing(connection), connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                with suppress(sqlite3.OperationalError):  # another process has just made the tables
-                    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-            elif version > VERSION:
-                raise StudyError(f"the questions of visitors were written by a later release (schema {version})",
-                                 where=str(path), remedy="Update Assistant Builder")
+            _prepare(connection, path)
             yield connection
     except sqlite3.DatabaseError as error:
         raise StudyError(f"the questions of visitors cannot be read or written: {error}", where=str(path),
                          remedy="Free disk space; move the file away if it is damaged") from error
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables unless there are some; SQLite does not wait by itself for another process that makes them."""
+    patience = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise StudyError(f"the questions of visitors were written by a later release (schema {version})",
+                                 where=str(path), remedy="Update Assistant Builder")
+            if version == 0:
+                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+            return
+        except sqlite3.OperationalError as error:
+            connection.rollback()
+            if time.monotonic() > patience or not ("locked" in str(error) or "already exists" in str(error)):
+                raise
+            time.sleep(0.02)
 
 
 class VisitorLog:

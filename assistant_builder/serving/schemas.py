@@ -92,6 +92,9 @@ Zero = Annotated[float, Field(ge=0, le=0)]
 Nothing = Annotated[list[Any] | dict[str, Any], Field(max_length=0)]
 
 
+ValidText = Annotated[str, AfterValidator(_is_text)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -136,7 +139,7 @@ class ChatRequest(_Strict):
     stop: str | list[str] | None = None
     seed: int | None = None
     # accepted without effect
-    user: str | None = None
+    user: ValidText | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     metadata: dict[str, Any] | None = None
@@ -200,9 +203,9 @@ class ChatRequest(_Strict):
 class Feedback(_Strict):
     """The body of ``POST /v1/feedback``: a vote on a completion, and what it should have said."""
 
-    id: str = Field(min_length=1, max_length=100)
+    id: ValidText = Field(min_length=1, max_length=100)
     vote: Literal[1, -1] | None = None
-    suggestion: str = Field("", max_length=2_000)
+    suggestion: ValidText = Field("", max_length=2_000)
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:

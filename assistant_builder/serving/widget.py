@@ -39,6 +39,7 @@ from assistant_builder.serving.schemas import (
     ChatRequest,
     EventStream,
     Feedback,
+    ValidText,
     server_sent_event,
     validation_error,
 )
@@ -155,7 +156,7 @@ class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     site: str
-    visitor: str = Field("", max_length=40)
+    visitor: ValidText = Field("", max_length=40)
     messages: list[_Turn] = Field(min_length=1, max_length=MAX_TURNS)
 
 
@@ -262,9 +263,10 @@ class Widget:
     def _checked(self, body: bytes) -> dict[str, Any]:
         try:
             found = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ApiError(400, "the request is not JSON") from error
-        if not isinstance(found, dict) or not hmac.compare_digest(str(found.get("site", "")), self._token):
+        if not isinstance(found, dict) or not hmac.compare_digest(
+                str(found.get("site", "")).encode(errors="replace"), self._token.encode()):
             raise ApiError(401, "the token of the site is missing or wrong", code="invalid_api_key")
         return found
 

@@ -299,6 +299,24 @@ def test_questions_votes_and_suggestions_are_kept(remembering: Visitor, study: S
     assert remembering.post("/widget/feedback", {"id": "x"}, origin="https://other.example").status_code == 403
 
 
+@pytest.mark.parametrize("body", [
+    '{"site": "\u00e9"}', '{"site": "\ud800"}', "[" * 60_000, '["list"]', "\u0000"])
+def test_odd_bodies_are_refused_and_reach_the_page(site: Visitor, body: str) -> None:
+    for path in ("/widget/ask", "/widget/start", "/widget/feedback"):
+        refused = httpx.post(f"{site.url}{path}", content=body.encode(errors="surrogatepass"), headers={"origin": SITE})
+        assert refused.status_code in (400, 401) and refused.headers["access-control-allow-origin"] == SITE
+
+
+def test_half_a_surrogate_pair_is_refused_and_the_log_goes_on(remembering: Visitor, study: Study) -> None:
+    asked = [{"role": "user", "content": "hello"}]
+    for path, body in (("/widget/ask", {"visitor": "\ud800", "messages": asked}),
+                       ("/widget/feedback", {"id": "\ud800", "vote": 1}),
+                       ("/widget/feedback", {"id": "q", "suggestion": "\ud800"})):
+        assert remembering.post(path, body).status_code == 400
+    assert events(remembering.post("/widget/ask", {"visitor": "a", "messages": asked}))[-1]["end"]
+    wait_until(lambda: len(read_questions(study)) == 1)
+
+
 def test_other_programs_vote_with_the_id_of_a_completion(remembering: Visitor, study: Study) -> None:
     header = {"authorization": f"Bearer {KEY}"}
     body = {"model": "library", "user": "crm", "messages": [{"role": "user", "content": "hello"}]}
