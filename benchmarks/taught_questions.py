@@ -25,9 +25,9 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.retrieval.decline import SENTENCE
 from assistant_builder.study import Study
 from evals.cells import Variant, load_cells
-from evals.decline_rules import SENTENCE
 
 SEED = 0
 _NEIGHBOURS = {"a": "sq", "e": "wr", "i": "uo", "o": "ip", "u": "yi", "s": "ad", "t": "ry", "n": "bm", "r": "et"}

@@ -7,7 +7,6 @@ adapter was trained on them. Held-out questions are not used.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +21,7 @@ from assistant_builder.retrieval.decline import (
     WITHHELD,
     DeclineRule,
     Evidence,
+    decline_sentence,
     evidence_of,
     fit,
     found_alone,
@@ -40,15 +40,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_QUESTIONS = 300
 """Questions of a kind that are used at most; of more, every n-th."""
-SENTENCE = "I can't answer that from what I was given."
-"""What is said instead of an answer where the data have no answer of that kind."""
-
-
-def decline_sentence(training: Sequence[Pair]) -> str:
-    """The most frequent answer of the training questions that should be declined, else :data:`SENTENCE`."""
-    given = Counter(pair.answer for pair in training if not pair.answerable)
-    return given.most_common(1)[0][0] if given else SENTENCE
-
 
 def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retriever, variants: Sequence[Variant],
               on_progress: Callable[[str], None]) -> dict[str, DeclineRule | None]:

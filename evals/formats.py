@@ -31,7 +31,15 @@ from assistant_builder.models.download import fetch
 from assistant_builder.models.gguf_convert import EXTRA, ensure_converter, extra_installed
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import UNQUANTIZED
-from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, DeclineRule, Retrieved, evidence_of, rule_of
+from assistant_builder.retrieval.decline import (
+    FILE,
+    FIRST_TOKENS,
+    DeclineRule,
+    Retrieved,
+    decline_sentence,
+    evidence_of,
+    rule_of,
+)
 from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS
 from evals.metric_resources import MetricResources
@@ -327,8 +335,6 @@ class _FormatScoring:
     @cached_property
     def _taught(self) -> set[str]:
         """Answers that count as declining."""
-        from evals.decline_rules import decline_sentence
-
         training = load_split(self._study.folder / "data", "train")
         return {*self._given, *(item["reference"] for item in self._items if not item["answerable"]),
                 *([decline_sentence(training)] if self._config.grounded else [])}

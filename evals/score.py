@@ -21,12 +21,12 @@ from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import UNQUANTIZED
-from assistant_builder.retrieval.decline import DeclineRule, Retrieved, evidence_of
+from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence, evidence_of
 from assistant_builder.study import Study
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, base_of, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, HeldOut, freeze
-from evals.decline_rules import copy_rule, decline_sentence, fit_rules, found_alone, leave_out_rule
+from evals.decline_rules import copy_rule, fit_rules, found_alone, leave_out_rule
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores

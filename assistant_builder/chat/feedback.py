@@ -21,7 +21,7 @@ from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, wri
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.config import parse_config
 from assistant_builder.data import SPLITS, Message, Pair, SplitName, load_split
-from assistant_builder.data.edit import append_pairs, write_rows
+from assistant_builder.data.edit import AddedPair, append_pairs, write_rows
 from assistant_builder.data.load import load_rows
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.similarity import casefold_normalize
@@ -29,6 +29,7 @@ from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.i18n import localize, t
 from assistant_builder.study import Study
+from evals.metrics.refusal import is_refusal
 
 Record = TypeVar("Record")
 SIGNIFICANT = 0.05
@@ -182,6 +183,8 @@ class Correction:
     wrong: str = ""  # the assistant's answer
     arm: str = ""
     asked: str = ""  # the question that it was an answer to
+    cluster: str | None = None  # the same for wordings of one question
+    answerable: bool = True  # False where the question should be declined, as the answer does
 
 
 @dataclass(frozen=True)
@@ -215,9 +218,11 @@ def _read_records(path: Path, kind: type[Record]) -> list[Record]:
                          remedy=t("Fix or remove that line")) from error
 
 
-def add_correction(study: Study, question: str, answer: str, *, wrong: str = "", arm: str = "",
-                   asked: str = "") -> Correction:
+def add_correction(study: Study, question: str, answer: str, *, wrong: str = "", arm: str = "", asked: str = "",
+                   cluster: str | None = None, answerable: bool = True) -> Correction:
     """Append a correction; it replaces an earlier correction of the same question.
+
+    ``cluster`` and ``answerable`` are those of the pair that is trained.
 
     Raises:
         DataError: Question or answer is empty, or the answer is the assistant's own.
@@ -227,13 +232,13 @@ def add_correction(study: Study, question: str, answer: str, *, wrong: str = "",
         what = t("the question is empty") if answer else t("the better answer is empty") if question else t(
             "the question and the better answer are empty")
         raise DataError(what, where="correction", remedy=t("Enter a question and the correct answer"))
-    if answer == wrong.strip():
+    if answerable and answer == wrong.strip():
         raise DataError(t("the better answer is identical to the assistant's answer"), where="correction",
                         remedy=t("Enter the correct answer"))
     existing, normalized = read_corrections(study), casefold_normalize(question)
     others = [other for other in existing if casefold_normalize(other.question) != normalized]
     added = Correction(datetime.now(UTC).isoformat(timespec="microseconds"), question, answer, wrong.strip(), arm,
-                       asked.strip() or question)
+                       asked.strip() or question, cluster, answerable)
     if len(others) == len(existing):
         append_jsonl(corrections_file(study), asdict(added))
     else:
@@ -336,7 +341,7 @@ def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_hel
         pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)
         if pair.turns == 1 and casefold_normalize(pair.question) in answered
     ]
-    taught = [found for found in trained if taught_pair(study, found.question, found.answer)]
+    taught = [found for found in trained if found.answerable and taught_pair(study, found.question, found.answer)]
     return RetrainingPlan(tuple(trained), tuple(left_out), tuple(dropped), tuple(replaced), tuple(taught))
 
 
@@ -366,7 +371,8 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, lo
         # explicit, since the role of a column may have been inferred from rows that are removed
         columns = {**config.data.columns, **{role: name for role, name in roles.columns.items() if name}}
         mapping = append_pairs(
-            kept, [(found.question, found.answer) for found in plan.trained], corrected, columns, splits=splits)
+            kept, [AddedPair(found.question, found.answer, found.cluster, found.answerable) for found in plan.trained],
+            corrected, columns, splits=splits)
         tree = (config.named(name) if name.strip() else config).model_dump(mode="json")
         tree["data"] |= {
             "source": corrected.name, "columns": mapping,
@@ -391,8 +397,11 @@ class AskedAgain:
 
     @property
     def is_right(self) -> bool:
-        """Whether the new answer is the correction."""
-        return self.after is not None and casefold_normalize(self.after) == casefold_normalize(self.correction.answer)
+        """Whether the new answer is the correction, or declines where it should."""
+        if self.after is None:
+            return False
+        same = casefold_normalize(self.after) == casefold_normalize(self.correction.answer)
+        return same or (not self.correction.answerable and is_refusal(self.after))
 
     @property
     def is_changed(self) -> bool:

@@ -1,26 +1,42 @@
 """The inbox of a published assistant: what visitors asked and did not get answered, in groups of one meaning.
 
-An answer to a group becomes a correction of the study for each of its wordings, which the next version is trained on.
-What visitors wrote enters training and index only in this way.
+An answer to a group becomes a correction of the study for each of its wordings, which the next version is trained on; a
+group that need not be answered becomes questions to decline. What visitors wrote enters training and index only in this
+way.
+
+``python -m assistant_builder.chat.inbox FOLDER`` groups the questions by their sentence embeddings, with PyTorch;
+until then, equal questions alone are grouped.
 """
 
 from __future__ import annotations
 
+import sqlite3
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from assistant_builder.chat.feedback import add_correction
-from assistant_builder.chat.visitor_log import VisitorQuestion, log_file, opened, read_questions
-from assistant_builder.data.similarity import casefold_normalize
-from assistant_builder.errors import DataError
+from assistant_builder.chat.visitor_log import log_file, opened
+from assistant_builder.data import load_split
+from assistant_builder.errors import AssistantBuilderError, DataError
+from assistant_builder.retrieval.decline import decline_sentence
 from assistant_builder.study import Study
 
 Problem = Literal["declined", "voted down"]
 State = Literal["accepted", "rejected", "later"]
 Encode = Callable[[Sequence[str]], Any]
 """Texts → their sentence embeddings of unit length, shape ``[n, d]``."""
+MOST_WORDINGS = 10
+"""Wordings of a group that an answer becomes a correction of, unless others are chosen; the most frequent ones."""
+WEEK = 7 * 86_400.0
+_BATCH = 256
+_KEPT_TEXTS = 20
+"""Answers and suggestions of a group that are shown at most."""
+_WAITING = "wording IS NOT NULL AND state IN ('open', 'later') AND (declined OR vote = -1)"
+"""Condition of the questions that wait for an answer."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,7 @@ class QuestionGroup:
         suggestions: What visitors think it should have said.
         answers: What the assistant said, without repetitions.
         ids: Ids of its questions.
+        later: Whether it was put aside.
     """
 
     key: str
@@ -44,97 +61,134 @@ class QuestionGroup:
     suggestions: tuple[str, ...]
     answers: tuple[str, ...]
     ids: tuple[str, ...]
+    later: bool = False
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Counts of what was asked within some days."""
+    """Counts of what was asked within some days; a question that was declined and voted down counts as declined."""
 
-    asked: int
-    declined: int
-    voted_up: int
-    voted_down: int
+    asked: int = 0
+    declined: int = 0
+    voted_up: int = 0
+    voted_down: int = 0
 
     @property
     def answered(self) -> float | None:
         """Share of the questions that were neither declined nor voted down; None without any."""
         return 1 - (self.declined + self.voted_down) / self.asked if self.asked else None
 
-
-def overview(questions: Iterable[VisitorQuestion]) -> Overview:
-    """The counts of questions; one that was declined and voted down counts as declined."""
-    found = list(questions)
-    return Overview(len(found), sum(each.declined for each in found), sum(each.vote == 1 for each in found),
-                    sum(each.vote == -1 and not each.declined for each in found))
+    def __add__(self, other: Overview) -> Overview:
+        return Overview(self.asked + other.asked, self.declined + other.declined, self.voted_up + other.voted_up,
+                        self.voted_down + other.voted_down)
 
 
-def by_week(questions: Iterable[VisitorQuestion], now: float) -> list[tuple[int, Overview]]:
-    """The counts of each week in which something was asked, by how many weeks ago it ended; the oldest first."""
-    weeks: dict[int, list[VisitorQuestion]] = {}
-    for each in questions:
-        weeks.setdefault(int((now - each.time) // (7 * 86_400)), []).append(each)
-    return [(week, overview(weeks[week])) for week in sorted(weeks, reverse=True)]
+@dataclass(frozen=True)
+class Inbox:
+    """Everything that is kept of a study's visitors, in counts and groups.
 
-
-def open_groups(questions: Iterable[VisitorQuestion], encode: Encode) -> list[QuestionGroup]:
-    """The groups that wait for an answer, the most frequent first."""
-    from evals.stats.similar import similar_questions  # imports scipy, which is slow
-
-    found = [each for each in questions
-             if each.question and each.state in ("open", "later") and (each.declined or each.vote == -1)]
-    texts = list(dict.fromkeys(each.question or "" for each in found))
-    if not texts:
-        return []
-    numbers = similar_questions(encode(texts))
-    group_of = {text: f"group {number}" if number is not None else text
-                for text, number in zip(texts, numbers, strict=True)}
-    groups: dict[str, list[VisitorQuestion]] = {}
-    for each in found:
-        groups.setdefault(group_of[each.question or ""], []).append(each)
-    return sorted(map(_group, groups.values()), key=lambda group: (-group.count, group.key))
-
-
-def _group(questions: Sequence[VisitorQuestion]) -> QuestionGroup:
-    wordings: Counter[str] = Counter()
-    shown: dict[str, str] = {}
-    for each in questions:
-        normal = casefold_normalize(each.question or "")
-        shown.setdefault(normal, each.question or "")
-        wordings[normal] += 1
-    declined = sum(each.declined for each in questions)
-    return QuestionGroup(
-        questions[0].id, tuple(shown[text] for text, _ in wordings.most_common()), len(questions),
-        "declined" if 2 * declined >= len(questions) else "voted down",
-        tuple(dict.fromkeys(each.suggestion for each in questions if each.suggestion)),
-        tuple(dict.fromkeys(each.answer for each in questions if each.answer)), tuple(each.id for each in questions))
-
-
-def group_named(groups: Sequence[QuestionGroup], key: str) -> QuestionGroup:
-    """The group with a question of this id.
-
-    Raises:
-        DataError: There is none.
+    Attributes:
+        weeks: The counts of each week in which something was asked, by how many weeks ago it ended; the oldest first.
+        groups: The groups that wait for an answer, the most frequent first, and those for later last.
+        has_texts: Whether texts are kept, without which there are no groups.
+        ungrouped: Wordings that wait and were not compared with others by meaning.
     """
-    found = next((group for group in groups if key in group.ids), None)
-    if found is None:
-        raise DataError(f"no open question has the id {key!r}", where="inbox", remedy="Use an id that the inbox lists")
-    return found
+
+    weeks: tuple[tuple[int, Overview], ...] = ()
+    groups: tuple[QuestionGroup, ...] = ()
+    has_texts: bool = False
+    ungrouped: int = 0
+
+    @property
+    def whole(self) -> Overview:
+        """The counts of all weeks."""
+        return sum((counts for _, counts in self.weeks), Overview())
+
+    def group(self, key: str) -> QuestionGroup:
+        """The group with a question of this id.
+
+        Raises:
+            DataError: There is none.
+        """
+        found = next((group for group in self.groups if key in group.ids), None)
+        if found is None:
+            raise DataError(f"no open question has the id {key!r}", where="inbox",
+                            remedy="Use an id that the inbox lists")
+        return found
 
 
-def accept(study: Study, group: QuestionGroup, answer: str, wordings: Sequence[str] | None = None) -> int:
+def read_inbox(study: Study, now: float) -> Inbox:
+    """The inbox of a study; ``now`` is the Unix time from which weeks are counted."""
+    path = log_file(study)
+    if not path.is_file():
+        return Inbox()
+    with opened(path) as connection:
+        weeks = connection.execute(
+            "SELECT CAST((? - time) / ? AS INTEGER) AS week, COUNT(*), SUM(declined), SUM(vote IS 1), "
+            "SUM(vote IS -1 AND NOT declined) FROM question GROUP BY week ORDER BY week DESC", (now, WEEK)).fetchall()
+        (has_texts,) = connection.execute("SELECT EXISTS (SELECT 1 FROM question WHERE wording IS NOT NULL)").fetchone()
+        rows = connection.execute(
+            "SELECT id, declined, question, answer, suggestion, state, question.wording, meaning FROM question "
+            f"LEFT JOIN wording ON wording.text = question.wording WHERE {_WAITING} ORDER BY time").fetchall()
+    groups: dict[Any, list[Any]] = {}
+    for row in rows:
+        groups.setdefault(row[7] if row[7] is not None else row[6], []).append(row)
+    ungrouped = {row[6] for row in rows if row[7] is None}
+    found = sorted(map(_group, groups.values()), key=lambda group: (group.later, -group.count, group.key))
+    return Inbox(tuple((week, Overview(*counts)) for week, *counts in weeks), tuple(found), bool(has_texts),
+                 len(ungrouped))
+
+
+def _group(rows: Sequence[Any]) -> QuestionGroup:
+    ids, declined, questions, answers, suggestions, states, wordings, _ = zip(*rows, strict=True)
+    shown: dict[str, str] = {}
+    for wording, question in zip(wordings, questions, strict=True):
+        shown.setdefault(wording, question)
+    return QuestionGroup(
+        ids[0], tuple(shown[wording] for wording, _ in Counter(wordings).most_common()), len(rows),
+        "declined" if 2 * sum(declined) >= len(rows) else "voted down", _distinct(suggestions), _distinct(answers), ids,
+        later=all(state == "later" for state in states))
+
+
+def _distinct(texts: Sequence[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for text in texts if text))[:_KEPT_TEXTS]
+
+
+def accept(study: Study, group: QuestionGroup, answer: str, wordings: Sequence[str] | None = None, *,
+           corrected: Study | None = None) -> int:
     """Make the answer a correction for each wording of a group; returns their number.
 
-    ``wordings`` are those to use; None for all.
+    Args:
+        study: The study with the inbox.
+        group: The group.
+        answer: Its answer.
+        wordings: Those to use; None for the :data:`MOST_WORDINGS` most frequent.
+        corrected: The study that gets the corrections: the version that is served; None for ``study``.
 
     Raises:
-        DataError: The answer is empty, or the assistant's own.
+        DataError: The answer is empty, or the assistant's own; or no wording is chosen.
     """
-    chosen = list(group.wordings if wordings is None else wordings)
-    if not chosen:
+    return _decide(study, group, wordings, corrected, "accepted", answer.strip(), answerable=True)
+
+
+def reject(study: Study, group: QuestionGroup, wordings: Sequence[str] | None = None, *,
+           corrected: Study | None = None) -> int:
+    """Make the questions of a group questions to decline; returns their number. See :func:`accept`."""
+    target = corrected or study
+    answer = decline_sentence(load_split(target.folder / "data", "train"))
+    return _decide(study, group, wordings, corrected, "rejected", answer, answerable=False)
+
+
+def _decide(study: Study, group: QuestionGroup, wordings: Sequence[str] | None, corrected: Study | None, state: State,
+            answer: str, *, answerable: bool) -> int:
+    chosen = [text.strip() for text in (group.wordings[:MOST_WORDINGS] if wordings is None else wordings)]
+    if not any(chosen):
         raise DataError("no wording of the question is chosen", where="inbox", remedy="Choose one or more")
+    cluster = f"visitors {group.key}" if len(chosen) > 1 and answerable else None
     for wording in chosen:
-        add_correction(study, wording, answer, wrong=group.answers[0] if group.answers else "")
-    set_state(study, group, "accepted")
+        add_correction(corrected or study, wording, answer, wrong=group.answers[0] if group.answers else "",
+                       cluster=cluster, answerable=answerable)
+    set_state(study, group, state)
     return len(chosen)
 
 
@@ -144,7 +198,82 @@ def set_state(study: Study, group: QuestionGroup, state: State) -> None:
         connection.executemany("UPDATE question SET state = ? WHERE id = ?", [(state, id) for id in group.ids])
 
 
-def inbox_of(study: Study, encode: Encode) -> tuple[list[VisitorQuestion], list[QuestionGroup]]:
-    """Everything that is kept of a study's visitors, and the groups that wait for an answer."""
-    questions = read_questions(study)
-    return questions, open_groups(questions, encode)
+def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
+    """Give the questions that wait the numbers of their meanings; returns how many wordings are new.
+
+    Args:
+        study: The study with the inbox.
+        encode: The sentence embedder, which gets each wording once.
+        embedder: Its name and version; embeddings of another one are made again.
+    """
+    import numpy as np
+
+    from evals.stats.similar import similar_questions  # imports scipy, which is slow
+
+    if not log_file(study).is_file():
+        return 0
+    with opened(log_file(study)) as connection:
+        new = [text for (text,) in connection.execute(
+            f"SELECT DISTINCT question.wording FROM question LEFT JOIN wording ON wording.text = question.wording "
+            f"WHERE {_WAITING} AND embedder IS NOT ?", (embedder,))]
+    for batch in _batches(new):
+        vectors = np.asarray(encode(batch), dtype=np.float16)
+        with opened(log_file(study)) as connection:  # kept batch by batch, since many take minutes
+            connection.executemany("INSERT OR REPLACE INTO wording VALUES (?, ?, ?, NULL)", [
+                (text, embedder, vector.tobytes()) for text, vector in zip(batch, vectors, strict=True)])
+    with opened(log_file(study)) as connection:
+        texts, blobs = _columns(connection.execute(
+            "SELECT text, vector FROM wording WHERE embedder = ? AND text IN "
+            f"(SELECT wording FROM question WHERE {_WAITING}) ORDER BY rowid", (embedder,)))
+    if not texts or not new:
+        return 0
+    vectors = np.frombuffer(b"".join(blobs), dtype=np.float16).reshape(len(texts), -1).astype(np.float32)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    numbers = similar_questions(vectors)
+    alone = iter(range(-1, -len(texts) - 1, -1))  # each without a similar one has a meaning of its own
+    with opened(log_file(study)) as connection:
+        connection.executemany("UPDATE wording SET meaning = ? WHERE text = ?", [
+            (next(alone) if number is None else number, text) for number, text in zip(numbers, texts, strict=True)])
+    return len(new)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
+
+
+def _columns(rows: sqlite3.Cursor) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+    found = rows.fetchall()
+    return tuple(text for text, _ in found), tuple(vector for _, vector in found)
+
+
+def group_with_embedder(study: Study) -> int:
+    """:func:`group_by_meaning` with the embedder of the study, which is loaded if something waits."""
+    loaded: list[Any] = []
+
+    def encode(texts: Sequence[str]) -> Any:
+        from assistant_builder.retrieval.train_embedder import embedder_of_study
+
+        if not loaded:
+            loaded.append(embedder_of_study(study))
+        return loaded[0].encode(texts)
+
+    trained = study.embedder_folder / "model.safetensors"
+    version = str(trained.stat().st_mtime_ns) if trained.is_file() else study.config.retrieval.embedder
+    return group_by_meaning(study, encode, version or "bundled")
+
+
+def main() -> int:
+    """Group the questions of the study in the folder of the first argument."""
+    from assistant_builder.child_process import configure_libraries
+
+    configure_libraries()
+    try:
+        group_with_embedder(Study(Path(sys.argv[1])))
+    except AssistantBuilderError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
 
@@ -32,13 +33,18 @@ _BUSY_SECONDS = 10.0
 _WAITING = 10_000
 """Entries that may wait to be written; further ones are dropped."""
 _PURGE_SECONDS = 3_600.0
+# question.wording is the normalized question; the table wording has the embeddings of those that wait for an answer,
+# and the numbers of their meanings
 _SCHEMA = """
 CREATE TABLE question (
   id TEXT PRIMARY KEY, time REAL NOT NULL, visitor TEXT NOT NULL, model TEXT NOT NULL, declined INTEGER NOT NULL,
-  question TEXT, answer TEXT, vote INTEGER, suggestion TEXT, state TEXT NOT NULL DEFAULT 'open');
+  question TEXT, answer TEXT, vote INTEGER, suggestion TEXT, state TEXT NOT NULL DEFAULT 'open', wording TEXT);
 CREATE INDEX question_time ON question (time);
 CREATE INDEX question_visitor ON question (visitor);
+CREATE INDEX question_wording ON question (wording);
+CREATE TABLE wording (text TEXT PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL, meaning INTEGER);
 """
+_FORGOTTEN = "DELETE FROM wording WHERE text NOT IN (SELECT wording FROM question WHERE wording IS NOT NULL)"
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+")
 _DATE = r"\d{1,4}([.\-/])\d{1,2}\1\d{1,4}(?!\d)"
 _NUMBER = re.compile(rf"(?<![\w.,])(?!{_DATE})\+?\(?\d(?:[ \-/.()\u00a0]{{0,2}}\d){{6,21}}(?![\w])")
@@ -58,6 +64,9 @@ class VisitorQuestion:
     vote: int | None = None  # 1: helpful, -1: not
     suggestion: str | None = None  # what the visitor thinks it should have said
     state: str = "open"
+
+
+_FIELDS = tuple(field.name for field in fields(VisitorQuestion))
 
 
 def mask(text: str) -> str:
@@ -133,9 +142,11 @@ class VisitorLog:
 
     def asked(self, id: str, visitor: str, model: str, question: str, answer: str, *, declined: bool) -> None:
         """Keep a question with its answer."""
-        texts = (mask(question), mask(answer)) if self._kept == "texts" else (None, None)
-        self._put("INSERT OR IGNORE INTO question (id, time, visitor, model, declined, question, answer) "
-                  "VALUES (?, ?, ?, ?, ?, ?, ?)", (id, time.time(), visitor, model, int(declined), *texts))
+        texts: tuple[str | None, ...] = (None, None, None)
+        if self._kept == "texts":
+            texts = (mask(question), mask(answer), casefold_normalize(mask(question)))
+        self._put("INSERT OR IGNORE INTO question (id, time, visitor, model, declined, question, answer, wording) "
+                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (id, time.time(), visitor, model, int(declined), *texts))
 
     def voted(self, id: str, vote: int | None, suggestion: str) -> None:
         """Keep a vote on an answer, and what it should have said where texts are kept."""
@@ -169,6 +180,7 @@ class VisitorLog:
                         connection.execute(*entry)
                     if time.monotonic() - purged > _PURGE_SECONDS:
                         connection.execute("DELETE FROM question WHERE time < ?", (time.time() - self._days * _DAY,))
+                        connection.execute(_FORGOTTEN)
                         purged = time.monotonic()
             except StudyError as error:
                 self._failed(error.what)
@@ -190,7 +202,7 @@ def read_questions(study: Study, *, visitor: str | None = None, since: float = 0
     with opened(path) as connection:
         connection.row_factory = sqlite3.Row
         rows = connection.execute(
-            f"SELECT * FROM question WHERE time >= ? {condition} ORDER BY time", values).fetchall()
+            f"SELECT {', '.join(_FIELDS)} FROM question WHERE time >= ? {condition} ORDER BY time", values).fetchall()
     return [VisitorQuestion(**{**dict(row), "declined": bool(row["declined"])}) for row in rows]
 
 
@@ -202,6 +214,7 @@ def erase(study: Study, visitor: str) -> int:
     with opened(path) as connection:
         connection.execute("PRAGMA secure_delete=ON")
         count = connection.execute("DELETE FROM question WHERE visitor = ?", (visitor,)).rowcount
+        connection.execute(_FORGOTTEN)
     return int(count)
 
 

@@ -10,7 +10,7 @@ import typer
 from assistant_builder import __version__
 from assistant_builder.child_process import limit_library_output
 from assistant_builder.cli import app as app_commands
-from assistant_builder.cli import ask, data, doctor, export, inbox, output, plan, report, run, serve, sweep
+from assistant_builder.cli import ask, data, doctor, export, inbox, output, plan, report, run, serve, sweep, versions
 from assistant_builder.cli.options import with_choices
 from assistant_builder.config.serving import SERVING_BACKENDS
 from assistant_builder.error_translation import ran_out_of_memory, translate_error
@@ -42,6 +42,7 @@ app.command()(ask.ask)
 app.command(cls=with_choices(format=EXPORT_FORMATS))(export.export)
 app.command(cls=with_choices(backend=SERVING_BACKENDS))(serve.serve)
 app.command()(inbox.inbox)
+app.command()(versions.versions)
 app.command("app")(app_commands.open_app)
 app.command("password")(app_commands.save_password)
 app.command("step", hidden=True)(run.step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,9 +16,10 @@ from assistant_builder.cli.options import Json, Name
 from assistant_builder.errors import ConfigError
 from assistant_builder.redaction import escape_control_characters
 from assistant_builder.study import Study
+from assistant_builder.study.versions import root_of, served_version
 
 if TYPE_CHECKING:
-    from assistant_builder.chat.inbox import Encode, Overview, QuestionGroup
+    from assistant_builder.chat.inbox import Inbox, Overview, QuestionGroup
 
 _LISTED = 30
 _Option = typer.Option
@@ -30,8 +30,7 @@ def inbox(
     accept: Annotated[str | None, _Option(metavar="ID", help="Answer the questions like this one, with "
                                           "--answer.")] = None,
     answer: Annotated[str | None, _Option(metavar="TEXT", help="The answer for --accept.")] = None,
-    reject: Annotated[str | None, _Option(metavar="ID", help="The assistant need not answer questions like this "
-                                          "one.")] = None,
+    reject: Annotated[str | None, _Option(metavar="ID", help="Questions like this one are to be declined.")] = None,
     later: Annotated[str | None, _Option(metavar="ID", help="Decide later about questions like this one.")] = None,
     export: Annotated[Path | None, _Option(metavar="FILE", help="Write what is kept as JSON lines.")] = None,
     visitor: Annotated[str | None, _Option(metavar="ID", help="For --export: of this visitor alone.")] = None,
@@ -45,7 +44,7 @@ def inbox(
     from assistant_builder.chat import inbox as found
     from assistant_builder.chat import visitor_log
 
-    study = Study.open(name)
+    study = root_of(Study.open(name))
     if sum(each is not None for each in (accept, reject, later, export, erase)) > 1:
         raise ConfigError("only one of --accept, --reject, --later, --export and --erase can be given", where="inbox")
     if (accept is None) != (answer is None):
@@ -56,49 +55,53 @@ def inbox(
         questions = visitor_log.read_questions(study, visitor=visitor)
         write_bytes(export, visitor_log.to_jsonl(questions).encode())
         return typer.echo(f"Wrote {len(questions)} questions to {export}.")
-    questions, groups = found.inbox_of(study, _encoder(study))
+    found.group_with_embedder(study)
+    inbox = found.read_inbox(study, time.time())
     if (chosen := accept or reject or later) is not None:
-        group = found.group_named(groups, chosen)
-        if answer is not None:
-            count = found.accept(study, group, answer)
-            return typer.echo(f"Added {count} corrections. Train them on the page: Chat, Corrections.")
-        found.set_state(study, group, "rejected" if reject else "later")
-        done = "Rejected" if reject else "Kept for later"
-        return typer.echo(f"{done}: {escape_control_characters(group.wordings[0])}")
-    weeks = found.by_week(questions, time.time())
+        return typer.echo(_decide(study, inbox.group(chosen), answer, later=later is not None))
     if as_json:
-        return output.print_json({"overview": asdict(found.overview(questions)),
-                                  "weeks": [{"weeks_ago": week, **asdict(counts)} for week, counts in weeks],
-                                  "groups": [asdict(group) for group in groups]})
-    _print(name, found.overview(questions), weeks, groups, texts=any(each.question for each in questions))
+        return output.print_json({"overview": _record(inbox.whole),
+                                  "weeks": [{"weeks_ago": week, **_record(counts)} for week, counts in inbox.weeks],
+                                  "groups": [asdict(group) for group in inbox.groups]})
+    _print(name, inbox)
 
 
-def _print(name: str, whole: Overview, weeks: list[tuple[int, Overview]], groups: list[QuestionGroup], *,
-           texts: bool) -> None:
+def _record(counts: Overview) -> dict[str, Any]:
+    return {**asdict(counts), "answered": counts.answered}
+
+
+def _decide(study: Study, group: QuestionGroup, answer: str | None, *, later: bool) -> str:
+    """Decide about a group, and say what was done."""
+    from assistant_builder.chat import inbox
+
+    question, train = escape_control_characters(group.wordings[0]), f"assistant-builder versions {study.name} --create"
+    if later:
+        inbox.set_state(study, group, "later")
+        return f"Kept for later: {question}"
+    served = served_version(study)
+    if answer is not None:
+        count = inbox.accept(study, group, answer, corrected=served)
+        return f"Added {count} corrections to {served.name}. Train the next version on them: {train}"
+    count = inbox.reject(study, group, corrected=served)
+    return f"Added {count} questions to decline to {served.name}: {question}. Train the next version on them: {train}"
+
+
+def _print(name: str, inbox: Inbox) -> None:
+    whole, groups = inbox.whole, inbox.groups
     if not whole.asked:
         return typer.echo(f"Nothing is kept. Serve with: assistant-builder serve {shlex.quote(name)} --widget "
                           "--remember texts")
     typer.echo(f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, {whole.voted_up} "
                f"voted up; {whole.answered:.0%} answered.")
     output.print_table(["weeks ago", "asked", "answered"], [
-        [str(week), str(counts.asked), f"{counts.answered:.0%}"] for week, counts in weeks[-12:]])
-    if not texts:
+        [str(week), str(counts.asked), f"{counts.answered:.0%}"] for week, counts in inbox.weeks[-12:]])
+    if not inbox.has_texts:
         return typer.echo("Texts are not kept: serve with --remember texts to see what was asked.")
     typer.echo("")
     output.print_table(["id", "times", "problem", "question"], [
-        [group.key, str(group.count), group.problem,
+        [group.key, str(group.count), f"{group.problem}{', for later' if group.later else ''}",
          escape_control_characters(group.wordings[0])
          + (f" (+ {len(group.wordings) - 1} wordings)" if len(group.wordings) > 1 else "")]
         for group in groups[:_LISTED]])
     if groups:
         typer.echo(f'Answer one: assistant-builder inbox {shlex.quote(name)} --accept {groups[0].key} --answer "…"')
-
-
-def _encoder(study: Study) -> Encode:
-    """Sentence embeddings of the study's embedder, which is loaded when they are needed."""
-    def encode(texts: Sequence[str]) -> Any:
-        from assistant_builder.retrieval.train_embedder import embedder_of_study
-
-        return embedder_of_study(study).encode(texts)
-
-    return encode

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from assistant_builder.atomic_io import write_text
 from assistant_builder.data.columns import ColumnMapping, is_known_column, parse_split
@@ -52,7 +52,16 @@ def write_rows(rows: Iterable[RawRow], target: Path, numbers: RowNumbers = NO_NU
 # Appending
 
 
-def append_pairs(source: Path, pairs: Sequence[tuple[str, str]], target: Path, columns: Mapping[str, str] | None = None,
+class AddedPair(NamedTuple):
+    """A question with its answer that is appended to a data file."""
+
+    question: str
+    answer: str
+    cluster: str | None = None  # the same for wordings of one question
+    answerable: bool = True  # False where the answer declines
+
+
+def append_pairs(source: Path, pairs: Sequence[AddedPair], target: Path, columns: Mapping[str, str] | None = None,
                  *, splits: Mapping[int, SplitName] | None = None) -> dict[str, str]:
     """Write a copy of a data file with additional pairs; all columns, cells and row numbers of the source are kept.
 
@@ -60,7 +69,7 @@ def append_pairs(source: Path, pairs: Sequence[tuple[str, str]], target: Path, c
 
     Args:
         source: The data file; it is not changed.
-        pairs: Questions and answers.
+        pairs: The pairs; columns for clusters and declines are added if they are needed and missing.
         target: The new ``.jsonl`` file.
         columns: Role → column of the source, as in ``data.columns``.
         splits: Row → split in a study on the source. The new file then specifies this split, so that both studies have
@@ -75,13 +84,16 @@ def append_pairs(source: Path, pairs: Sequence[tuple[str, str]], target: Path, c
     table, mapping = load_rows(source, columns)
     new_columns = dict(columns or {})
     rows = table.rows
+    for role, needed in (("cluster", any(pair.cluster for pair in pairs)),
+                         ("answerable", not all(pair.answerable for pair in pairs))):
+        if needed and not mapping[role]:
+            new_columns[role] = mapping.columns[role] = _free_column(role, table)
     split_column = mapping["split"]
     given = (row.cells.get(split_column) for row in table.rows if row.cells is not None and split_column)
     if not any(not is_empty(cell) and parse_split(str(cell)) for cell in given):
         split_column = None
     if splits is not None:
-        names = ["split", *(f"split {number}" for number in range(2, len(table.columns) + 2))]
-        split_column = mapping["split"] or next(name for name in names if name not in table.columns)
+        split_column = mapping["split"] or _free_column("split", table)
         new_columns["split"] = split_column
         rows = [
             RawRow(row.row, {**row.cells, split_column: splits[row.row]})
@@ -93,15 +105,20 @@ def append_pairs(source: Path, pairs: Sequence[tuple[str, str]], target: Path, c
     (system, count), *_ = Counter(pair.system for pair in existing).most_common(1) or [(None, 0)]
     if count * 2 <= len(existing):
         system = None
-    added = [RawRow(number, _new_cells(mapping, question, answer, system, split_column))
-             for number, (question, answer) in enumerate(pairs, start=rows[-1].row + 1)]
+    added = [RawRow(number, _new_cells(mapping, pair, system, split_column))
+             for number, pair in enumerate(pairs, start=rows[-1].row + 1)]
     write_rows([*rows, *added], target)
     return new_columns
 
 
-def _new_cells(mapping: ColumnMapping, question: str, answer: str, system: str | None,
-               split_column: str | None) -> dict[str, Any]:
+def _free_column(role: str, table: Table) -> str:
+    names = [role, *(f"{role} {number}" for number in range(2, len(table.columns) + 2))]
+    return next(name for name in names if name not in table.columns)
+
+
+def _new_cells(mapping: ColumnMapping, pair: AddedPair, system: str | None, split_column: str | None) -> dict[str, Any]:
     cells: dict[str, Any] = {}
+    question, answer = pair.question, pair.answer
     if mapping["messages"]:
         turns = [("user", question), ("assistant", answer)]
         if system and not mapping["system"]:
@@ -112,6 +129,10 @@ def _new_cells(mapping: ColumnMapping, question: str, answer: str, system: str |
         cells |= {mapping["question"]: question, mapping["answer"]: answer}
     if mapping["system"] and system:
         cells[mapping["system"]] = system
+    if mapping["cluster"] and pair.cluster:
+        cells[mapping["cluster"]] = pair.cluster
+    if mapping["answerable"] and not pair.answerable:
+        cells[mapping["answerable"]] = False
     if split_column:
         cells[split_column] = "train"
     return cells

@@ -13,6 +13,7 @@ simulates it. In both cases the share holds for questions like those of validati
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant_builder.atomic_io import read_json
+from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from evals.metrics.refusal import is_refusal
@@ -43,8 +45,16 @@ equally, unless there are few of the second."""
 LEAST_WITHHELD, LOWEST_SHARE = 10, 0.02
 """Without answerable validation questions: least training questions for a rule, and their share that it declines. With
 a third, 34 of the 45 questions were declined whose fact was found first in the FAQ of Tolmere Cycle Repair."""
+SENTENCE = "I can't answer that from what I was given."
+"""What is said instead of an answer where the data have no answer of that kind."""
 _ITERATIONS = 50
 _SPREAD = 0.05  # of the scores of :func:`without_answerable`, which confidence is a logistic function of
+
+
+def decline_sentence(training: Sequence[Pair]) -> str:
+    """The most frequent answer of the training questions that should be declined, else :data:`SENTENCE`."""
+    given = Counter(pair.answer for pair in training if not pair.answerable)
+    return given.most_common(1)[0][0] if given else SENTENCE
 
 
 @dataclass(frozen=True)

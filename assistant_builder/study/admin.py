@@ -17,6 +17,7 @@ from assistant_builder.errors import StudyError
 from assistant_builder.i18n import t
 from assistant_builder.study.locks import study_lock
 from assistant_builder.study.study import Study, studies_folder
+from assistant_builder.study.versions import refuse_to_delete, rename_versions, root_of
 
 KEPT_DAYS = 7
 """Days for which a deleted study can be restored."""
@@ -44,11 +45,12 @@ def rename_study(study: Study, name: str) -> Study:
     if config.name == study.name:
         study.write_config(config)
         return study
-    target = _free_folder(config.name)
+    target, root = _free_folder(config.name), root_of(study)
     with _locked_and_idle(study, "renamed"):
         rename_tasks(study.folder, study.name, config.name)
         study.write_config(config)
         os.rename(study.folder, target)
+    rename_versions(Study(target) if root.name == study.name else root, study.name, config.name)
     return Study(target)
 
 
@@ -72,8 +74,9 @@ def _renamed(config: StudyConfig, given: str) -> StudyConfig:
 
 
 def delete_study(study: Study) -> DeletedStudy:
-    """Delete a study, unless it is running; :func:`restore_study` restores it within :data:`KEPT_DAYS`."""
+    """Delete a study, unless it runs or is published; :func:`restore_study` restores it within :data:`KEPT_DAYS`."""
     now = time.time()
+    refuse_to_delete(study)
     target = _trash() / f"{int(now * 1000)}-{study.name}"
     with _locked_and_idle(study, "deleted"):
         target.parent.mkdir(exist_ok=True)

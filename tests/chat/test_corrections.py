@@ -163,3 +163,20 @@ def test_the_answers_of_other_adapters_are_not_shown_as_the_present_ones(study: 
     (asked,) = corrections_asked_again(new, "first")
     assert asked.is_right and asked.is_changed
     assert corrections_asked_again(new, "second")[0].after is None and corrections_asked_again(study, "first") == []
+
+
+def test_wordings_and_declines_are_trained_as_such(study: Study) -> None:
+    add_correction(study, NEW, "By the gate.", cluster="bicycles")
+    add_correction(study, "Where do bicycles go?", "By the gate.", cluster="bicycles")
+    add_correction(study, "Who won the cup?", "I don't know.", answerable=False)
+    (first, second, won) = load_split(retrained(study).folder / "data", "train")[-3:]
+    assert first.cluster == second.cluster == "bicycles" and first.answerable
+    assert (won.question, won.answerable, won.cluster) == ("Who won the cup?", False, None)
+
+
+def test_a_question_to_decline_is_right_when_it_is_declined(study: Study) -> None:
+    add_correction(study, "Who won the cup?", "I don't know.", answerable=False)
+    new = retrained(study)
+    (asked,) = corrections_asked_again(new, "first")
+    assert replace(asked, after="I'm sorry, I can't answer that.").is_right
+    assert not replace(asked, after="The home team.").is_right

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,23 @@ import numpy as np
 import pytest
 
 from assistant_builder.chat.feedback import read_corrections
-from assistant_builder.chat.inbox import accept, by_week, group_named, inbox_of, open_groups, overview, set_state
-from assistant_builder.chat.visitor_log import VisitorLog, VisitorQuestion, log_file, read_questions
+from assistant_builder.chat.inbox import (
+    MOST_WORDINGS,
+    Inbox,
+    Overview,
+    accept,
+    group_by_meaning,
+    read_inbox,
+    reject,
+    set_state,
+)
+from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, opened, read_questions
 from assistant_builder.errors import DataError
 from assistant_builder.study import Study
 from tests.synthetic_study import new_study
 
 TOPICS = ("refund", "open", "won")
+NOW = time.time() + 60
 
 
 def encode(texts: Sequence[str]) -> Any:
@@ -26,44 +37,72 @@ def encode(texts: Sequence[str]) -> Any:
     return np.array([[float(topic in text) for topic in TOPICS] for text in texts])
 
 
+def inbox_of(study: Study, embed: Any = encode) -> Inbox:
+    group_by_meaning(study, embed, "topics")
+    return read_inbox(study, NOW)
+
+
+def keep(study: Study, *asked: tuple[str, str, bool, int | None], kept: Any = "texts") -> None:
+    log = VisitorLog(log_file(study), kept, 90)
+    for number, (question, answer, declined, vote) in enumerate(asked):
+        log.asked(f"q-{number}", f"visitor {number}", "help-lora", question, answer, declined=declined)
+        log.voted(f"q-{number}", vote, "Two weeks." if vote == -1 else "")
+    log.close()
+
+
 @pytest.fixture
 def study() -> Study:
     """A study whose visitors asked six questions: three about refunds, one of them declined twice."""
     made = new_study("help")
-    log = VisitorLog(log_file(made), "texts", 90)
-    for number, (question, answer, declined, vote) in enumerate([
-        ("Do I get a refund?", "I do not know.", True, None),
-        ("How long does a refund take?", "Two years.", False, -1),
-        ("do I get a refund", "I do not know.", True, None),
-        ("When do you open?", "At nine.", False, 1),
-        ("Who won?", "I do not know.", True, None),
-        ("Are you open today?", "Maybe.", False, None),
-    ]):
-        log.asked(f"q-{number}", f"visitor {number}", "help-lora", question, answer, declined=declined)
-        log.voted(f"q-{number}", vote, "Two weeks." if vote == -1 else "")
-    log.close()
+    keep(made, ("Do I get a refund?", "I do not know.", True, None),
+         ("How long does a refund take?", "Two years.", False, -1),
+         ("do I get a refund", "I do not know.", True, None), ("When do you open?", "At nine.", False, 1),
+         ("Who won?", "I do not know.", True, None), ("Are you open today?", "Maybe.", False, None))
     return made
 
 
 def test_what_waits_is_grouped_by_meaning_the_most_frequent_first(study: Study) -> None:
-    questions, groups = inbox_of(study, encode)
-    assert len(questions) == 6 and [group.count for group in groups] == [3, 1]
-    refund, won = groups
+    inbox = inbox_of(study)
+    assert [group.count for group in inbox.groups] == [3, 1] and inbox.ungrouped == 0
+    refund, won = inbox.groups
     assert refund.wordings == ("Do I get a refund?", "How long does a refund take?") and refund.problem == "declined"
     assert refund.suggestions == ("Two weeks.",) and "Two years." in refund.answers
-    assert won.wordings == ("Who won?",) and group_named(groups, "q-2") == refund
-    found = overview(questions)
-    assert (found.asked, found.declined, found.voted_up, found.voted_down) == (6, 3, 1, 1)
-    assert found.answered == pytest.approx(2 / 6) and overview([]).answered is None
+    assert won.wordings == ("Who won?",) and inbox.group("q-2") == refund
+    assert inbox.whole == Overview(6, 3, 1, 1) and inbox.whole.answered == pytest.approx(2 / 6)
+    with pytest.raises(DataError, match="q-9"):
+        inbox.group("q-9")
+
+
+def test_equal_questions_are_grouped_before_any_is_embedded(study: Study) -> None:
+    inbox = read_inbox(study, NOW)
+    assert [group.wordings for group in inbox.groups] == [
+        ("Do I get a refund?",), ("How long does a refund take?",), ("Who won?",)]
+    assert inbox.groups[0].count == 2 and inbox.ungrouped == 3
+
+
+def test_a_wording_is_embedded_once_and_again_by_another_embedder(study: Study) -> None:
+    seen: list[str] = []
+
+    def counting(texts: Sequence[str]) -> Any:
+        seen.extend(texts)
+        return encode(texts)
+
+    assert group_by_meaning(study, counting, "one") == 3 and group_by_meaning(study, counting, "one") == 0
+    keep(study, *[("x", "y", False, None)] * 6, ("Can I get my refund in cash?", "No idea.", True, None))
+    assert group_by_meaning(study, counting, "one") == 1 and len(seen) == 4
+    assert [group.count for group in read_inbox(study, NOW).groups] == [4, 1]
+    assert group_by_meaning(study, counting, "two") == 4 and len(seen) == 8
 
 
 def test_one_answer_corrects_every_wording_and_nothing_else(study: Study) -> None:
-    _, groups = inbox_of(study, encode)
+    groups = inbox_of(study).groups
     assert read_corrections(study) == [], "what visitors wrote is used only once it is accepted"
     assert accept(study, groups[0], "Within two weeks.") == 2
-    assert [(each.question, each.answer) for each in read_corrections(study)] == [
-        ("Do I get a refund?", "Within two weeks."), ("How long does a refund take?", "Within two weeks.")]
-    _, left = inbox_of(study, encode)
+    made = read_corrections(study)
+    assert [(each.question, each.answer, each.answerable) for each in made] == [
+        ("Do I get a refund?", "Within two weeks.", True), ("How long does a refund take?", "Within two weeks.", True)]
+    assert made[0].cluster == made[1].cluster is not None, "wordings of one question are a cluster"
+    left = inbox_of(study).groups
     assert [group.wordings for group in left] == [("Who won?",)]
     assert {each.state for each in read_questions(study) if "refund" in (each.question or "")} == {"accepted"}
     for empty in ("", " "):
@@ -71,26 +110,72 @@ def test_one_answer_corrects_every_wording_and_nothing_else(study: Study) -> Non
             accept(study, left[0], empty)
     with pytest.raises(DataError, match="no wording"):
         accept(study, left[0], "Nobody.", [])
-    assert len(inbox_of(study, encode)[1]) == 1
+    assert len(inbox_of(study).groups) == 1
 
 
-@pytest.mark.parametrize(("state", "waits"), [("rejected", 1), ("later", 2)])
-def test_a_group_is_rejected_or_kept_for_later(study: Study, state: Any, waits: int) -> None:
-    set_state(study, inbox_of(study, encode)[1][0], state)
-    assert len(inbox_of(study, encode)[1]) == waits
-    assert read_corrections(study) == []
+def test_an_answer_is_for_the_most_frequent_wordings_unless_others_are_chosen() -> None:
+    study = new_study("many")
+    keep(study, *[(f"A refund of {number} cents?", "No idea.", True, None) for number in range(30)])
+    (group,) = inbox_of(study).groups
+    assert len(group.wordings) == 30 and accept(study, group, "Yes.") == MOST_WORDINGS
+    assert len(read_corrections(study)) == MOST_WORDINGS and inbox_of(study).groups == ()
 
 
-def test_counts_alone_have_no_groups() -> None:
-    questions = [VisitorQuestion(str(number), 0.0, "v", "m", declined=True) for number in range(3)]
-    assert open_groups(questions, encode) == [] and overview(questions).declined == 3
+def test_corrections_go_to_the_version_that_is_served(study: Study) -> None:
+    served = new_study("help-v2")
+    accept(study, inbox_of(study).groups[1], "Nobody.", corrected=served)
+    assert read_corrections(study) == [] and [each.answer for each in read_corrections(served)] == ["Nobody."]
 
 
-def test_the_share_that_was_answered_by_week() -> None:
-    day = 86_400.0
-    questions = [VisitorQuestion(str(days), (100 - days) * day, "v", "m", declined=days > 10) for days in (1, 6, 8, 30)]
-    weeks = by_week(questions, 100 * day)
-    assert [(week, counts.asked, counts.answered) for week, counts in weeks] == [(4, 1, 0.0), (1, 1, 1.0), (0, 2, 1.0)]
+def test_rejected_questions_become_questions_to_decline(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assistant_builder.chat.inbox.load_split", lambda folder, split: [])
+    assert reject(study, inbox_of(study).groups[1]) == 1
+    (made,) = read_corrections(study)
+    assert made.question == "Who won?" and not made.answerable and made.answer.startswith("I can't answer")
+    assert [group.count for group in inbox_of(study).groups] == [3]
+
+
+def test_a_group_for_later_comes_last(study: Study) -> None:
+    set_state(study, inbox_of(study).groups[0], "later")
+    assert [(group.count, group.later) for group in inbox_of(study).groups] == [(1, False), (3, True)]
+
+
+def test_counts_are_kept_by_week_without_texts() -> None:
+    study = new_study("silent")
+    assert read_inbox(study, NOW) == Inbox() and Overview().answered is None
+    keep(study, ("a", "b", True, None), ("c", "d", False, 1), ("e", "f", False, -1), kept="counts")
+    with opened(log_file(study)) as connection:
+        connection.execute("UPDATE question SET time = time - ? WHERE id = 'q-0'", (9 * 86_400,))
+    inbox = inbox_of(study, None)
+    assert inbox.weeks == ((1, Overview(1, 1, 0, 0)), (0, Overview(2, 0, 1, 1)))
+    assert not inbox.has_texts and inbox.groups == () and inbox.whole.asked == 3
+
+
+def test_erasing_a_visitor_erases_the_embeddings_of_what_only_that_one_asked(study: Study) -> None:
+    inbox_of(study)
+
+    def kept() -> set[str]:
+        with opened(log_file(study)) as connection:
+            return {text for (text,) in connection.execute("SELECT text FROM wording")}
+
+    assert kept() == {"do i get a refund", "how long does a refund take", "who won"}
+    assert erase(study, "visitor 4") == 1 and erase(study, "visitor 0") == 1
+    assert kept() == {"do i get a refund", "how long does a refund take"}
+
+
+def test_an_inbox_of_100_000_conversations_opens_in_two_seconds() -> None:
+    study = new_study("crowd")
+    with opened(log_file(study)) as connection:
+        connection.executemany(
+            "INSERT INTO question (id, time, visitor, model, declined, question, answer, wording) "
+            "VALUES (?, ?, ?, 'crowd-lora', ?, ?, ?, ?)",
+            ((f"q-{n}", NOW - 60 * n, f"visitor {n % 9000}", n % 4 == 0, f"Question {n % 30_000}?", "An answer. " * 20,
+              f"question {n % 30_000}") for n in range(100_000)))
+    started = time.process_time()
+    inbox = read_inbox(study, NOW)
+    taken = time.process_time() - started
+    assert inbox.whole.asked == 100_000 and sum(group.count for group in inbox.groups) == 25_000
+    assert taken < 2, f"{taken:.2f} s"
 
 
 def cli(*words: str) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from assistant_builder.config import DataConfig
 from assistant_builder.data import check_pairs, load_pairs, split_pairs
 from assistant_builder.data.csv_reader import FORMULA_PREFIXES, FORMULAS_UNESCAPED, escape_formula, unescape_formula
 from assistant_builder.data.edit import (
+    AddedPair,
     Edits,
     append_pairs,
     apply_edits,
@@ -26,7 +27,8 @@ from assistant_builder.data.load import read_table
 from assistant_builder.errors import DataError
 from tests.data.samples import FORMATS, ROWS, clean_pairs, content_of, csv_text, jsonl, parquet_bytes, xlsx_bytes
 
-NEW = [("How long is the pier?", "It is 90 metres long."), ("متى يفتح المكتب؟", "=SUM(1)\nيفتح في الثامنة")]
+NEW = [AddedPair("How long is the pier?", "It is 90 metres long."),
+       AddedPair("متى يفتح المكتب؟", "=SUM(1)\nيفتح في الثامنة")]
 
 
 def same_rows(old, new):
@@ -43,7 +45,7 @@ def test_append_pairs_keeps_the_rows_of_every_format(form, write, tmp_path):
     assert append_pairs(source, NEW, target) == {}
     old, new = load_pairs(source), load_pairs(target)
     assert same_rows(old, new) and new.rows == old.rows + len(NEW)
-    assert [(pair.question, pair.answer) for pair in new.pairs[-2:]] == NEW
+    assert [(pair.question, pair.answer) for pair in new.pairs[-2:]] == [each[:2] for each in NEW]
     assert source.read_bytes() == before
 
 
@@ -94,12 +96,24 @@ def test_append_pairs_sets_split_and_system_prompt_of_new_rows(write, tmp_path):
     assert not check_pairs(load_pairs(tmp_path / "more.jsonl")).rejected
 
 
+@pytest.mark.parametrize("known", [{}, {"cluster": "fact", "answerable": "yes"}], ids=["new columns", "own columns"])
+def test_append_pairs_marks_wordings_of_one_question_and_declines(known, write, tmp_path):
+    rows = [{**row, **{name: "x" if role == "cluster" else "true" for role, name in known.items()}} for row in ROWS]
+    pairs = [AddedPair("Is there Wi-Fi?", "Yes.", "wifi"), AddedPair("Do you have internet?", "Yes.", "wifi"),
+             AddedPair("Who won?", "I cannot say.", answerable=False)]
+    mapping = append_pairs(write("a.jsonl", jsonl(rows)), pairs, tmp_path / "more.jsonl", known)
+    assert mapping == (known or {"cluster": "cluster", "answerable": "answerable"})
+    *old, wifi, internet, won = load_pairs(tmp_path / "more.jsonl", columns=mapping).pairs
+    assert wifi.cluster == internet.cluster == "wifi" and wifi.answerable and internet.answerable
+    assert won.cluster is None and not won.answerable and all(pair.answerable for pair in old)
+
+
 def test_append_pairs_adds_a_conversation_to_conversations(write, tmp_path):
     turns = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": row["question"]},
               {"role": "assistant", "content": row["answer"]}] for row in ROWS]
     append_pairs(write("a.jsonl", jsonl([{"messages": turn} for turn in turns])), NEW, tmp_path / "more.jsonl")
     last = load_pairs(tmp_path / "more.jsonl").pairs[-1]
-    assert (last.system, last.question, last.answer) == ("Be brief.", *NEW[1])
+    assert (last.system, last.question, last.answer) == ("Be brief.", *NEW[1][:2])
 
 
 def test_append_pairs_with_splits_keeps_them_and_adds_training_pairs(write, tmp_path):
@@ -111,7 +125,7 @@ def test_append_pairs_with_splits_keeps_them_and_adds_training_pairs(write, tmp_
     again = split_pairs(check_pairs(load_pairs(tmp_path / "more.jsonl", columns=mapping)).usable, DataConfig())
     assert [pair.row for pair in again.heldout] == [pair.row for pair in split.heldout]
     assert [pair.row for pair in again.validation] == [pair.row for pair in split.validation]
-    assert [pair.question for pair in again.train[-2:]] == [question for question, _ in NEW]
+    assert [pair.question for pair in again.train[-2:]] == [each.question for each in NEW]
 
 
 def test_append_pairs_does_not_overwrite_a_column_named_split(write, tmp_path):

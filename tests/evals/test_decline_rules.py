@@ -5,12 +5,20 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.data import Message, load_split
-from assistant_builder.retrieval.decline import ANSWERABLE, TO_DECLINE, WITHHELD, found_alone, without_answerable
+from assistant_builder.retrieval.decline import (
+    ANSWERABLE,
+    SENTENCE,
+    TO_DECLINE,
+    WITHHELD,
+    decline_sentence,
+    found_alone,
+    without_answerable,
+)
 from assistant_builder.retrieval.grounding import Grounder, supports
 from assistant_builder.retrieval.index import Index, facts_of
 from assistant_builder.retrieval.retriever import Retriever
 from assistant_builder.study import Study
-from evals.decline_rules import SENTENCE, ValidationQuestions, decline_sentence
+from evals.decline_rules import ValidationQuestions
 from evals.score import false_decline_share
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 from tests.retrieval.test_grounding import Words

@@ -397,6 +397,8 @@ def _entry(place: int, found: Correction, heldout: bool, taught: TaughtPair | No
     badge, mark = Markup('<span class="ab-badge ab-lost">{}</span>'), Markup("")
     if heldout:
         mark += badge.format(t("a test question"))
+    if not found.answerable:
+        mark += badge.format(t("to be declined"))
     if taught is not None:
         mark += badge.format(t("in the training data already, row {row}", row=taught.row))
     wrong = Markup('<p class="ab-wrong" dir="auto"><s>{}</s></p>').format(found.wrong) if found.wrong else Markup("")

@@ -12,7 +12,7 @@ import gradio as gr
 
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Findings, load_pairs
-from assistant_builder.data.edit import append_pairs, write_pasted
+from assistant_builder.data.edit import AddedPair, append_pairs, write_pasted
 from assistant_builder.data.wordings import add_wordings, count_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import N_, t, tn
@@ -249,7 +249,7 @@ class NewStudyForm:
                 raise DataError(t("the pasted text contains no pair"), remedy=t("Paste question and answer"))
             base, _ = edited_file(Path(source), columns, held, lines)
             target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
-            append_pairs(base, [(pair.question, pair.answer) for pair in pasted.pairs], target, columns)
+            append_pairs(base, [AddedPair(pair.question, pair.answer) for pair in pasted.pairs], target, columns)
         except DataError as error:
             return [error_callout(error.to_record()), *[gr.skip()] * (1 + _SHOWN)]
         lost = "; ".join(t("line {row}: {reason}", row=entry.row, reason=entry.reason) for entry in pasted.rejected[:5])

@@ -1,0 +1,216 @@
+"""Versions of a published assistant: ``versions.json`` in the folder of the first study says which one is served.
+
+A version is a study of its own, on the same split as the first one. ``serve NAME`` serves the version that ``NAME``
+names, and follows the file while it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.config.study_config import name_and_title
+from assistant_builder.errors import StudyError
+from assistant_builder.i18n import t
+from assistant_builder.study.study import Study, studies_folder
+
+Action = Literal["created", "published", "rejected", "undone"]
+_FILE = "versions.json"
+_MADE_FROM = "made_from.json"
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a version."""
+
+    time: float  # Unix time
+    action: Action
+    version: str  # name of its study
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions of a study.
+
+    Attributes:
+        root: Name of the first study.
+        served: Name of the version that is served.
+        names: Names of all versions, the first study first.
+        events: What happened to them, oldest first.
+        before: Names of the versions that were served before, the last one last, for undoing.
+    """
+
+    root: str
+    served: str
+    names: tuple[str, ...]
+    events: tuple[Event, ...] = ()
+    before: tuple[str, ...] = ()
+
+    def reason(self, version: str) -> str | None:
+        """Why a version was rejected; None if it was not, or was published since."""
+        last = next((event for event in reversed(self.events) if event.version == version), None)
+        return last.reason if last is not None and last.action == "rejected" else None
+
+    @property
+    def candidate(self) -> str | None:
+        """Name of the newest version if it was neither published nor rejected."""
+        last = next((event for event in reversed(self.events) if event.version == self.names[-1]), None)
+        return last.version if last is not None and last.action == "created" else None
+
+
+def versions_file(root: Study) -> Path:
+    """The file with the versions of a study, which exists as soon as there is a second one."""
+    return root.folder / _FILE
+
+
+def root_of(study: Study) -> Study:
+    """The first study of the versions that a study belongs to; the study itself if it is no version."""
+    path = study.folder / _MADE_FROM
+    name = read_json(path).get("version_of") if path.is_file() else None
+    if isinstance(name, str):
+        with contextlib.suppress(StudyError):  # it was deleted: the version stays a study of its own
+            root = Study.open(name)
+            if study.name in read_versions(root).names:
+                return root
+    return study
+
+
+def read_versions(root: Study) -> Versions:
+    """The versions of a study; raises StudyError if the file is damaged."""
+    path = versions_file(root)
+    if not path.is_file():
+        return Versions(root.name, root.name, (root.name,))
+    try:
+        found = read_json(path)
+        return Versions(root.name, str(found["served"]), tuple(map(str, found["names"])),
+                        tuple(Event(**event) for event in found["events"]), tuple(map(str, found["before"])))
+    except (KeyError, TypeError) as error:
+        raise StudyError(t("the file is damaged or of another version"), where=str(path),
+                         remedy=t("Move it away: the first version is served then")) from error
+
+
+def served_version(study: Study) -> Study:
+    """The version of a study that is served; a study that is itself a later version, or has none, is returned.
+
+    Raises:
+        StudyError: The published version was deleted.
+    """
+    versions = read_versions(study)
+    return study if versions.served == study.name else Study.open(versions.served)
+
+
+def add_version(root: Study, version: Study) -> None:
+    """Record a new study as a version; ``made_from.json`` of it gets the name of the first one."""
+    path = version.folder / _MADE_FROM
+    write_json(path, {**(read_json(path) if path.is_file() else {}), "version_of": root.name})
+    versions = read_versions(root)
+    _write(root, versions, "created", version.name, names=(*versions.names, version.name))
+
+
+def next_name(root: Study) -> str:
+    """A free name for the study of the next version, or a title if the first one has one."""
+    for number in count(len(read_versions(root).names) + 1):
+        found = (f"{root.name}-v{number}" if root.title == root.name else
+                 t("{title} (version {number})", title=root.title, number=number))
+        if not (studies_folder() / name_and_title(found)[0]).exists():
+            return found
+    raise AssertionError("count() does not end")
+
+
+def publish(root: Study, version: str, reason: str = "") -> None:
+    """Serve this version from now on.
+
+    Raises:
+        StudyError: There is no such version, or its study was deleted.
+    """
+    versions = _with(root, version)
+    if version != versions.served:
+        Study.open(version)
+        _write(root, versions, "published", version, reason, served=version, before=(*versions.before, versions.served))
+
+
+def reject(root: Study, version: str, reason: str) -> None:
+    """Keep a version without serving it.
+
+    Raises:
+        StudyError: There is no such version, or it is served.
+    """
+    versions = _with(root, version)
+    if version == versions.served:
+        raise StudyError(t("the version {version} is served", version=version), where=f"study {root.name}",
+                         remedy=t("Publish another one first, or undo"))
+    _write(root, versions, "rejected", version, reason)
+
+
+def undo(root: Study) -> str:
+    """Serve the version again that was served before the present one; returns its name.
+
+    Raises:
+        StudyError: No other one was served before, or it was deleted.
+    """
+    versions = read_versions(root)
+    if not versions.before:
+        raise StudyError(t("no other version was served before"), where=f"study {root.name}",
+                         remedy=t("Publish a version first"))
+    *before, last = versions.before
+    Study.open(last)
+    _write(root, versions, "undone", versions.served, served=last, before=tuple(before))
+    return last
+
+
+def _with(root: Study, version: str) -> Versions:
+    versions = read_versions(root)
+    if version not in versions.names:
+        raise StudyError(t("{version} is no version of {root}", version=version, root=root.name),
+                         where=f"study {root.name}",
+                         remedy=t("Its versions are {names}", names=", ".join(versions.names)))
+    return versions
+
+
+def _write(root: Study, versions: Versions, action: Action, version: str, reason: str = "", *,
+           served: str | None = None, names: tuple[str, ...] | None = None,
+           before: tuple[str, ...] | None = None) -> None:
+    events = (*versions.events, Event(time.time(), action, version, reason))
+    write_json(versions_file(root), {
+        "served": served or versions.served, "names": names or versions.names,
+        "before": versions.before if before is None else before, "events": [asdict(event) for event in events]})
+
+
+def refuse_to_delete(study: Study) -> None:
+    """Raise StudyError if other versions need the study: it is the first one, or the one that is served."""
+    root = root_of(study)
+    versions = read_versions(root)
+    if len(versions.names) > 1 and study.name in (root.name, versions.served) and any(
+            name != study.name and (studies_folder() / name / "study.yaml").is_file() for name in versions.names):
+        what = (t("the project {name!r} has versions", name=study.name) if study.name == root.name else
+                t("the version {name!r} is published", name=study.name))
+        raise StudyError(what, where=str(root.folder), remedy=t("Delete its other versions first")
+                         if study.name == root.name else t("Publish another version first"))
+
+
+def rename_versions(root: Study, old: str, new: str) -> None:
+    """Give a version its new name in the file; ``root`` is the first study, with its new name if it was renamed."""
+    versions = read_versions(root)
+    if old not in versions.names:
+        return
+
+    def renamed(names: tuple[str, ...]) -> list[str]:
+        return [new if name == old else name for name in names]
+
+    record = read_json(versions_file(root))
+    write_json(versions_file(root), {
+        **record, "served": renamed((versions.served,))[0], "names": renamed(versions.names),
+        "before": renamed(versions.before),
+        "events": [asdict(event) | {"version": new if event.version == old else event.version}
+                   for event in versions.events]})
+    if root.name == new:
+        for name in renamed(versions.names)[1:]:
+            path = studies_folder() / name / _MADE_FROM
+            if path.is_file():
+                write_json(path, {**read_json(path), "version_of": root.name})

@@ -1,0 +1,119 @@
+"""The next version of a published assistant: its study, and its verdict against the version that is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from assistant_builder.arms import ARMS
+from assistant_builder.atomic_io import read_json
+from assistant_builder.chat.feedback import (
+    Correction,
+    RetrainingPlan,
+    create_retraining_study,
+    plan_retraining,
+    read_corrections,
+)
+from assistant_builder.errors import StudyError
+from assistant_builder.export_formats import advice
+from assistant_builder.i18n import t
+from assistant_builder.study import Study
+from assistant_builder.study.versions import add_version, next_name, publish, read_versions, reject, served_version
+from evals.study_compare.compare import compare_studies
+
+Outcome = Literal["not trained", "no worse", "worse", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class VersionVerdict:
+    """The verdict on a version against the one that is served.
+
+    Attributes:
+        outcome: ``not trained`` before the version is evaluated.
+        sentence: The verdict with difference, interval and margin; empty before the evaluation.
+        record: The result of :func:`evals.study_compare.compare_studies`; None before the evaluation.
+    """
+
+    outcome: Outcome
+    sentence: str = ""
+    record: dict[str, Any] | None = None
+
+
+def pending_corrections(root: Study) -> list[Correction]:
+    """The corrections of the served version, on which the next one is trained."""
+    return read_corrections(served_version(root))
+
+
+def create_next_version(root: Study, *, drop_heldout: bool = True) -> tuple[Study, RetrainingPlan]:
+    """Create the study of the next version: the split of the served one, and its corrections as training pairs.
+
+    If the training data have a correction already, the version is trained twice as long.
+
+    Args:
+        root: The first study of the versions.
+        drop_heldout: Whether corrected test questions move to the training data; else they are not trained.
+
+    Raises:
+        StudyError: A newer version waits for a decision, or the data file is missing.
+        DataError: There is no correction, or too few test questions would remain.
+    """
+    waiting = read_versions(root).candidate
+    if waiting is not None:
+        raise StudyError(t("the version {version} is neither published nor rejected", version=waiting),
+                         where=f"study {root.name}", remedy=t("Publish or reject it first"))
+    served = served_version(root)
+    plan = plan_retraining(served, read_corrections(served), drop_heldout=drop_heldout)
+    made = create_retraining_study(served, plan, next_name(root), longer=bool(plan.taught))
+    add_version(root, made)
+    return made, plan
+
+
+def version_verdict(root: Study, version: Study) -> VersionVerdict:
+    """Compare a version with the served one on the test questions of both, by the metric and margin of the latter.
+
+    Args:
+        root: The first study of the versions.
+        version: The version.
+
+    Raises:
+        EvaluationError: The two share too few test questions.
+    """
+    if version.step("evaluate").state != "succeeded":
+        return VersionVerdict("not trained")
+    served = served_version(root).recommended
+    record = compare_studies(served, version.recommended)
+    report = read_json(served.report_file) if served.report_file.is_file() else None
+    cell = ARMS[advice(report, served.config.arms).adapter].cell
+    verdict = next((each for each in record["verdicts"] if each["cell"] == cell), None)
+    if verdict is None:
+        return VersionVerdict("inconclusive", t("The metric that decides was not scored in both versions."), record)
+    return VersionVerdict(verdict["outcome"], verdict["sentence"], record)
+
+
+def reject_if_worse(root: Study, version: Study) -> VersionVerdict:
+    """:func:`version_verdict`; a version that is worse is rejected with the verdict as its reason."""
+    found = version_verdict(root, version)
+    if found.outcome == "worse" and read_versions(root).candidate == version.name:
+        reject(root, version.name, found.sentence)
+    return found
+
+
+def publish_version(root: Study, version: Study, *, anyway: bool = False) -> VersionVerdict:
+    """Serve a version from now on if it is no worse than the served one, with the verdict as the reason.
+
+    ``anyway``: also if it is worse, or if nothing shows that it is not.
+
+    Raises:
+        StudyError: It is not evaluated, or may be worse; or it is no version of the study.
+        EvaluationError: The two share too few test questions.
+    """
+    found = version_verdict(root, version)
+    if found.outcome == "not trained":
+        raise StudyError(t("the version {version} is not evaluated", version=version.name), where=f"study {root.name}",
+                         remedy=t("Finish it with 'assistant-builder run {name}'", name=version.name))
+    if found.outcome != "no worse" and not anyway:
+        raise StudyError(t("the version {version} is not shown to be no worse: {sentence}", version=version.name,
+                           sentence=found.sentence), where=f"study {root.name}",
+                         remedy=t("Reject it, or publish it anyway"))
+    publish(root, version.name, found.sentence)
+    return found

@@ -1,0 +1,116 @@
+"""The next version of a published assistant, and its verdict against the served one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from assistant_builder.chat.feedback import add_correction
+from assistant_builder.data import load_split
+from assistant_builder.errors import DataError, StudyError
+from assistant_builder.study import Study
+from assistant_builder.study.versions import add_version, read_versions, root_of, served_version, undo
+from evals.study_compare.versions import (
+    create_next_version,
+    pending_corrections,
+    publish_version,
+    reject_if_worse,
+    version_verdict,
+)
+from tests.evals.study_compare.scored_studies import each, edit, make
+
+NEW = "Where can I park a bicycle?"
+
+
+@pytest.fixture
+def root() -> Study:
+    return make("shop")
+
+
+def scored_version(root: Study, harm: float) -> Study:
+    """A second version whose loss is higher by ``harm`` nats for each token."""
+    version = make(f"{root.name}-v{len(read_versions(root).names) + 1}")
+    edit(version, each(lambda sample: {"nll": sample["nll"] + harm * sample["tokens"]}))
+    add_version(root, version)
+    return version
+
+
+def test_the_next_version_has_the_split_and_the_corrections_of_the_served_one(root: Study) -> None:
+    with pytest.raises(DataError, match="no correction"):
+        create_next_version(root)
+    add_correction(root, NEW, "By the gate.")
+    assert [each.question for each in pending_corrections(root)] == [NEW]
+    made, plan = create_next_version(root)
+    assert made.name == "shop-v2" and len(plan.trained) == 1 and root_of(made).name == "shop"
+    assert served_version(root).name == "shop", "it is not served before it has a verdict"
+    assert made.source is not None and NEW in made.source.read_text()
+    heldout = {pair.question for pair in load_split(root.folder / "data", "heldout")}
+    assert heldout and made.config.data.columns["split"] == "split"
+    with pytest.raises(StudyError, match="neither published nor rejected"):
+        create_next_version(root)
+
+
+def test_a_version_that_is_no_worse_is_published_and_undone(root: Study) -> None:
+    version = scored_version(root, 0.0)
+    found = publish_version(root, version)
+    assert found.outcome == "no worse" and served_version(root).name == version.name
+    assert read_versions(root).events[-1].reason == found.sentence
+    assert undo(root) == "shop"
+
+
+def test_a_version_that_is_worse_is_rejected_with_the_verdict_and_published_only_anyway(root: Study) -> None:
+    version = scored_version(root, 1.0)
+    with pytest.raises(StudyError, match="not shown to be no worse"):
+        publish_version(root, version)
+    found = reject_if_worse(root, version)
+    assert found.outcome == "worse" and read_versions(root).reason(version.name) == found.sentence
+    assert served_version(root).name == "shop"
+    publish_version(root, version, anyway=True)
+    assert served_version(root).name == version.name
+    assert version_verdict(root, root).outcome == "no worse", "the verdict is against the version that is served now"
+
+
+def test_a_version_without_scores_has_no_verdict(root: Study) -> None:
+    add_correction(root, NEW, "By the gate.")
+    made, _ = create_next_version(root)
+    assert version_verdict(root, made).outcome == "not trained"
+    with pytest.raises(StudyError, match="not evaluated"):
+        publish_version(root, made, anyway=True)
+    assert reject_if_worse(root, made).outcome == "not trained" and read_versions(root).candidate == made.name
+
+
+def test_a_version_that_may_be_worse_is_left_to_the_user(root: Study) -> None:
+    version = scored_version(root, 0.0)
+    edit(version, lambda samples: [sample | {"nll": sample["nll"] * (0.2 if place % 2 else 1.8)}
+                                   for place, sample in enumerate(samples)])
+    assert reject_if_worse(root, version).outcome == "inconclusive"
+    assert read_versions(root).candidate == version.name, "it is neither rejected nor published by itself"
+    with pytest.raises(StudyError, match="inconclusive"):
+        publish_version(root, version)
+    publish_version(root, version, anyway=True)
+    assert served_version(root).name == version.name
+
+
+def run(*words: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "assistant_builder", "versions", *map(str, words)],
+                          capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_creates_lists_publishes_and_undoes(root: Study) -> None:
+    add_correction(root, NEW, "By the gate.")
+    assert "1 corrections for the next version" in run("shop").stdout
+    created = run("shop", "--create")
+    assert created.returncode == 0 and "assistant-builder run shop-v2" in created.stdout, created.stderr
+    assert json.loads(run("shop-v2", "--json").stdout)["candidate"] == "shop-v2"
+    refused = run("shop", "--publish", "shop-v2")
+    assert refused.returncode == 1 and "not evaluated" in refused.stderr and refused.stderr.count("\n") == 1
+    assert "rejected" in run("shop", "--reject", "shop-v2", "--why", "too slow").stdout
+    assert "too slow" in run("shop").stdout
+    scored_version(root, 0.0)
+    assert "shop-v3 is served now" in run("shop", "--publish", "shop-v3").stdout
+    assert "shop is served again" in run("shop", "--undo").stdout
+    assert run("shop", "--undo", "--create").returncode == 1

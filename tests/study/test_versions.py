@@ -1,0 +1,112 @@
+"""Which version of a published assistant is served."""
+
+from __future__ import annotations
+
+import pytest
+
+from assistant_builder.atomic_io import read_json, write_json, write_text
+from assistant_builder.errors import StudyError
+from assistant_builder.study import Study
+from assistant_builder.study.admin import delete_study, rename_study
+from assistant_builder.study.versions import (
+    add_version,
+    next_name,
+    publish,
+    read_versions,
+    reject,
+    root_of,
+    served_version,
+    undo,
+    versions_file,
+)
+from tests.synthetic_study import new_study
+
+
+@pytest.fixture
+def root() -> Study:
+    """A study with a second version."""
+    first = new_study("shop")
+    add_version(first, new_study("shop-v2"))
+    return first
+
+
+def test_a_study_alone_is_its_only_version() -> None:
+    study = new_study("shop")
+    assert served_version(study) is study and root_of(study) is study and not versions_file(study).exists()
+    assert read_versions(study).candidate is None and next_name(study) == "shop-v2"
+    with pytest.raises(StudyError, match="no other version"):
+        undo(study)
+
+
+def test_the_published_version_is_served_until_it_is_undone(root: Study) -> None:
+    second = Study.open("shop-v2")
+    assert read_versions(root).candidate == "shop-v2"
+    assert served_version(root).name == "shop" and root_of(second).name == "shop" and next_name(root) == "shop-v3"
+    publish(root, "shop-v2", "no worse")
+    assert served_version(root).name == "shop-v2" and read_versions(root).candidate is None
+    assert served_version(second).name == "shop-v2", "a later version stands for itself"
+    publish(root, "shop-v2")
+    assert undo(root) == "shop" and served_version(root).name == "shop" and read_versions(root).before == ()
+    assert [event.action for event in read_versions(root).events] == ["created", "published", "undone"]
+
+
+def test_undo_goes_back_version_by_version(root: Study) -> None:
+    add_version(root, new_study("shop-v3"))
+    publish(root, "shop-v2")
+    publish(root, "shop-v3")
+    assert (undo(root), undo(root)) == ("shop-v2", "shop")
+
+
+def test_a_rejected_version_stays_with_its_reason(root: Study) -> None:
+    reject(root, "shop-v2", "worse by 3 points")
+    found = read_versions(root)
+    assert found.reason("shop-v2") == "worse by 3 points" and found.candidate is None and found.served == "shop"
+    assert Study.open("shop-v2") and found.reason("shop") is None
+    publish(root, "shop-v2", "after all")
+    assert read_versions(root).reason("shop-v2") is None
+    with pytest.raises(StudyError, match="is served"):
+        reject(root, "shop-v2", "late")
+    for change in (publish, lambda study, name: reject(study, name, "")):
+        with pytest.raises(StudyError, match="no version of shop"):
+            change(root, "other")
+
+
+def test_the_served_version_and_the_first_one_are_not_deleted(root: Study) -> None:
+    with pytest.raises(StudyError, match="has versions"):
+        delete_study(root)
+    publish(root, "shop-v2")
+    with pytest.raises(StudyError, match="is published"):
+        delete_study(Study.open("shop-v2"))
+    undo(root)
+    delete_study(Study.open("shop-v2"))
+    with pytest.raises(StudyError, match="shop-v2"):
+        publish(root, "shop-v2")
+    delete_study(root)
+
+
+def test_versions_survive_renaming(root: Study) -> None:
+    publish(root, "shop-v2")
+    second = rename_study(Study.open("shop-v2"), "spring")
+    assert served_version(root).name == "spring" and root_of(second).name == "shop"
+    store = rename_study(root, "store")
+    assert root_of(Study.open("spring")).name == "store" and served_version(store).name == "spring"
+    assert undo(store) == "store"
+
+
+def test_a_version_whose_first_study_is_gone_stands_for_itself(root: Study) -> None:
+    second = Study.open("shop-v2")
+    write_json(second.folder / "made_from.json", {"study": "shop", "version_of": "gone"})
+    assert root_of(second).name == "shop-v2"
+    write_json(versions_file(root), {**read_json(versions_file(root)), "served": "gone"})
+    with pytest.raises(StudyError, match="gone"):
+        served_version(root)
+    write_text(versions_file(root), "{}")
+    with pytest.raises(StudyError, match="damaged"):
+        read_versions(root)
+
+
+def test_the_next_version_of_a_titled_study_has_a_title() -> None:
+    study = new_study("shop", title="Corner Shop")
+    assert next_name(study) == "Corner Shop (version 2)"
+    new_study("corner-shop-version-2")
+    assert next_name(study) == "Corner Shop (version 3)"
