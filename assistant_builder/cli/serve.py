@@ -89,9 +89,9 @@ def serve(
 
 
 def _check_widget(models: ModelRegistry, backend: str) -> None:
-    from assistant_builder.serving.widget import widget_study
+    from assistant_builder.serving.widget import widget_assistant
 
-    widget_study(models)
+    widget_assistant(models)
     if not SERVING_BACKENDS[backend].widget:
         able = ", ".join(name for name, known in SERVING_BACKENDS.items() if known.widget)
         raise ConfigError(f"{SERVING_BACKENDS[backend].label} cannot serve the widget", where="serve --widget",

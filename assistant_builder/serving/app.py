@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.auth import HEALTH_PATH, ApiKeyMiddleware
-from assistant_builder.serving.engine import Engine, GenerationRequest, StreamChunk
+from assistant_builder.serving.engine import Answering, GenerationRequest, StreamChunk
 from assistant_builder.serving.remember import open_logs, remembered
 from assistant_builder.serving.schemas import (
     DONE,
@@ -38,7 +38,7 @@ _CLIENT_GONE = 499
 """nginx's status of a request whose client disconnected."""
 
 
-def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIApp:
+def make_app(engine: Answering, config: ServingConfig, key: bytes | None) -> ASGIApp:
     """The complete ASGI app, middleware included.
 
     The models are loaded when the app starts and released when it ends. ``key`` is the digest of the API key; None:
@@ -49,9 +49,10 @@ def make_app(engine: Engine, config: ServingConfig, key: bytes | None) -> ASGIAp
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        reporting = asyncio.create_task(engine.report_failure())
+        tasks = [asyncio.create_task(work()) for work in (engine.report_failure, engine.follow)]
         yield
-        reporting.cancel()
+        for task in tasks:
+            task.cancel()
         engine.close()
         for log in set(logs.values()):
             log.close()

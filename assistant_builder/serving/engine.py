@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import anyio.to_thread
 
@@ -80,11 +80,16 @@ class Engine:
 
     def __init__(self, models: ModelRegistry, limits: Mapping[str, PromptLimits], waiting: int,
                  worker: ChatWorker, slots: int = 1) -> None:
-        self.models, self._limits, self._waiting, self._worker = models, limits, waiting, worker
+        self._models, self._limits, self._waiting, self._worker = models, limits, waiting, worker
         self.slots = slots  # questions to one assistant that are answered at a time
         self._open: Counter[str] = Counter()
         self._loading: ReplyStream | None = None
         self._limiters: dict[tuple[Path, bool], anyio.CapacityLimiter] = {}
+
+    @property
+    def models(self) -> ModelRegistry:
+        """The assistants."""
+        return self._models
 
     def start(self) -> None:
         """Start to load every model, unless loading has started."""
@@ -126,9 +131,19 @@ class Engine:
             self._loading = self._worker.load(self.models.ids)
         return "failed" if failed else "ok" if self._settled() else "loading"
 
+    @property
+    def unfinished(self) -> int:
+        """Number of requests that wait or are answered."""
+        return self._open.total()
+
+    async def follow(self) -> None:
+        """Nothing: the assistants stay as they are."""
+
     def close(self) -> None:
-        """End the process, and with it all unfinished answers."""
+        """End the processes, and with them all unfinished answers."""
         self._worker.close()
+        for limits in self._limits.values():
+            limits.close()
 
     def _settled(self) -> bool:
         return self._loading is not None and all(reply.finished for reply in self._loading.snapshot.values())
@@ -200,6 +215,22 @@ class Engine:
             self._open[name] -= 1
             for exchange in exchanges:
                 exchange.stop()
+
+
+class Answering(Protocol):
+    """What the app needs of the assistants of a server; see :class:`Engine`."""
+
+    slots: int
+
+    @property
+    def models(self) -> ModelRegistry: ...  # noqa: D102
+    def start(self) -> None: ...  # noqa: D102
+    async def report_failure(self) -> None: ...  # noqa: D102
+    async def follow(self) -> None: ...  # noqa: D102
+    def health(self) -> Health: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+    async def prepare(self, body: ChatRequest) -> GenerationRequest: ...  # noqa: D102
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[StreamChunk, None]: ...  # noqa: D102
 
 
 def _grounding(reply: Reply, assistant: ServedModel) -> dict[str, Any] | None:

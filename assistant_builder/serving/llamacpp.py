@@ -159,10 +159,13 @@ def serve_with_llamacpp(models: ModelRegistry, config: ServingConfig, key: str |
         ModelError: A base is not available.
     """
     require_llamacpp()
-    settings = {"assistants": [[each.id, str(each.folder), each.arm, each.approach] for each in models.assistants],
-                "type": config.type, "slots": config.slots, "context": config.context}
-    worker = ChatWorker(python_command("-m", __name__, json.dumps(settings)))
-    serve_with(worker, models, config, key, slots=config.slots, as_json=as_json)
+
+    def start(chosen: ModelRegistry) -> ChatWorker:
+        settings = {"assistants": [[each.id, str(each.folder), each.arm, each.approach] for each in chosen.assistants],
+                    "type": config.type, "slots": config.slots, "context": config.context}
+        return ChatWorker(python_command("-m", __name__, json.dumps(settings)))
+
+    serve_with(start, models, config, key, slots=config.slots, as_json=as_json)
 
 
 LLAMACPP = ServingBackend(name="llamacpp", label="llama.cpp", start=serve_with_llamacpp,

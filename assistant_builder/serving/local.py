@@ -16,7 +16,8 @@ from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access, digest_of
 from assistant_builder.serving.engine import Engine, start_worker
 from assistant_builder.serving.registry import ModelRegistry, prompt_limits
-from assistant_builder.serving.widget import PAGE_PATH, embedding, site_token, widget_study
+from assistant_builder.serving.switch import EngineSwitch
+from assistant_builder.serving.widget import PAGE_PATH, embedding, site_token, widget_assistant
 from assistant_builder.web.access import listen, server_url
 from assistant_builder.web.request_limits import ConnectionLimits, limited_config
 
@@ -32,12 +33,14 @@ def serve_locally(models: ModelRegistry, config: ServingConfig, key: str | None,
         ConfigError: Other machines could use it without a key, or the address is not available.
         ModelError: A base is not available.
     """
-    serve_with(start_worker(models), models, config, key, as_json=as_json)
+    serve_with(start_worker, models, config, key, as_json=as_json)
 
 
-def serve_with(worker: ChatWorker, models: ModelRegistry, config: ServingConfig, key: str | None, *, slots: int = 1,
-               as_json: bool = False) -> None:
-    """Serve the models of a worker process, which answers ``slots`` questions to each at a time, until interrupted.
+def serve_with(start: Callable[[ModelRegistry], ChatWorker], models: ModelRegistry, config: ServingConfig,
+               key: str | None, *, slots: int = 1, as_json: bool = False) -> None:
+    """Serve models until interrupted, and the versions that are published meanwhile.
+
+    ``start`` starts the worker process of models, which answers ``slots`` questions to each at a time.
 
     Raises:
         ConfigError: Other machines could use it without a key, or the address is not available.
@@ -46,7 +49,8 @@ def serve_with(worker: ChatWorker, models: ModelRegistry, config: ServingConfig,
     digest = digest_of(key) if key is not None else None
     warnings = check_access(config, digest)
     with listen(config.host, config.port) as listener:
-        engine = Engine(models, prompt_limits(models, config.context), config.waiting, worker, slots)
+        engine = EngineSwitch(models, lambda chosen: Engine(
+            chosen, prompt_limits(chosen, config.context), config.waiting, start(chosen), slots))
         ready = ready_text(models, f"{server_url(config.host, listener.getsockname()[1])}/v1", as_json=as_json,
                            widget=config.widget)
         server = _Server(
@@ -63,7 +67,7 @@ def serve_with(worker: ChatWorker, models: ModelRegistry, config: ServingConfig,
 def ready_text(models: ModelRegistry, url: str, *, as_json: bool, widget: bool = False) -> str:
     """Lines or JSON document for standard output once the server accepts requests."""
     page = url.removesuffix("/v1")
-    token = site_token(widget_study(models)[1]) if widget else ""
+    token = site_token(widget_assistant(models)[1].root) if widget else ""
     if as_json:
         found = {"page": f"{page}{PAGE_PATH}", "token": token, "html": embedding(page, token)}
         more = {"widget": found} if widget else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +24,8 @@ from assistant_builder.web.access import server_url
 
 APPLICATION = "assistant-builder"
 _HEALTH_SECONDS = 10.0
+_PUBLISHED_SECONDS = 2.0
+"""Time between looks at what is published."""
 
 
 class Replica:
@@ -70,6 +72,38 @@ def application(models: ModelRegistry, config: ServingConfig, key: bytes | None)
     return deployment.bind(models, config, key)
 
 
+def deploy(models: ModelRegistry, config: ServingConfig, key: bytes | None) -> None:
+    """Start replicas with these assistants; those with others end after their answers.
+
+    Raises:
+        AssistantBuilderError: No replica starts.
+    """
+    from ray import serve
+
+    try:
+        serve.run(application(models, config, key), name=APPLICATION, route_prefix="/")
+    except Exception as error:  # Ray Serve raises the errors of many layers
+        raise AssistantBuilderError(
+            f"no replica started: {(str(error).strip().splitlines() or [type(error).__name__])[-1]}",
+            where="serve", remedy="Look at 'serve status' and the logs of the replicas") from error
+
+
+def follow(models: ModelRegistry, config: ServingConfig, key: bytes | None) -> None:
+    """Deploy the versions that are published, until interrupted; see :class:`EngineSwitch`."""
+    seen = models.published
+    while True:
+        time.sleep(_PUBLISHED_SECONDS)
+        if models.published == seen:
+            continue
+        seen = models.published
+        try:
+            if (latest := models.latest()) != models:
+                deploy(latest, config, key)
+                models = latest
+        except AssistantBuilderError as error:
+            print(f"assistant-builder: the published version is not served: {error}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, address: str) -> Iterator[str]:
     """Serve on the cluster whose head has this address while in the context; yields the endpoint's URL on a node.
@@ -86,12 +120,7 @@ def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, ad
             remedy="Install it with pip install 'assistant-builder[ray]', on every node") from error
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
-        try:
-            serve.run(application(models, config, key), name=APPLICATION, route_prefix="/")
-        except Exception as error:  # Ray Serve raises the errors of many layers
-            raise AssistantBuilderError(
-                f"no replica started: {(str(error).strip().splitlines() or [type(error).__name__])[-1]}",
-                where="serve", remedy="Look at 'serve status' and the logs of the replicas") from error
+        deploy(models, config, key)
         yield f"{server_url(config.host, config.port)}/v1"
     finally:
         serve.delete(APPLICATION)
@@ -108,7 +137,7 @@ def serve_on_ray(models: ModelRegistry, config: ServingConfig, key: str | None, 
         print(f"warning: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(KeyboardInterrupt), deployed(models, config, digest, address) as url:
         print(ready_text(models, url, as_json=as_json, widget=config.widget), flush=True)
-        threading.Event().wait()
+        follow(models, config, digest)
 
 
 RAY = ServingBackend(

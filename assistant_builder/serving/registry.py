@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from assistant_builder.arms import ARMS, QLORA, plain_order, with_arm
@@ -17,6 +18,7 @@ from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.study import Study
+from assistant_builder.study.versions import served_version, versions_file
 
 _LONG = 50_000
 """Characters of a conversation whose tokens take some hundredths of a second to count."""
@@ -33,11 +35,22 @@ class ServedModel:
     grounded: bool = False  # whether it looks facts up
     shows_sources: bool = False  # whether completions may contain the facts that were found
     approach: Approach | None = None  # of the assistant; None for the main one
+    first: Path | None = None  # folder of the first study of its versions; None if it is not served as one of them
 
     @property
     def study(self) -> Study:
         """The study."""
         return Study(self.folder, self.approach)
+
+    @property
+    def version(self) -> str:
+        """Its name with that of its version: that of its study, and the arm."""
+        return f"{self.folder.name}-{self.arm}"
+
+    @property
+    def root(self) -> Study:
+        """The first study of its versions, which has the token of the widget and the questions of visitors."""
+        return Study(self.first or self.folder)
 
     @property
     def adapter(self) -> Path:
@@ -51,6 +64,18 @@ class ModelRegistry:
 
     assistants: tuple[ServedModel, ...]
     aliases: dict[str, str]  # name of a study → id of its default assistant
+    # selects the same names again; None if the assistants stay as they are
+    select: Callable[[], ModelRegistry] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def published(self) -> str:
+        """A text that changes when another version of one of the studies is published."""
+        files = sorted({versions_file(assistant.root) for assistant in self.assistants})
+        return " ".join(str(file.stat().st_mtime_ns) if file.is_file() else "-" for file in files)
+
+    def latest(self) -> ModelRegistry:
+        """The assistants that are published now; raises what :func:`select_models` raises."""
+        return self if self.select is None else self.select()
 
     @property
     def ids(self) -> list[str]:
@@ -65,7 +90,7 @@ class ModelRegistry:
 
 def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
                   approach: Approach | None = None) -> ModelRegistry:
-    """The assistants of ``NAME`` (all arms that its study trains) and ``NAME:ARM``.
+    """The assistants of ``NAME`` (all arms that its published version trains) and ``NAME:ARM``.
 
     ``recommended`` returns the default arm of a study; ``approach`` is None for the recommended one.
 
@@ -81,7 +106,7 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
             raise ConfigError(f"{arm!r} is not one of {', '.join(ARMS)}", where=text,
                               remedy=f"Write NAME or NAME:{QLORA.name}")
         chosen = arms.setdefault(name, [])
-        trained = Study.open(name).config.arms
+        trained = served_version(Study.open(name)).config.arms
         if colon and arm not in trained:
             raise ModelError(f"the study trains {' and '.join(trained)} alone, and has no {arm} assistant",
                              where=f"study {name}", remedy=f"Serve {name}, or train both with 'assistant-builder run "
@@ -90,12 +115,13 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
     assistants: list[ServedModel] = []
     aliases: dict[str, str] = {}
     for name, chosen in arms.items():
-        study = Study.open(name).of_choice(approach)
+        first = Study.open(name)
+        study = served_version(first).of_choice(approach)
         for arm in chosen:
             step = study.step(f"train-{arm}")
             config = study.config
             found = ServedModel(f"{name}-{arm}", study.folder.resolve(), arm, int(step.started or 0), config.grounded,
-                                config.retrieval.sources_in_endpoint, study.approach)
+                                config.retrieval.sources_in_endpoint, study.approach, first.folder.resolve())
             if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
                 raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {name}",
                                  remedy=f"Train it with 'assistant-builder run {name}'")
@@ -107,7 +133,7 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
     if double:
         raise ConfigError(f"two assistants would have the name {double[0]!r}", where="serve",
                           remedy="Serve them separately, or rename one of the studies")
-    return ModelRegistry(tuple(assistants), aliases)
+    return ModelRegistry(tuple(assistants), aliases, partial(select_models, wanted, recommended, approach))
 
 
 @dataclass(frozen=True)
@@ -118,6 +144,7 @@ class PromptLimits:
     count: Callable[[Sequence[Message]], int]
     longest: int  # most tokens of a prompt: one less than prompt and answer may have together
     system: str  # the system prompt that the assistants were trained with; empty without one
+    close: Callable[[], None] = lambda: None  # ends the processes that count
 
 
 def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:
@@ -145,11 +172,16 @@ def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimit
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     # two processes, so that a prompt of megabytes, which takes seconds, does not delay short ones
-    short, long = (LimitedChatTokenizer(TemplateProcess(folder), study.template_date) for _ in range(2))
+    processes = [TemplateProcess(folder) for _ in range(2)]
+    short, long = (LimitedChatTokenizer(process, study.template_date) for process in processes)
     short.chat_template()  # starts the process with the server, so that a broken tokenizer is reported now
 
     def count(messages: Sequence[Message]) -> int:
         return (long if is_long(messages) else short).prompt_tokens(messages)
 
+    def end() -> None:
+        for process in processes:
+            process.close()
+
     most_tokens = context_tokens([config], context_length(folder), context) - 1
-    return PromptLimits(count, most_tokens, default_system_prompt(study))
+    return PromptLimits(count, most_tokens, default_system_prompt(study), end)

@@ -15,9 +15,9 @@ def open_logs(models: ModelRegistry, config: ServingConfig) -> dict[str, Visitor
     """The log of each assistant by its id, one for each study; none if nothing is remembered."""
     if config.remember == "nothing":
         return {}
-    logs = {folder: VisitorLog(log_file(study), config.remember, config.keep_days) for folder, study in {
-        assistant.folder: assistant.study for assistant in models.assistants}.items()}
-    return {assistant.id: logs[assistant.folder] for assistant in models.assistants}
+    logs = {file: VisitorLog(file, config.remember, config.keep_days)
+            for file in {log_file(assistant.root) for assistant in models.assistants}}
+    return {assistant.id: logs[log_file(assistant.root)] for assistant in models.assistants}
 
 
 async def remembered(chunks: AsyncGenerator[StreamChunk, None], request: GenerationRequest, log: VisitorLog | None,
@@ -28,6 +28,6 @@ async def remembered(chunks: AsyncGenerator[StreamChunk, None], request: Generat
         async for chunk in chunks:
             text += chunk.text
             if chunk.finish and log is not None:
-                log.asked(id, visitor, request.assistant.id, request.messages[-1].content, text,
+                log.asked(id, visitor, request.assistant.version, request.messages[-1].content, text,
                           declined=bool((chunk.grounding or {}).get("declined")))
             yield chunk

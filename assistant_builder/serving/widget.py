@@ -31,8 +31,8 @@ from assistant_builder.chat.visitor_log import VisitorLog, new_id
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import direction, language, negotiate, t, use_language
-from assistant_builder.serving.engine import Engine
-from assistant_builder.serving.registry import ModelRegistry
+from assistant_builder.serving.engine import Answering
+from assistant_builder.serving.registry import ModelRegistry, ServedModel
 from assistant_builder.serving.remember import remembered
 from assistant_builder.serving.schemas import (
     ApiError,
@@ -186,14 +186,15 @@ class Widget:
         ConfigError: The server has several studies.
     """
 
-    def __init__(self, app: ASGIApp, engine: Engine, config: ServingConfig, hosts: AllowedHosts, *,
+    def __init__(self, app: ASGIApp, engine: Answering, config: ServingConfig, hosts: AllowedHosts, *,
                  logs: Mapping[str, VisitorLog] | None = None) -> None:
         limits = Limits()
         self._app, self._engine, self._config, self._hosts = app, engine, config, hosts
-        self._name, study = widget_study(engine.models)
-        self._token, self._logs = site_token(study), logs or {}
+        self._name, assistant = widget_assistant(engine.models)
+        study, root = assistant.study, assistant.root
+        self._token, self._logs = site_token(root), logs or {}
         self._reads_conversations = reads_conversations(study)
-        self._title = config.title or study.title
+        self._title = config.title or root.title
         self._shows_sources = study.config.retrieval.sources_in_endpoint and study.config.grounded
         self._visitors, self._line = VisitorLimits(limits), Line(engine.slots, limits.waiting)
         self._voters = VisitorLimits(limits)
@@ -334,15 +335,15 @@ class Widget:
         return {"end": True, "declined": bool(found.get("declined")), "sources": sources if self._shows_sources else []}
 
 
-def widget_study(models: ModelRegistry) -> tuple[str, Study]:
-    """The name and the study of the assistant that the widget asks; raises ConfigError if there are several."""
+def widget_assistant(models: ModelRegistry) -> tuple[str, ServedModel]:
+    """The assistant that the widget asks, and its name there; raises ConfigError if there are several studies."""
     if len(models.aliases) != 1:
         raise ConfigError("the widget serves one study", where="serve --widget",
                           remedy="Serve the others with another command and --port")
     (name,) = models.aliases
     found = models.find(name)
     assert found is not None
-    return name, found.study
+    return name, found
 
 
 def cors(origin: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import digest_of
 from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel
+from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.web.access import listen
 from tests.chat.fake_worker import parrot_command
 
@@ -61,12 +62,13 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
     ends: list[Callable[[], None]] = []
 
     def start(command: list[str] | None = None, key: str | None = None, waiting: int = 4,
-              config: ServingConfig | None = None, app: Callable[..., Any] = make_app) -> Served:
+              config: ServingConfig | None = None, app: Callable[..., Any] = make_app,
+              switch: EngineSwitch | None = None) -> Served:
         folder = tmp_path_factory.mktemp("served")
         worker = ChatWorker(command or parrot_command(folder))
         served = models(folder)
         engine = Engine(served, dict.fromkeys(served.ids, limits()), waiting, worker)
-        made = app(engine, config or ServingConfig(), digest_of(key) if key else None)
+        made = app(switch or engine, config or ServingConfig(), digest_of(key) if key else None)
         server = uvicorn.Server(uvicorn.Config(made, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
         listener = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

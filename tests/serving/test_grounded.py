@@ -53,7 +53,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def grounded(serve: Callable[..., Served], command: list[str], *, sources: bool) -> Served:
     served = serve(command)
     models = served.engine.models
-    served.engine.models = replace(models, assistants=tuple(
+    served.engine._models = replace(models, assistants=tuple(
         replace(assistant, grounded=True, shows_sources=sources) for assistant in models.assistants))
     return served
 

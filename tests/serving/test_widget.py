@@ -242,7 +242,7 @@ def test_a_question_that_waits_is_not_overtaken() -> None:
 def test_the_widget_serves_one_study(study: Study) -> None:
     several = ModelRegistry(one_study(study).assistants * 2, {"library": "library-lora", "other": "library-lora"})
     with pytest.raises(ConfigError, match="one study"):
-        widget.widget_study(several)
+        widget.widget_assistant(several)
 
 
 @pytest.mark.parametrize("origin", ["*", "https://*", "example.com", "https://example.com/shop", "ftp://example.com",
