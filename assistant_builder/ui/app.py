@@ -23,6 +23,7 @@ from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
 from assistant_builder.ui.home.view import PROMISE, list_studies
 from assistant_builder.ui.html import FIT_CHARTS, Markup, callout
+from assistant_builder.ui.inbox.tab import InboxTab
 from assistant_builder.ui.languages import CHOOSE, TranslatedBlocks, language_choice
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (
@@ -184,6 +185,7 @@ EVALUATE_TAB = Tab("evaluate", lambda pool: EvaluateTab(), label=N_("Results"),
 CHAT_TAB = Tab("chat", ChatTab, label=N_("Chat"), ready=lambda look: look.trained)
 REPORT_TAB = Tab("report", lambda pool: ReportTab(), label=N_("Report"), ready=_has_report, done=_has_report)
 EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=lambda look: look.trained, label=N_("Use it"))
+INBOX_TAB = Tab("inbox", lambda pool: InboxTab(), ready=lambda look: look.trained, label=N_("Inbox"))
 
 
 @lru_cache(maxsize=8)

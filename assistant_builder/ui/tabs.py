@@ -79,6 +79,6 @@ class Tab:
 
 TABS: Registry[Tab] = Registry("page tab", builtin=[
     f"assistant_builder.ui.app:{name}_TAB"
-    for name in ("DATA", "PLAN", "TRAIN", "EVALUATE", "CHAT", "REPORT", "EXPORT")
+    for name in ("DATA", "PLAN", "TRAIN", "EVALUATE", "CHAT", "REPORT", "EXPORT", "INBOX")
 ])
 """Every tab by its name, in the order in which a study goes through them."""

@@ -85,6 +85,9 @@ def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> 
         fields = [(t("1. Serve it on a computer that stays on"), widget_command(name)),
                   (t("2. Give it an https address (nginx)"), PROXY_LINES),
                   (t("3. Put this line into the pages"), embedding("https://chat.example.com", state.token))]
+        reach = Markup('<p class="ab-note-line">{}</p>').format(tm(
+            "With <code>--remember texts</code> the tab “Inbox” lists what visitors ask in vain. Tell them that "
+            "questions are kept.")) + reach
     else:
         fields += [(t("Model"), state.model), ("Python", python_lines(state))]
     return head + join(_field(*field) for field in fields) + reach

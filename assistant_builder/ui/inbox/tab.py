@@ -1,0 +1,282 @@
+"""The tab “Inbox”: answer what visitors asked in vain, train the next version, and publish it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from assistant_builder.chat.inbox import MOST_WORDINGS, accept, read_inbox, reject, set_state
+from assistant_builder.chat.visitor_log import log_file
+from assistant_builder.child_process import compute_environment, python_command
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.i18n import N_, t, tn
+from assistant_builder.models.remote_code import code_needing_permission
+from assistant_builder.study import Study
+from assistant_builder.study import versions as versions_of
+from assistant_builder.study.versions import read_versions, root_of, served_version, versions_file
+from assistant_builder.ui.html import CLICKS, empty, error_callout, pop_up_titles, state_label, toast
+from assistant_builder.ui.inbox.view import group_view, groups_view, overview_view, versions_view
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.study_snapshot import needs_study, picker_label, stamp
+from assistant_builder.ui.train.actions import start_run
+from evals.study_compare.versions import (
+    VersionVerdict,
+    create_next_version,
+    pending_corrections,
+    publish_version,
+    reject_if_worse,
+)
+
+EMPTY = N_("What visitors of your website asked is listed here.")
+_LIST_SECONDS = 10.0
+"""Time after which the list follows what visitors have asked since."""
+_TO_FORM = """() => setTimeout(() => {
+  document.querySelector("#ab-answer")?.scrollIntoView({ block: "nearest" });
+  document.querySelector("#ab-answer-text textarea")?.focus({ preventScroll: true });
+}, 80)"""
+"""JavaScript after a group is opened, since the form is below the list."""
+_grouping: dict[str, subprocess.Popen[bytes]] = {}
+"""Folder of a study → the process that groups its questions."""
+
+
+class InboxTab:
+    """Components of the tab; the caller has opened the ``gr.Tab``."""
+
+    def __init__(self) -> None:
+        self.empty = gr.HTML(needs_study(t(EMPTY)))
+        with gr.Column(visible=False) as self.body:
+            self.overview = gr.HTML(elem_id="ab-inbox-overview")
+            self.versions = gr.HTML(elem_id="ab-versions")
+            with gr.Row(elem_classes="ab-actions"):
+                self.next = gr.Button(t("Train the next version"), variant="primary", visible=False,
+                                      elem_id="ab-next-version")
+                self.open = gr.Button(t("Open the new version"), visible=False, elem_id="ab-open-version")
+                self.publish = gr.Button(t("Publish it"), variant="primary", visible=False, elem_id="ab-publish")
+                self.refuse = gr.Button(t("Reject it"), visible=False, elem_id="ab-refuse")
+                self.undo = gr.Button(t("Serve the previous version again"), visible=False, elem_id="ab-undo-version")
+            self.groups = gr.HTML(js_on_load=CLICKS, elem_id="ab-inbox")
+            with gr.Column(visible=False, elem_classes="ab-use-card", elem_id="ab-answer") as self.form:
+                self.key = gr.State("")
+                self.question = gr.HTML()
+                self.wordings = gr.CheckboxGroup([], label=t("Wordings"), elem_id="ab-answer-wordings", info=t(
+                    "The answer is trained for each of these."))
+                self.answer = gr.Textbox(label=t("Answer"), lines=3, elem_id="ab-answer-text", info=t(
+                    "What the assistant should say."))
+                with gr.Row(elem_classes="ab-actions"):
+                    self.accept = gr.Button(t("Use this answer"), variant="primary", elem_id="ab-answer-accept")
+                    self.reject = gr.Button(t("It should decline this"), elem_id="ab-answer-reject")
+                    self.later = gr.Button(t("Later"), elem_id="ab-answer-later")
+                    self.close = gr.Button(t("Close"), elem_id="ab-answer-close")
+
+    @property
+    def _list(self) -> list[Any]:
+        return [self.overview, self.groups]
+
+    @property
+    def _version(self) -> list[Any]:
+        return [self.versions, self.next, self.open, self.publish, self.refuse, self.undo]
+
+    @property
+    def _form(self) -> list[Any]:
+        return [self.form, self.key, self.question, self.wordings, self.answer]
+
+    def sections(self) -> list[LiveRegion]:
+        """The regions that are redrawn when visitors ask, and when a version changes."""
+        return [
+            LiveRegion("inbox-body", [self.empty, self.body], lambda view: f"{view.name}:{view.trained}",
+                       self._draw_body),
+            LiveRegion("inbox-list", self._list, _list_mark, lambda view: self._draw_list(view.study)),
+            LiveRegion("inbox-form", self._form, lambda view: str(view.name), lambda view: _closed()),
+            LiveRegion("inbox-versions", self._version, _versions_mark, lambda view: self._draw_versions(view.study)),
+        ]
+
+    def _draw_body(self, view: StudyView) -> Sequence[Any]:
+        shown = needs_study(t(EMPTY)) if view.study is None else empty(
+            t("No trained assistants yet"), t("Visitors can ask the assistant once it is trained."))
+        return [gr.update(value=shown, visible=not view.trained), gr.update(visible=view.trained)]
+
+    def _draw_list(self, study: Study | None) -> list[Any]:
+        if study is None:
+            return ["", ""]
+        root = root_of(study)
+        try:
+            inbox = read_inbox(root, time.time())
+        except AssistantBuilderError as error:
+            return [error_callout(error.to_record()), ""]
+        if inbox.ungrouped:
+            group_in_background(root)
+        return [overview_view(inbox), groups_view(inbox)]
+
+    def _draw_versions(self, study: Study | None) -> list[Any]:
+        hidden = [gr.update(visible=False)] * 5
+        if study is None:
+            return ["", *hidden]
+        root = root_of(study)
+        try:
+            verdict = _candidate_verdict(root)  # first, since it rejects a version that is worse
+            versions, waiting = read_versions(root), len(pending_corrections(root))
+        except AssistantBuilderError as error:
+            return [error_callout(error.to_record()), *hidden]
+        candidate = versions.candidate
+        state = Study.open(candidate).state if candidate else ""
+        judged = candidate is not None and verdict is not None and verdict.outcome != "not trained"
+        return [
+            versions_view(versions, waiting, verdict, state_label(state)),
+            gr.update(visible=candidate is None and waiting > 0, interactive=True, value=tn(
+                "Train the next version with {count} answer", "Train the next version with {count} answers", waiting)),
+            gr.update(visible=candidate is not None and candidate != study.name),
+            gr.update(visible=judged, variant="primary" if judged and verdict and verdict.outcome == "no worse"
+                      else "secondary",
+                      value=t("Publish it") if verdict and verdict.outcome == "no worse" else t("Publish it anyway")),
+            gr.update(visible=candidate is not None and state != "running"),
+            gr.update(visible=bool(versions.before)),
+        ]
+
+    # events
+
+    def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
+        """Connect the components; ``picker`` holds the name of the chosen study."""
+        self.groups.click(user_facing_errors(self._open), picker, self._form, **QUIET).then(
+            None, None, None, js=_TO_FORM)
+        self.close.click(lambda: _closed(), None, self._form, queue=False, **QUIET)
+        decided = [*self._list, *self._form, *self._version]
+        chosen = [picker, self.key, self.wordings, self.answer]
+        for button, decide in ((self.accept, self._accept), (self.reject, self._reject), (self.later, self._later)):
+            button.click(user_facing_errors(functools.partial(self._decide, decide)), chosen, decided, **QUIET)
+        self.next.click(user_facing_errors(self._train), picker, self._version, show_progress_on=self.next,
+                        api_visibility="private")
+        self.open.click(user_facing_errors(self._open_version), picker, [picker, tabs], **QUIET)
+        for button, change in ((self.publish, self._publish), (self.refuse, self._refuse), (self.undo, self._undo)):
+            button.click(user_facing_errors(functools.partial(self._change, change)), picker, self._version, **QUIET)
+
+    def _open(self, name: str | None, event: gr.EventData) -> list[Any]:
+        root = root_of(Study.open(name or ""))
+        group = read_inbox(root, time.time()).group(str(event.name))
+        shown = list(group.wordings)
+        return [gr.update(visible=True), group.key, group_view(group),
+                gr.update(choices=shown, value=shown[:MOST_WORDINGS], visible=len(shown) > 1),
+                next(iter(group.suggestions), "")]
+
+    def _decide(self, decide: Callable[..., str], name: str | None, key: str, wordings: list[str],
+                answer: str) -> list[Any]:
+        study = Study.open(name or "")
+        root = root_of(study)
+        group = read_inbox(root, time.time()).group(key)
+        said = decide(root, group, wordings if len(group.wordings) > 1 else None, answer)
+        gr.Info(toast(said), title=pop_up_titles()["info"])
+        return [*self._draw_list(study), *_closed(), *self._draw_versions(study)]
+
+    def _accept(self, root: Study, group: Any, wordings: list[str] | None, answer: str) -> str:
+        count = accept(root, group, answer, wordings, corrected=served_version(root))
+        return tn("Saved for {count} wording.", "Saved for {count} wordings.", count)
+
+    def _reject(self, root: Study, group: Any, wordings: list[str] | None, answer: str) -> str:
+        count = reject(root, group, wordings, corrected=served_version(root))
+        return tn("{count} question to decline is saved.", "{count} questions to decline are saved.", count)
+
+    def _later(self, root: Study, group: Any, wordings: list[str] | None, answer: str) -> str:
+        set_state(root, group, "later")
+        return t("It is at the end of the list now.")
+
+    def _train(self, name: str | None) -> list[Any]:
+        study = Study.open(name or "")
+        made, _ = create_next_version(root_of(study))
+        if made.config.external_addresses or code_needing_permission(made.config.model) is not None:
+            gr.Info(toast(t("It contacts other machines, or its model runs its own code. Open it, check its settings "
+                            "and press Start.")), duration=30, title=t("The new version is not started yet"))
+        else:
+            start_run(made.name)
+        return self._draw_versions(study)
+
+    def _open_version(self, name: str | None) -> list[Any]:
+        candidate = read_versions(root_of(Study.open(name or ""))).candidate
+        made = Study.open(candidate or name or "")
+        return [gr.update(choices=[(picker_label(made.title, made.state), made.name)], value=made.name),
+                gr.Tabs(selected="train")]
+
+    def _change(self, change: Callable[[Study], str], name: str | None) -> list[Any]:
+        study = Study.open(name or "")
+        gr.Info(toast(change(root_of(study))), title=pop_up_titles()["info"])
+        return self._draw_versions(study)
+
+    def _publish(self, root: Study) -> str:
+        version = Study.open(read_versions(root).candidate or root.name)
+        publish_version(root, version, anyway=True)  # the button says what the verdict is
+        return t("{version} is published. A server that runs changes to it in some seconds.", version=version.title)
+
+    def _refuse(self, root: Study) -> str:
+        candidate = read_versions(root).candidate or root.name
+        verdict = _candidate_verdict(root)
+        versions_of.reject(root, candidate, verdict.sentence if verdict and verdict.sentence
+                           else t("rejected before it was tested"))
+        return t("It is kept as rejected.")
+
+    def _undo(self, root: Study) -> str:
+        return t("{version} is served again.", version=Study.open(versions_of.undo(root)).title)
+
+
+def _closed() -> list[Any]:
+    """Values of the form when no group is open."""
+    return [gr.update(visible=False), "", "", gr.update(choices=[], value=[]), ""]
+
+
+def _candidate_verdict(root: Study) -> VersionVerdict | None:
+    """The verdict on the newest version, which is rejected if it is worse; None without one that waits."""
+    candidate = read_versions(root).candidate
+    if candidate is None:
+        return None
+    version = Study.open(candidate)
+    files = [each / "evals" / "status.json" for each in (served_version(root).folder, version.folder)]
+    return _judged(str(root.folder), candidate, stamp([*files, versions_file(root)]))
+
+
+@functools.lru_cache(maxsize=16)
+def _judged(root: str, version: str, changed: str) -> VersionVerdict:
+    """The verdict on a version; ``changed`` identifies the files that it depends on."""
+    return reject_if_worse(Study(Path(root)), Study.open(version))
+
+
+_marks: dict[str, tuple[float, str]] = {}
+"""Folder of a study → when its list was looked at, and the version then."""
+
+
+def _list_mark(view: StudyView) -> str:
+    """Changes at most every :data:`_LIST_SECONDS`: visitors ask all the time, and someone may be reading."""
+    if view.study is None:
+        return ""
+    root = root_of(view.study)
+    seen, mark = _marks.get(str(root.folder), (float("-inf"), ""))
+    if time.monotonic() - seen > _LIST_SECONDS:
+        path = log_file(root)
+        mark = stamp([path, path.with_name(f"{path.name}-wal")])
+        _marks[str(root.folder)] = time.monotonic(), mark
+    return f"{view.name}:{mark}"
+
+
+def _versions_mark(view: StudyView) -> str:
+    if view.study is None:
+        return ""
+    root = root_of(view.study)
+    files = [versions_file(root)]
+    with contextlib.suppress(AssistantBuilderError):
+        files.append(served_version(root).folder / "corrections.jsonl")
+        if (candidate := read_versions(root).candidate) is not None:
+            folder = Study.open(candidate).folder
+            files += [folder / "run.json", folder / "evals" / "status.json"]
+    return f"{view.name}:{view.trained}:{stamp(files)}"
+
+
+def group_in_background(root: Study) -> None:
+    """Start the process that groups the questions by meaning, unless it runs."""
+    running = _grouping.get(str(root.folder))
+    if running is None or running.poll() is not None:
+        _grouping[str(root.folder)] = subprocess.Popen(
+            python_command("-m", "assistant_builder.chat.inbox", str(root.folder)), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=compute_environment(), start_new_session=True)

@@ -1,0 +1,161 @@
+"""The tab “Inbox”: what it shows, and what its buttons do."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from assistant_builder.chat.feedback import add_correction, read_corrections
+from assistant_builder.chat.inbox import Inbox, Overview, group_by_meaning, read_inbox
+from assistant_builder.chat.visitor_log import log_file, opened
+from assistant_builder.study import Study
+from assistant_builder.study.versions import add_version, publish, read_versions, served_version
+from assistant_builder.ui.inbox import tab as tab_module
+from assistant_builder.ui.inbox.tab import InboxTab
+from assistant_builder.ui.inbox.view import SHOWN_GROUPS, groups_view, overview_view, weeks_view
+from assistant_builder.ui.refresh import StudyView
+from tests.chat.test_inbox import NOW, encode, keep
+from tests.evals.study_compare.scored_studies import each, edit, make
+from tests.ui.blocks import inside_blocks
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A trained study whose visitors asked three times about refunds and once who won."""
+    monkeypatch.setattr(tab_module, "group_in_background", lambda root: None)
+    tab_module._marks.clear()
+    made = make("shop")
+    keep(made, ("Do I get a refund?", "I do not know.", True, None),
+         ("How long does a refund take?", "Two years.", False, -1), ("do I get a refund", "I do not know.", True, None),
+         ("Who won?", "I do not know.", True, None), ("Are you open?", "Yes.", False, 1))
+    group_by_meaning(made, encode, "topics")
+    return made
+
+
+@pytest.fixture
+def tab(study: Study) -> InboxTab:
+    return inside_blocks(InboxTab)
+
+
+def opened_form(tab: InboxTab, key: str) -> list[Any]:
+    return tab._open("shop", SimpleNamespace(name=key))  # type: ignore[arg-type]
+
+
+def drawn(tab: InboxTab, study: Study) -> dict[str, Any]:
+    """What the region of the versions shows."""
+    html, *buttons = tab._draw_versions(study)
+    names = ("next", "open", "publish", "refuse", "undo")
+    return {"html": html, **{name: button for name, button in zip(names, buttons, strict=True) if button["visible"]}}
+
+
+def test_the_list_shows_groups_with_how_often_they_were_asked(tab: InboxTab, study: Study) -> None:
+    overview, groups = tab._draw_list(study)
+    assert "<b>5</b>" in overview and "Answered" in overview
+    assert "Do I get a refund?" in groups and "asked 3 times · declined · 2 wordings" in groups
+    assert groups.index("Do I get a refund?") < groups.index("Who won?") and "Are you open?" not in groups
+
+
+def test_an_answer_becomes_a_correction_for_the_chosen_wordings(tab: InboxTab, study: Study) -> None:
+    form, key, html, wordings, answer = opened_form(tab, "q-1")
+    assert form["visible"] and key == "q-0" and answer == "Two weeks.", "a visitor's suggestion is proposed"
+    assert wordings["choices"] == wordings["value"] == ["Do I get a refund?", "How long does a refund take?"]
+    values = tab._decide(tab._accept, "shop", key, ["Do I get a refund?"], "Within a week.")
+    assert [(one.question, one.answer) for one in read_corrections(study)] == [("Do I get a refund?", "Within a week.")]
+    assert "refund" not in values[1] and not values[2]["visible"], "the group is gone and the form is closed"
+    assert drawn(tab, study)["next"]["value"] == "Train the next version with 1 answer"
+
+
+def test_a_question_is_to_be_declined_or_left_for_later(tab: InboxTab, study: Study) -> None:
+    tab._decide(tab._later, "shop", "q-0", [], "")
+    _, groups = tab._draw_list(study)
+    assert groups.index("Who won?") < groups.index("Do I get a refund?") and "for later" in groups
+    tab._decide(tab._reject, "shop", "q-3", [], "")
+    (made,) = read_corrections(study)
+    assert made.question == "Who won?" and not made.answerable
+
+
+def test_an_empty_answer_is_refused_and_loses_nothing(tab: InboxTab, study: Study) -> None:
+    with pytest.raises(Exception, match="empty"):
+        tab._decide(tab._accept, "shop", "q-3", [], "  ")
+    assert read_corrections(study) == [] and "Who won?" in tab._draw_list(study)[1]
+
+
+def test_a_version_goes_from_answers_to_visitors_and_back(tab: InboxTab, study: Study,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(tab_module, "start_run", started.append)
+    monkeypatch.setattr(tab_module, "code_needing_permission", lambda model: None)  # the base is not downloaded here
+    assert set(drawn(tab, study)) == {"html"}, "there is nothing to train and nothing to publish"
+    add_correction(study, "Who won?", "Nobody.")
+    tab._train("shop")
+    assert started == ["shop-v2"] and read_versions(study).candidate == "shop-v2"
+    shown = drawn(tab, study)
+    assert "is being made" in shown["html"] and set(shown) == {"html", "open", "refuse"}
+    tab._change(tab._refuse, "shop")
+    assert read_versions(study).reason("shop-v2") == "rejected before it was tested"
+    add_version(study, make("shop-v3"))
+    shown = drawn(tab, study)
+    assert "no worse than shop" in shown["html"] and shown["publish"]["value"] == "Publish it"
+    tab._change(tab._publish, "shop")
+    assert served_version(study).name == "shop-v3"
+    shown = drawn(tab, Study.open("shop-v3"))
+    assert "Served: shop-v3" in shown["html"] and set(shown) == {"html", "undo"}, "a version shows the same inbox"
+    tab._change(tab._undo, "shop")
+    assert served_version(study).name == "shop" and "Rejected versions" in drawn(tab, study)["html"]
+
+
+def test_a_version_that_is_worse_is_kept_as_rejected(tab: InboxTab, study: Study) -> None:
+    version = make("shop-v2")
+    edit(version, each(lambda sample: {"nll": sample["nll"] + sample["tokens"]}))
+    add_version(study, version)
+    shown = drawn(tab, study)
+    assert "publish" not in shown and read_versions(study).reason("shop-v2") is not None
+    assert "is worse than" in shown["html"]
+
+
+def test_answers_of_the_second_version_are_trained_on_it(tab: InboxTab, study: Study) -> None:
+    add_version(study, make("shop-v2"))
+    publish(study, "shop-v2")
+    tab._decide(tab._accept, "shop", "q-3", [], "Nobody.")
+    assert read_corrections(study) == [] and len(read_corrections(Study.open("shop-v2"))) == 1
+
+
+def test_the_list_is_looked_at_every_ten_seconds(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(tab_module.time, "monotonic", lambda: now[0])
+    before = tab_module._list_mark(StudyView("shop"))
+    with opened(log_file(study)) as connection:
+        connection.execute("DELETE FROM question")
+    assert tab_module._list_mark(StudyView("shop")) == before
+    now[0] = 11.0
+    assert tab_module._list_mark(StudyView("shop")) != before
+
+
+def test_what_visitors_wrote_is_shown_as_text() -> None:
+    study = make("hostile")
+    keep(study, (HOSTILE, HOSTILE, False, -1))
+    tab = inside_blocks(InboxTab)
+    inbox = read_inbox(study, NOW)
+    shown = [groups_view(inbox), *map(str, tab._open("hostile", SimpleNamespace(name="q-0")))]  # type: ignore[arg-type]
+    assert "&lt;img" in shown[0] and not any("<img" in each for each in shown[:1])
+    assert "<img" not in str(shown[3])
+
+
+def test_nobody_asked_and_counts_alone_say_what_to_do() -> None:
+    assert "--remember texts" in overview_view(Inbox())
+    counts = Inbox(((0, Overview(3, 1, 0, 0)),))
+    assert "Only counts are kept" in overview_view(counts) and groups_view(counts) == ""
+    assert weeks_view(counts.weeks) == "", "one week is no development"
+    two = weeks_view(((3, Overview(4, 1, 0, 0)), (0, Overview(2, 0, 0, 1))))
+    assert "height:75%" in two and "height:50%" in two and "3 weeks ago" in two and "<caption>" in two
+
+
+def test_a_long_list_ends_with_how_many_more_there_are() -> None:
+    study = make("many")
+    keep(study, *[(f"Question number {number}?", "No idea.", True, None) for number in range(SHOWN_GROUPS + 5)])
+    shown = groups_view(read_inbox(study, NOW))
+    assert shown.count("data-action") == SHOWN_GROUPS and "5 more are shown" in shown
