@@ -89,7 +89,7 @@ def test_a_version_goes_from_answers_to_visitors_and_back(tab: InboxTab, study: 
     started: list[str] = []
     monkeypatch.setattr(tab_module, "start_run", started.append)
     monkeypatch.setattr(tab_module, "code_needing_permission", lambda model: None)  # the base is not downloaded here
-    study.write_config(study.config.with_changes({"eval.judge_url": None, "eval.judge_model": None}))
+    study.write_config(study.config.with_changes({"eval.judge_url": None}))
     assert set(drawn(tab, study)) == {"html"}, "there is nothing to train and nothing to publish"
     add_correction(study, "Who won?", "Nobody.")
     tab._train("shop")
