@@ -32,6 +32,9 @@ Encode = Callable[[Sequence[str]], Any]
 MOST_WORDINGS = 10
 """Wordings of a group that an answer becomes a correction of, unless others are chosen; the most frequent ones."""
 WEEK = 7 * 86_400.0
+SIMILAR = 0.65
+"""Mean cosine from which two groups of questions are one; ``python -m benchmarks.question_groups`` compares values."""
+_LINKED = 5_000
 _BATCH = 256
 _KEPT_TEXTS = 20
 """Answers and suggestions of a group that are shown at most."""
@@ -208,8 +211,6 @@ def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
     """
     import numpy as np
 
-    from evals.stats.similar import similar_questions  # imports scipy, which is slow
-
     if not log_file(study).is_file():
         return 0
     with opened(log_file(study)) as connection:
@@ -224,17 +225,50 @@ def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
     with opened(log_file(study)) as connection:
         texts, blobs = _columns(connection.execute(
             "SELECT text, vector FROM wording WHERE embedder = ? AND text IN "
-            f"(SELECT wording FROM question WHERE {_WAITING}) ORDER BY rowid", (embedder,)))
+            f"(SELECT wording FROM question WHERE {_WAITING}) ORDER BY "
+            "(SELECT COUNT(*) FROM question WHERE question.wording = text) DESC, rowid", (embedder,)))
     if not texts or not new:
         return 0
     vectors = np.frombuffer(b"".join(blobs), dtype=np.float16).reshape(len(texts), -1).astype(np.float32)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
-    numbers = similar_questions(vectors)
-    alone = iter(range(-1, -len(texts) - 1, -1))  # each without a similar one has a meaning of its own
     with opened(log_file(study)) as connection:
-        connection.executemany("UPDATE wording SET meaning = ? WHERE text = ?", [
-            (next(alone) if number is None else number, text) for number, text in zip(numbers, texts, strict=True)])
+        connection.executemany("UPDATE wording SET meaning = ? WHERE text = ?",
+                               list(zip(map(int, meanings(vectors)), texts, strict=True)))
     return len(new)
+
+
+def meanings(vectors: Any, similar: float = SIMILAR) -> Any:
+    """Number the meanings of questions by average linkage of their embeddings.
+
+    Beyond :data:`_LINKED` questions, whose distances would need too much memory, the others join the group with the
+    nearest mean, or have a meaning of their own.
+
+    Args:
+        vectors: Sentence embeddings of unit length, shape ``[n, d]``; the most frequent question first.
+        similar: Mean cosine from which two groups are one.
+
+    Returns:
+        The number of each question's meaning, shape ``[n]``.
+    """
+    import numpy as np
+    from scipy.cluster.hierarchy import fcluster, linkage  # imported here because the import is slow
+
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if len(vectors) < 2:
+        return np.zeros(len(vectors), dtype=np.int64)
+    linked = vectors[:_LINKED]
+    numbers = fcluster(linkage(linked, "average", metric="cosine"), 1 - similar, "distance").astype(np.int64) - 1
+    count = int(numbers.max()) + 1
+    means = np.zeros((count, vectors.shape[1]), dtype=np.float32)
+    np.add.at(means, numbers, linked)
+    means /= np.bincount(numbers, minlength=count)[:, None]
+    parts = [numbers]
+    for start in range(_LINKED, len(vectors), _LINKED):
+        scores = vectors[start : start + _LINKED] @ means.T
+        best = scores.argmax(axis=1)
+        alone = np.arange(count + start, count + start + len(best))
+        parts.append(np.where(scores[np.arange(len(best)), best] >= similar, best, alone))
+    return np.concatenate(parts)
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:

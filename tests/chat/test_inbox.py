@@ -19,6 +19,7 @@ from assistant_builder.chat.inbox import (
     Overview,
     accept,
     group_by_meaning,
+    meanings,
     read_inbox,
     reject,
     set_state,
@@ -92,6 +93,15 @@ def test_a_wording_is_embedded_once_and_again_by_another_embedder(study: Study) 
     assert group_by_meaning(study, counting, "one") == 1 and len(seen) == 4
     assert [group.count for group in read_inbox(study, NOW).groups] == [4, 1]
     assert group_by_meaning(study, counting, "two") == 4 and len(seen) == 8
+
+
+def test_more_questions_than_can_be_linked_join_the_nearest_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assistant_builder.chat.inbox._LINKED", 4)
+    vectors = np.eye(3)[[0, 0, 1, 1, 0, 1, 2, 2, 0]]
+    first, second, *_ = numbers = meanings(vectors).tolist()
+    assert first == second == numbers[4] == numbers[8] != numbers[2] == numbers[3] == numbers[5]
+    assert len({first, numbers[2], *numbers[6:8]}) == 4, "those without a group keep a meaning of their own"
+    assert meanings(vectors[:1]).tolist() == [0] and meanings(vectors[:0]).tolist() == []
 
 
 def test_one_answer_corrects_every_wording_and_nothing_else(study: Study) -> None:
