@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,11 +88,10 @@ def deploy(models: ModelRegistry, config: ServingConfig, key: bytes | None) -> N
             where="serve", remedy="Look at 'serve status' and the logs of the replicas") from error
 
 
-def follow(models: ModelRegistry, config: ServingConfig, key: bytes | None) -> None:
-    """Deploy the versions that are published, until interrupted; see :class:`EngineSwitch`."""
+def follow(models: ModelRegistry, config: ServingConfig, key: bytes | None, stop: threading.Event) -> None:
+    """Deploy the versions that are published, until ``stop`` is set; old replicas end after their answers."""
     seen = models.published
-    while True:
-        time.sleep(_PUBLISHED_SECONDS)
+    while not stop.wait(_PUBLISHED_SECONDS):
         if models.published == seen:
             continue
         seen = models.published
@@ -137,7 +136,7 @@ def serve_on_ray(models: ModelRegistry, config: ServingConfig, key: str | None, 
         print(f"warning: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(KeyboardInterrupt), deployed(models, config, digest, address) as url:
         print(ready_text(models, url, as_json=as_json, widget=config.widget), flush=True)
-        follow(models, config, digest)
+        follow(models, config, digest, threading.Event())
 
 
 RAY = ServingBackend(

@@ -16,9 +16,10 @@ import pytest
 from assistant_builder.chat.ask import ask_arms
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.auth import digest_of
-from assistant_builder.serving.ray_serve import APPLICATION, deployed
+from assistant_builder.serving.ray_serve import APPLICATION, deployed, follow
 from assistant_builder.serving.registry import select_models
 from assistant_builder.study import Study
+from assistant_builder.study.versions import add_version, publish
 from tests.cluster.conftest import Nodes
 from tests.export.tiny import tiny_base, tiny_study
 
@@ -34,18 +35,49 @@ def studies(tmp_path: Path) -> list[Study]:
     return [tiny_study(base, "one"), tiny_study(base, "two", seed=2)]
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture
 def url(nodes: Nodes, studies: list[Study]) -> Iterator[str]:
     from ray import serve
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = ServingConfig(port=port, min_replicas=1, max_replicas=2, ongoing=1, cpus=1)
+    config = ServingConfig(port=free_port(), min_replicas=1, max_replicas=2, ongoing=1, cpus=1)
     models = select_models(["one:qlora", "two:qlora"], lambda study: "qlora")
     with deployed(models, config, digest_of(KEY), nodes.address) as url:
         yield url
     assert APPLICATION not in serve.status().applications
+    serve.shutdown()
+
+
+def test_a_published_version_replaces_the_served_one_without_losing_an_answer(
+        nodes: Nodes, studies: list[Study], tmp_path: Path) -> None:
+    from ray import serve
+
+    version = tiny_study(tmp_path / "base", "one-v2", seed=3)
+    add_version(studies[0], version)
+    before, after = (ask_arms(study, QUESTION, ["qlora"])["qlora"]["text"] for study in (studies[0], version))
+    config = ServingConfig(port=free_port(), min_replicas=1, max_replicas=1, cpus=1)
+    models, stop, answers = select_models(["one:qlora"], lambda study: "qlora"), threading.Event(), list[str]()
+    with deployed(models, config, None, nodes.address) as url:
+        following = threading.Thread(target=follow, args=(models, config, None, stop))
+        following.start()
+        try:
+            deadline = time.monotonic() + 240
+            while time.monotonic() < deadline and answers[-3:] != [after] * 3:
+                asked = {"model": "one", "messages": [{"role": "user", "content": QUESTION}]}
+                found = httpx.post(f"{url}/chat/completions", json=asked, timeout=240)
+                assert found.status_code == 200, found.text
+                answers.append(found.json()["choices"][0]["message"]["content"].strip())
+                if len(answers) == 1:
+                    publish(studies[0], "one-v2")
+        finally:
+            stop.set()
+            following.join()
+    assert before != after and answers[0] == before and answers[-1] == after and {*answers} == {before, after}
     serve.shutdown()
 
 

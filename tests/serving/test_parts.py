@@ -28,6 +28,7 @@ from assistant_builder.serving.engine import Engine, StopSequenceFilter
 from assistant_builder.serving.registry import prompt_limits, select_models
 from assistant_builder.serving.schemas import ChatRequest
 from assistant_builder.study import Study
+from assistant_builder.study.versions import add_version, publish
 from tests.serving.conftest import LONGEST, limits, models
 from tests.synthetic_study import new_study, trained, with_data
 
@@ -295,6 +296,21 @@ def test_replicas_without_gpu_request_see_no_gpu(tmp_path: Path, gpus: float, sh
 
     options = application(models(tmp_path), ServingConfig(gpus=gpus), None)._bound_deployment.ray_actor_options
     assert options["runtime_env"]["env_vars"].get("CUDA_VISIBLE_DEVICES") == shown
+
+
+def test_the_published_version_is_served_under_the_names_of_the_first_study() -> None:
+    first, version = with_adapters("shop"), with_adapters("shop-v2")
+    models = select_models(["shop"], lambda study: "lora")
+    add_version(first, version)
+    assert models.latest() == models and models.assistants[0].version == "shop-qlora"
+    before = models.published
+    publish(first, "shop-v2")
+    assert models.published != before
+    latest = models.latest()
+    assert latest.ids == models.ids and latest.aliases == models.aliases
+    assert {each.folder.name for each in latest.assistants} == {"shop-v2"}
+    assert {each.root.name for each in latest.assistants} == {"shop"}
+    assert select_models(["shop-v2:lora"], lambda study: "lora").assistants[0].folder.name == "shop-v2"
 
 
 def test_a_study_with_one_arm_brings_that_one_under_both_names() -> None:
