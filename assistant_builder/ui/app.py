@@ -39,7 +39,14 @@ from assistant_builder.ui.refresh import (
 )
 from assistant_builder.ui.report.tab import ReportTab
 from assistant_builder.ui.server import serve_page
-from assistant_builder.ui.study_snapshot import damaged_strip, new_study_strip, picker_label, study_strip
+from assistant_builder.ui.study_snapshot import (
+    damaged_strip,
+    new_study_strip,
+    picker_label,
+    report_conclusion,
+    study_report,
+    study_strip,
+)
 from assistant_builder.ui.tabs import TABS, Tab, TabContent
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.uploads import uploads_folder
@@ -207,7 +214,8 @@ def _draw_frame(look: StudyView) -> Sequence[Any]:
 
 def _draw_strip(look: StudyView) -> Sequence[Any]:
     if look.study is not None and look.snapshot is not None:
-        return [study_strip(look.snapshot)]
+        report = study_report(look.study)
+        return [study_strip(look.snapshot, report_conclusion(report) if report else None)]
     return [damaged_strip(look.name or "", look.error) if look.error else new_study_strip()]
 
 

@@ -255,10 +255,16 @@ def title_of_study(name: str) -> str:
         return name
 
 
-def study_strip(snapshot: Snapshot) -> Markup:
-    """Name and state; during a run and after one that stopped the steps, after a finished one where to go next."""
+def study_strip(snapshot: Snapshot, conclusion: Conclusion | None = None) -> Markup:
+    """Name and state; during a run and after one that stopped the steps, after a finished one where to go next.
+
+    ``conclusion`` is that of the report of a finished study, whose state says if the assistant is not good enough.
+    """
+    enough = snapshot.state != "succeeded" or conclusion is None or conclusion.ready
+    state = badge(snapshot.shown_state) if enough else Markup('<span class="ab-badge ab-cancelled">{}</span>').format(
+        t("Not good enough yet"))
     head = Markup('<div class="ab-strip-head"><h2>{}</h2>{}{}</div>').format(
-        snapshot.config.shown_name, badge(snapshot.shown_state), _next_places(snapshot))
+        snapshot.config.shown_name, state, _next_places(snapshot, enough=enough))
     steps = Markup("")
     if snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy):
         shown = join(_step(snapshot, record) for record in snapshot.steps)
@@ -266,11 +272,11 @@ def study_strip(snapshot: Snapshot) -> Markup:
     return Markup('<div class="ab-strip">{}{}</div>').format(head, steps)
 
 
-def _next_places(snapshot: Snapshot) -> Markup:
+def _next_places(snapshot: Snapshot, *, enough: bool) -> Markup:
     """Buttons that open the tabs where to go on with a study that has not run or is finished; else empty."""
     if snapshot.state == "succeeded":
-        head, places = t("Ready:"), [("evaluate", t("See the results")), ("chat", t("Chat with it")),
-                                     ("export", t("Use it"))]
+        head = t("Ready:") if enough else t("Next:")
+        places = [("evaluate", t("See the results")), ("chat", t("Chat with it")), ("export", t("Use it"))]
     elif snapshot.shown_state == "queued" and not snapshot.touched:
         head, places = t("Next:"), [("train", t("Train it"))]
     else:

@@ -26,9 +26,11 @@ from assistant_builder.ui.study_snapshot import (
     Snapshot,
     log_tail,
     picker_label,
+    report_conclusion,
     samples_stamp,
     stamp,
     state_of,
+    study_report,
     study_stamp,
     study_strip,
     take_snapshot,
@@ -103,6 +105,11 @@ def test_the_strip_shows_state_time_and_progress() -> None:
 
 def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_line() -> None:
     done, new = (study_strip(take_snapshot(study)) for study in (finished_study("done"), new_study("new")))
+    conclusion = report_conclusion(study_report(Study.open("done")) or {})
+    assert conclusion is not None
+    for ready, words in ((True, ("done", "Ready:")), (False, ("Not good enough yet", "Next:"))):
+        shown = plain(study_strip(take_snapshot(Study.open("done")), replace(conclusion, ready=ready)))
+        assert all(word in shown for word in words), shown
     assert "Ready:" in done and all(f'data-tab="{tab}"' in done for tab in ("evaluate", "chat", "export"))
     assert "ab-steps" not in done and "ab-steps" not in new and "Ready:" not in new
     assert re.findall('data-tab="([a-z]+)"', new) == ["train"], "what to press is in view, also above a long preview"
