@@ -15,12 +15,19 @@ from tests.browser.serving import Site, free_port, leaves, serving
 expect.set_options(timeout=45_000)  # rendering is slow on a busy machine
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The page, served by ``app.py`` on a free port."""
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page, served by ``app.py`` on a free port, for all files of a worker."""
     home = tmp_path_factory.mktemp("site") / "home"
-    with serving(home, free_port()) as site:
-        yield site
+    with serving(home, free_port()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def site(server: Site) -> Iterator[Site]:
+    """The page, without any study at first."""
+    yield server
+    shutil.rmtree(server.home / "studies", ignore_errors=True)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from tests.synthetic_study import finished_study, new_study, running, with_data,
 
 pytestmark = pytest.mark.browser
 
-STANDARD = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
+STANDARD = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]},
+            "resultTypes": ["violations"]}
 GRADIOS_OWN = (("aria-prohibited-attr", 'aria-label="Empty value"'),)
 """Rule and a part of the element's HTML: what Gradio renders and we cannot set."""
 
