@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json, write_jsonl
+from assistant_builder.arms import ARMS
+from assistant_builder.atomic_io import append_jsonl, file_hash, read_jsonl, write_json, write_jsonl
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, StepRecord
+from evals.metrics import METRICS
 from tests.measured_study import with_everything, with_what_one_arm_has
 
 CARDS = Path(__file__).parents[1] / "datasets_cards"
@@ -163,7 +169,28 @@ def reported(study: Study) -> Study:
 
 
 def finished_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
-    """A study with all steps done; ``changes`` as for :func:`new_study`."""
-    study = reported(evaluated(trained(with_data(new_study(name, source, **changes)))))
-    assert all(study.step(step).state == "succeeded" for step in study.steps)
-    return study
+    """A study with all steps done; ``changes`` as for :func:`new_study`.
+
+    It is made once in a process, with its report by the product, and written again for each test that asks for it.
+    """
+    asked = json.dumps([name, source.name, file_hash(source), changes, list(METRICS), list(ARMS)], sort_keys=True)
+    if asked not in _FINISHED:
+        study = reported(evaluated(trained(with_data(new_study(name, source, **changes)))))
+        assert all(study.step(step).state == "succeeded" for step in study.steps)
+        _FINISHED[asked] = {path.relative_to(study.folder): (path.read_bytes(), path.stat().st_mtime_ns)
+                            for path in study.folder.rglob("*") if path.is_file()}
+        return study
+    return Study.create_folder(name, partial(_write_again, _FINISHED[asked]))
+
+
+_FINISHED: dict[str, dict[Path, tuple[bytes, int]]] = {}
+"""What was asked for → the files of the study, with the times at which they were written."""
+
+
+def _write_again(files: dict[Path, tuple[bytes, int]], folder: Path) -> None:
+    """Write files as if they had been written now, one after the other as they were."""
+    later = time.time_ns() - max(written for _, written in files.values())
+    for path, (content, written) in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+        os.utime(folder / path, ns=(written + later, written + later))
