@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,50 @@ def s3_environment(endpoint: str) -> dict[str, str]:
     }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take long first, so that no worker is left with one at the end."""
-    slow = {item.path for item in items if any(item.get_closest_marker(name) for name in ("browser", "train"))}
-    items.sort(key=lambda item: item.path not in slow)
+class CaseSeconds:
+    """Remembers how long each case took, in pytest's cache, and hands it to the workers of the next run."""
+
+    KEY = "assistant-builder/seconds"
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.cache = getattr(config, "cache", None)  # not with -p no:cacheprovider
+        self.known: dict[str, float] = self.cache.get(self.KEY, {}) if self.cache is not None else {}
+        self.measured: dict[str, float] = defaultdict(float)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput[self.KEY] = self.known
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.measured[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        if self.cache is not None:
+            self.cache.set(self.KEY, self.known | {name: round(took, 2) for name, took in self.measured.items()})
+
+
+known_seconds = pytest.StashKey[dict[str, float]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read what the last run measured."""
+    if hasattr(config, "workerinput"):
+        config.stash[known_seconds] = config.workerinput[CaseSeconds.KEY]
+    else:
+        config.pluginmanager.register(measured := CaseSeconds(config))
+        config.stash[known_seconds] = measured.known
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the files that take long first, so that no worker is left with one at the end.
+
+    A case that was never measured is taken to last a second, or five in a browser or with a model.
+    """
+    known, seconds = config.stash[known_seconds], defaultdict[Path, float](float)
+    for item in items:
+        slow = any(item.get_closest_marker(name) for name in ("browser", "train"))
+        seconds[item.path] += known.get(item.nodeid, 5.0 if slow else 0.1)
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(autouse=True)
