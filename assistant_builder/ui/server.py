@@ -326,7 +326,8 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     outer.add_route(refresh.PATH, refresh.pulse_route(page.sections), methods=["GET"])
     script, text = frontend.changed_script()
     if script:
-        outer.add_route(f"/assets/{script}", lambda _: Response(text, media_type="text/javascript"), methods=["GET"])
+        outer.add_route(f"/assets/{script}", lambda _: Response(text, media_type="text/javascript", headers={
+            "Cache-Control": "public, max-age=3600"}), methods=["GET"])
     demo.queue(default_concurrency_limit=_QUEUE_LIMIT)
     demo._queue.sleep_when_free = demo._queue.progress_update_sleep_when_free = _QUEUE_SECONDS
     gr.mount_gradio_app(outer, demo, path="/", server_name=access.host,
