@@ -55,8 +55,9 @@ def serve_with(start: Callable[[ModelRegistry], ChatWorker], models: ModelRegist
                            widget=config.widget)
         server = _Server(
             limited_config(
-                make_app(engine, config, digest), ConnectionLimits(), log_level="warning", access_log=False,
-                server_header=False, lifespan="on", proxy_headers=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+                make_app(engine, config, digest), ConnectionLimits(), proxy=config.proxy, log_level="warning",
+                access_log=False, server_header=False, lifespan="on", proxy_headers=False,
+                timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             ),
             [f"warning: {line}" for line in warnings], ready,
         )

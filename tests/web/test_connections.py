@@ -123,17 +123,17 @@ folder = Path(sys.argv[1])
 served = models(folder)
 local.prompt_limits = lambda models, context: dict.fromkeys(models.ids, limits())
 local.start_worker = lambda models: ChatWorker(parrot_command(folder))
-local.serve_locally(served, ServingConfig(port=int(sys.argv[2])), sys.argv[3])
+local.serve_locally(served, ServingConfig(port=int(sys.argv[2]), proxy=sys.argv[4]), sys.argv[3])
 """
 """``assistant-builder serve`` with assistants that need no model."""
 
 
 @contextlib.contextmanager
-def serving_endpoint(folder: Path) -> Iterator[tuple[str, Path]]:
+def serving_endpoint(folder: Path, proxy: str = "") -> Iterator[tuple[str, Path]]:
     """The endpoint in a process of its own: its address and its log."""
     port, log = free_port(), folder / "log.txt"
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-c", SERVE, str(folder), str(port), KEY], stdout=output,
+        process = subprocess.Popen([sys.executable, "-c", SERVE, str(folder), str(port), KEY, proxy], stdout=output,
                                    stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + PATIENCE_SECONDS
     while b"(Ctrl-C ends it)" not in log.read_bytes() and process.poll() is None and time.monotonic() < deadline:
@@ -164,6 +164,13 @@ def test_idle_connections_do_not_lock_out_clients_with_a_key(endpoint: str, begi
         answer = httpx.get(f"{endpoint}/v1/models", headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
         assert answer.status_code == 200 and time.monotonic() - began < PROMPT_SECONDS
         assert all_close(attack, 60)
+
+
+@pytest.mark.parametrize(("proxy", "closed"), [("127.0.0.1", 0), ("", 36)])
+def test_visitors_behind_the_proxy_of_the_endpoint_are_not_one_client(tmp_path: Path, proxy: str, closed: int) -> None:
+    with serving_endpoint(tmp_path, proxy) as (url, _), held(url, [HALF_HEADER] * 100) as connections:
+        time.sleep(0.5)
+        assert sum(is_closed(connection) for connection in connections) == closed
 
 
 # with limits of the tests' own
