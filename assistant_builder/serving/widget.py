@@ -130,11 +130,16 @@ class Line:
         return ticket
 
     async def places(self, ticket: object) -> AsyncIterator[int]:
-        """The number of the question in the queue, after each change, until its turn comes."""
-        while (place := list(self._tickets).index(ticket) - self._slots + 1) > 0:
-            yield place
-            self._tickets[ticket].clear()
-            await self._tickets[ticket].wait()
+        """The number of the question in the queue, at first and after each change of it, until its turn comes."""
+        told, moved = 0, self._tickets[ticket]
+        while True:
+            moved.clear()  # before the place is read: others may leave while a slow visitor is told it
+            place = list(self._tickets).index(ticket) - self._slots + 1
+            if place <= 0:
+                return
+            if place != told:
+                yield (told := place)
+            await moved.wait()
 
     def leave(self, ticket: object) -> None:
         """Remove a question that has ended."""
@@ -300,14 +305,23 @@ class Widget:
             raise validation_error(error.errors()) from error
         if len(asked.messages[-1].content) > MAX_QUESTION:
             raise ApiError(400, f"a question has at most {MAX_QUESTION} characters", param="messages")
-        prepared = await self._engine.prepare(request)
-        log, id = self._logs.get(prepared.assistant.id), new_id()
-        self._visitors.enter(address)
+        ticket = self._line.join()  # first: a full queue costs a visitor none of the questions of an address
         try:
-            ticket = self._line.join()
+            self._visitors.enter(address)
         except ApiError:
-            self._visitors.leave(address)
+            self._line.leave(ticket)
             raise
+
+        def ended() -> None:
+            self._line.leave(ticket)
+            self._visitors.leave(address)
+
+        try:
+            prepared = await self._engine.prepare(request)  # last: it takes longest
+        except BaseException:
+            ended()
+            raise
+        log, id = self._logs.get(prepared.assistant.id), new_id()
 
         async def events() -> AsyncGenerator[str, None]:
             try:
@@ -322,10 +336,6 @@ class Widget:
                             yield server_sent_event({**self._end(chunk.grounding), **({"id": id} if log else {})})
             except ApiError as error:
                 yield server_sent_event({"error": str(error), "retry": error.retry_seconds})
-
-        def ended() -> None:
-            self._line.leave(ticket)
-            self._visitors.leave(address)
 
         return EventStream(events(), on_end=ended)
 

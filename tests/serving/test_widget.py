@@ -239,6 +239,69 @@ def test_a_question_that_waits_is_not_overtaken() -> None:
     assert asyncio.run(run()) == ["a", "b", "c", "d"]
 
 
+def test_a_place_is_told_when_it_changes_and_not_missed_while_it_is_told() -> None:
+    """Those before a slow visitor leave while it is told its place; others behind it come and go."""
+    async def run() -> list[int]:
+        line, told = widget.Line(1, 5), []
+        first, second, slow, behind = (line.join() for _ in range(4))
+        async for place in line.places(slow):
+            told.append(place)
+            if place == 2:
+                line.leave(behind)
+                line.leave(second)
+            else:
+                line.leave(first)
+        return told
+
+    assert asyncio.run(asyncio.wait_for(run(), 5)) == [2, 1]
+
+    async def wait() -> list[int]:
+        line, told = widget.Line(1, 5), []
+        first, last = line.join(), line.join()
+
+        async def follow() -> None:
+            async for place in line.places(last):
+                told.append(place)
+
+        following = asyncio.create_task(follow())
+        for _ in range(3):
+            line.leave(line.join())
+            await asyncio.sleep(0.01)
+        line.leave(first)
+        await following
+        return told
+
+    assert asyncio.run(asyncio.wait_for(wait(), 5)) == [1]
+
+
+def test_a_full_queue_costs_no_question_of_the_visitor(site: Visitor, limits: widget.Limits) -> None:
+    tickets = [site.app._line.join() for _ in range(limits.waiting + 1)]
+    for _ in range(limits.questions + 1):
+        refused = site.ask("hello")
+        assert refused.status_code == 429 and refused.headers["retry-after"] == "15"
+    for ticket in tickets:
+        site.app._line.leave(ticket)
+    assert site.ask("hello").status_code == 200
+
+
+def test_the_tokens_of_a_refused_question_are_not_counted(site: Visitor, limits: widget.Limits,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[str] = []
+    prepare = site.served.engine.prepare
+
+    async def counting(request: Any) -> Any:
+        prepared.append(request.messages[-1].content)
+        return await prepare(request)
+
+    monkeypatch.setattr(site.served.engine, "prepare", counting)
+    assert [site.ask("hello").status_code for _ in range(limits.questions + 3)] == [200] * 4 + [429] * 3
+    assert len(prepared) == limits.questions
+
+
+def test_a_question_that_cannot_be_prepared_leaves_its_place(site: Visitor) -> None:
+    assert site.ask("word " * 60).status_code == 400 and not site.line and not site.app._visitors._open
+
+
 def test_the_widget_serves_one_study(study: Study) -> None:
     several = ModelRegistry(one_study(study).assistants * 2, {"library": "library-lora", "other": "library-lora"})
     with pytest.raises(ConfigError, match="one study"):
