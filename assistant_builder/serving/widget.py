@@ -69,7 +69,8 @@ class Limits:
         questions: Questions of one address within :attr:`seconds`.
         open: Unfinished questions of one address.
         waiting: Questions of all visitors that may wait.
-        addresses: Addresses that are remembered; the ones that asked longest ago are forgotten.
+        addresses: Addresses that are remembered, each for :attr:`seconds` after its last question; of more, the ones
+            that asked longest ago are forgotten.
     """
 
     questions: int = 30
@@ -103,7 +104,7 @@ class VisitorLimits:
                            retry_seconds=max(1, round(limits.seconds - (now - recent[0]))))
         self._asked[address] = [*recent, now]
         self._asked.move_to_end(address)
-        while len(self._asked) > limits.addresses:
+        while len(self._asked) > limits.addresses or now - next(iter(self._asked.values()))[-1] >= limits.seconds:
             self._asked.popitem(last=False)
         self._open[address] = self._open.get(address, 0) + 1
 

@@ -217,6 +217,7 @@ def test_forgotten_addresses_do_not_grow(limits: widget.Limits) -> None:
         visitors.enter("49")
     now[0] = 11.0
     visitors.enter("49")
+    assert list(visitors._asked) == ["49"], "addresses are remembered as long as their questions count"
     with pytest.raises(ApiError, match="other questions"):
         visitors.enter("49")
 
