@@ -123,8 +123,8 @@ async def run_load(name: str, backend: str, visitors: int, seconds: float, *, sl
                                  _watch(server, load, began, until), _refusals(load, slots, began, seconds))
             load.after = await _at_rest(server)
             load.rested = await ask_at_once(site, slots if backend != "local" else 1)
-            for address in _left_addresses(site)[:10]:
-                load.again += await ask_at_once(site, Limits.open, address)
+            again = (ask_at_once(site, Limits.open, address) for address in _left_addresses(site)[:10])
+            load.again = [each for asked in await asyncio.gather(*again) for each in asked]
         load.code, load.said = process.returncode, log.read_text(encoding="utf-8", errors="replace")
     return load
 
