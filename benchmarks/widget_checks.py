@@ -151,9 +151,9 @@ def lost_in_log(site: Site, study: Study) -> list[str]:
 
 
 def _growth(load: Load) -> Iterator[Check]:
-    """What the server holds after the first minute, or the first quarter of a short load, and at the end."""
+    """What the server holds after the warm-up and at the end."""
     length = load.samples[-1].seconds
-    warm = min(60.0, length / 4)
+    warm = warm_up(length)
     first = [each for each in load.samples if warm * 0.8 <= each.seconds <= warm]
     last = [each for each in load.samples if each.seconds >= length - warm * 0.2]
     for name in ("memory", "processes", "files", "threads"):
@@ -169,6 +169,11 @@ def _growth(load: Load) -> Iterator[Check]:
     rest = load.before, load.after
     yield Check("open files at rest, before and after", f"{rest[0].files} → {rest[1].files}",
                 rest[1].files <= rest[0].files + _OPEN_FILES)
+
+
+def warm_up(seconds: float) -> float:
+    """Seconds after which what the server holds must not grow: the first minute, or a quarter of a short load."""
+    return min(60.0, seconds / 4)
 
 
 def later(load: Load) -> tuple[float, float]:

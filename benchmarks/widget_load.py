@@ -35,7 +35,7 @@ from assistant_builder.serving.widget import Limits
 from assistant_builder.study import Study
 from assistant_builder.study import home as home_folder
 from assistant_builder.study.example import open_example
-from benchmarks.widget_checks import Load, Sample, checks, later, percentile
+from benchmarks.widget_checks import Load, Sample, checks, later, percentile, warm_up
 from benchmarks.widget_visitors import (
     ORIGIN,
     Known,
@@ -120,7 +120,7 @@ async def run_load(name: str, backend: str, visitors: int, seconds: float, *, sl
             began = time.monotonic()
             until = began + seconds
             await asyncio.gather(*(visit(site, number, until) for number in range(visitors)),
-                                 _watch(server, load, began, until), _refusals(load, slots, began, seconds))
+                                 _watch(server, load, began, until), _refusals(load, slots, warm_up(seconds)))
             load.after = await _at_rest(server)
             load.rested = await ask_at_once(site, slots if backend != "local" else 1)
             again = (ask_at_once(site, Limits.open, address) for address in _left_addresses(site)[:10])
@@ -163,16 +163,18 @@ async def _watch(server: psutil.Process, load: Load, began: float, until: float)
         await asyncio.sleep(0.5)
 
 
-async def _refusals(load: Load, slots: int, began: float, seconds: float) -> None:
-    """Ask what has to be refused: too much from one address early on, and too much from all at half-time."""
+async def _refusals(load: Load, slots: int, warm: float) -> None:
+    """Ask what has to be refused: too much from all, and then too much from one address.
+
+    The crowd comes early, because memory after the warm-up has to include it.
+    """
     limits = Limits()
-    await asyncio.sleep(seconds * 0.05)
-    load.crowd = await ask_at_once(load.site, limits.open + 2, load.site.address())
-    load.hasty = await ask_and_leave(load.site, limits.questions + 3)
-    await asyncio.sleep(max(0.0, began + seconds / 2 - time.monotonic()))
+    await asyncio.sleep(warm / 4)
     start = time.monotonic()
     load.surge = await ask_at_once(load.site, limits.waiting + slots + _BEYOND)
     load.surge_time = start, time.monotonic()
+    load.crowd = await ask_at_once(load.site, limits.open + 2, load.site.address())
+    load.hasty = await ask_and_leave(load.site, limits.questions + 3)
 
 
 def _left_addresses(site: Site) -> list[str]:
