@@ -31,7 +31,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder import i18n
-from assistant_builder.ui import frontend, refresh, uploads
+from assistant_builder.ui import refresh, uploads
 from assistant_builder.ui.html import STYLE_SHEETS, arm_styles
 from assistant_builder.ui.languages import TranslatedBlocks
 from assistant_builder.ui.refresh import Page
@@ -324,10 +324,6 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_route(uploads.PATH, uploads.Uploads(folder, access.limits, demo).answer, methods=["POST"])
     outer.add_route(refresh.PATH, refresh.pulse_route(page.sections), methods=["GET"])
-    script, text = frontend.changed_script()
-    if script:
-        outer.add_route(f"/assets/{script}", lambda _: Response(text, media_type="text/javascript", headers={
-            "Cache-Control": "public, max-age=3600"}), methods=["GET"])
     demo.queue(default_concurrency_limit=_QUEUE_LIMIT)
     demo._queue.sleep_when_free = demo._queue.progress_update_sleep_when_free = _QUEUE_SECONDS
     gr.mount_gradio_app(outer, demo, path="/", server_name=access.host,
