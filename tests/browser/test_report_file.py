@@ -76,7 +76,8 @@ def test_the_first_page_is_one_sheet(page: Page, report: str) -> None:
     pages = re.findall(rb"(\d+) 0 R", kids.group(1))
     places = dict(re.findall(rb"/Title \(([^)]*)\)\s*/Dest \[(\d+) 0 R", pdf))
     assert places[b"Examples"] == places[b"Risks"] == pages[0]
-    top = re.search(rb"/Title \(What did 4-bit cost\?\)\s*/Dest \[(\d+) 0 R\s*/XYZ [\d.]+ ([\d.]+)", pdf)
+    # Chromium 156 writes the title of a heading at the top of a page twice
+    top = re.search(rb"/Title \((?:What did 4-bit cost\?)+\)\s*/Dest \[(\d+) 0 R\s*/XYZ [\d.]+ ([\d.]+)", pdf)
     assert top is not None and top.group(1) == pages[1] and float(top.group(2)) > 780
 
 
