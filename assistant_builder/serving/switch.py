@@ -89,7 +89,8 @@ class EngineSwitch:
             if engine is not None:
                 old, self._engine = self._engine, engine
                 self._retired.append(old)
-                _report(f"serves {', '.join(each.folder.name for each in engine.models.assistants)} now")
+                names = dict.fromkeys(each.folder.name for each in engine.models.assistants)
+                _report(f"serves {', '.join(names)} now")
                 await self._drain(old)
 
     def _successor(self) -> Engine | None:
