@@ -10,7 +10,7 @@
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
 # make slow   the walk of a user with a spreadsheet, and all that the documentation trains, half an hour
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
-# make soak   fault injection, then ten minutes of simulated users; both print their counts (docs/reliability.md)
+# make soak   fault injection, then ten minutes each of simulated users and visitors; all print their counts (docs/reliability.md)
 # make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)
 # make messages   take over new messages of the page into its catalogs (LANGUAGE=it begins a further one; docs/languages.md)
 # make example   remake the finished example that the package ships, a quarter of an hour
@@ -81,6 +81,7 @@ bench: $(READY_DEV)
 soak: $(READY_DEV)
 	$(BIN)/python -m tests.fault_injection $(ARGS)
 	$(BIN)/python -m tests.load.sessions
+	$(BIN)/python -m benchmarks.widget_load
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz --seconds 120; else \
 	  echo "With atheris the readers are fuzzed too: $(BIN)/pip install -e '.[fuzz]'"; fi
 

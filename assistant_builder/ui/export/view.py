@@ -120,6 +120,7 @@ PROXY_LINES = """server {
     proxy_set_header Host $host;
     proxy_set_header X-Forwarded-For $remote_addr;
     proxy_buffering off;
+    proxy_read_timeout 600s;
   }
 }"""
 """Lines of nginx that give the command of :func:`widget_command` an address; certificates come on top."""
