@@ -11,7 +11,7 @@ import typer
 
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name
-from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.study import Study
 from assistant_builder.study.versions import Versions, read_versions, reject, root_of, undo
 
@@ -67,8 +67,8 @@ def _verdict(root: Study, version: str) -> str:
 
     try:
         verdict = version_verdict(root, Study.open(version))
-    except StudyError:
-        return "deleted"
+    except AssistantBuilderError as error:
+        return f"no verdict: {error}"
     return verdict.sentence or verdict.outcome
 
 

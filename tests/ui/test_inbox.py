@@ -105,6 +105,10 @@ def test_a_version_goes_from_answers_to_visitors_and_back(tab: InboxTab, study: 
     assert served_version(study).name == "shop-v3"
     shown = drawn(tab, Study.open("shop-v3"))
     assert "Served: shop-v3" in shown["html"] and set(shown) == {"html", "undo"}, "a version shows the same inbox"
+    for late in (tab._publish, tab._refuse):
+        with pytest.raises(Exception, match="no new version waits"):
+            tab._change(late, "shop")
+    assert served_version(study).name == "shop-v3", "a click in an old window changes nothing"
     tab._change(tab._undo, "shop")
     assert served_version(study).name == "shop" and "Rejected versions" in drawn(tab, study)["html"]
 

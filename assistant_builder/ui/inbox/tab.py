@@ -15,7 +15,7 @@ import gradio as gr
 from assistant_builder.chat.inbox import MOST_WORDINGS, accept, read_inbox, reject, set_state
 from assistant_builder.chat.visitor_log import log_file
 from assistant_builder.child_process import compute_environment, python_command
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import N_, t, tn
 from assistant_builder.models.remote_code import code_needing_permission
 from assistant_builder.study import Study
@@ -207,19 +207,27 @@ class InboxTab:
         return self._draw_versions(study)
 
     def _publish(self, root: Study) -> str:
-        version = Study.open(read_versions(root).candidate or root.name)
+        version = Study.open(_candidate(root))
         publish_version(root, version, anyway=True)  # the button says what the verdict is
         return t("{version} is published. A server that runs changes to it in some seconds.", version=version.title)
 
     def _refuse(self, root: Study) -> str:
-        candidate = read_versions(root).candidate or root.name
-        verdict = _candidate_verdict(root)
+        candidate, verdict = _candidate(root), _candidate_verdict(root)
         versions_of.reject(root, candidate, verdict.sentence if verdict and verdict.sentence
                            else t("rejected before it was tested"))
         return t("It is kept as rejected.")
 
     def _undo(self, root: Study) -> str:
         return t("{version} is served again.", version=Study.open(versions_of.undo(root)).title)
+
+
+def _candidate(root: Study) -> str:
+    """The version that waits for a decision; raises StudyError if another window has decided."""
+    found = read_versions(root).candidate
+    if found is None:
+        raise StudyError(t("no new version waits for a decision"), where=f"study {root.name}",
+                         remedy=t("Train the next version first"))
+    return found
 
 
 def _closed() -> list[Any]:
