@@ -94,6 +94,9 @@ class Topic(Protocol):
     def question(self) -> str:
         """The next question."""
 
+    def pair(self) -> tuple[str, str]:
+        """Two questions whose answers take as long."""
+
     def wrong(self, asked: Question) -> str:
         """What is wrong with a complete answer; empty if nothing is."""
 
@@ -111,6 +114,10 @@ class Scripted:
         number = next(self._numbers)
         mark = "q" + "".join(chr(97 + int(digit)) for digit in str(number))
         return f"{mark} is all of it here and {UNKNOWN if number % 7 == 3 else 'known'} ?"
+
+    def pair(self) -> tuple[str, str]:
+        """Two questions."""
+        return self.question(), self.question()
 
     def wrong(self, asked: Question) -> str:
         """The answer must be that of the script."""
@@ -136,6 +143,11 @@ class Known:
     def question(self) -> str:
         """One of the questions."""
         return next(self._next)
+
+    def pair(self) -> tuple[str, str]:
+        """One question twice."""
+        question = self.question()
+        return question, question
 
     def wrong(self, asked: Question) -> str:
         """The answer must not be that to another question; its wording may depend on what is computed beside it."""
@@ -177,9 +189,9 @@ class Site:
         number = next(self._addresses)
         return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
-    def new(self, conversation: Sequence[Question] = (), address: str = "", tab: str = "") -> Question:
-        """A question after those of a conversation, not yet asked."""
-        found = Question([*(each.text for each in conversation), self.topic.question()],
+    def new(self, conversation: Sequence[Question] = (), address: str = "", tab: str = "", text: str = "") -> Question:
+        """A question after those of a conversation, not yet asked; without ``text`` the next one of the topic."""
+        found = Question([*(each.text for each in conversation), text or self.topic.question()],
                          [each.answer for each in conversation], tab or secrets.token_hex(12),
                          address or self.address())
         self.asked.append(found)
@@ -309,11 +321,14 @@ async def ask_and_leave(site: Site, count: int) -> list[Question]:
 async def first_texts(site: Site, rounds: int) -> list[tuple[float, float]]:
     """Seconds until the first text through the widget and from the endpoint, for pairs of questions, one at a time.
 
-    Each is left at its first text.
+    Each is left at its first text. Where one question is asked twice, it is asked once before, since models remember
+    prompts.
     """
     found = []
     for number in range(rounds + 2):
-        one, other = site.new(), site.new()
+        one, other = (site.new(text=text) for text in site.topic.pair())
+        if one.text == other.text:
+            await site.complete(site.new(text=one.text))
         for asked in (one, other)[:: 1 if number % 2 else -1]:
             await (site.ask(asked, "glance") if asked is one else site.complete(asked, "glance"))
             await asyncio.sleep(_NOTICED)
