@@ -68,7 +68,7 @@ async def built():  # gradio opens an event loop where none is running, and neve
 assert "notes" not in ready_steps(StudyView("")) and "notes" in ready_steps(StudyView(new_study("first").name))
 page = asyncio.run(built())
 titles = [block.label for block in page.demo.blocks.values() if type(block).__name__ == "Tab" and block.id in TABS]
-assert titles[-2:] == ["Use it", "Notes"]
+assert titles[-2:] == ["Inbox", "Notes"]
 region = next(region for region in page.sections if region.key == "notes")
 assert region.draw(StudyView("first")) == [""]
 import notes_tab

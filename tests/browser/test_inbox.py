@@ -113,7 +113,7 @@ def test_a_visitors_question_is_answered_by_the_next_version(
     rows = "".join(f'"How tall is tower {n}, in metres?","Tower {n} is {n * 7} metres tall."\n' for n in range(24))
     file.write_text(f"question,answer\n{rows}", encoding="utf-8")
     settings = {"arms": "lora", "train.max_steps": 12, "train.evaluations": 1, "eval.max_new_tokens": 16,
-                "formats.types": "", "eval.retention": "false", "eval.noise_floor": "false",
+                "formats.types": "[]", "eval.retention": "false", "eval.noise_floor": "false",
                 "eval.fidelity": "false", "eval.baselines": "false", "eval.cells": "L16",
                 "retrieval.train_embedder": "false"}
     changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]

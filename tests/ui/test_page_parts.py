@@ -131,7 +131,8 @@ def test_tabs_can_be_opened_when_their_inputs_exist() -> None:
     study = new_study("way")
     assert ready_steps(StudyView("way")) == {"data", "plan", "train"}
     trained(with_data(study))
-    assert ready_steps(StudyView("way")) == {"data", "plan", "train", "evaluate", "chat", "export"}
+    assert ready_steps(StudyView("way")) == {"data", "plan", "train", "evaluate", "chat", "export",
+                                                "inbox"}
     assert ready_steps(StudyView(finished_study("done").name)) == set(TABS)
     assert initial_tab("way", "report") == "data" and initial_tab("way", "chat") == "chat"
     assert initial_tab("way", None) == "data" and initial_tab("done", "nonsense") == "data"
@@ -151,7 +152,7 @@ def test_a_missing_study_opens_the_home_screen_with_a_notice() -> None:
 def test_the_titles_of_the_tabs_show_what_is_done() -> None:
     study = new_study("way")
     assert [tab.shown_title(StudyView("way")) for tab in TABS.values()] == [
-        "Data", "Plan", "Train", "Results", "Chat", "Report", "Use it"]
+        "Data", "Plan", "Train", "Results", "Chat", "Report", "Use it", "Inbox"]
     trained(with_data(study))
     assert [tab.shown_title(StudyView("way")) for tab in TABS.values()][:4] == ["✓ Data", "Plan", "✓ Train", "Results"]
     done = StudyView(finished_study("done").name)

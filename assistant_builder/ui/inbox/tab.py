@@ -225,7 +225,7 @@ def _candidate(root: Study) -> str:
     """The version that waits for a decision; raises StudyError if another window has decided."""
     found = read_versions(root).candidate
     if found is None:
-        raise StudyError(t("no new version waits for a decision"), where=f"study {root.name}",
+        raise StudyError(t("no new version waits for a decision"),
                          remedy=t("Train the next version first"))
     return found
 
