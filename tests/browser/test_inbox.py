@@ -78,15 +78,14 @@ def served_widget(home: Path, name: str) -> Iterator[str]:
     """``serve NAME --widget --remember texts``; yields its address."""
     port = free_port()
     environment = {**os.environ, "ASSISTANT_BUILDER_HOME": str(home), "OMP_NUM_THREADS": "2"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "assistant_builder", "serve", name, "--widget", "--remember", "texts", "--port",
-         str(port), "--contact", "ask@towers.example"], env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None and "at http" in process.stdout.readline()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
+    command = [sys.executable, "-m", "assistant_builder", "serve", name, "--widget", "--remember", "texts", "--port",
+               str(port), "--contact", "ask@towers.example"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and "at http" in process.stdout.readline()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
 
 
 def ask(page: Page, question: str) -> str:
