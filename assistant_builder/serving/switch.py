@@ -35,6 +35,7 @@ class EngineSwitch:
     def __init__(self, models: ModelRegistry, build: Callable[[ModelRegistry], Engine]) -> None:
         self._build, self._engine = build, build(models)
         self._retired: list[Engine] = []
+        self._draining: set[asyncio.Task[None]] = set()
         self.slots = self._engine.slots
 
     @property
@@ -83,7 +84,7 @@ class EngineSwitch:
             seen = self.models.published
             try:
                 engine = await anyio.to_thread.run_sync(self._successor)
-            except AssistantBuilderError as error:
+            except (AssistantBuilderError, OSError) as error:
                 _report(f"the published version cannot be served, and the present one stays: {error}")
                 continue
             if engine is not None:
@@ -91,7 +92,9 @@ class EngineSwitch:
                 self._retired.append(old)
                 names = dict.fromkeys(each.folder.name for each in engine.models.assistants)
                 _report(f"serves {', '.join(names)} now")
-                await self._drain(old)
+                task = asyncio.create_task(self._drain(old))  # not awaited: an undo must not wait for a long answer
+                self._draining.add(task)
+                task.add_done_callback(self._draining.discard)
 
     def _successor(self) -> Engine | None:
         """The loaded engine of what is published; None if that is served already."""

@@ -132,14 +132,14 @@ class Line:
 
     async def places(self, ticket: object) -> AsyncIterator[int]:
         """The number of the question in the queue, at first and after each change of it, until its turn comes."""
-        told, moved = 0, self._tickets[ticket]
+        shown, moved = 0, self._tickets[ticket]
         while True:
-            moved.clear()  # before the place is read: others may leave while a slow visitor is told it
+            moved.clear()  # before the place is read: others may leave while the place is sent to a slow visitor
             place = list(self._tickets).index(ticket) - self._slots + 1
             if place <= 0:
                 return
-            if place != told:
-                yield (told := place)
+            if place != shown:
+                yield (shown := place)
             await moved.wait()
 
     def leave(self, ticket: object) -> None:

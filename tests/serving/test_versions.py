@@ -84,6 +84,21 @@ def test_requests_go_to_the_published_version_and_answers_that_run_are_finished(
     wait_until(lambda: not versions.workers["shop-v2"][0].running, 30)
 
 
+def test_undo_does_not_wait_for_a_long_answer(versions: Versions, serve: Callable[..., Served]) -> None:
+    served = serve(switch=versions.switch)
+    with served.stream("long talk") as answer:  # a minute
+        words = answer.iter_lines()
+        assert "data:" in next(words)
+        publish(versions.root, "shop-v2")
+        wait_until(lambda: versions.switch.models.assistants[0].folder.name == "shop-v2", 30)
+        assert text(served).startswith("shop-v2:")
+        undo(versions.root)
+        wait_until(lambda: versions.switch.models.assistants[0].folder.name == "shop", 30)
+        assert text(served).startswith("shop:"), "it does not wait behind the long answer"
+        assert versions.workers["shop"][0].running, "the long answer goes on"
+    wait_until(lambda: not versions.workers["shop"][0].running, 30)
+
+
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one(versions: Versions, serve: Callable[..., Served],
                                                             capsys: pytest.CaptureFixture[str]) -> None:
     served = serve(switch=versions.switch)
