@@ -18,11 +18,12 @@ from assistant_builder.serving.registry import ModelRegistry
 def serve_scripted(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
                    notify: Callable[[str], None] = lambda line: None) -> None:
     """Serve until interrupted; arguments as of :attr:`ServingBackend.start`."""
+    slots = config.slots or 4
 
     def start(chosen: ModelRegistry) -> ChatWorker:
-        return ChatWorker(python_command("-m", "benchmarks.scripted_worker", str(config.slots)))
+        return ChatWorker(python_command("-m", "benchmarks.scripted_worker", str(slots)))
 
-    serve_with(start, models, config, key, slots=config.slots, as_json=as_json)
+    serve_with(start, models, config, key, slots=slots, as_json=as_json)
 
 
 SERVING_BACKENDS.register(ServingBackend(name="scripted", label="Script", start=serve_scripted,

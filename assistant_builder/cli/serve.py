@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import annotated_types
 import typer
@@ -15,9 +15,6 @@ from assistant_builder.cli.options import ApproachName, Consent, Json, TrustRemo
 from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
-
-if TYPE_CHECKING:
-    from assistant_builder.serving.registry import ModelRegistry
 
 _DEFAULTS = ServingConfig()
 
@@ -47,7 +44,7 @@ def serve(
     waiting: Annotated[int, _option("waiting")] = _DEFAULTS.waiting,
     context: Annotated[int | None, _option("context")] = _DEFAULTS.context,
     type: Annotated[str | None, _option("type")] = _DEFAULTS.type,
-    slots: Annotated[int, _option("slots")] = _DEFAULTS.slots,
+    slots: Annotated[int | None, _option("slots")] = _DEFAULTS.slots,
     min_replicas: Annotated[int, _option("min_replicas")] = _DEFAULTS.min_replicas,
     max_replicas: Annotated[int, _option("max_replicas")] = _DEFAULTS.max_replicas,
     ongoing: Annotated[float, _option("ongoing")] = _DEFAULTS.ongoing,
@@ -80,22 +77,14 @@ def serve(
     for assistant in models.assistants:
         consent.allow(assistant.study.config)
     if widget:
-        _check_widget(models, backend)
+        from assistant_builder.serving.widget import widget_assistant
+
+        widget_assistant(models)
     if remember != "nothing" and not SERVING_BACKENDS[backend].remembers:
         able = ", ".join(name for name, known in SERVING_BACKENDS.items() if known.remembers)
         raise ConfigError(f"{SERVING_BACKENDS[backend].label} keeps no questions", where="serve --remember",
                           remedy=f"Choose another --backend: {able}")
     SERVING_BACKENDS[backend].start(models, config, key, as_json=as_json, notify=consent.note)
-
-
-def _check_widget(models: ModelRegistry, backend: str) -> None:
-    from assistant_builder.serving.widget import widget_assistant
-
-    widget_assistant(models)
-    if not SERVING_BACKENDS[backend].widget:
-        able = ", ".join(name for name, known in SERVING_BACKENDS.items() if known.widget)
-        raise ConfigError(f"{SERVING_BACKENDS[backend].label} cannot serve the widget", where="serve --widget",
-                          remedy=f"Choose another --backend: {able}")
 
 
 def _invalid_options(error: ValidationError) -> ConfigError:

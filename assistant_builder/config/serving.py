@@ -32,7 +32,6 @@ class ServingBackend:
     start: Callable[..., None]
     requires: str = ""  # what must be installed or available; empty if nothing
     streams: bool = True  # whether it sends answers as streams
-    widget: bool = True  # whether it can serve the widget
     remembers: bool = True  # whether it can keep questions
 
     @property
@@ -87,8 +86,8 @@ class ServingConfig(ConfigModel):
     )
     type: str | None = Field(None, title="GGUF type", description="llamacpp: type of the GGUF files, as of export "
                              "--type. Empty: the smallest that the report calls no worse, else Q8_0.")
-    slots: int = Field(4, ge=1, le=64, title="Slots", description="llamacpp: questions to one assistant that are "
-                       "answered at a time.")
+    slots: int | None = Field(None, ge=1, le=1024, title="Slots", description="llamacpp, vllm: questions to one "
+                              "assistant that are answered at a time. Empty: 4 with llamacpp, 64 with vllm.")
     min_replicas: int = Field(1, ge=1, le=1000, title="Minimum replicas", description="ray: minimum number of "
                               "replicas; each loads every base once.")
     max_replicas: int = Field(2, ge=1, le=1000, title="Maximum replicas", description="ray: maximum number of "

@@ -18,7 +18,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,8 @@ import psutil
 from assistant_builder.child_process import compute_environment, last_line, python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
-from assistant_builder.inference.session import Finish, Sampling
+from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, post
+from assistant_builder.inference.session import Sampling
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.quantization.ggml import GgufFile, read_gguf
 
@@ -46,7 +46,6 @@ DEFAULT_CONTEXT = 4096
 _LOAD_SECONDS = 600.0
 _TEXT_SECONDS = 60.0  # for tokenizer and chat template
 _END_SECONDS = 5.0
-_POLL_SECONDS = 0.1
 _EXCERPT = 40  # characters of each text in a message about a difference
 _ERROR_LINE = re.compile(r"[\d.]+ E \S+ +(.*\S)")
 _LOG_BYTES = 1_000_000
@@ -92,16 +91,6 @@ class Completion:
     tokens_per_second: float  # of the answer, without the prompt
 
 
-@dataclass(frozen=True)
-class CompletionChunk:
-    """A chunk of an answer that is generated."""
-
-    text: str
-    tokens: int  # generated so far
-    logprobs: tuple[float, ...]  # as in :class:`Completion`, of the tokens of this chunk
-    finish: Finish | None = None  # None before the last chunk
-
-
 class LlamaServer:
     """A GGUF file loaded by llama.cpp; a context manager that ends the process.
 
@@ -142,7 +131,7 @@ class LlamaServer:
             with suppress(OSError):  # it ended; the missing reply says so
                 self._process.stdin.write(json.dumps(settings).encode() + b"\n")
                 self._process.stdin.flush()
-            self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+            self._headers = {"Authorization": f"Bearer {key}"}
             self._address = self._wait()
         except BaseException:
             self.close()
@@ -306,30 +295,22 @@ class LlamaServer:
     @contextmanager
     def _request(self, path: str, body: Mapping[str, Any], seconds: float | None = None,
                  stopped: threading.Event | None = None) -> Iterator[http.client.HTTPResponse]:
-        """Send a request; ``seconds`` limits each wait for a reply, and ``stopped`` ends the connection when it is set.
+        """The response to a request; arguments as of :func:`post`."""
 
-        The server computes no longer for a connection that has ended.
-        """
-        connection, done = http.client.HTTPConnection(self._address, timeout=_TEXT_SECONDS), threading.Event()
+        def connect() -> http.client.HTTPConnection:
+            return http.client.HTTPConnection(self._address, timeout=CONNECT_SECONDS)
+
         try:
-            connection.connect()
-            connection.sock.settimeout(seconds)
-            if stopped is not None:
-                threading.Thread(target=_end_when_stopped, args=(connection.sock, stopped, done), daemon=True).start()
-            connection.request("POST", path, json.dumps(body), self._headers)
-            response = connection.getresponse()
-            if response.status != http.HTTPStatus.OK:
-                raise self._refused(response.read())
-            yield response
+            with post(connect, path, body, self._headers, seconds=seconds, stopped=stopped) as response:
+                if response.status != http.HTTPStatus.OK:
+                    raise self._refused(response.read())
+                yield response
         except TimeoutError as error:  # a chat template that does not end
             self._process.kill()
-            raise ModelError(f"llama.cpp took longer than {seconds or _TEXT_SECONDS:g} seconds for {path}",
+            raise ModelError(f"llama.cpp took longer than {seconds or CONNECT_SECONDS:g} seconds for {path}",
                              where=str(self._path), remedy="Export the file again") from error
         except (OSError, http.client.HTTPException) as error:
             raise self._ended("llama.cpp ended while it answered") from error
-        finally:
-            done.set()
-            connection.close()
 
     def _refused(self, content: bytes) -> ModelError:
         """The error of a request that the server refuses."""
@@ -363,15 +344,6 @@ def _first_error(log: IO[bytes]) -> str:
         if found is not None:
             return found[1].rpartition("error loading model: ")[2]
     return last_line(log)
-
-
-def _end_when_stopped(connection: socket.socket, stopped: threading.Event, done: threading.Event) -> None:
-    """Shut a connection down when ``stopped`` is set, which wakes the thread that reads from it."""
-    while not done.wait(_POLL_SECONDS):
-        if stopped.is_set():
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            return
 
 
 def _logprobs(reply: Mapping[str, Any]) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,8 +21,9 @@ from assistant_builder.child_process import compute_environment, configure_libra
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.export.gguf import DEFAULT_TYPE, GGUF, GgufFiles, heldout_prompts
+from assistant_builder.inference.completions import answer_chunks
 from assistant_builder.inference.llamacpp import LlamaServer, check_prompts, require_llamacpp
-from assistant_builder.inference.session import Chunk, Finish, Memory, ProgressCallback, Sampling, Session
+from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling, Session
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length
@@ -33,6 +33,8 @@ from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
 
+SLOTS = 4
+"""Questions to one assistant that are answered at a time by default."""
 _CHECKED = 20
 """Held-out items whose prompts are compared when a file is loaded."""
 
@@ -113,27 +115,9 @@ class LlamaCppSession(Session):
     def _generate(self, speaker: str, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
                   certainties: list[float]) -> Iterator[Chunk]:
         server, prompter = self._loaded[speaker]
-        return _chunks(server, prompter.stop_ids, ids, limit, sampling, stop_event, certainties,
-                       logprobs=speaker in self._grounded and sampling.look_up)
-
-
-def _chunks(server: LlamaServer, stop_ids: Sequence[int], ids: Sequence[int], limit: int, sampling: Sampling,
-            stop_event: threading.Event, certainties: list[float], *, logprobs: bool) -> Iterator[Chunk]:
-    """The chunks of an answer, its text without white space at its ends, as the PyTorch backend has it."""
-    started = time.perf_counter()
-    first: float | None = None
-    text, shown = "", 0
-    for piece in server.stream(ids, limit, stop_ids=stop_ids, logprobs=logprobs, sampling=sampling,
-                               stop_event=stop_event):
-        seconds = time.perf_counter() - started
-        first = seconds if first is None else first
-        certainties += piece.logprobs
-        text += piece.text
-        visible = text.strip()
-        finish: Finish | None = piece.finish
-        if finish or len(visible) > shown:
-            yield Chunk(visible[shown:], piece.tokens, first, seconds, finish)
-            shown = len(visible)
+        return answer_chunks(server.stream(
+            ids, limit, stop_ids=prompter.stop_ids, logprobs=speaker in self._grounded and sampling.look_up,
+            sampling=sampling, stop_event=stop_event), certainties)
 
 
 def _write_file(files: GgufFiles, type: str, report: ProgressCallback) -> Path:
@@ -159,13 +143,14 @@ def serve_with_llamacpp(models: ModelRegistry, config: ServingConfig, key: str |
         ModelError: A base is not available.
     """
     require_llamacpp()
+    slots = config.slots or SLOTS
 
     def start(chosen: ModelRegistry) -> ChatWorker:
         settings = {"assistants": [[each.id, str(each.folder), each.arm, each.approach] for each in chosen.assistants],
-                    "type": config.type, "slots": config.slots, "context": config.context}
+                    "type": config.type, "slots": slots, "context": config.context}
         return ChatWorker(python_command("-m", __name__, json.dumps(settings)))
 
-    serve_with(start, models, config, key, slots=config.slots, as_json=as_json)
+    serve_with(start, models, config, key, slots=slots, as_json=as_json)
 
 
 LLAMACPP = ServingBackend(name="llamacpp", label="llama.cpp", start=serve_with_llamacpp,

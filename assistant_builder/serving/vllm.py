@@ -1,9 +1,12 @@
-"""Serving backend ``vllm``: the command that serves the same adapters over the same base on a GPU.
+"""Serving backend ``vllm``: the same adapters over the same base on a GPU, many questions at a time.
+
+The worker process (``python -m assistant_builder.serving.vllm SETTINGS``) makes the prompts, looks facts up and applies
+the rule for declining as the PyTorch backend does; vLLM (:mod:`assistant_builder.inference.vllm`) gets token ids. So
+endpoint, limits, widget and errors are those of the other backends.
 
 vLLM applies adapters per request, many in one batch, and quantizes a 16-bit base to NF4 with double quantization while
 it loads (``bitsandbytes_loader.py``, part of vLLM up to release 0.27, later of the package vllm-bnb-plugin). This is
-the default storage of QLoRA bases. vLLM does not add the system prompt of a study, and interprets control tokens in a
-user's text.
+the default storage of QLoRA bases.
 
 ``--quantization bitsandbytes`` sets the load format of that name, too (``vllm/engine/arg_utils.py``,
 ``create_load_config``; the plugin's ``__init__.py``). vLLM does not start unless the KV cache has space for one request
@@ -14,107 +17,203 @@ of an 8B model.
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
-import shutil
-import sys
-from collections.abc import Callable
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.ask import context_tokens
-from assistant_builder.child_process import python_environment
+from assistant_builder.chat.client import ChatWorker
+from assistant_builder.chat.worker import run_server
+from assistant_builder.child_process import configure_libraries, python_command
 from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import VLLM_RANKS
+from assistant_builder.inference.completions import answer_chunks
+from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling, Session
+from assistant_builder.inference.vllm import PROGRAM, VllmServer, require_vllm
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.chat_template import PLAIN_TEMPLATE, asks_for_date
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.quantization import METHODS
-from assistant_builder.serving.auth import check_access
-from assistant_builder.serving.registry import ModelRegistry, ServedModel
+from assistant_builder.serving.local import serve_with
+from assistant_builder.serving.registry import ModelRegistry
+from assistant_builder.study import Study
+
+SLOTS = 64
+"""Questions to one assistant that are answered at a time by default: vLLM computes them in one batch."""
 
 
-def vllm_command(models: ModelRegistry, config: ServingConfig) -> list[str]:
-    """The command line of ``vllm serve`` for assistants over one base in one storage.
+@dataclass(frozen=True)
+class _Need:
+    """What vLLM must load for an assistant."""
+
+    base: str
+    revision: str | None
+    trust: bool
+    storage: tuple[str, ...]  # arguments
+    dtype: str
+
+    def folder(self) -> Path:
+        """The checkpoint of the base; raises ModelError if it is not available."""
+        return fetch(resolve(self.base, trust_remote_code=self.trust), revision=self.revision,
+                     trust_remote_code=self.trust)
+
+
+def _need(name: str, study: Study, arm: str) -> _Need:
+    model = study.config.model
+    method = METHODS[ARMS[arm].base_storage(model.quant_type)]
+    storage = method.vllm_arguments(double_quant=model.double_quant)
+    if storage is None:
+        raise ConfigError(f"vLLM quantizes a base to NF4 with double quantization, and {name} was trained over "
+                          f"{method.name}{'' if model.double_quant else ' without double quantization'}",
+                          where=f"study {study.name}", remedy="Serve it on this machine or on a Ray cluster")
+    trained = str(read_json(study.arm_folder(arm) / "summary.json")["compute_dtype"])
+    dtype = trained if trained in ("float16", "bfloat16") else "auto"  # vLLM supports no other dtype for adapters
+    return _Need(model.base, model.revision, allows_code(model), storage, dtype)
+
+
+def assistant_context(study: Study, limit: int, requested: int | None) -> int:
+    """Tokens of a prompt with its facts and of its answer; ``limit`` is the context length of the base."""
+    facts = study.config.train.max_length if study.config.grounded else 0
+    return min(limit, context_tokens([study.config], limit, requested) + facts)
+
+
+def vllm_command(assistants: Mapping[str, tuple[Study, str]], requested: int | None = None) -> list[str]:
+    """The command line of ``vllm serve``, without an address, for assistants over one base in one storage.
+
+    Args:
+        assistants: Id → study and arm.
+        requested: Most tokens of a prompt without facts and its answer; None for the default of the studies.
 
     Raises:
-        ConfigError: They need several bases, a storage that vLLM does not support, or more context than the base has,
-            or look facts up.
+        ConfigError: They need several bases, a storage that vLLM does not support, or more context than the base has.
         ModelError: The base is not available.
     """
-    for assistant in models.assistants:
-        if assistant.grounded:
-            raise ConfigError(f"vLLM does not look facts up, and {assistant.id} was trained to read them",
-                              where=f"study {assistant.study.name}", remedy="Serve it with --backend local")
-    needs = {_need(assistant) for assistant in models.assistants}
+    needs = {_need(name, study, arm) for name, (study, arm) in assistants.items()}
     if len(needs) > 1:
         raise ConfigError("vLLM serves one base in one storage, and these assistants need several", where="serve",
                           remedy="Serve them separately, as in 'serve NAME:ARM' for each arm")
-    (base, revision, trust, storage, dtype), = needs
-    folder = fetch(resolve(base, trust_remote_code=trust), revision=revision, trust_remote_code=trust)
-    configs = [assistant.study.config for assistant in models.assistants]
-    rank = max(study.train.rank for study in configs)
+    (need,) = needs
+    folder = need.folder()
+    studies = [study for study, _ in assistants.values()]
+    rank = max(study.config.train.rank for study in studies)
     if rank > VLLM_RANKS[-1]:
         raise ConfigError(f"vLLM serves adapters of rank {VLLM_RANKS[-1]} at most, not {rank}", where="train.rank",
                           remedy="Serve it on this machine, or export the merged model")
-    words = [
-        "vllm", "serve", str(folder), "--host", config.host, "--port", str(config.port), "--dtype", dtype,
-        "--max-model-len", str(context_tokens(configs, context_length(folder), config.context)),
-        "--enable-lora", "--max-loras", str(len(models.assistants)),
+    limit = context_length(folder)
+    modules = [json.dumps({"name": name, "path": str(study.arm_folder(arm) / "adapter")})
+               for name, (study, arm) in assistants.items()]
+    return [
+        PROGRAM, "serve", str(folder), "--dtype", need.dtype,
+        "--max-model-len", str(max(assistant_context(study, limit, requested) for study in studies)),
+        "--enable-lora", "--max-loras", str(len(assistants)),
         "--max-lora-rank", str(next(known for known in VLLM_RANKS if known >= rank)),
-        # greedy by default, as the assistants were evaluated
-        "--generation-config", "vllm", "--override-generation-config", '{"temperature": 0}',
+        "--generation-config", "vllm",  # no sampling settings of the base: requests contain their own
+        *need.storage, *(["--trust-remote-code"] if need.trust else []), "--lora-modules", *modules,
     ]
-    words += [*storage, *(["--trust-remote-code"] if trust else [])]
-    # vLLM has one template for all assistants: the date is that of the latest study
-    day = max(assistant.study.template_date for assistant in models.assistants)
-    with closing(TemplateProcess(folder)) as process:
-        template = LimitedChatTokenizer(process, day).chat_template()
-    if template == PLAIN_TEMPLATE or asks_for_date(template):  # differs from the template of the base
-        words += ["--chat-template", template]
-    modules = [json.dumps({"name": assistant.id, "path": str(assistant.adapter)}) for assistant in models.assistants]
-    return [*words, "--lora-modules", *modules]
 
 
-def _need(assistant: ServedModel) -> tuple[str, str | None, bool, tuple[str, ...], str]:
-    """The base that an assistant needs: name, revision, trust, arguments for its storage, compute dtype."""
-    model = assistant.study.config.model
-    method = METHODS[ARMS[assistant.arm].base_storage(model.quant_type)]
-    storage = method.vllm_arguments(double_quant=model.double_quant)
-    if storage is None:
-        raise ConfigError(f"vLLM quantizes a base to NF4 with double quantization, and {assistant.id} was trained over "
-                          f"{method.name}{'' if model.double_quant else ' without double quantization'}",
-                          where=f"study {assistant.study.name}", remedy="Serve it on this machine or on a Ray cluster")
-    trained = str(read_json(assistant.study.arm_folder(assistant.arm) / "summary.json")["compute_dtype"])
-    dtype = trained if trained in ("float16", "bfloat16") else "auto"  # vLLM supports no other dtype for adapters
-    return model.base, model.revision, allows_code(model), storage, dtype
+class VllmSession(Session):
+    """Assistants of a server, by id, in one vLLM. If it has ended, the next question starts it again."""
+
+    def __init__(self, assistants: Mapping[str, tuple[Study, str]], context: int | None = None) -> None:
+        """Prepare the session; nothing is loaded. Arguments as of :func:`vllm_command`."""
+        super().__init__(tuple(assistants), "the server")
+        self._assistants, self._requested = dict(assistants), context
+        self._server: VllmServer | None = None
+        self._contexts: dict[str, int] = {}
+
+    def ready(self, speaker: str) -> bool:
+        """Whether vLLM runs and the assistant can be asked."""
+        if self._server is not None and not self._server.running:
+            self.close()
+        return super().ready(speaker)
+
+    def close(self) -> None:
+        """End vLLM."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._loaded.clear()
+        self._memory.clear()
+
+    def _load(self, speaker: str, report: ProgressCallback) -> bool:
+        if speaker in self._loaded:
+            return True
+        study, arm = self._assistants[speaker]
+        folder = _need(speaker, study, arm).folder()
+        prompter = ChatTokenizer.load(folder, study.template_date)
+        self._look_up(study, prompter, {speaker: arm})
+        shared = self._server is not None
+        if self._server is None:
+            report("Starting vLLM", 0.3)
+            self._server = VllmServer(vllm_command(self._assistants, self._requested))
+        self._contexts[speaker] = assistant_context(study, context_length(folder), self._requested)
+        self._loaded[speaker] = self._server, prompter
+        return shared
+
+    def _context(self, speaker: str) -> int:
+        return self._contexts[speaker]
+
+    def _measure(self, speaker: str, *, shared: bool) -> Memory:
+        """The bytes of the adapter: vLLM takes a share of the GPU's memory, however large the base is."""
+        study, arm = self._assistants[speaker]
+        return Memory(0, (study.arm_folder(arm) / "adapter" / "adapter_model.safetensors").stat().st_size, shared)
+
+    def _generate(self, speaker: str, ids: Sequence[int], limit: int, sampling: Sampling, stop_event: threading.Event,
+                  certainties: list[float]) -> Iterator[Chunk]:
+        server, prompter = self._loaded[speaker]
+        return answer_chunks(server.stream(
+            speaker, ids, limit, stop_ids=prompter.stop_ids,
+            logprobs=speaker in self._grounded and sampling.look_up, sampling=sampling, stop_event=stop_event),
+            certainties)
 
 
 def serve_with_vllm(models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False,
                     notify: Callable[[str], None] = lambda line: None) -> None:
-    """Replace this process by vLLM, or print its command; arguments as of :attr:`ServingBackend.start`.
+    """Serve until interrupted; arguments as of :attr:`ServingBackend.start`.
 
     Raises:
-        ConfigError: vLLM is not installed, or other machines could use it without a key.
+        ConfigError: vLLM is not installed or cannot serve these assistants, other machines could use the server without
+            a key, or the address is not available.
+        ModelError: The base is not available.
     """
-    command = vllm_command(models, config)
-    if as_json:
-        return print(json.dumps({"command": command}, ensure_ascii=False, indent=2))
-    for line in check_access(config, key):
-        print(f"warning: {line}; vLLM requires the key below /v1 only", file=sys.stderr, flush=True)
-    program = shutil.which(command[0])
-    if program is None:
-        raise ConfigError("vLLM is not installed", where="serve",
-                          remedy="Install it where there is a GPU (pip install vllm vllm-bnb-plugin; up to vLLM 0.27 "
-                          "bitsandbytes in the plugin's place), or look at its command with --json")
-    os.execve(program, command, {**python_environment(), **({"VLLM_API_KEY": key} if key is not None else {})})
+    vllm_command({each.id: (each.study, each.arm) for each in models.assistants}, config.context)
+    require_vllm()
+    slots = config.slots or SLOTS
+
+    def start(chosen: ModelRegistry) -> ChatWorker:
+        settings = {"assistants": [[each.id, str(each.folder), each.arm, each.approach] for each in chosen.assistants],
+                    "slots": slots, "context": config.context}
+        return ChatWorker(python_command("-m", __name__, json.dumps(settings)))
+
+    # the next version would need a second vLLM beside the first, and one takes nearly all memory of its GPU
+    serve_with(start, replace(models, select=None), config, key, slots=slots, as_json=as_json)
 
 
-VLLM = ServingBackend(name="vllm", label="vLLM", start=serve_with_vllm, widget=False, remembers=False,
-                      requires="a GPU, vLLM and vllm-bnb-plugin",
-                      explanation="vLLM, for throughput on a GPU; --json prints its command")
+VLLM = ServingBackend(name="vllm", label="vLLM", start=serve_with_vllm, requires="a GPU, vLLM and vllm-bnb-plugin",
+                      explanation="vLLM, for throughput on a GPU")
+
+
+def main() -> None:
+    """Start the worker."""
+    parser = argparse.ArgumentParser(description="Answer questions with trained assistants in vLLM.")
+    parser.add_argument("settings", help="JSON: assistants ([[id, folder of the study, arm, approach or null], …]), "
+                        "slots, context")
+    settings = json.loads(parser.parse_args().settings)
+    configure_libraries()
+    session = VllmSession({name: (Study(Path(folder), approach), arm)
+                           for name, folder, arm, approach in settings["assistants"]}, settings["context"])
+    run_server(session, idle_seconds=threading.TIMEOUT_MAX, exit_on_run=False,  # ends with the server
+               concurrency=settings["slots"])
+
+
+if __name__ == "__main__":
+    main()

@@ -52,10 +52,10 @@ def server(words: list[str]) -> Iterator[dict[str, Any]]:
             assert process.wait(timeout=60) == 0
 
 
-def completion(url: str, model: str, **more: Any) -> dict[str, Any]:
+def completion(url: str, model: str, seconds: float = 120, **more: Any) -> dict[str, Any]:
     """The reply of a chat completion of at most 8 tokens."""
     body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 8, **more}
-    reply = httpx.post(f"{url}/chat/completions", json=body, timeout=120)
+    reply = httpx.post(f"{url}/chat/completions", json=body, timeout=seconds)
     assert reply.status_code == 200, reply.text
     found: dict[str, Any] = reply.json()
     return found
@@ -74,26 +74,8 @@ def test_the_endpoint_replies(trained: Study) -> None:
 def test_vllm_serves_the_same_adapters(trained: Study, tell) -> None:
     if shutil.which("vllm") is None:
         pytest.skip("vllm is not installed")
-    port = "8765"
-    told = json.loads(cli("serve", f"{trained.name}:qlora", "--backend", "vllm", "--port", port, "--json"))
-    words = told["command"]
-    assert words[:2] == ["vllm", "serve"]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()) as process:
-        try:
-            began = time.monotonic()
-            while not _healthy(port):
-                assert process.poll() is None, f"vllm ended: {' '.join(words)}"
-                assert time.monotonic() - began < 400, "vllm is not ready after 400 seconds"
-                time.sleep(1)
-            reply = completion(f"http://127.0.0.1:{port}/v1", f"{trained.name}-qlora")
-            assert reply["usage"]["completion_tokens"] > 0
-            tell(f"vllm was ready after {time.monotonic() - began:.0f} s")
-        finally:
-            process.terminate()
-
-
-def _healthy(port: str) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
+    began = time.monotonic()
+    with server([f"{trained.name}:qlora", "--backend", "vllm", "--port", "0"]) as told:
+        reply = completion(told["url"], f"{trained.name}-qlora", seconds=500)
+        assert reply["usage"]["completion_tokens"] > 0
+        tell(f"vllm answered after {time.monotonic() - began:.0f} s")

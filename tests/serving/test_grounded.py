@@ -12,7 +12,7 @@ from assistant_builder.serving.registry import select_models
 from tests.chat.fake_worker import ROOT
 from tests.serving.conftest import Served
 from tests.serving.test_endpoint import events
-from tests.serving.test_parts import run, with_adapters
+from tests.serving.test_parts import with_adapters
 
 SECRET = "The night bell is behind the oak door."
 SOURCE = {"row": 3, "question": "Where is the night bell?", "answer": SECRET, "similarity": 0.91}
@@ -114,11 +114,3 @@ def test_the_study_says_whether_facts_are_looked_up_and_shown() -> None:
     models = select_models(["plain:lora", "hall:lora", "open:lora"], lambda study: "lora")
     assert [(each.grounded, each.shows_sources) for each in models.assistants] == [
         (False, False), (True, False), (True, True)]
-
-
-def test_vllm_refuses_what_looks_facts_up() -> None:
-    with_adapters("hall", approaches=["grounded"])
-    code, shown = run("hall:lora", "--backend", "vllm", "--json")
-    assert code == 1
-    assert shown == ("study hall: vLLM does not look facts up, and hall-lora was trained to read them. Serve it with "
-                     "--backend local")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.atomic_io import write_json
 from assistant_builder.chat.ask import MIN_CONTEXT, context_tokens
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.cli import app
@@ -25,7 +24,7 @@ from assistant_builder.inference.session import Sampling
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.serving.auth import API_KEY_VARIABLE, check_access, take_key
 from assistant_builder.serving.engine import Engine, StopSequenceFilter
-from assistant_builder.serving.registry import prompt_limits, select_models
+from assistant_builder.serving.registry import select_models
 from assistant_builder.serving.schemas import ChatRequest
 from assistant_builder.study import Study
 from assistant_builder.study.versions import add_version, publish
@@ -209,84 +208,6 @@ def test_an_answer_ends_where_prompt_and_answer_fill_the_context(tmp_path: Path)
         assert anyio.run(engine.prepare, request).sampling.max_new_tokens == most
         request = asked(("user", "w " * words), max_tokens=1).model_copy(update={"model": "library-lora"})
         assert anyio.run(engine.prepare, request).sampling.max_new_tokens == 1
-
-
-# vLLM
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> str:
-    """A base as far as vLLM's command needs one."""
-    from tests.export.tiny import tiny_base
-
-    return str(tiny_base(tmp_path / "base"))
-
-
-def command(*words: str) -> list[str]:
-    code, shown = run(*words, "--backend", "vllm", "--json")
-    assert code == 0, shown
-    return list(json.loads(shown)["command"])
-
-
-@pytest.mark.train
-def test_the_vllm_command_has_base_storage_adapters_and_rank(base: str) -> None:
-    study = with_adapters("library", model__base=base, train__rank=24)
-    with_adapters("ferries", model__base=base, train__rank=4)
-    found = command("library:qlora", "ferries:qlora", "--port", "9000")
-    assert found[:7] == ["vllm", "serve", base, "--host", "127.0.0.1", "--port", "9000"]
-    options = dict(zip(found[3::2], found[4::2], strict=False))
-    assert found[found.index("--quantization") + 1] == "bitsandbytes" and options["--dtype"] == "bfloat16"
-    assert found[found.index("--max-lora-rank") + 1] == "32" and found[found.index("--max-loras") + 1] == "2"
-    assert [json.loads(text) for text in found[found.index("--lora-modules") + 1 :]] == [
-        {"name": f"{name}-qlora", "path": str(study.folder.parent / name / "arms" / "qlora" / "adapter")}
-        for name in ("library", "ferries")
-    ]
-    assert options["--max-model-len"] == "2048"  # all that the tiny base reads
-    assert "--quantization" not in command("library:lora") and "--chat-template" not in found
-    tokenizer = Path(base) / "chat_template.jinja"
-    tokenizer.unlink()
-    assert "### Question" in command("library:lora")[command("library:lora").index("--chat-template") + 1]
-
-
-@pytest.mark.train
-def test_vllm_and_this_machine_read_as_much(base: str) -> None:
-    with_adapters("library", model__base=base, train__max_length=700)
-    with_adapters("ferries", model__base=base, train__max_length=6000)
-    config = Path(base) / "config.json"
-    write_json(config, {**read_json(config), "max_position_embeddings": 131_072})
-
-    def context(*words: str) -> tuple[int, set[int]]:
-        """Tokens in the vLLM command, and those of each assistant here."""
-        found = command(*words)
-        wanted = int(words[-1]) if "--context" in words else None
-        models = select_models([word for word in words if ":" in word], lambda study: "qlora")
-        here = {limits.longest + 1 for limits in prompt_limits(models, wanted).values()}
-        return int(found[found.index("--max-model-len") + 1]), here
-
-    assert context("library:lora") == (MIN_CONTEXT, {MIN_CONTEXT})
-    assert context("library:lora", "ferries:lora") == (6256, {MIN_CONTEXT, 6256})
-    assert context("library:lora", "ferries:lora", "--context", "9000") == (9000, {9000})
-    write_json(config, {**read_json(config), "max_position_embeddings": 2048})
-    assert context("library:lora", "ferries:lora") == (2048, {2048})
-    assert ("--context 9000 exceeds the context length of the base model (2048 tokens)"
-            in run("library:lora", "--backend", "vllm", "--context", "9000")[1])
-
-
-@pytest.mark.train
-def test_what_vllm_cannot_make_is_refused(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = with_adapters("library", model__base=base)
-    assert "need several" in run("library", "--backend", "vllm")[1]
-    monkeypatch.setenv("PATH", "")
-    assert "vLLM is not installed" in run("library:qlora", "--backend", "vllm")[1]
-    assert "everyone who reaches" in run("library:qlora", "--backend", "vllm", "--host", "0.0.0.0")[1]
-    study.write_config(study.config.with_changes({"train.rank": 600}))
-    assert "rank 512 at most, not 600" in run("library:qlora", "--backend", "vllm")[1]
-    study.write_config(study.config.with_changes({"model.quant_type": "fp4", "train.rank": 8}))
-    assert "trained over fp4" in run("library:qlora", "--backend", "vllm")[1]
-    assert "--quantization" not in command("library:lora")
-    summary = study.arm_folder("lora") / "summary.json"
-    write_json(summary, {**read_json(summary), "compute_dtype": "float32"})
-    assert command("library:lora")[command("library:lora").index("--dtype") + 1] == "auto"
 
 
 @pytest.mark.parametrize(("gpus", "shown"), [(0.0, ""), (1.0, None)])

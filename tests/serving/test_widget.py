@@ -327,7 +327,7 @@ def test_without_the_option_its_paths_are_not_served(served: Served) -> None:
         assert httpx.get(f"{served.url}{path}").status_code == 404
 
 
-def test_vllm_and_several_studies_are_refused_in_one_line() -> None:
+def test_origins_without_the_widget_are_refused_in_one_line() -> None:
     new_study("alone")
     result = subprocess.run([sys.executable, "-m", "assistant_builder", "serve", "alone", "--allow-origin", SITE],
                             capture_output=True, text=True)
