@@ -13,6 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
+
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config.study_config import name_and_title
 from assistant_builder.errors import StudyError
@@ -109,8 +111,9 @@ def add_version(root: Study, version: Study) -> None:
     """Record a new study as a version; ``made_from.json`` of it gets the name of the first one."""
     path = version.folder / _MADE_FROM
     write_json(path, {**(read_json(path) if path.is_file() else {}), "version_of": root.name})
-    versions = read_versions(root)
-    _write(root, versions, "created", version.name, names=(*versions.names, version.name))
+    with _changing(root):
+        versions = read_versions(root)
+        _write(root, versions, "created", version.name, names=(*versions.names, version.name))
 
 
 def next_name(root: Study) -> str:
@@ -129,10 +132,12 @@ def publish(root: Study, version: str, reason: str = "") -> None:
     Raises:
         StudyError: There is no such version, or its study was deleted.
     """
-    versions = _with(root, version)
-    if version != versions.served:
-        Study.open(version)
-        _write(root, versions, "published", version, reason, served=version, before=(*versions.before, versions.served))
+    with _changing(root):
+        versions = _with(root, version)
+        if version != versions.served:
+            Study.open(version)
+            _write(root, versions, "published", version, reason, served=version,
+                   before=(*versions.before, versions.served))
 
 
 def reject(root: Study, version: str, reason: str) -> None:
@@ -141,11 +146,12 @@ def reject(root: Study, version: str, reason: str) -> None:
     Raises:
         StudyError: There is no such version, or it is served.
     """
-    versions = _with(root, version)
-    if version == versions.served:
-        raise StudyError(t("the version {version} is served", version=version), where=f"study {root.name}",
-                         remedy=t("Publish another one first, or undo"))
-    _write(root, versions, "rejected", version, reason)
+    with _changing(root):
+        versions = _with(root, version)
+        if version == versions.served:
+            raise StudyError(t("the version {version} is served", version=version), where=f"study {root.name}",
+                             remedy=t("Publish another one first, or undo"))
+        _write(root, versions, "rejected", version, reason)
 
 
 def undo(root: Study) -> str:
@@ -154,14 +160,20 @@ def undo(root: Study) -> str:
     Raises:
         StudyError: No other one was served before, or it was deleted.
     """
-    versions = read_versions(root)
-    if not versions.before:
-        raise StudyError(t("no other version was served before"), where=f"study {root.name}",
-                         remedy=t("Publish a version first"))
-    *before, last = versions.before
-    Study.open(last)
-    _write(root, versions, "undone", versions.served, served=last, before=tuple(before))
+    with _changing(root):
+        versions = read_versions(root)
+        if not versions.before:
+            raise StudyError(t("no other version was served before"), where=f"study {root.name}",
+                             remedy=t("Publish a version first"))
+        *before, last = versions.before
+        Study.open(last)
+        _write(root, versions, "undone", versions.served, served=last, before=tuple(before))
     return last
+
+
+def _changing(root: Study) -> FileLock:
+    """A lock, so that of two changes at a time, from the page and from a shell, none is lost."""
+    return FileLock(root.folder / ".versions.lock")
 
 
 def _with(root: Study, version: str) -> Versions:

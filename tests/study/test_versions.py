@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
@@ -110,3 +116,45 @@ def test_the_next_version_of_a_titled_study_has_a_title() -> None:
     assert next_name(study) == "Corner Shop (version 2)"
     new_study("corner-shop-version-2")
     assert next_name(study) == "Corner Shop (version 3)"
+
+
+def test_of_two_changes_at_a_time_none_is_lost(root: Study) -> None:
+    def change(number: int) -> None:
+        for _ in range(15):
+            reject(root, "shop-v2", f"reason {number}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(change, range(4)))
+    reasons = [event.reason for event in read_versions(root).events[1:]]
+    assert len(reasons) == 60 and set(reasons) == {f"reason {number}" for number in range(4)}
+
+
+_SWITCHER = """
+from assistant_builder.study import Study
+from assistant_builder.study.versions import publish, undo
+
+root = Study.open("shop")
+print("ready", flush=True)
+while True:
+    publish(root, "shop-v2", "no worse")
+    undo(root)
+"""
+
+
+@pytest.mark.long
+def test_a_process_killed_while_it_publishes_leaves_one_version_or_the_other(root: Study) -> None:
+    rng = random.Random(7)
+    served = []
+    for _ in range(25):
+        with subprocess.Popen([sys.executable, "-c", _SWITCHER], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0.0, 0.05))
+            process.kill()
+        served.append(served_version(root).name)
+        found = read_versions(root)
+        assert found.before == (("shop",) if found.served == "shop-v2" else ()), "half of a change"
+        assert [event.action for event in found.events[1:]] == (["published", "undone"] * len(found.events))[
+            : len(found.events) - 1], "a change without its event"
+        if found.served == "shop-v2":
+            undo(root)
+    assert set(served) == {"shop", "shop-v2"}, "no kill hit a published version"
