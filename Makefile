@@ -2,7 +2,7 @@
 # make study-full   the demo with both approaches and three seeds, hours on a CPU
 # make app     the page at 127.0.0.1:7860
 # make test    the tests to run before a pull request, on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
-# make test-long   the tests of whole studies, of kills, of several processes and of crowds, which CI runs, too
+# make test-long   the cases of more than 15 seconds: whole studies, kills, several processes, crowds; CI runs them, too
 # make test-coverage   make test, and the share of each module that it runs, a third slower
 # make test-all    all tests but those that need a GPU: test, test-long, slow and cluster
 # make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment

@@ -70,6 +70,7 @@ def test_a_study_is_run_reported_again_and_exported(
     assert shadows.run == []
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_a_trained_study_answers_chats_and_serves(
     shadows: Shadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

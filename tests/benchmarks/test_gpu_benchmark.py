@@ -159,6 +159,7 @@ def test_a_random_model_is_written_in_shards_and_loads(base: Path, tmp_path: Pat
     assert shards[0].stat().st_mtime_ns == before, "what is there is used again"
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_the_whole_script_runs_on_a_tiny_shape(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -62,6 +62,7 @@ def ask(page: Page, question: str) -> None:
     page.locator("#ab-send").click()
 
 
+@pytest.mark.long
 def test_both_answer_one_question_with_their_speed(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     show_figures(page)
@@ -78,6 +79,7 @@ def test_both_answer_one_question_with_their_speed(page: Page, chat: Site) -> No
     expect(page.locator("#ab-pane-lora .ab-turn")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_an_answer_is_stopped_and_what_came_stays(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     ask(page, "long story")
@@ -89,6 +91,7 @@ def test_an_answer_is_stopped_and_what_came_stays(page: Page, chat: Site) -> Non
     expect(page.locator("#ab-send")).to_be_enabled()
 
 
+@pytest.mark.long
 def test_each_window_has_its_own_conversation(page: Page, chat: Site, browser: Browser) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     ask(page, "my secret")
@@ -109,6 +112,7 @@ def test_a_crash_is_told_and_the_next_question_is_answered(page: Page, chat: Sit
     expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:still")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "height"), [(1366, 700), (390, 844)])
 def test_the_question_box_stays_in_view(page: Page, chat: Site, width: int, height: int) -> None:
     page.set_viewport_size({"width": width, "height": height})
@@ -141,6 +145,7 @@ def test_the_question_box_stays_in_view(page: Page, chat: Site, width: int, heig
     expect(form).to_be_hidden()
 
 
+@pytest.mark.long
 def test_one_assistant_can_be_shown_alone(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     page.locator("#ab-only").get_by_text("Compact", exact=True).click()
@@ -161,6 +166,7 @@ def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> Non
     expect(page.locator("#ab-question")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     expect(page.locator("#ab-ready")).to_contain_text("loaded")
@@ -205,6 +211,7 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
         page.reload()
 
 
+@pytest.mark.long
 def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     page.locator("#ab-chat-options").get_by_text("Options").click()
@@ -226,6 +233,7 @@ def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) ->
     expect(page.locator("#ab-pane-lora .ab-user")).to_have_count(2)
 
 
+@pytest.mark.long
 def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Site) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto(f"{chat.url}?study=parrots&tab=chat")
@@ -305,6 +313,7 @@ def focused(page: Page) -> str:
     }"""))
 
 
+@pytest.mark.long
 def test_the_keyboard_alone_goes_from_the_file_to_the_chat(page: Page, chat: Site, tmp_path: Path) -> None:
     file = tmp_path / "towers.csv"
     file.write_text("question,answer\n" + "".join(f"How high is tower {n}?,It is {n * 7} metres.\n" for n in range(30)))

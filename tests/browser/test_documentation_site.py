@@ -50,6 +50,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.long
 def test_no_page_asks_another_host(page: Page, url: str) -> None:
     for source in sorted((ROOT / "docs").glob("*.md")):
         page.goto(url + source.with_suffix(".html").name, wait_until="networkidle")

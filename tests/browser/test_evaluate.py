@@ -30,6 +30,7 @@ def open_at(page: Page, site: Site, name: str, tab: str, more: str = "") -> None
     page.wait_for_function("window.abArrived")
 
 
+@pytest.mark.long
 def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site: Site) -> None:
     study = with_hostile_answers(evaluated(trained(with_data(new_study("looked-at", eval__bootstrap_resamples=400)))))
     reported(study)
@@ -60,6 +61,7 @@ def test_a_finished_evaluation_is_read_from_verdict_to_words(page: Page, at_site
     expect(page.locator("#ab-across-items article")).to_have_count(10)
 
 
+@pytest.mark.long
 def test_the_result_is_short_and_its_button_leads_on(page: Page, at_site: Site) -> None:
     """Fewer than 350 words and 1,500 pixels until something is unfolded."""
     finished_study("short", LARGE, eval__primary_metric="exact_match", eval__bootstrap_resamples=400)
@@ -78,6 +80,7 @@ def test_the_result_is_short_and_its_button_leads_on(page: Page, at_site: Site) 
     expect(page.get_by_role("tab", name="Chat", selected=True)).to_be_visible()
 
 
+@pytest.mark.long
 def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> None:
     study = evaluated(trained(with_data(new_study("scoring"))))
     (study.cell_folder("Q4") / "scores.json").rename(study.folder / "later.json")
@@ -93,6 +96,7 @@ def test_an_evaluation_is_followed_and_cancelled(page: Page, at_site: Site) -> N
     assert study.cancel_requested
 
 
+@pytest.mark.long
 def test_the_report_prints_a_copy_of_itself(page: Page, at_site: Site) -> None:
     study = evaluated(trained(with_data(new_study("printed"))))
     for ending in ("html", "md", "json"):

@@ -32,6 +32,7 @@ def asked(study: Study) -> None:
         connection.execute("UPDATE question SET time = time - 1e6 WHERE id = 'q-3'")
 
 
+@pytest.mark.long
 def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_site: Site) -> None:
     study = make("library")
     asked(study)
@@ -59,6 +60,7 @@ def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_sit
     expect(page.locator("#ab-undo-version")).to_be_hidden()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_nothing_in_the_inbox_keeps_anyone_out(browser: Browser, at_site: Site, width: int, scheme: str) -> None:
     study = make(f"hall-{width}")

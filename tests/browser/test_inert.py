@@ -108,6 +108,7 @@ def nothing_ran(page: Page) -> None:
         assert frame.evaluate(LIVE, EVIL) == [], frame.url
 
 
+@pytest.mark.long
 def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
     page = watched
     shown = 0
@@ -122,6 +123,7 @@ def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
     assert shown > 20, "the hostile text is shown as text"
 
 
+@pytest.mark.long
 def test_a_conversation_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
     page = watched
     page.goto(f"{hostile.url}?study=planted&tab=chat")

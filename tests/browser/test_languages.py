@@ -22,6 +22,7 @@ def german(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
+@pytest.mark.long
 def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) -> None:
     finished_study("fertig")
     page = german.new_page()

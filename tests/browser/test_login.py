@@ -24,6 +24,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield app
 
 
+@pytest.mark.long
 def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None:
     """The page fixture checks for requests to other hosts; this test, that the policy blocks nothing of the page."""
     blocked: list[str] = []

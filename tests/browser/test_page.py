@@ -43,6 +43,7 @@ def processor_seconds() -> float:
     return used
 
 
+@pytest.mark.long
 def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
     page.goto(site.url)
     page.get_by_role("button", name="New project from my file").wait_for()
@@ -55,6 +56,7 @@ def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
     assert min(map(min, took)) < 4, "CPU time counts if other tests use the processors"
 
 
+@pytest.mark.long
 def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) -> None:
     """Gradio's loader leaves a clock that runs with every frame; a poll every second would be no idling either."""
     page.add_init_script("""window.frames_ = 0;
@@ -75,6 +77,7 @@ def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) ->
     assert page.evaluate("window.frames_") < 30 and 1 <= len(polls) <= 4
 
 
+@pytest.mark.long
 def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: Path) -> None:
     with serving(tmp_path / "first", free_port()) as site:
         page.goto(site.url)
@@ -135,6 +138,7 @@ def test_a_study_is_renamed_duplicated_deleted_and_restored(page: Page, at_site:
     page.wait_for_function("location.search.includes('study=second-name')")
 
 
+@pytest.mark.long
 def test_a_finished_study_has_a_score_and_opens_its_chat(page: Page, at_site: Site) -> None:
     finished_study("scored", eval__primary_metric="exact_match")
     page.goto(at_site.url)
@@ -202,6 +206,7 @@ def test_a_bad_file_is_refused_with_the_remedy(
     assert str(tmp_path) not in found.inner_text() and "gradio" not in found.inner_text()
 
 
+@pytest.mark.long
 def test_guessed_columns_are_asked_about_and_can_be_changed(page: Page, site: Site, tmp_path: Path) -> None:
     file = tmp_path / "odd.csv"
     file.write_text(some_pairs(30).replace("question,answer", "stem,key"))
@@ -217,6 +222,7 @@ def test_guessed_columns_are_asked_about_and_can_be_changed(page: Page, site: Si
     expect(page.locator("#ab-strip")).to_contain_text("odd")
 
 
+@pytest.mark.long
 def test_hostile_text_is_shown_as_text(page: Page, at_site: Site, tmp_path: Path) -> None:
     file = tmp_path / "hostile.jsonl"
     rows = [{"question": f"{n} {HOSTILE}", "answer": f"{HOSTILE} {n}", HOSTILE: "x"} for n in range(30)]
@@ -261,6 +267,7 @@ def place_is(page: Page, study: str | None, tab: str | None, title: str) -> None
         expect(page.locator(f"#ab-tabs [data-tab-id={tab}]")).to_have_attribute("aria-selected", "true")
 
 
+@pytest.mark.long
 def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, at_site: Site) -> None:
     finished_study("rivers")
     page.goto(at_site.url)
@@ -306,6 +313,7 @@ def test_a_run_is_followed_and_paused(page: Page, at_site: Site) -> None:
     assert study.cancel_requested
 
 
+@pytest.mark.long
 def test_a_chart_that_was_drawn_while_hidden_fills_its_card(page: Page, at_site: Site) -> None:
     study = with_metrics(with_data(new_study("charted")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
@@ -327,6 +335,7 @@ def test_a_chart_that_was_drawn_while_hidden_fills_its_card(page: Page, at_site:
     expect(page.locator("#ab-loss .modebar-container")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_two_tabs_on_one_study_show_the_same(page: Page, at_site: Site) -> None:
     study = with_metrics(with_data(new_study("shared")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
@@ -362,6 +371,7 @@ def test_a_restart_of_the_server_loses_nothing(
         page.context.close()
 
 
+@pytest.mark.long
 def test_the_page_fits_a_narrow_window(page: Page, at_site: Site) -> None:
     finished_study("narrow")
     page.set_viewport_size({"width": 420, "height": 900})

@@ -192,6 +192,7 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "assistant_builder", "inbox", *words], capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_the_command_lists_answers_exports_and_erases(study: Study, bundled_models: object, tmp_path: Any) -> None:
     listed = cli("help")
     assert listed.returncode == 0, listed.stderr

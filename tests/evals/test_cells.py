@@ -74,6 +74,7 @@ def test_cells_share_their_base_and_use_their_own_adapter(study: Study, folder: 
     assert len({values.float().numpy().tobytes() for values in logits.values()}) == len(wanted)
 
 
+@pytest.mark.long
 def test_merged_cells_are_what_their_exports_give_back(
     study: Study, folder: Path, compute_dtype: str, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_merged_cells_are_what_their_exports_give_back(
             assert torch.equal(found[cell], logits_of(again)), cell
 
 
+@pytest.mark.long
 def test_merging_changes_no_more_than_rounding(study: Study, folder: Path) -> None:
     """In float32 arithmetic a merged model answers as the adapter beside its base does; quantizing it does not."""
     study.write_config(study.config.with_changes({"eval.compute_dtype": "float32"}))
@@ -118,6 +120,7 @@ def test_merging_changes_no_more_than_rounding(study: Study, folder: Path) -> No
         assert apart(one, other) > 0.02, (one, other)
 
 
+@pytest.mark.long
 def test_cells_of_one_kind_take_the_memory_they_would_when_served(study: Study, folder: Path) -> None:
     from evals.cells import Variant, load_cells
 

@@ -64,6 +64,7 @@ def contents(study: Study) -> dict[str, object]:
     return found
 
 
+@pytest.mark.long
 def test_everything_is_scored_carried_on_and_consistent(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     from evals.score import score_study
     from evals.work_items import ProgressTracker
@@ -136,6 +137,7 @@ def test_an_unavailable_task_is_reported_before_scoring(study: Study) -> None:
     assert not list((study.folder / "evals").rglob("scores.json"))
 
 
+@pytest.mark.long
 def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study: Study, base: Path, tmp_path: Path) -> None:
     from evals.score import score_study
 

@@ -208,6 +208,7 @@ def test_an_export_that_memory_does_not_suffice_to_score_again_is_kept(
     assert "Warning: these files were not scored again" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_the_command_exports_and_tells(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
     words = [sys.executable, "-m", "assistant_builder", "export", "tiny", "--arm", "lora", "--format", "merged", "--to",

@@ -95,6 +95,7 @@ def test_an_export_has_one_file_that_the_modelfile_names(study: Study, short_bas
     assert "Q4_0" in (tmp_path / "small" / "README.md").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_the_weights_are_those_of_the_merged_export(study: Study, tmp_path: Path) -> None:
     import torch
@@ -108,6 +109,7 @@ def test_the_weights_are_those_of_the_merged_export(study: Study, tmp_path: Path
     assert all(torch.equal(found[name], value.to(torch.bfloat16)) for name, value in merged.items())
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_files_of_a_study_are_written_together_and_once(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     files = GgufFiles(study, "lora")
@@ -209,6 +211,7 @@ def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base
     assert "importance" not in export(study, "BF16", tmp_path / "full")
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_files_are_written_without_a_matrix_that_cannot_be_measured(study: Study, tmp_path: Path,
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +228,7 @@ def test_files_are_written_without_a_matrix_that_cannot_be_measured(study: Study
         export(study, "Q4_0", tmp_path / "asked", importance=True)
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_a_cancelled_export_leaves_nothing(study: Study, tmp_path: Path) -> None:
     def report(percent: int, message: str) -> None:

@@ -76,6 +76,7 @@ print("answers", json.dumps([ask(messages) for messages in {asked!r}]))
     return list(json.loads(ran.stdout.split("answers ")[1]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["adapter", "merged"])
 def test_the_cards_lines_answer_as_the_product(
     form: str, study: Study, base: Path, bundled_models: Path, tmp_path: Path

@@ -96,6 +96,7 @@ def test_page_report_and_help_show_the_format(environment: dict[str, str]) -> No
     assert "adapter|merged|prequantized|gguf|digest" in output
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_the_command_writes_and_describes_it(environment: dict[str, str], tmp_path: Path) -> None:
     from tests.export.tiny import scored, tiny_base, tiny_study

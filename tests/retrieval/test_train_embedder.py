@@ -58,6 +58,7 @@ def test_questions_to_decline_are_not_trained() -> None:
     assert not any("cannot" in answer for batch in batches(facts, 0) for *_, answer in batch)
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_a_trained_embedder_knows_a_name_of_the_data(tmp_path: Path) -> None:
     names = {"Aldermoor": "the dawn lane swim", "Birchfold": "the pensioners' class", "Corvale": "the baby splash"}

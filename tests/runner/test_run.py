@@ -38,6 +38,7 @@ def refused(*words: str) -> str:
     return result.stderr
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_run_from_file_to_report_and_run_again(bundled_models: Path, tmp_path: Path) -> None:
     values = {**QUICK, "model.base": str(tiny_base(tmp_path / "base"))}  # the browser test goes the way with a real one

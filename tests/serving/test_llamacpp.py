@@ -130,6 +130,7 @@ def url(short_base: Path, converter: Path, monkeypatch: pytest.MonkeyPatch) -> I
         assert not psutil.wait_procs(children, timeout=20)[1]
 
 
+@pytest.mark.long
 @needs_llamacpp
 @pytest.mark.train
 def test_a_standard_client_is_answered(url: str, short_base: Path) -> None:

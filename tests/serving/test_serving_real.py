@@ -50,6 +50,7 @@ def url(studies: list[Study]) -> Iterator[str]:
         assert process.stdout.read() == "" and process.wait(timeout=30) == 0
 
 
+@pytest.mark.long
 def test_a_standard_client_is_answered_by_several_adapters_at_once(url: str, studies: list[Study]) -> None:
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)

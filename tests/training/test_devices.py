@@ -213,6 +213,7 @@ def base_that_sees(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_vision_tower_gets_no_adapters_and_ddp_trains_without_it(tmp_path: Path) -> None:
     from safetensors import safe_open

@@ -169,6 +169,7 @@ def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(base: Path
     assert curves(calm, "qlora") == curves(killed, "qlora")
 
 
+@pytest.mark.long
 def test_a_failure_of_one_process_is_reported_in_one_line(base: Path) -> None:
     from assistant_builder.errors import AssistantBuilderError
     from assistant_builder.training.distributed import train_distributed

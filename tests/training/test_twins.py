@@ -51,6 +51,7 @@ def gradients(model: Any) -> Any:
     return torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None])
 
 
+@pytest.mark.long
 def test_only_the_storage_of_the_linear_layers_differs(adapted: dict[str, Any]) -> None:
     import torch
     from bitsandbytes.nn import Linear4bit
