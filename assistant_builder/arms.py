@@ -39,6 +39,8 @@ class Arm:
     plain: str = ""  # name in sentences for readers who know no technical terms: ``Compact``; empty: ``short``
     # name of the quantization method that stores the base, ``float16`` for none; None: the study's ``model.quant_type``
     storage: str | None = None
+    # whether the adapter is trained through the rounding of ``train.qat_type``, and the assistant is served rounded
+    rounds: bool = False
     cell: str = ""  # name of the cell that scores the adapter as served: on the base that it was trained on
     merged_cell: str = ""  # name of the cell that scores the adapter merged into that base; empty: ``cell`` and ``M``
     # name of the cell that scores that base without an adapter; empty: ``B16``, ``B4``, or for a storage that neither
@@ -97,8 +99,9 @@ class CellSpec:
     base: str
     adapter: str | None  # the arm whose adapter is used; None: untuned
     # None: the adapter stays separate from the base. ``merged``: it is merged into the base, which is then stored in
-    # float16. ``quantized``: the merged model is quantized to 4 bits
-    merged: Literal["merged", "quantized"] | None
+    # float16. ``quantized``: the merged model is quantized to 4 bits. ``rounded``: it has the values of a file of the
+    # type ``train.qat_type``
+    merged: Literal["merged", "quantized", "rounded"] | None
     label: str  # name in tables
     about: str  # description in the report
 
@@ -154,9 +157,13 @@ TWIN_CELLS = tuple(CELLS.register(cell).name for cell in (
 def register(arm: Arm) -> Arm:
     """Add a further arm, and the cells that its attributes name; ValueError if another arm or cell has the name."""
     base = arm.base_label
+    served = (CellSpec(arm.cell, arm.base, arm.name, "rounded", arm.label,
+                       f"{arm.short} as served: adapter merged into the {base} base and rounded to the format that it "
+                       "was trained for") if arm.rounds else
+              CellSpec(arm.cell, arm.base, arm.name, None, arm.label,
+                       f"{arm.short} as served: adapter trained on the {base} base, answering on it"))
     cells = [
-        CellSpec(arm.cell, arm.base, arm.name, None, arm.label,
-                 f"{arm.short} as served: adapter trained on the {base} base, answering on it"),
+        served,
         CellSpec(arm.untuned_cell, arm.base, None, None, f"Untuned, {base}",
                  f"the base model stored as {base}, before any training"),
         CellSpec(arm.merged_cell, arm.base, arm.name, "merged", f"{arm.short} export",
@@ -168,10 +175,20 @@ def register(arm: Arm) -> Arm:
     return ARMS.register(arm)
 
 
+QAT = register(Arm("qat", N_("Rounding-aware (QAT, 4-bit file)"), "QAT LoRA", "#00785a", "#4fd1ab", "triangle-up",
+                   N_("Rounding-aware"), storage=UNQUANTIZED, rounds=True, cell="QT", merged_cell="QTM"))
+"""LoRA that is trained through the rounding of the file to ship."""
+
+
 def with_arm(arms: Iterable[str], added: str) -> list[str]:
     """The arms and one more, in the order of training."""
     wanted = {*arms, added}
     return [arm for arm in ARMS if arm in wanted]
+
+
+def continued(arm: str, arms: Iterable[str]) -> str | None:
+    """The arm whose trained adapter an arm starts from in a study with these arms; None: from a new adapter."""
+    return LORA.name if ARMS[arm].rounds and LORA.name in arms else None
 
 
 def compares(arms: Iterable[str]) -> bool:

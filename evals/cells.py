@@ -146,7 +146,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models import loading
-    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, merge, quantize
+    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, merge, quantize, round_linear
 
     loading.free_memory()  # of the previous merged model
     began = time.monotonic()
@@ -156,6 +156,8 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     if variant.cell.merged == "quantized":
         quantize(model, study.config.model.quant_type, double_quant=spec.double_quant, compute_dtype=dtype)
     base_bytes = loading.model_bytes(model)
+    if variant.cell.merged == "rounded":
+        base_bytes -= round_linear(model, study.config.train.qat_type, dtype)
     if spec.device == "cpu":
         dequantize_to_compute_dtype(model, dtype)
     if supports_packing(model):

@@ -143,7 +143,6 @@ class _FormatScoring:
 
     def __init__(self, study: Study) -> None:
         self._study, self._config = study, study.config
-        self._types = self._config.formats.types
         self._resources = MetricResources()
         tasks = study.evals_folder / "tasks" / "items.jsonl"
         if not tasks.is_file():
@@ -158,11 +157,11 @@ class _FormatScoring:
             "code": __version__, "items": file_hash(tasks), "compute_dtype": self._config.eval.compute_dtype,
             "similarity": self._config.eval.similarity, "max_new_tokens": self._config.eval.max_new_tokens}
         self.pending = {arm: found for arm in self._config.arms
-                        if (found := [type for type in self._types if not self._done(arm, type)])}
+                        if (found := [type for type in self._config.file_types(arm) if not self._done(arm, type)])}
 
     def obsolete(self) -> list[Path]:
         """Folders of files that the settings no longer name."""
-        wanted = {f"{arm}-{type}" for arm in self._config.arms for type in self._types}
+        wanted = {f"{arm}-{type}" for arm in self._config.arms for type in self._config.file_types(arm)}
         return [path for path in self._study.format_scores_folder.glob("*/") if path.name not in wanted]
 
     def _inputs(self, arm: str, type: str) -> dict[str, Any]:

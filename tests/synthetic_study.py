@@ -26,7 +26,7 @@ SMALL = CARDS / "thimble-row-library" / "data.csv"
 LARGE = CARDS / "ostrel-sound-ferries" / "data.jsonl"
 _LEVELS = {
     "B16": 2.10, "B4": 2.34, "L16": 0.71, "Q4": 0.74, "L4": 0.73, "Q16": 0.755, "QD": 0.741, "QR": 0.752, "LM": 0.711,
-    "LR": 0.736,
+    "LR": 0.736, "QT": 0.735, "QTM": 0.78,
 }
 _ONLY_FORCED = ("L4",)
 _FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")

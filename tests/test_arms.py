@@ -107,7 +107,7 @@ def test_outside_config_knows_it() -> None:
     assert config.cells == [*TWIN_CELLS, "D4", "D4B", "D4M"]
     alone = StudyConfig().with_changes({"arms": "dummy"})
     assert alone.cells == ["B4", "D4", "D4B"] and not alone.compares  # merging takes the memory of a 16-bit arm
-    with pytest.raises(ConfigError, match="lora, qlora, dummy"):
+    with pytest.raises(ConfigError, match="lora, qlora, qat, dummy"):
         StudyConfig().with_changes({"arms": "other"})
 
 
@@ -131,13 +131,13 @@ def test_outside_page_offers_it() -> None:
     from tests.ui.blocks import inside_blocks
 
     options = study_options()
-    assert options["arms"].choices == ("lora", "qlora", "dummy") and "D4" in options["eval.cells"].choices
+    assert options["arms"].choices == ("lora", "qlora", "qat", "dummy") and "D4" in options["eval.cells"].choices
     arms = ("lora", "qlora", "dummy")
     assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms))
     assert "--arm-dummy: #7a3fb0" in arm_styles()
     export, chat = inside_blocks(ExportTab), inside_blocks(lambda: ChatTab(WorkerPool(["false"])))
-    assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 12
-    assert list(chat.talk.panes) == ["a", "b", "dummy", "shipped", "base"]
+    assert ("Dummy (FP4)", "dummy") in export.arm.choices and len(export.panels) == 16
+    assert list(chat.talk.panes) == ["a", "b", "qat", "dummy", "shipped", "base"]
 
 
 @outside

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from assistant_builder.arms import ARMS, CELLS, TWINS, compares, further_arms
+from assistant_builder.arms import ARMS, CELLS, TWINS, compares, continued, further_arms
 from assistant_builder.config.base import BASIC, ArmName, ConfigModel
 from assistant_builder.config.data import DataConfig
 from assistant_builder.config.eval import EvalConfig
@@ -25,6 +25,7 @@ from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_y
 from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import N_, t
+from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.store_kinds import store_kind
 
 Approach = Literal["grounded", "memory"]
@@ -167,6 +168,21 @@ class StudyConfig(ConfigModel):
         """The cells that are scored: those of ``eval.cells`` and of further arms that are possible."""
         wanted = [*self.eval.cells, *(cell for arm in further_arms(self.arms) for cell in ARMS[arm].cells)]
         return [cell for cell in dict.fromkeys(wanted) if CELLS[cell].scorable(self.arms)]
+
+    def train_of(self, arm: str) -> TrainConfig:
+        """The training settings of an arm: of one that continues another, half of the epochs and the learning rate."""
+        train = self.train
+        if continued(arm, self.arms) is None:
+            return train
+        steps = None if train.max_steps is None else -(-train.max_steps // 2)
+        return train.model_copy(update={"epochs": train.epochs / 2, "max_steps": steps,
+                                        "learning_rate": train.learning_rate / 2})
+
+    def file_types(self, arm: str) -> list[str]:
+        """The types of an arm's GGUF files, largest first; of one that is trained for a type, that type alone."""
+        if not ARMS[arm].rounds or not self.formats.types:
+            return self.formats.types
+        return [self.train.qat_type] if self.train.qat_type in GGUF_TYPES else []
 
     @property
     def evaluation_shards(self) -> int:

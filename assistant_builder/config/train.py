@@ -9,6 +9,9 @@ from pydantic import AfterValidator, Field, model_validator
 from assistant_builder.config.base import BASIC, ConfigModel
 from assistant_builder.i18n import N_
 
+QAT_TYPES = ("Q4_0", "Q4_1", "Q5_1", "Q8_0", "NF4")
+"""Formats through whose rounding an adapter can be trained."""
+
 
 class TrainConfig(ConfigModel):
     """LoRA and optimization, shared by both arms."""
@@ -92,6 +95,11 @@ class TrainConfig(ConfigModel):
                                                                                        "up to eight validations; "
                                                                                        "results do "
                                                                                        "not depend on them."))
+    qat_type: Literal["Q4_0", "Q4_1", "Q5_1", "Q8_0", "NF4"] = Field(
+        "Q4_0", title=N_("QAT format"),
+        description=N_("Format through whose rounding the arm qat is trained: a type of GGUF files, or NF4 with double "
+                       "quantization."),
+    )
     early_stopping: bool = Field(False, title=N_("Early stop"), description=N_("Stop both arms at the same step when "
                                                                            "neither improves."))
     patience: int = Field(2, ge=1, title=N_("Patience"),

@@ -296,7 +296,7 @@ class GgufFiles:
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{self.arm}-") as work:
             full = Path(work) / "merged-f16.gguf"
-            weighted = self.study.config.formats.importance and any(GGUF_TYPES[type].takes_importance for type in types)
+            weighted = self._weighted and any(GGUF_TYPES[type].takes_importance for type in types)
             merged = Path(work) / "merged"
             source = _source(self.study, self.arm, importance=weighted)
             try:
@@ -325,7 +325,12 @@ class GgufFiles:
         """What a file is made of."""
         return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json")["adapter_sha256"],
                 "template_date": self.study.template_date.isoformat(), "converter": CONVERTER.wheel.requirement,
-                **({"importance": True} if self.study.config.formats.importance else {})}
+                **({"importance": True} if self._weighted else {})}
+
+    @property
+    def _weighted(self) -> bool:
+        """Whether an importance matrix is used; an arm is trained through the rounding without one."""
+        return self.study.config.formats.importance and not ARMS[self.arm].rounds
 
 
 def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
@@ -335,7 +340,7 @@ def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
         ConfigError: It is asked for, and the format or type has no block scales that are chosen here.
     """
     format = spec.export_format
-    takes = format.name == "gguf" and GGUF_TYPES[format.type].takes_importance
+    takes = format.name == "gguf" and GGUF_TYPES[format.type].takes_importance and not ARMS[spec.arm].rounds
     if asked and not takes:
         own = ", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)
         raise ConfigError(f"an export as {' '.join(filter(None, (format.name, format.type)))} takes no importance "

@@ -270,11 +270,20 @@ class ChatSession(Session):
             self._loaded[speaker] = model, prompter  # set last: memory may run out in the lines before
             return False
         arm = base_owner(self._speakers)
-        self._load(arm, report)
-        model, prompter = self._loaded[arm]
+        if ARMS[arm].rounds:  # its own weights are merged
+            from assistant_builder.models.chat_template import ChatTokenizer
+            from assistant_builder.models.loading import arm_spec, load_base
+
+            spec = arm_spec(self._study, arm, hold=True)
+            base, prompter = load_base(spec), ChatTokenizer.load(spec.folder, self._study.template_date)
+            prepare_for_inference(base)
+        else:
+            self._load(arm, report)
+            model, prompter = self._loaded[arm]
+            base = clone_sharing_weights(model.get_base_model())
         self._look_up(self._study, prompter, {BASE: None})
-        self._loaded[BASE] = (clone_sharing_weights(model.get_base_model()), prompter)
-        return True
+        self._loaded[BASE] = base, prompter
+        return not ARMS[arm].rounds
 
 
 def _chunks(tokens: Iterator[int], prompter: Any, stop_event: threading.Event) -> Iterator[Chunk]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -35,6 +36,8 @@ from assistant_builder.models.lora_layers import (
     CastOnUseLinear,
     TwinLoraLinear,
     dequantize_to_compute_dtype,
+    merge,
+    round_linear,
 )
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import METHODS, method_of
@@ -219,6 +222,25 @@ def add_adapter(model: PreTrainedModel, train: TrainConfig, seed: int) -> PeftMo
     return adapted
 
 
+def start_from(adapted: PeftModel, folder: Path) -> None:
+    """Give new adapters the values of trained ones of the same shapes.
+
+    Raises:
+        ModelError: The trained adapter is missing or does not fit.
+    """
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise ModelError("there is no trained adapter to start from", where=str(folder), remedy="Train the study first")
+    try:
+        outcome = set_peft_model_state_dict(adapted, load_file(path))
+    except Exception as error:  # malicious files can cause any exception in PEFT
+        raise ModelError(f"the adapter does not fit the base: {error}", where=str(folder),
+                         remedy="Train the study again with --redo") from error
+    if outcome.unexpected_keys:
+        raise ModelError("the adapter has other layers than this one", where=str(folder),
+                         remedy="Train the study again with --redo")
+
+
 def _exclude_fused_experts(config: LoraConfig, model: PreTrainedModel) -> LoraConfig:
     """Return the config with 'all-linear' restricted to linear layers, without the fused experts of a mixture.
 
@@ -286,8 +308,8 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, ChatTokenizer]:
-    """Load a trained assistant for inference.
+def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel | PreTrainedModel, ChatTokenizer]:
+    """Load a trained assistant for inference: a base with its adapter, or merged and rounded if it is served rounded.
 
     With ``hold`` a CPU dequantizes the weights to the compute dtype, so that all arms answer at the same speed.
 
@@ -299,7 +321,12 @@ def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel, C
         raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {study.name}",
                          remedy=f"Train it with 'assistant-builder run {study.name}'")
     spec = arm_spec(study, arm, hold=hold)
-    return load_adapter(load_base(spec), adapter), ChatTokenizer.load(spec.folder, study.template_date)
+    prompter = ChatTokenizer.load(spec.folder, study.template_date)
+    if not ARMS[arm].rounds:
+        return load_adapter(load_base(spec), adapter), prompter
+    model = merge(load_adapter(load_base(replace(spec, hold=False)), adapter))
+    round_linear(model, study.config.train.qat_type, DTYPES[spec.compute_dtype])
+    return model.eval(), prompter
 
 
 def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:

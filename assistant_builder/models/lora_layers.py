@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from assistant_builder.quantization import METHODS, method_of
+from assistant_builder.quantization.rounding import CACHED_VALUES, can_round, rounded, rounded_bytes
 
 
 class FusedGroup(Protocol):
@@ -61,11 +62,14 @@ class TwinLoraLinear(LoraLinear):
     """LoRA over any storage with float32 parameters; it computes in the dtype of its input."""
 
     group: FusedGroup | None = None  # set in CPU training, where layers that share an input are computed together
+    rounding: RoundedWeight | None = None  # set in an arm that is trained through the rounding of a format
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return base(x) + scaling · B(A(dropout(x))); ``x`` is [..., in], the result [..., out]."""
         if self.group is not None and not self.disable_adapters:
             return self.group.output(self, x)
+        if self.rounding is not None and not self.disable_adapters:
+            return self._through_rounding(self.rounding, x)
         result = self.base_layer(x)
         if self.disable_adapters or self.merged:
             return result
@@ -76,6 +80,108 @@ class TwinLoraLinear(LoraLinear):
                 weight = self.lora_B[name].weight.to(x.dtype)
                 result = result + F.linear(hidden, weight) * self.scaling[name]
         return result
+
+    def _through_rounding(self, rounding: RoundedWeight, x: torch.Tensor) -> torch.Tensor:
+        """Return Q(W + scaling · BA) x, plus what dropout changes in the adapter's share.
+
+        The gradient passes the rounding unchanged (straight-through estimator, Bengio et al. 2013, arXiv 1308.3432), so
+        that A and B get the gradient of LoRA, and the input that of the rounded weight.
+        """
+        down, up = (part["default"].weight.to(x.dtype) for part in (self.lora_A, self.lora_B))
+        scaling = self.scaling["default"]
+        dropped = F.linear(F.linear(self.lora_dropout["default"](x), down), up)
+        plain = F.linear(F.linear(x, down.detach()), up.detach())
+        result = F.linear(x, rounding.values(self, x.dtype)) + (dropped - plain) * scaling
+        return result if self.base_layer.bias is None else result + self.base_layer.bias.to(x.dtype)
+
+
+class RoundedWeight:
+    """The weight of a layer with its adapter, merged and rounded to a format, which changes with the adapter alone."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind  # of :data:`assistant_builder.quantization.rounding.FORMATS`
+        self._values: torch.Tensor | None = None
+        self._state: tuple[int, ...] = ()
+
+    @torch.no_grad()
+    def values(self, layer: TwinLoraLinear, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The rounded weight in ``dtype``, [out, in]; it is written to ``out`` if that is given."""
+        adapter = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        state = tuple(each._version for each in adapter)
+        known = self._values
+        if out is None:
+            out = known if known is not None and known.dtype == dtype else torch.empty(
+                layer.base_layer.weight.shape, dtype=dtype, device=adapter[0].device)
+        if known is None or known.data_ptr() != out.data_ptr() or self._state != state:
+            for rows in self._parts(out):
+                rounded_or_16_bit(merged_weight(layer, rows), self.kind, out[rows])
+            self._values, self._state = out, state
+        return out
+
+    def _parts(self, weight: torch.Tensor) -> list[slice]:
+        """Parts of the rows whose intermediate results stay in the cache of a core; blocks of NF4 span rows."""
+        rows, columns = weight.shape
+        step = rows if weight.device.type != "cpu" or self.kind == "NF4" else max(1, CACHED_VALUES // columns)
+        return [slice(start, start + step) for start in range(0, rows, step)]
+
+
+def merged_weight(layer: TwinLoraLinear, rows: slice = slice(None)) -> torch.Tensor:
+    """Rows of a layer's weight with its adapter as a merged checkpoint has them: summed in float32, then float16."""
+    base, method = layer.base_layer, method_of(layer.base_layer)
+    weight = method.dequantize(base, torch.float32)[rows] if method.quantizes else base.weight.data[rows].to(
+        torch.float32, copy=True)
+    if "default" in layer.lora_A:
+        up, down = layer.lora_B["default"].weight[rows].float(), layer.lora_A["default"].weight.float()
+        weight += layer.scaling["default"] * (up @ down)
+    return weight.to(torch.float16)
+
+
+def rounded_or_16_bit(weight: torch.Tensor, kind: str, out: torch.Tensor) -> torch.Tensor:
+    """A float16 weight rounded to a format, or unchanged if the format cannot hold its rows; written to ``out``."""
+    return rounded(weight, kind, out) if can_round(weight.shape[-1], kind) else out.copy_(weight)
+
+
+def train_through_rounding(model: PeftModel, kind: str) -> None:
+    """Let the adapters of a float16 base be trained through the rounding of a format, and round its embeddings."""
+    for layer in model.modules():
+        if isinstance(layer, TwinLoraLinear):
+            layer.rounding = RoundedWeight(kind)
+    round_embeddings(model.get_base_model(), kind)
+
+
+@torch.no_grad()
+def round_embeddings(model: PreTrainedModel, kind: str) -> None:
+    """Round embeddings and head as a GGUF file of a lossy type has them; other formats keep them in 16 bits.
+
+    The matrix of the output is Q8_0 (:func:`assistant_builder.quantization.ggml.tensor_type`).
+    """
+    if kind == "NF4":
+        return
+    embeddings, head = model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data
+    if embeddings is not head and embeddings.data_ptr() != head.data_ptr():
+        rounded_or_16_bit(embeddings.half(), kind, embeddings)
+    rounded_or_16_bit(head.half(), "Q8_0", head)
+
+
+@torch.no_grad()
+def round_linear(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> int:
+    """Replace the float16 linear layers of a merged model by plain ones in the compute dtype, rounded to a format.
+
+    Returns:
+        Bytes by which the layers are smaller in a file of the format than in float16.
+    """
+    saved = 0
+    for parent, name, layer in _children(model):
+        if isinstance(layer, CastOnUseLinear):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype)
+            plain.weight = nn.Parameter(rounded_or_16_bit(
+                layer.weight.data, kind, torch.empty_like(layer.weight.data, dtype=dtype)), requires_grad=False)
+            if layer.bias is not None:
+                plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
+            setattr(parent, name, plain.train(layer.training))
+            saved += layer.weight.nbytes - rounded_bytes(*layer.weight.shape, kind)
+    round_embeddings(model, kind)
+    return saved
 
 
 ADAPTER_LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: TwinLoraLinear}
@@ -110,11 +216,7 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     model: PreTrainedModel = adapted.get_base_model()
     for parent, child, layer in _children(model):
         if isinstance(layer, TwinLoraLinear):
-            weight = method_of(layer.base_layer).dequantize(layer.base_layer, torch.float32)
-            if "default" in layer.lora_A:
-                up, down = layer.lora_B["default"].weight.float(), layer.lora_A["default"].weight.float()
-                weight += layer.scaling["default"] * (up @ down)
-            setattr(parent, child, _stored(layer.base_layer, weight))
+            setattr(parent, child, _stored(layer.base_layer, merged_weight(layer)))
         elif method_of(layer).quantizes:
             setattr(parent, child, _stored(layer, method_of(layer).dequantize(layer, torch.float32)))
     return model

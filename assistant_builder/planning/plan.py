@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from assistant_builder.arms import LORA, QLORA, TWINS, plain_order
+from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, plain_order
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
 from assistant_builder.planning.architecture import Architecture, Module
@@ -31,6 +31,7 @@ from assistant_builder.planning.memory import (
 )
 from assistant_builder.planning.training_time import (
     FULL_SPEED,
+    ROUNDING_SPEED,
     MeasuredRuns,
     TrainingFlops,
     load_measured_runs,
@@ -239,7 +240,8 @@ class Plan:
                        lengths=Lengths.about(self.lengths.mean, longest) if follows else self.lengths)
 
     def _method(self, method: Method, *, checkpointing: bool, hold: bool) -> MethodPlan:
-        full, model, train = method == FULL_TUNING, self.config.model, self.config.train
+        full, model = method == FULL_TUNING, self.config.model
+        train = self.config.train if full else self.config.train_of(method)
         tensors = self._tensors(full)
         trained = sum(tensors)
         how = ComputeSettings(2 if full else DTYPE_BYTES[self.compute_dtype], self.machine.device,
@@ -254,7 +256,8 @@ class Plan:
                              checkpointing=checkpointing, full=full)
         speed = self.measured_runs.flops(self.machine, method)
         reached = FULL_SPEED if full else base_storage(method, model).speed
-        speed = speed or self.machine.flops * reached[self.machine.device]
+        rounds = method in ARMS and ARMS[method].rounds
+        speed = speed or self.machine.flops * reached[self.machine.device] * (ROUNDING_SPEED if rounds else 1)
         layers = tuple((module.name, module.parameters, module_bytes(module, method, model, self.compute_dtype))
                        for module in self.architecture.modules)
         return MethodPlan(
@@ -265,7 +268,7 @@ class Plan:
             optimizer_bytes=optimizer_bytes(tensors, train.optimizer) + (4 * trained if full else 0),
             activations=kept, overhead_bytes=overhead, trained_parameters=trained,
             inference_bytes=self._inference_bytes(method, trained), checkpointing=checkpointing,
-            dequantized=hold and not full, work=work,
+            dequantized=hold and not full and not rounds, work=work,
             seconds=self.measured.get(method, work.flops / speed if speed else None), memory_bytes=self.memory_bytes,
             factor=self.measured_runs.memory_factor(self.machine, method),
             shards=self.shards, gathered_bytes=unsharded_bytes(layers) if self.shards > 1 else 0,
@@ -288,8 +291,10 @@ class Plan:
         """Additional bytes of frozen weights in the compute dtype: all less the stored ones, or only the largest."""
         wide, model = DTYPE_BYTES[self.compute_dtype], self.config.model
         linear = self.architecture.linear()
+        adapters = sum(self.config.train.rank * module.outputs for module in self.adapted)  # B is appended
+        if method in ARMS and ARMS[method].rounds:  # rounded weights beside the float16 ones that they are made of
+            return wide * (sum(module.weights for module in linear) + adapters)
         if hold:
-            adapters = sum(self.config.train.rank * module.outputs for module in self.adapted)  # B is appended
             stored = sum(module_bytes(module, method, model, self.compute_dtype) for module in linear)
             return max(0, wide * (sum(module.weights for module in linear) + adapters) - stored)
         if not base_storage(method, model).quantizes and self.compute_dtype == "float16":

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from assistant_builder import __version__
-from assistant_builder.arms import TWINS
+from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.config import ModelConfig, StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
@@ -32,6 +32,7 @@ from assistant_builder.study.steps import (
     approach_of_run,
     arm_runs,
     changed_inputs,
+    continued_run,
     evaluates,
     needed_before,
     split_run,
@@ -222,16 +223,20 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
                 **({"retrieval.train_embedder": True} if config.trains_embedder else {})}
     if step.startswith("train-"):
         run = step.removeprefix("train-")
-        _, seed = split_run(run)
         config = config.of_approach(approach_of_run(run, config.approaches))
+        arm, seed = split_run(run)
         plain = {"kernels"} if config.train.kernels == "plain" else set()  # not recorded by earlier versions
+        plain |= set() if ARMS[arm].rounds else {"qat_type"}
+        before = continued_run(run, config.arms)
+        starts = {} if before is None else {
+            f"{before} adapter": _read(study, f"arms/{before}/summary.json")["adapter_sha256"]}
         # with early stopping all arms stop at the same step, so that each arm depends on the others
         stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
         return {**common, "train data": split["train"], "validation data": split["validation"],
                 "base model": base_model_identity(config.model), **_flat("model", config.model),
                 **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
                 **_grounding(study, config, {"false_declines", "final_index"}),
-                "train.seed": config.train.seed + seed - 1, **stops}
+                "train.seed": config.train.seed + seed - 1, **stops, **starts}
     suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]
     adapters = {f"{run}{suffix} adapter": _read(study, f"arms/{run}{suffix}/summary.json")["adapter_sha256"]
                 for suffix in suffixes for run in arm_runs(config.seeds, config.arms)}

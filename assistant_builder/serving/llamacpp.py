@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.ask import context_tokens
 from assistant_builder.chat.client import ChatWorker
@@ -40,8 +41,13 @@ _CHECKED = 20
 
 
 def served_type(study: Study, arm: str) -> str:
-    """The type of the smallest file that is no worse if the report names one of this arm, else the default type."""
-    path = study.report_file
+    """The type of the smallest file that is no worse if the report names one of this arm, else the default type.
+
+    An arm that is trained for a type is served in it.
+    """
+    path, own = study.report_file, study.config.file_types(arm)
+    if ARMS[arm].rounds and own:
+        return own[0]
     found = (read_json(path) if path.is_file() else {}).get("smallest_no_worse") or {}
     return str(found["name"]) if found.get("arm") == arm and found.get("name") in GGUF.types else DEFAULT_TYPE
 

@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from assistant_builder.arms import ARMS
 from assistant_builder.chat.worker import run_server
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.inference.session import ProgressCallback, Session, clone_sharing_weights, prepare_for_inference
@@ -37,9 +38,17 @@ class SharedSession(Session):
             return True
         report("Starting PyTorch", 0.05)
         from assistant_builder.models.chat_template import ChatTokenizer
-        from assistant_builder.models.loading import arm_spec, load_adapter, load_base
+        from assistant_builder.models.loading import arm_spec, load_adapter, load_arm, load_base
 
-        specs = {name: arm_spec(study, arm, hold=True) for name, (study, arm) in self._assistants.items()}
+        study, arm = self._assistants[speaker]
+        if ARMS[arm].rounds:  # merged and rounded: it has no base that others could share
+            model, prompter = load_arm(study, arm)
+            prepare_for_inference(model)
+            self._look_up(study, prompter, {speaker: arm})
+            self._loaded[speaker] = model, prompter
+            return False
+        specs = {name: arm_spec(study, arm, hold=True) for name, (study, arm) in self._assistants.items()
+                 if not ARMS[arm].rounds}
         spec = specs[speaker]
         report(f"Reading the {METHODS[spec.storage].bits}-bit base", 0.4)
         base = load_base(spec)
@@ -48,7 +57,7 @@ class SharedSession(Session):
         prompters: dict[date, ChatTokenizer] = {}
         prompter_of: dict[str, ChatTokenizer] = {}
         for name, (study, arm) in self._assistants.items():
-            if specs[name] == spec:
+            if specs.get(name) == spec:
                 models[name] = load_adapter(clone_sharing_weights(base), study.arm_folder(arm) / "adapter")
                 if (day := study.template_date) not in prompters:
                     prompters[day] = ChatTokenizer.load(spec.folder, day)

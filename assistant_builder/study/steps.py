@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from assistant_builder.arms import TWINS
+from assistant_builder.arms import TWINS, continued
 from assistant_builder.config import Approach, StudyConfig
 
 FORMATS = "formats"
@@ -28,6 +28,13 @@ def split_run(run: str) -> tuple[str, int]:
     """Arm and 1-based seed number of a training run: ``lora-2`` and ``lora-2+facts`` are ``("lora", 2)``."""
     arm, _, seed = run.partition("+")[0].partition("-")
     return arm, int(seed or 1)
+
+
+def continued_run(run: str, arms: Sequence[str]) -> str | None:
+    """The training run, of the same seed and approach, whose adapter a run starts from; None: from a new adapter."""
+    arm, _ = split_run(run)
+    before = continued(arm, arms)
+    return None if before is None else before + run.removeprefix(arm)
 
 
 SUFFIXES: Mapping[Approach, str] = {"grounded": "+facts", "memory": "+memory"}
@@ -63,9 +70,15 @@ def insert_shards(steps: Sequence[str], shards: Sequence[str]) -> tuple[str, ...
 
 
 def needed_before(step: str, steps: Sequence[str]) -> list[str]:
-    """The steps that must finish before a step starts: all earlier ones, except others of its kind (train, score)."""
+    """The steps that must finish before a step starts: all earlier ones, except others of its kind (train, score).
+
+    A training that continues another waits for it.
+    """
     kind = next((kind for kind in ("train-", "score-") if step.startswith(kind)), None)
-    return [other for other in steps[:steps.index(step)] if kind is None or not other.startswith(kind)]
+    arms = [split_run(other.removeprefix("train-"))[0] for other in steps if other.startswith("train-")]
+    before = continued_run(step.removeprefix("train-"), arms) if kind == "train-" else None
+    return [other for other in steps[:steps.index(step)]
+            if kind is None or not other.startswith(kind) or other == f"train-{before}"]
 
 
 def evaluates(step: str) -> bool:

@@ -56,6 +56,10 @@ class FusedLoraLinear(torch.autograd.Function):
     ``x @ W.T + s · dropout(x) @ A.T @ B.T`` is the product of ``[x, s · dropout(x) @ A.T]`` and ``[W, B].T``: the
     adapter's share is added before the single rounding and needs no pass over the output. The backward pass multiplies
     by ``[W, B]`` once for both gradients.
+
+    In an arm that is trained through the rounding of a format, the rounded sum Q(W + s BA) is in W's place, and only
+    what dropout changes is added: ``s · (dropout(x) - x) @ A.T @ B.T``. The gradients of A and B are those of LoRA
+    (straight-through estimator).
     """
 
     @staticmethod
@@ -74,7 +78,13 @@ class FusedLoraLinear(torch.autograd.Function):
         hidden = torch.mm(dropout_x, down.t()).mul_(scale)
         wide = flat.new_empty((len(flat), group.columns))  # [flat, hidden, 0]
         wide[:, : group.inputs] = flat
-        wide[:, group.inputs : group.inputs + group.ranks] = hidden
+        added = wide[:, group.inputs : group.inputs + group.ranks]
+        if not group.rounds:
+            added.copy_(hidden)
+        elif dropped is None:
+            added.zero_()
+        else:
+            torch.sub(hidden, torch.mm(flat, down.t()).mul_(group.scaling), out=added)
         wide[:, group.inputs + group.ranks :] = 0
         result = F.linear(wide, group.weights(x.dtype)).view(*x.shape[:-1], -1)
         ctx.save_for_backward(dropout_x, dropped, down, hidden)
@@ -95,10 +105,14 @@ class FusedLoraLinear(torch.autograd.Function):
         for_up = [part.t() for layer, rows in enumerate(crossed) for part in [rows.split(group.outputs, dim=1)[layer]]]
         for_input = None
         if ctx.needs_input_grad[0]:
-            for_input = torch.mm(inner, down)
-            if dropped is not None:
-                for_input.view(-1).index_fill_(0, dropped, 0)
-            for_input = for_input.add_(both[:, : group.inputs]).view(ctx.shape)
+            for_input = both[:, : group.inputs]
+            if not group.rounds or dropped is not None:
+                share = torch.mm(inner, down)
+                undropped = share * (group.scaling / ctx.scale) if group.rounds else None
+                if dropped is not None:
+                    share.view(-1).index_fill_(0, dropped, 0)
+                for_input = share.add_(for_input) if undropped is None else share.add_(for_input).sub_(undropped)
+            for_input = for_input.reshape(ctx.shape)
         return for_input, None, None, None, *for_down, *for_up
 
 
@@ -207,11 +221,15 @@ class FusedLoraGroup:
         self.inputs = layers[0].in_features
         self.outputs = [layer.out_features for layer in layers]
         self.rank = layers[0].r[_ADAPTER]
+        self.scaling = layers[0].scaling[_ADAPTER]
+        self.rounds = layers[0].rounding is not None
         self.ranks = self.rank * len(layers)
         self.columns = -(-(self.inputs + self.ranks) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
         self._fused_weight: torch.Tensor | None = None
-        if all(type(layer.base_layer) is nn.Linear and layer.base_layer.weight.dtype == dtype for layer in layers):
+        if self.rounds:  # the base keeps its float16 weights, from which each step rounds
+            self._fused_weight = torch.zeros((sum(self.outputs), self.columns), dtype=dtype)
+        elif all(type(layer.base_layer) is nn.Linear and layer.base_layer.weight.dtype == dtype for layer in layers):
             self._fused_weight = self._build_weight(dtype)
             for layer, rows in zip(layers, self._fused_weight.split(self.outputs), strict=True):
                 layer.base_layer.weight.data = rows[:, : self.inputs]  # one copy in memory, not two
@@ -247,6 +265,8 @@ class FusedLoraGroup:
         row = 0
         for place, layer in enumerate(self.layers):
             column = self.inputs + place * self.rank
+            if layer.rounding is not None:
+                layer.rounding.values(layer, dtype, wide[row : row + self.outputs[place], : self.inputs])
             wide[row : row + self.outputs[place], column : column + self.rank] = layer.lora_B[_ADAPTER].weight
             row += self.outputs[place]
         return wide

@@ -33,13 +33,14 @@ class ArmConfig(BaseModel):
 
 
 def twin(config: StudyConfig, seed: int = 1) -> dict[str, ArmConfig]:
-    """The configuration of the twins and of the further arms of a study; they differ only in ``base_storage``.
+    """The configuration of the twins, which differ only in ``base_storage``, and of the further arms of a study.
 
     Seeds are numbered from 1: the first is ``train.seed``, the second ``train.seed + 1``.
     """
-    train = config.train.model_copy(update={"seed": config.train.seed + seed - 1})
+    number = {"seed": config.train.seed + seed - 1}
     return {arm: ArmConfig(base_storage=ARMS[arm].base_storage(config.model.quant_type), model=config.model,
-                           train=train) for arm in dict.fromkeys((*TWINS, *config.arms))}
+                           train=config.train_of(arm).model_copy(update=number))
+            for arm in dict.fromkeys((*TWINS, *config.arms))}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assistant_builder.arms import ARMS, continued
 from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.child_process import peak_memory_bytes
 from assistant_builder.config import StudyConfig
@@ -34,7 +35,7 @@ from assistant_builder.planning.plan import MethodPlan, Plan
 from assistant_builder.retrieval.augment import asked_otherwise, repetitions
 from assistant_builder.retrieval.grounding import Grounder, grounded_examples, grounded_pairs, read_contexts
 from assistant_builder.study import Study
-from assistant_builder.study.steps import Progress, run_of, split_run
+from assistant_builder.study.steps import Progress, continued_run, run_of, split_run
 from assistant_builder.training import checkpoints
 from assistant_builder.training.progress import validation_losses
 from assistant_builder.training.sample_generations import choose_samples
@@ -141,6 +142,7 @@ def _require_planned_device(machine: Machine) -> None:
 def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] | None:
     """Train on the device of this process, alone or as one of several processes."""
     from assistant_builder.models import loading
+    from assistant_builder.models.lora_layers import train_through_rounding
 
     config, spread, examples = prepared.config, prepared.spread, prepared.examples
     arm, seed = split_run(run)
@@ -157,6 +159,10 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     base_bytes = loading.model_bytes(model)
     adapted = loading.add_adapter(model, settings.train, settings.train.seed)
     adapted.peft_config["default"].base_model_name_or_path = prepared.base_name
+    if (before := continued_run(run, config.arms)) is not None:
+        loading.start_from(adapted, study.arm_folder(before) / "adapter")
+    if ARMS[arm].rounds:
+        train_through_rounding(adapted, settings.train.qat_type)
     trainable = [value for value in adapted.parameters() if value.requires_grad]
     summary = {"arm": arm, "base_storage": settings.base_storage, "compute_dtype": spec.compute_dtype,
                "device": spec.device, "devices": spread.devices, "spread": spread.kind, "seed": settings.train.seed,
@@ -226,14 +232,17 @@ def _trainer(study: Study, run: str, settings: ArmConfig, model: Any, prepared: 
 
     def next_move(step: int, losses: dict[int, float]) -> str:
         arm, seed = split_run(run)  # the arms of one seed stop together
-        others = [validation_losses(study.arm_folder(run_of(twin_arm, seed)) / "metrics.jsonl")
-                  for twin_arm in study.config.arms if twin_arm != arm]
+        arms = study.config.arms
+        stopping = [other for other in arms if continued(other, arms) is None]
+        others = [validation_losses(study.arm_folder(run_of(other, seed)) / "metrics.jsonl")
+                  for other in stopping if arm in stopping and other != arm]
         return early_stop_decision(losses, others, step, plan.steps, study.config.train.patience)
 
     plan = TrainingRun(
         train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
         folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing,
-        dequantize=method.dequantized, spread=prepared.spread, on_leader=on_leader,
+        dequantize=method.dequantized and not ARMS[split_run(run)[0]].rounds,  # rounding starts from float16
+        spread=prepared.spread, on_leader=on_leader,
         cancelled=lambda: study.cancel_requested, next_move=next_move, on_step=on_step,
         samples=choose_samples(
             prepared.pairs["validation"], prepared.prompter, train.sample_answers, train.max_length),

@@ -66,8 +66,9 @@ def all_pairs() -> tuple[Contrast, ...]:
     for arm in map(ARMS.__getitem__, further_arms(ARMS)):
         found += [Contrast(arm.cell, twin.cell, f"{arm.short} as served, against {twin.short}")
                   for twin in (LORA, QLORA)]
-        found.append(Contrast(arm.merged_cell, arm.cell,
-                              f"merging the adapter of {arm.short} into its dequantized base for export"))
+        found.append(Contrast(arm.merged_cell, arm.cell, (
+            f"leaving {arm.short} in 16 bits, without the rounding that it was trained through") if arm.rounds else
+            f"merging the adapter of {arm.short} into its dequantized base for export"))
         found += [Contrast(arm.cell, other, meaning) for other, meaning in (
             (arm.untuned_cell, f"what tuning changed, {arm.short}"),
             ("copy", f"{arm.short} against copying the answer of the nearest training question"),

@@ -12,8 +12,9 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from assistant_builder.arms import ARMS, label
+from assistant_builder.arms import ARMS, QAT, label, with_arm
 from assistant_builder.atomic_io import read_json
+from assistant_builder.config.train import QAT_TYPES
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.study import Study
 from evals.compare import Comparison
@@ -77,10 +78,32 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
         "formats_skipped": read_json(path)["reason"] if path.is_file() else "" if rows else "No GGUF file was scored.",
     }
     if rows:
+        found["formats_through"] = _through(files, rules)
         metric = rules.declared.primary_metric
         first = smallest or next((row for row in rows if row["verdict"] != NOT_TESTED), rows[0])
         found |= {"formats_sentence": _sentence(first, metric, reference, found=smallest is not None),
                   "formats_action": _action(study, first, needed[first["arm"], first["name"]])}
+    return found
+
+
+def _through(files: Mapping[str, Mapping[str, Cell]], rules: Rules) -> list[dict[str, Any]]:
+    """Files of arms that are trained through the rounding, against those of the same type that were rounded afterwards.
+
+    ``delta`` and ``ci`` are on the primary metric, trained through the rounding − rounded afterwards, at 95 %.
+    """
+    found = []
+    for arm in (name for name in files if ARMS[name].rounds):
+        for other in (name for name in files if not ARMS[name].rounds):
+            for type in files[arm].keys() & files[other].keys():
+                metric, result = next(iter(_compare(files[other][type], files[arm][type], rules, LEVEL).items()))
+                ends = {"ci_low": float(result.ci_low), "ci_high": float(result.ci_high)}
+                found.append({
+                    "arm": arm, "against": other, "name": type, "metric": metric, "delta": float(result.delta),
+                    "ci": list(ends.values()), "n": result.n,
+                    "sentence": f"The {type} file of {ARMS[arm].plain}, which was trained through the rounding, against "
+                                f"that of {ARMS[other].plain}, which was rounded afterwards: "
+                                f"{difference(float(result.delta), metric, ends)} {shown(metric).unit} in "
+                                f"{shown(metric).phrase} (95% interval {interval(ends, metric, plus=False)})."})
     return found
 
 
@@ -163,7 +186,16 @@ def _action(study: Study, row: Mapping[str, Any], needed: int | None) -> str:
     larger = "" if row["name"] == "BF16" else (
         f", or score a larger file ('assistant-builder run {study.name} --redo --set "
         f"formats.types=BF16,{','.join(study.config.formats.types)}')")
-    return f"Ship the 16-bit model (--format merged){larger}."
+    return f"Ship the 16-bit model (--format merged){larger}.{_offer(study, row)}"
+
+
+def _offer(study: Study, row: Mapping[str, Any]) -> str:
+    """The training that a file which loses can be made by; empty if the study has it, or the file is not for it."""
+    if row["verdict"] != "worse" or QAT.name in study.config.arms or row["name"] not in QAT_TYPES:
+        return ""
+    arms = ",".join(with_arm(study.config.arms, QAT.name))
+    return (f" Or train an assistant for this file: 'assistant-builder run {study.name} --set arms={arms} --set "
+            f"train.qat_type={row['name']}'.")
 
 
 def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -137,7 +137,7 @@ def read_formats(study: Study, arm: str, like: Cell) -> list[Cell]:
         EvaluationError: They were scored on other items than the cell ``like``.
     """
     folder = study.format_scores_folder
-    found = _read({f"{arm} {type}": folder / f"{arm}-{type}" for type in study.config.formats.types
+    found = _read({f"{arm} {type}": folder / f"{arm}-{type}" for type in study.config.file_types(arm)
                    if (folder / f"{arm}-{type}" / "scores.json").is_file()})
     _refuse_contradictions(study, like, found)
     return sorted(found.values(), key=lambda cell: -int(cell.scores["bytes"]))

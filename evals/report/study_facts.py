@@ -190,8 +190,9 @@ def all_exports() -> tuple[Export, ...]:
     found = list(EXPORTS)
     for arm in map(ARMS.__getitem__, further_arms(ARMS)):
         found += [
-            Export(arm.cell, arm.name, arm.cell, True,
-                   f"The adapter of {arm.short}, served on its base as in training."),
+            Export(arm.cell, arm.name, arm.cell, not arm.rounds, (
+                   f"The adapter of {arm.short} merged and rounded to the format that it was trained through.") if
+                   arm.rounds else f"The adapter of {arm.short}, served on its base as in training."),
             Export(arm.merged_cell, arm.name, arm.cell, False,
                    f"The adapter of {arm.short} merged into the base it was trained on, served in 16 bits."),
         ]

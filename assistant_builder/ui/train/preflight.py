@@ -416,7 +416,7 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
                 return None
             seconds += arm_seconds
         elif scoring is not None and record.step == FORMATS:
-            files = len(snapshot.config.arms) * len(snapshot.config.formats.types)
+            files = sum(len(snapshot.config.file_types(arm)) for arm in snapshot.config.arms)
             seconds += _FILE_CELLS * scoring * answers * files
         elif scoring is not None:
             seconds += scoring * answers * len(snapshot.config.cells) / (shards or 1)

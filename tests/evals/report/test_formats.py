@@ -96,6 +96,35 @@ def test_an_arm_alone_has_the_whole_level() -> None:
     assert "(95% interval" in alone["formats_sentence"]
 
 
+def test_a_file_that_was_trained_through_its_rounding_is_compared_with_one_rounded_afterwards() -> None:
+    study = files({("lora", "Q8_0"): FINE, ("lora", "Q4_0"): BAD, ("qat", "Q4_0"): CLOSE}, arms=["lora", "qat"],
+                  formats__types=["Q8_0", "Q4_0"])
+    assert study.config.file_types("lora") == ["Q8_0", "Q4_0"] and study.config.file_types("qat") == ["Q4_0"]
+    write_report(study)
+    report = read_json(study.folder / "report.json")
+    (row,) = report["formats_through"]
+    assert (row["arm"], row["against"], row["name"], row["metric"]) == ("qat", "lora", "Q4_0", "exact_match")
+    assert row["delta"] == pytest.approx((BAD - CLOSE) / row["n"]) and row["ci"][0] > 0
+    assert row["sentence"].replace("_", "\\_") in " ".join(render_markdown(report).split())
+    assert row["sentence"] in " ".join(render_html(report).split())
+    assert "against that of Full, which was rounded afterwards: +" in row["sentence"]
+    assert served_type(study, "qat") == "Q4_0"
+    assert render_html(without(report, "formats_through"))
+
+
+def without(report: dict[str, Any], key: str) -> dict[str, Any]:
+    """A report as earlier versions wrote it."""
+    return {name: value for name, value in report.items() if name != key}
+
+
+@pytest.mark.parametrize(("lost", "offered"), [(BAD, True), (FINE, False)])
+def test_training_through_the_rounding_is_offered_where_a_file_loses(lost: int, *, offered: bool) -> None:
+    study = files({("lora", "Q4_0"): lost, ("qlora", "Q4_0"): lost})
+    write_report(study)
+    action = read_json(study.folder / "report.json")["formats_action"]
+    assert ("--set arms=lora,qlora,qat --set train.qat_type=Q4_0" in action) == offered
+
+
 def test_every_bound_of_the_verdict_must_hold() -> None:
     study = files({("lora", "Q8_0"): FINE})
     samples = samples_of(study, "formats/lora-Q8_0")

@@ -1,0 +1,61 @@
+"""Rounded weights are those of the files: of the package gguf block by block, and of bitsandbytes."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.train
+GGUF = ("Q8_0", "Q5_1", "Q4_1", "Q4_0")
+
+
+def weights(case: str) -> object:
+    import torch
+
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(96, 192, generator=generator) * 0.05
+    if case == "ties":  # a block whose largest values have both signs, in both orders, and values between two levels
+        values = (torch.randint(-8, 9, (96, 192), generator=generator) / 16).float()
+    if case == "odd":
+        values[0], values[1, :32], values[2] = 0.0, 1e-7, values[2] * 1e-3
+        values[3, 5] = 900.0
+    return values.half()
+
+
+@pytest.mark.parametrize("case", ["normal", "ties", "odd"])
+@pytest.mark.parametrize("kind", GGUF)
+def test_values_are_those_of_the_package_gguf(kind: str, case: str) -> None:
+    import torch
+    from gguf import GGMLQuantizationType, quants
+
+    from assistant_builder.quantization.rounding import rounded
+
+    weight = weights(case)
+    file = quants.quantize(weight.float().numpy(), GGMLQuantizationType[kind])  # type: ignore[attr-defined]
+    wanted = torch.from_numpy(quants.dequantize(file, GGMLQuantizationType[kind]))
+    assert torch.equal(rounded(weight, kind), wanted)  # type: ignore[arg-type]
+    out = torch.empty(96, 200, dtype=torch.bfloat16)[:, :192]  # a part of a larger matrix
+    assert torch.equal(rounded(weight, kind, out), wanted.bfloat16())  # type: ignore[arg-type]
+
+
+def test_nf4_values_are_those_of_a_quantized_layer() -> None:
+    import torch
+    from torch import nn
+
+    from assistant_builder.quantization import METHODS
+    from assistant_builder.quantization.rounding import rounded
+
+    layer = nn.Linear(192, 96, bias=False)
+    layer.weight = nn.Parameter(weights("normal"), requires_grad=False)  # type: ignore[arg-type]
+    method = METHODS["nf4"]
+    wanted = method.dequantize(method.quantize(layer, double_quant=True, compute_dtype=torch.float32), torch.float32)
+    assert torch.equal(rounded(weights("normal"), "NF4").float(), wanted.half().float())  # type: ignore[arg-type]
+
+
+def test_parts_of_a_matrix_are_rounded_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from assistant_builder.quantization import rounding
+
+    wanted = rounding.rounded(weights("normal"), "Q4_0")  # type: ignore[arg-type]
+    monkeypatch.setattr(rounding, "CACHED_VALUES", 192 * 7)
+    assert torch.equal(rounding.rounded(weights("normal"), "Q4_0"), wanted)  # type: ignore[arg-type]
