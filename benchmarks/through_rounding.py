@@ -37,9 +37,12 @@ from assistant_builder.models.download import fetch
 from assistant_builder.runner.data_steps import prepare_data
 from assistant_builder.study import Study
 from assistant_builder.study.study import studies_folder
+from evals.work_items import evenly_spaced
 
 WIDE = "BF16"
 RESAMPLES = 4000
+CHECKED_ITEMS = 50
+"""Questions on whose answers the loss of the file is compared with that of training."""
 COLUMNS = {"wide": "LoRA, 16 bits", "afterwards": "LoRA, rounded afterwards", "weighted": "the same, importance matrix",
            "control": "continued without rounding, 16 bits", "control rounded": "the same, rounded afterwards",
            "through": "continued through the rounding"}
@@ -79,12 +82,20 @@ def items_of(study: Study) -> tuple[list[dict[str, Any]], ChatTokenizer]:
     return [item for item in items if item["answerable"]], prompter
 
 
+def written(study: Study, arm: str, type: str) -> Path:
+    """The file of an arm that was trained without a run."""
+    from assistant_builder.export.gguf import GgufFiles
+
+    summary = read_json(study.arm_folder(arm) / "summary.json")
+    with patch("assistant_builder.export.gguf.require_trained", lambda *_: summary):
+        return GgufFiles(study, arm).ensure([type])[type]
+
+
 def right_answers(study: Study, arm: str, type: str, *, weighted: bool = False, nf4: bool = False) -> list[float]:
     """1 for each question that a file answers exactly right in llama.cpp, else 0.
 
     ``weighted``: with an importance matrix. ``nf4``: the linear layers have the values of NF4.
     """
-    from assistant_builder.export.gguf import GgufFiles
     from assistant_builder.inference.llamacpp import LlamaServer
     from assistant_builder.models import lora_layers
     from assistant_builder.quantization.rounding import rounded
@@ -107,10 +118,8 @@ def right_answers(study: Study, arm: str, type: str, *, weighted: bool = False, 
     shutil.rmtree(study.formats_folder, ignore_errors=True)
     study.write_config(study.config.with_changes({"formats.importance": weighted}))
     study = Study.open(study.folder.name)
-    summary = read_json(study.arm_folder(arm) / "summary.json")
-    with patch("assistant_builder.export.gguf.require_trained", lambda *_: summary), \
-            patch.object(lora_layers, "merge", merged):
-        path = GgufFiles(study, arm).ensure([type])[type]
+    with patch.object(lora_layers, "merge", merged):
+        path = written(study, arm, type)
     prompts = [prompter.split_ids(item["prompt"], item["target"])[0] for item in items]
     limit = study.config.eval.max_new_tokens
     with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=4) as server:
@@ -119,6 +128,41 @@ def right_answers(study: Study, arm: str, type: str, *, weighted: bool = False, 
     found = [exact_match(text, item["reference"]) for text, item in zip(texts, items, strict=True)]
     write_json(known, found)
     return found
+
+
+def file_loss(study: Study) -> dict[str, float]:
+    """Loss of reference answers in nats per token: of the model as trained in PyTorch, and of its file in llama.cpp.
+
+    llama.cpp gives no probabilities of a prompt, so each token is asked for by itself.
+    """
+    import torch
+
+    from assistant_builder.inference.llamacpp import GREEDY, LlamaServer
+    from assistant_builder.models.loading import load_arm
+
+    model, prompter = load_arm(study, QAT.name)
+    items = [prompter.split_ids(item["prompt"], item["target"])
+             for item in evenly_spaced(items_of(study)[0], CHECKED_ITEMS)]
+    found, tokens = {"training": 0.0, "file": 0.0}, sum(len(target) for _, target in items)
+    with torch.no_grad():
+        for prompt, target in items:
+            logits = model(input_ids=torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1]
+            found["training"] -= float(
+                torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(target)[:, None]).sum())
+    vocabulary = int(model.config.vocab_size)
+    path = written(study, QAT.name, study.config.train.qat_type)
+    with LlamaServer(path, context=max(len(prompt) + len(target) for prompt, target in items) + 1) as server:
+        for prompt, target in items:
+            for place, token in enumerate(target):
+                for count in (100, vocabulary):
+                    asked = server._body([*prompt, *target[:place]], 1, logprobs=True, sampling=GREEDY)
+                    reply = server._post("/completion", {**asked, "n_probs": count})
+                    likeliest = {each["id"]: each["logprob"]
+                                 for each in reply["completion_probabilities"][0]["top_logprobs"]}
+                    if token in likeliest:
+                        found["file"] -= likeliest[token]
+                        break
+    return {name: loss / tokens for name, loss in found.items()}
 
 
 def scores(config: StudyConfig, source: Path, seed: int) -> dict[str, list[float]]:
@@ -174,6 +218,9 @@ def report(found: Mapping[str, Any], kind: str) -> str:
     lines += [f"  won back of what rounding afterwards loses, against {name}: {100 * share:.0f} %"
               for name, share in found["won_back"].items()]
     seconds = found["step_seconds"]
+    if "loss" in found:
+        lines.append("  loss of {of} answers: {training:.4f} in training, {file:.4f} of the file in llama.cpp".format(
+            of=CHECKED_ITEMS, **found["loss"]))
     lines.append(f"  a step through the rounding takes {seconds['through'] / seconds['control']:.2f} times one without")
     return "\n".join(lines)
 
@@ -199,6 +246,8 @@ def main() -> int:
     seconds = {kind: step_seconds(Study.open(f"{config.name}-0{suffix}"), QAT.name)
                for kind, suffix in (("through", ""), ("control", "-control"))}
     found = summary(seeds, clusters, seconds)
+    if config.train.qat_type != "NF4":
+        found["loss"] = file_loss(first)
     print(json.dumps(found, indent=2) if options.json else report(found, config.train.qat_type))
     return 0
 

@@ -164,6 +164,8 @@ class GgufFormat(ExportFormat):
 
     def note(self, arm: str) -> str:
         """What quantizing does."""
+        if ARMS[arm].rounds:
+            return t("This assistant was trained for one type of file; in another type it answers worse.")
         return (t("The merged model is quantized again, which may cost more quality than 4-bit training.")
                 if self.lossy and ARMS[arm].quantized else "")
 

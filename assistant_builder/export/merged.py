@@ -70,7 +70,9 @@ class MergedFormat(ExportFormat):
                 f"{arm_label}, the adapter\nmerged into {base}.")
 
     def note(self, arm: str) -> str:
-        """Why a 4-bit base becomes larger."""
+        """Why a 4-bit base becomes larger, or a rounded assistant worse."""
+        if ARMS[arm].rounds:
+            return t("This assistant was trained to be rounded; in 16 bits it answers worse.")
         return t("Merged into the {kind} base it was trained on, widened to 16 bits: into the original weights it "
                  "would be "
                  "another assistant than the one measured.", kind=ARMS[arm].base_label) if ARMS[arm].quantized else ""

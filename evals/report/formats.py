@@ -100,8 +100,8 @@ def _through(files: Mapping[str, Mapping[str, Cell]], rules: Rules) -> list[dict
                 found.append({
                     "arm": arm, "against": other, "name": type, "metric": metric, "delta": float(result.delta),
                     "ci": list(ends.values()), "n": result.n,
-                    "sentence": f"The {type} file of {ARMS[arm].plain}, which was trained through the rounding, against "
-                                f"that of {ARMS[other].plain}, which was rounded afterwards: "
+                    "sentence": f"The {type} file of {ARMS[arm].plain}, which was trained through the rounding, "
+                                f"against that of {ARMS[other].plain}, which was rounded afterwards: "
                                 f"{difference(float(result.delta), metric, ends)} {shown(metric).unit} in "
                                 f"{shown(metric).phrase} (95% interval {interval(ends, metric, plus=False)})."})
     return found
