@@ -31,7 +31,7 @@ assert (declared.primary_metric, declared.margin) == ("length_match", 0.05)
     "fp4_arm": """
 from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.config import StudyConfig
-assert list(ARMS) == ["lora", "qlora", "fp4"] and CELLS["F4"].adapter == "fp4"
+assert list(ARMS) == ["lora", "qlora", "qat", "fp4"] and CELLS["F4"].adapter == "fp4"
 assert StudyConfig().arms == ["lora", "qlora"]
 config = StudyConfig().with_changes({"arms": "lora,qlora,fp4"})
 assert config.arms == ["lora", "qlora", "fp4"] and {"F4", "F4M"} <= set(config.cells)
