@@ -98,7 +98,7 @@ def right_answers(study: Study, arm: str, type: str, *, weighted: bool = False, 
     """
     from assistant_builder.inference.llamacpp import LlamaServer
     from assistant_builder.models import lora_layers
-    from assistant_builder.quantization.rounding import rounded
+    from assistant_builder.models.rounding import rounded
     from evals.metrics.text import exact_match
 
     known = study.folder / f"right-{arm}-{type}{'-weighted' * weighted}{'-nf4' * nf4}.json"

@@ -21,8 +21,8 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 from transformers import PreTrainedModel
 
+from assistant_builder.models.rounding import CACHED_VALUES, can_round, rounded, rounded_bytes
 from assistant_builder.quantization import METHODS, method_of
-from assistant_builder.quantization.rounding import CACHED_VALUES, can_round, rounded, rounded_bytes
 
 
 class FusedGroup(Protocol):
@@ -99,7 +99,7 @@ class RoundedWeight:
     """The weight of a layer with its adapter, merged and rounded to a format, which changes with the adapter alone."""
 
     def __init__(self, kind: str) -> None:
-        self.kind = kind  # of :data:`assistant_builder.quantization.rounding.FORMATS`
+        self.kind = kind  # of :data:`assistant_builder.models.rounding.FORMATS`
         self._values: torch.Tensor | None = None
         self._state: tuple[int, ...] = ()
 

@@ -129,7 +129,7 @@ def test_a_changed_adapter_is_rounded_again() -> None:
     assert not torch.equal(after, before)
     merged = layer.base_layer.weight.float() + layer.scaling["default"] * (
         layer.lora_B["default"].weight @ layer.lora_A["default"].weight)
-    from assistant_builder.quantization.rounding import rounded
+    from assistant_builder.models.rounding import rounded
 
     assert torch.allclose(after, x @ rounded(merged.half(), "Q4_0").T, atol=1e-5)
 

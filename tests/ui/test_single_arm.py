@@ -130,7 +130,8 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone: Study) 
     tab = inside_blocks(ChatTab_)
     values = tab.talk.values(alone, talk, tab.settings.read(("", 0, 1, 16, "", False, True, False, "all", False,
                                                                    False)))
-    assert [values[place]["visible"] for place in range(4)] == [True, False, False, True]
+    visible = dict(zip(tab.talk.panes, (value["visible"] for value in values[: len(tab.talk.panes)]), strict=True))
+    assert visible == {"a": True, "b": False, "qat": False, "shipped": False, "base": True}
 
 
 def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class

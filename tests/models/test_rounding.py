@@ -27,7 +27,7 @@ def test_values_are_those_of_the_package_gguf(kind: str, case: str) -> None:
     import torch
     from gguf import GGMLQuantizationType, quants
 
-    from assistant_builder.quantization.rounding import rounded
+    from assistant_builder.models.rounding import rounded
 
     weight = weights(case)
     file = quants.quantize(weight.float().numpy(), GGMLQuantizationType[kind])  # type: ignore[attr-defined]
@@ -41,8 +41,8 @@ def test_nf4_values_are_those_of_a_quantized_layer() -> None:
     import torch
     from torch import nn
 
+    from assistant_builder.models.rounding import rounded
     from assistant_builder.quantization import METHODS
-    from assistant_builder.quantization.rounding import rounded
 
     layer = nn.Linear(192, 96, bias=False)
     layer.weight = nn.Parameter(weights("normal"), requires_grad=False)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def test_nf4_values_are_those_of_a_quantized_layer() -> None:
 def test_parts_of_a_matrix_are_rounded_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from assistant_builder.quantization import rounding
+    from assistant_builder.models import rounding
 
     wanted = rounding.rounded(weights("normal"), "Q4_0")  # type: ignore[arg-type]
     monkeypatch.setattr(rounding, "CACHED_VALUES", 192 * 7)
