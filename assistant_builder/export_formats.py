@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, compares, headline_arms, label, plain_order, with_arm
+from assistant_builder.arms import ARMS, LORA, QAT, QLORA, TWINS, compares, headline_arms, label, plain_order, with_arm
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import ModelConfig
+from assistant_builder.config.train import QAT_TYPES
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import N_, t
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -209,6 +210,12 @@ def file_to_ship(report: Mapping[str, Any] | None) -> ExportSpec | None:
     """The GGUF file that a report names as the smallest one that is no worse; None if it names none."""
     found = (report or {}).get("smallest_no_worse")
     return parse_export(found["arm"], "gguf", found["name"]) if found else None
+
+
+def file_to_train_for(report: Mapping[str, Any] | None, arms: Sequence[str]) -> str | None:
+    """The type of a GGUF file that a report calls worse and that a further arm can be trained for; None without one."""
+    rows = () if QAT.name in arms else (report or {}).get("formats") or ()
+    return next((str(row["name"]) for row in rows if row["verdict"] == "worse" and row["name"] in QAT_TYPES), None)
 
 
 def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:

@@ -14,7 +14,7 @@ from typing import Any
 
 from assistant_builder.arms import ARMS, QAT, label, with_arm
 from assistant_builder.atomic_io import read_json
-from assistant_builder.config.train import QAT_TYPES
+from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.study import Study
 from evals.compare import Comparison
@@ -191,11 +191,10 @@ def _action(study: Study, row: Mapping[str, Any], needed: int | None) -> str:
 
 def _offer(study: Study, row: Mapping[str, Any]) -> str:
     """The training that a file which loses can be made by; empty if the study has it, or the file is not for it."""
-    if row["verdict"] != "worse" or QAT.name in study.config.arms or row["name"] not in QAT_TYPES:
-        return ""
+    type = file_to_train_for({"formats": [row]}, study.config.arms)
     arms = ",".join(with_arm(study.config.arms, QAT.name))
-    return (f" Or train an assistant for this file: 'assistant-builder run {study.name} --set arms={arms} --set "
-            f"train.qat_type={row['name']}'.")
+    return "" if type is None else (f" Or train an assistant for this file: 'assistant-builder run {study.name} --set "
+                                    f"arms={arms} --set train.qat_type={type}'.")
 
 
 def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,7 +57,8 @@ def test_before_a_start_it_is_planned_and_described_by_the_one_arm() -> None:
     assert seen.plan is not None and seen.needed_bytes == seen.plan.qlora.expected_bytes
     assert seen.training_seconds == seen.plan.qlora.seconds
     card = preflight_card(seen)
-    assert "in one training run" in card and "so nothing is compared" in card
+    assert "in one training run" in card and "so nothing is compared" in card and "last run" not in card
+    assert "The Q4_0 file of the last run answers worse" in preflight_card(replace(seen, losing="Q4_0"))
     plan = study_plan(study)
     assert "select both under Arms" in verdict(plan, advise(plan)) and plan_panel(plan)
     tab = inside_blocks(TrainTab)

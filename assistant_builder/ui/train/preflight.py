@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from markupsafe import Markup
 
-from assistant_builder.arms import TWINS, label
+from assistant_builder.arms import QAT, TWINS, label
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import (
     BY_HEART,
@@ -32,6 +32,7 @@ from assistant_builder.config import (
 from assistant_builder.data import Split, load_split
 from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.i18n import language, t, tn, translate_formatted
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
@@ -47,7 +48,7 @@ from assistant_builder.training.schedule import total_steps
 from assistant_builder.ui.data.preview import inspect_file, preview_split
 from assistant_builder.ui.html import callout, card, fold, items, table, tiles
 from assistant_builder.ui.settings_form import get_value, study_options
-from assistant_builder.ui.study_snapshot import Snapshot, stamp, title_of_study
+from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
 from evals.report.format import count, duration, enumerated, size
 from evals.report.verdict import explain
@@ -106,6 +107,7 @@ class PreflightResult:
         scoring: Measured scoring time in seconds per held-out answer and cell; None without an earlier run.
         rule: How the verdict will be reached, in one sentence; empty if nothing is compared.
         wordings: Facts and wordings of the split; None if it is not known.
+        losing: Type of a GGUF file that was worse in the last run, and that an assistant can be trained for.
     """
 
     config: StudyConfig
@@ -118,6 +120,7 @@ class PreflightResult:
     errors: tuple[PreflightIssue, ...] = ()
     warnings: tuple[PreflightIssue, ...] = ()
     wordings: WordingCount | None = None
+    losing: str | None = None
 
     @property
     def training_seconds(self) -> float | None:
@@ -163,7 +166,8 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     result = PreflightResult(config=config, data=data, steps=steps,
                              plan=plan, scoring=scoring_seconds(config.model.base), rule=_rule(study, config),
                              free_bytes=this_machine().free_bytes, errors=tuple(errors),
-                             wordings=_wordings(study, config.data))
+                             wordings=_wordings(study, config.data),
+                             losing=file_to_train_for(study_report(study), config.arms))
     return replace(result, warnings=tuple(_warnings(result)))
 
 
@@ -449,7 +453,7 @@ def preflight_card(result: PreflightResult, *, before: Sequence[str] = (), again
     if result.errors:
         return not_ready(result.errors)
     title = t("Ready to resume") if again else fit_line(result) or t("Ready to start")
-    notes = [_single_arm_note(result.config), _time_basis_note(result)]
+    notes = [_single_arm_note(result.config), _losing_note(result), _time_basis_note(result)]
     if before:
         wait = t("This project will wait in the queue and start automatically.")
         notes.append(f"{_studies_first(before)} {wait}")
@@ -512,6 +516,13 @@ def _single_arm_note(config: StudyConfig) -> str:
     return t("Trains {arms} only, so nothing is compared. To compare, select {twins} under Advanced → Arms; an arm "
              "that is already trained is kept.", arms=enumerated([label(arm) for arm in config.arms]),
              twins=enumerated([label(arm) for arm in TWINS]))
+
+
+def _losing_note(result: PreflightResult) -> str:
+    if result.losing is None:
+        return ""
+    return t("The {type} file of the last run answers worse. To train an assistant for that file, select {arm} under "
+             "Advanced → Arms.", type=result.losing, arm=label(QAT.name))
 
 
 def _time_basis_note(result: PreflightResult) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, write_json, write_jsonl
 from assistant_builder.errors import EvaluationError
+from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.serving.llamacpp import served_type
 from assistant_builder.study import Study
 from evals.report.build import build_report, write_report
@@ -123,6 +124,9 @@ def test_training_through_the_rounding_is_offered_where_a_file_loses(lost: int, 
     write_report(study)
     action = read_json(study.folder / "report.json")["formats_action"]
     assert ("--set arms=lora,qlora,qat --set train.qat_type=Q4_0" in action) == offered
+    report = read_json(study.folder / "report.json")
+    assert file_to_train_for(report, study.config.arms) == ("Q4_0" if offered else None)
+    assert file_to_train_for(report, ["lora", "qat"]) is None and file_to_train_for(None, ["lora"]) is None
 
 
 def test_every_bound_of_the_verdict_must_hold() -> None:
