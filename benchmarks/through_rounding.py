@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -67,7 +68,7 @@ def trained(config: StudyConfig, source: Path, seed: int) -> dict[str, Study]:
             if (study.arm_folder(arm) / "adapter").is_dir():
                 continue
             with patch("assistant_builder.models.lora_layers.train_through_rounding",
-                       lambda *_: None) if kind == "control" else patch.dict({}):
+                       lambda *_: None) if kind == "control" else patch.dict({}), redirect_stdout(sys.stderr):
                 train_arm(study, arm)
     return studies
 
