@@ -45,7 +45,7 @@ class AdapterFormat(ExportFormat):
 
     def cell(self, arm: str) -> str | None:
         """The arm as it was trained."""
-        return ARMS[arm].cell
+        return None if ARMS[arm].rounds else ARMS[arm].cell
 
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
         """The files, and the zip of them."""
