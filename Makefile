@@ -1,7 +1,7 @@
 # make demo    set everything up, run the whole study on a shipped dataset, open the page (SERVE=0: do not open it)
 # make study-full   the demo with both approaches and three seeds, hours on a CPU
 # make app     the page at 127.0.0.1:7860
-# make test    the tests to run before a pull request, on two workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
+# make test    the tests to run before a pull request, on three workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
 # make test-long   the cases of more than 15 seconds: whole studies, kills, several processes, crowds; CI runs them, too
 # make test-coverage   make test, and the share of each module that it runs, a third slower
 # make test-all    all tests but those that need a GPU: test, test-long, slow and cluster
@@ -23,7 +23,7 @@ SERVE ?= 1
 ARGS ?=
 LANGUAGE ?=
 CATALOGS := assistant_builder/i18n
-WORKERS ?= 2
+WORKERS ?= 3
 
 BIN := .venv/bin
 # what users need, and what developers need on top; both have the versions of constraints.txt

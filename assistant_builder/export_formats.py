@@ -8,7 +8,7 @@ modules that write files are above it, in :mod:`assistant_builder.export`, and a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -196,9 +196,9 @@ class ExportSpec:
         return self.export_format.cell(self.arm)
 
 
-def export_specs() -> list[ExportSpec]:
-    """Every arm in every format, with its default type."""
-    return [ExportSpec(arm, format) for arm in plain_order(ARMS) for format in EXPORT_FORMATS]
+def export_specs(arms: Iterable[str] | None = None) -> list[ExportSpec]:
+    """Every one of these arms, of all arms by default, in every format, with its default type."""
+    return [ExportSpec(arm, format) for arm in plain_order(ARMS if arms is None else arms) for format in EXPORT_FORMATS]
 
 
 def typed(spec: ExportSpec) -> list[ExportSpec]:

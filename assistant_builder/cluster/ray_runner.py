@@ -127,7 +127,7 @@ class _Run:
             blocked = set(needed_before(step, self._order)) & set(self._pending) or (evaluates(step) and foreign)
             waits_for_other_arm = step in self._end_order and any(
                 self._end_order.get(other, 0) < self._end_order[step]
-                for other in self._pending if _same_seed(step, other))
+                for other in self._pending if _same_seed(step, other) and step not in needed_before(other, self._order))
             if step not in self._in_flight and not blocked and not waits_for_other_arm:
                 yield step
 

@@ -19,6 +19,7 @@ from assistant_builder.inference.session import Chunk, Finish
 
 CONNECT_SECONDS = 60.0
 _POLL_SECONDS = 0.1
+_REASON = 300  # characters of a refusal
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ def _end_when_stopped(connection: socket.socket, stopped: threading.Event, done:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             return
+
+
+def refusal(content: bytes) -> str:
+    """Why a runtime refuses a request, from its reply."""
+    try:
+        record = json.loads(content)
+        reason = str(record.get("error", record).get("message", record))
+    except (ValueError, AttributeError):
+        reason = content.decode("utf-8", errors="replace")
+    return reason[:_REASON]
 
 
 def answer_chunks(stream: Iterable[CompletionChunk], certainties: list[float]) -> Iterator[Chunk]:

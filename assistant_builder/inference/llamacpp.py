@@ -35,7 +35,7 @@ import psutil
 from assistant_builder.child_process import compute_environment, last_line, python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
-from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, post
+from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, post, refusal
 from assistant_builder.inference.session import Sampling
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.quantization.ggml import GgufFile, read_gguf
@@ -314,12 +314,7 @@ class LlamaServer:
 
     def _refused(self, content: bytes) -> ModelError:
         """The error of a request that the server refuses."""
-        try:
-            record = json.loads(content)
-            reason = str(record.get("error", record).get("message", record))
-        except (ValueError, AttributeError):
-            reason = content.decode("utf-8", errors="replace")
-        return ModelError(f"llama.cpp refuses the request: {reason[:300]}", where=str(self._path),
+        return ModelError(f"llama.cpp refuses the request: {refusal(content)}", where=str(self._path),
                           remedy="Ask a shorter question, or export the file again")
 
     def _ended(self, what: str) -> ModelError:

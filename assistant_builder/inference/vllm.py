@@ -31,7 +31,7 @@ import psutil
 
 from assistant_builder.child_process import last_line, python_command, python_environment
 from assistant_builder.errors import ConfigError, ModelError
-from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, LocalConnection, post
+from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, LocalConnection, post, refusal
 from assistant_builder.inference.session import Finish, Sampling
 
 PROGRAM = "vllm"
@@ -186,12 +186,7 @@ class VllmServer:
 
     def _refused(self, content: bytes) -> ModelError:
         """The error of a request that vLLM refuses."""
-        try:
-            record = json.loads(content)
-            reason = str(record.get("error", record).get("message", record))
-        except (ValueError, AttributeError):
-            reason = content.decode("utf-8", errors="replace")
-        return ModelError(f"vLLM refuses the request: {reason[:300]}", where=_WHERE,
+        return ModelError(f"vLLM refuses the request: {refusal(content)}", where=_WHERE,
                           remedy="Ask a shorter question, or serve with --backend local")
 
     def _ended(self, what: str) -> ModelError:

@@ -27,6 +27,7 @@ from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study, home, run_marker
 from assistant_builder.study.locks import process_alive, process_identity
+from assistant_builder.study.steps import needed_before
 
 _POLL_SECONDS = 0.25
 _QUEUE_POLL_SECONDS = 0.5
@@ -58,8 +59,8 @@ class LocalRunner:
         pending = list(study.steps)
         while pending:
             for step in list(pending):
-                if step in ("evaluate", "formats", "report") and any(other.startswith("train-") for other in pending):
-                    break  # with early stopping the arms wait for each other, and these steps need all arms
+                if not set(needed_before(step, study.steps)).isdisjoint(pending):
+                    continue  # with early stopping the arms wait for each other, and later steps for them
                 done = not queue_if_stale(study, step)
                 ours = done or _run_step(study, step, on_event)
                 record = study.step(step)

@@ -11,6 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect
 
+from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl, write_text
 from assistant_builder.data.card import save_edited_card
 from assistant_builder.export.card import model_card
@@ -163,7 +164,7 @@ def test_the_report_and_the_cards_contain_nothing_executable(
     texts = [
         (study.folder / "report.md").read_text(encoding="utf-8"),
         (study.folder / "data" / "card.generated.md").read_text(encoding="utf-8"),
-        *(model_card(study, spec, report, scored, loader).split("---", 2)[2] for spec in export_specs()),
+        *(model_card(study, spec, report, scored, loader).split("---", 2)[2] for spec in export_specs(TWINS)),
     ]
     for text in texts:
         page.set_content(MarkdownIt("commonmark").enable("table").render(text))  # keeps HTML, as some sites do

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.arms import CELLS
+from assistant_builder.arms import CELLS, TWIN_CELLS
 from assistant_builder.atomic_io import write_json, write_jsonl
 from assistant_builder.study import Study
 from evals.work_items import EvaluationPlan, shard
@@ -57,7 +57,7 @@ def change(study: Study, **changes: Any) -> None:
 
 def test_a_new_study_has_everything_to_do(study: Study, base: Path) -> None:
     made = plan(study, base)
-    assert names(made) == sorted([*CELLS, "noise/L16", "noise/Q4", "baselines/retrieval"])
+    assert names(made) == sorted([*TWIN_CELLS, "noise/L16", "noise/Q4", "baselines/retrieval"])
     assert made.tasks == [(cell, "ab_retention") for cell in ("B16", "B4", "L16", "Q4")]
     assert made.copy and made.fidelity and not made.read_again
     sizes = {piece.kind: piece.batch_size for piece in made.pieces}
@@ -114,7 +114,7 @@ def test_what_is_no_longer_asked_for_is_taken_away(study: Study, base: Path) -> 
     less = plan(study, base, ())
     assert {str(path.relative_to(made.evals)) for path in less.obsolete_results()} == {
         "judge.json", "fidelity.json", "noise", "seeds/2", "L16/tasks/ab_retention.json", "Q4/tasks/ab_retention.json",
-        *(name for name in CELLS if name not in ("L16", "Q4", "LM")),
+        *(name for name in TWIN_CELLS if name not in ("L16", "Q4", "LM")),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import ModelConfig
 from assistant_builder.data.card import inline
@@ -40,7 +41,7 @@ def card_of(study: Study, spec: ExportSpec, rescore: Rescore = SCORED) -> ModelC
 def test_metadata_and_numbers_are_the_reports_own() -> None:
     study = finished_study()
     report = read_json(study.folder / "report.json")
-    for spec in export_specs():
+    for spec in export_specs(TWINS):
         data = card_of(study, spec).data
         assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct" and data.license == "apache-2.0"
         assert data.library_name == {"adapter": "peft", "gguf": "gguf"}.get(spec.format, "transformers")

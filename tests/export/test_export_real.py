@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.errors import EvaluationError, ModelError, StudyError
 from assistant_builder.export.export import loading_snippets, read_export, write_export
@@ -59,7 +60,7 @@ def lines_of(folder: Path) -> str:
     return found.removeprefix("python")
 
 
-@pytest.mark.parametrize("spec", [spec for spec in export_specs() if spec.format != "gguf"],  # see test_gguf.py
+@pytest.mark.parametrize("spec", [spec for spec in export_specs(TWINS) if spec.format != "gguf"],  # see test_gguf.py
                          ids=lambda spec: spec.name)
 def test_an_export_is_what_was_measured_and_its_lines_run(
     spec: ExportSpec, study: Study, base: Path, tmp_path: Path

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.errors import Cancelled, ConfigError, ModelError
 from assistant_builder.export.export import loading_snippets, write_export
@@ -33,7 +34,7 @@ def test_a_type_makes_a_format_of_its_own() -> None:
     summary = {"total_parameters": 139_000_000, "trainable_parameters": 4_000_000}
     sizes = [EXPORT_FORMATS["gguf"].of_type(type).estimated_bytes(summary) for type in GGUF_TYPES]
     assert sizes == sorted(sizes, reverse=True) and EXPORT_FORMATS["gguf"].type == "Q8_0"
-    assert [spec.type for spec in export_specs() if spec.format == "gguf"] == ["", ""]
+    assert [spec.type for spec in export_specs(TWINS) if spec.format == "gguf"] == ["", ""]
     ollama, server = loading_snippets(study, parse_export("lora", "gguf", "Q4_0"), folder="out", base="B")
     assert "ollama create library -f Modelfile" in ollama.text
     assert "llama-server -m out/library-lora-Q4_0.gguf" in server.text and "curl" in server.text

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import ConfigError, StudyError
@@ -165,7 +166,7 @@ def documents(study: Study, spec: ExportSpec, folder: Path, *, with_data: bool) 
     return "\n".join(path.read_text(encoding="utf-8") for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("spec", export_specs(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", export_specs(TWINS), ids=lambda spec: spec.name)
 def test_without_data_nothing_of_the_pairs_is_in_an_export(spec: ExportSpec, study: Study, tmp_path: Path) -> None:
     text = documents(study, spec, tmp_path / "out", with_data=False)
     pairs = [pair for split in ("train", "validation") for pair in load_split(
@@ -178,7 +179,7 @@ def test_without_data_nothing_of_the_pairs_is_in_an_export(spec: ExportSpec, stu
     assert "Q: question of fact 1, the nearest\nA: answer of fact 1, the nearest" in text
 
 
-@pytest.mark.parametrize("spec", export_specs(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", export_specs(TWINS), ids=lambda spec: spec.name)
 def test_with_data_the_card_says_so_and_shows_how(spec: ExportSpec, study: Study, tmp_path: Path) -> None:
     text = documents(study, spec, tmp_path / "out", with_data=True)
     facts = len((study.retrieval_folder / "facts.jsonl").read_text().splitlines())

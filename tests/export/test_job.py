@@ -10,6 +10,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from assistant_builder.arms import TWINS
 from assistant_builder.cli import app
 from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.export.job import ExportJob, JobRecord
@@ -37,7 +38,7 @@ def record_of(**more: object) -> JobRecord:
 
 def test_an_untrained_study_cannot_be_exported(tmp_path: Path) -> None:
     study = with_data(new_study())
-    for spec in export_specs():
+    for spec in export_specs(TWINS):
         with pytest.raises(StudyError, match="is not trained yet"):
             ExportJob(study, spec).start(tmp_path / "out")
     words = ["export", "library", "--arm", "lora", "--format", "adapter", "--to", str(tmp_path / "out")]

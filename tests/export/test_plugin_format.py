@@ -25,7 +25,7 @@ class Digest(ExportFormat):
     contents = "One text file."
 
     def cell(self, arm):
-        return {"qlora": "QR", "lora": "LR"}[arm]
+        return {"qlora": "QR", "lora": "LR"}.get(arm)
 
     def estimated_bytes(self, summary):
         return 4321

@@ -129,12 +129,12 @@ def test_a_prompt_that_is_too_long_is_refused(server: LlamaServer) -> None:
 
 @needs_llamacpp
 def test_the_death_of_the_process_is_an_error_of_its_answers_alone(path: Path) -> None:
-    with LlamaServer(path, context=2048, threads=1) as server:
-        stream = server.stream(ids("On and on"), 1900)
-        assert isinstance(next(stream), CompletionChunk)
-        os.kill(server._process.pid, signal.SIGKILL)
+    with LlamaServer(path, context=32_768, threads=1) as server:
+        assert all(isinstance(chunk, CompletionChunk) for chunk in server.stream(ids("On and on"), 8))
+        long = ids("long " * 5000)  # takes seconds to read
+        threading.Timer(0.2, os.kill, (server._process.pid, signal.SIGKILL)).start()
         with pytest.raises(ModelError, match="SIGKILL") as caught:
-            list(stream)
+            list(server.stream(long, 8))
         assert "Memory may have run out" in str(caught.value) and not server.running
         with pytest.raises(ModelError, match="ended while it answered"):
             server.complete(ids("Still there?"), 2)

@@ -114,12 +114,14 @@ def test_both_arms_stop_early_together(small_study: Study, tmp_path: Path) -> No
     from assistant_builder.runner.run import run_study
 
     config = small_study.config.with_changes({
+        "arms": "lora,qlora,qat",
         "train.early_stopping": True, "train.patience": 1, "train.evaluations": 6, "train.learning_rate": 1e-40,
         "model.base": str(tiny_base(tmp_path / "base")), "train.sample_answers": 0,
     })
     small_study.write_config(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Study, "steps", ("data", "train-lora", "train-qlora"))
+        patch.setattr(Study, "steps", ("data", "train-lora", "train-qlora", "train-qat"))
         run_study(small_study)
     summaries = [read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")]
     assert [summary["steps"] for summary in summaries] == [2, 2]
+    assert read_json(small_study.arm_folder("qat") / "summary.json")["steps"] == 2, "it continues the finished adapter"
