@@ -18,7 +18,7 @@ import pytest
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, EvaluationError, ModelError
 from assistant_builder.inference import llamacpp
-from assistant_builder.inference.llamacpp import CompletionChunk, LlamaServer, check_prompts
+from assistant_builder.inference.llamacpp import LlamaServer, check_prompts
 from assistant_builder.inference.session import Sampling
 from tests.export.tiny import CHATML
 from tests.tiny_gguf import prompter, tokens, write_tiny_gguf
@@ -129,12 +129,13 @@ def test_a_prompt_that_is_too_long_is_refused(server: LlamaServer) -> None:
 
 @needs_llamacpp
 def test_the_death_of_the_process_is_an_error_of_its_answers_alone(path: Path) -> None:
-    with LlamaServer(path, context=32_768, threads=1) as server:
-        assert all(isinstance(chunk, CompletionChunk) for chunk in server.stream(ids("On and on"), 8))
-        long = ids("long " * 5000)  # takes seconds to read
-        threading.Timer(0.2, os.kill, (server._process.pid, signal.SIGKILL)).start()
+    with LlamaServer(path, context=2048, threads=1) as server:
+        asked = max((ids(text) for text in ("On and on", "Tell", "x", "All of it", "Why?")),
+                    key=lambda prompt: len(server.complete(prompt, 1900).ids))
+        stream = server.stream(asked, 1900)  # which takes a few tenths of a second
+        threading.Timer(0.02, os.kill, (server._process.pid, signal.SIGKILL)).start()
         with pytest.raises(ModelError, match="SIGKILL") as caught:
-            list(server.stream(long, 8))
+            list(stream)
         assert "Memory may have run out" in str(caught.value) and not server.running
         with pytest.raises(ModelError, match="ended while it answered"):
             server.complete(ids("Still there?"), 2)
