@@ -292,7 +292,7 @@ class Plan:
         wide, model = DTYPE_BYTES[self.compute_dtype], self.config.model
         linear = self.architecture.linear()
         adapters = sum(self.config.train.rank * module.outputs for module in self.adapted)  # B is appended
-        if method in ARMS and ARMS[method].rounds:  # rounded weights beside the float16 ones that they are made of
+        if method in ARMS and ARMS[method].rounds:  # rounded weights, in addition to the float16 ones
             return wide * (sum(module.weights for module in linear) + adapters)
         if hold:
             stored = sum(module_bytes(module, method, model, self.compute_dtype) for module in linear)

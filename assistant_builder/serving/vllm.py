@@ -194,7 +194,7 @@ def serve_with_vllm(models: ModelRegistry, config: ServingConfig, key: str | Non
                     "slots": slots, "context": config.context}
         return ChatWorker(python_command("-m", __name__, json.dumps(settings)))
 
-    # the next version would need a second vLLM beside the first, and one takes nearly all memory of its GPU
+    # the next version would need a second vLLM, and one takes nearly all memory of its GPU
     serve_with(start, replace(models, select=None), config, key, slots=slots, as_json=as_json)
 
 

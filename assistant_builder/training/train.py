@@ -18,7 +18,7 @@ from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.child_process import peak_memory_bytes
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_split
-from assistant_builder.errors import Cancelled, DataError, ResourceError
+from assistant_builder.errors import Cancelled, ConfigError, DataError, ResourceError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer, Example
 from assistant_builder.models.download import fetch
@@ -147,6 +147,9 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     config, spread, examples = prepared.config, prepared.spread, prepared.examples
     arm, seed = split_run(run)
     settings = twin(config, seed)[arm]
+    if ARMS[arm].rounds and spread.kind == "fsdp":  # a process would need the whole adapter of a layer to round it
+        raise ConfigError(f"{ARMS[arm].short} cannot be trained on sharded weights", where="executor.spread",
+                          remedy="Set executor.spread=ddp or executor.devices=1, or leave the arm out")
     folder = study.arm_folder(run)
     method = prepared.planned.methods[arm]
     spec = replace(loading.base_spec(config.model, prepared.base, settings.base_storage), sharded=spread.kind == "fsdp")

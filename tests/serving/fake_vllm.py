@@ -2,7 +2,7 @@
 
 It follows ``vllm/entrypoints/openai/cli_args.py`` and ``completion/serving.py``. The environment variable ``FAKE_VLLM``
 (JSON) has the ``text`` of every answer, the ``logprob`` of each token, and the ``seconds`` that one takes. Each request
-is written to the file ``requests.jsonl`` beside the adapter.
+is written to the file ``requests.jsonl`` of the arm's folder.
 """
 
 from __future__ import annotations

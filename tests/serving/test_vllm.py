@@ -268,8 +268,8 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base: Path, vll
     openai = pytest.importorskip("openai")
     vllm(text="A brass key.")
     study = tiny_study(base, "one", system=SYSTEM)
-    with served("one:lora", "--widget", "--remember", "texts") as (told, process):
-        client = openai.OpenAI(base_url=told["url"], api_key="none", max_retries=0, timeout=60)
+    with served("one:lora", "--widget", "--remember", "texts") as (ready, process):
+        client = openai.OpenAI(base_url=ready["url"], api_key="none", max_retries=0, timeout=60)
         assert [model.id for model in client.models.list()] == ["one-lora"]
 
         def ask(**more: Any) -> Any:
@@ -285,7 +285,7 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base: Path, vll
         with ThreadPoolExecutor(16) as pool:
             assert {reply.choices[0].message.content for reply in pool.map(lambda _: ask(), range(16))} == {
                 "A brass key."}
-        assert httpx.get(told["widget"]["page"]).status_code == 200
+        assert httpx.get(ready["widget"]["page"]).status_code == 200
         children = process.children(recursive=True)
         assert any("engine" in " ".join(child.cmdline()) for child in children)
         process.send_signal(signal.SIGINT)
@@ -296,8 +296,8 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base: Path, vll
 @pytest.mark.train
 def test_vllm_ends_with_a_server_that_is_killed(base: Path, vllm: Callable[..., None]) -> None:
     tiny_study(base, "one")
-    with served("one:lora") as (told, process):
-        wait_for(told["url"])
+    with served("one:lora") as (ready, process):
+        wait_for(ready["url"])
         children = process.children(recursive=True)
         assert any("engine" in " ".join(child.cmdline()) for child in children)
         process.kill()
