@@ -1,9 +1,11 @@
 """``python -m benchmarks.through_rounding STUDY.yaml``: what training through the rounding of a file wins back.
 
-For each seed three assistants are trained from memory: LoRA, the arm ``qat`` that continues it through the rounding of
+For each seed three assistants are trained: LoRA, the arm ``qat`` that continues it through the rounding of
 ``train.qat_type``, and a control that continues it for as many steps without. Their GGUF files answer the held-out
-questions in llama.cpp. Printed are right answers and differences with 95 % intervals, whose units are the facts, over
-the mean of the seeds. ``--set KEY=VALUE`` changes settings of the study, ``--json`` prints one JSON document.
+questions in llama.cpp. Printed are scores and differences with 95 % intervals, whose units are the facts, over the mean
+of the seeds: right answers, or with ``--metric token_f1`` the words in common with the reference answer, for answers
+that are too long to be given word by word. ``--set KEY=VALUE`` changes settings of the study (they answer from memory
+without ``approaches=grounded``), ``--json`` prints one JSON document.
 
 With NF4, which llama.cpp does not have, the values of NF4 are written to a 16-bit file.
 
@@ -35,13 +37,14 @@ from assistant_builder.data import load_split
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
-from assistant_builder.runner.data_steps import prepare_data
+from assistant_builder.runner.data_steps import embed_data, prepare_data
 from assistant_builder.study import Study
 from assistant_builder.study.study import studies_folder
 from evals.work_items import evenly_spaced
 
 WIDE = "BF16"
 RESAMPLES = 4000
+METRICS = ("exact_match", "token_f1")
 CHECKED_ITEMS = 50
 """Questions on whose answers the loss of the file is compared with that of training."""
 COLUMNS = {"wide": "LoRA, 16 bits", "afterwards": "LoRA, rounded afterwards", "weighted": "the same, importance matrix",
@@ -64,6 +67,8 @@ def trained(config: StudyConfig, source: Path, seed: int) -> dict[str, Study]:
         studies[kind] = study
         if not (study.folder / "data" / "split.json").is_file():
             list(prepare_data(study) or ())
+        if study.config.grounded and not study.embedding_file.is_file():
+            list(embed_data(study))
         for arm in (LORA.name, QAT.name):
             if (study.arm_folder(arm) / "adapter").is_dir():
                 continue
@@ -75,10 +80,12 @@ def trained(config: StudyConfig, source: Path, seed: int) -> dict[str, Study]:
 
 def items_of(study: Study) -> tuple[list[dict[str, Any]], ChatTokenizer]:
     """The held-out questions with an answer, and the tokenizer."""
+    from assistant_builder.retrieval.retriever import Retriever
     from evals.tasks.held_out import build_items, write_tasks
 
     prompter = ChatTokenizer.load(fetch(resolve(study.config.model.base)), study.record_template_date())
-    items = build_items(load_split(study.folder / "data", "heldout"), prompter)
+    retriever = Retriever.load(study, prompter, served=False) if study.config.grounded else None
+    items = build_items(load_split(study.folder / "data", "heldout"), prompter, retriever)
     write_tasks(study, items)  # export reads them
     return [item for item in items if item["answerable"]], prompter
 
@@ -92,19 +99,18 @@ def written(study: Study, arm: str, type: str) -> Path:
         return GgufFiles(study, arm).ensure([type])[type]
 
 
-def right_answers(study: Study, arm: str, type: str, *, weighted: bool = False, nf4: bool = False) -> list[float]:
-    """1 for each question that a file answers exactly right in llama.cpp, else 0.
+def answers(study: Study, arm: str, type: str, *, weighted: bool = False, nf4: bool = False) -> list[str]:
+    """What a file answers to each question in llama.cpp.
 
     ``weighted``: with an importance matrix. ``nf4``: the linear layers have the values of NF4.
     """
     from assistant_builder.inference.llamacpp import LlamaServer
     from assistant_builder.models import lora_layers
     from assistant_builder.models.rounding import rounded
-    from evals.metrics.text import exact_match
 
-    known = study.folder / f"right-{arm}-{type}{'-weighted' * weighted}{'-nf4' * nf4}.json"
+    known = study.folder / f"answers-{arm}-{type}{'-weighted' * weighted}{'-nf4' * nf4}.json"
     if known.is_file():
-        found: list[float] = read_json(known)
+        found: list[str] = read_json(known)
         return found
     merge = lora_layers.merge
 
@@ -124,9 +130,8 @@ def right_answers(study: Study, arm: str, type: str, *, weighted: bool = False, 
     prompts = [prompter.split_ids(item["prompt"], item["target"])[0] for item in items]
     limit = study.config.eval.max_new_tokens
     with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=4) as server:
-        texts = [prompter.decode(answer.ids) for answer in
+        found = [prompter.decode(answer.ids) for answer in
                  server.complete_all(prompts, limit, stop_ids=prompter.stop_ids)]
-    found = [exact_match(text, item["reference"]) for text, item in zip(texts, items, strict=True)]
     write_json(known, found)
     return found
 
@@ -166,16 +171,21 @@ def file_loss(study: Study) -> dict[str, float]:
     return {name: loss / tokens for name, loss in found.items()}
 
 
-def scores(config: StudyConfig, source: Path, seed: int) -> dict[str, list[float]]:
-    """Right answers of a seed by column."""
+def scores(config: StudyConfig, source: Path, seed: int, metric: str) -> dict[str, list[float]]:
+    """The score of each answer of a seed, by column."""
+    from evals.metrics import text
+
     studies, nf4 = trained(config, source, seed), config.train.qat_type == "NF4"
     one, control, type = studies["through"], studies["control"], WIDE if nf4 else config.train.qat_type
-    found = {"wide": right_answers(one, LORA.name, WIDE), "afterwards": right_answers(one, LORA.name, type, nf4=nf4)}
+    found = {"wide": answers(one, LORA.name, WIDE), "afterwards": answers(one, LORA.name, type, nf4=nf4)}
     if not nf4:
-        found["weighted"] = right_answers(one, LORA.name, type, weighted=True)
-    return found | {"control": right_answers(control, QAT.name, WIDE),
-                    "control rounded": right_answers(control, QAT.name, type, nf4=nf4),
-                    "through": right_answers(one, QAT.name, type, nf4=nf4)}
+        found["weighted"] = answers(one, LORA.name, type, weighted=True)
+    found |= {"control": answers(control, QAT.name, WIDE),
+              "control rounded": answers(control, QAT.name, type, nf4=nf4),
+              "through": answers(one, QAT.name, type, nf4=nf4)}
+    references, score = [item["reference"] for item in items_of(one)[0]], getattr(text, metric)
+    return {name: [score(each, reference) for each, reference in zip(given, references, strict=True)]
+            for name, given in found.items()}
 
 
 def interval(differences: Any, clusters: Sequence[str]) -> tuple[float, float]:
@@ -190,13 +200,13 @@ def interval(differences: Any, clusters: Sequence[str]) -> tuple[float, float]:
 
 def summary(seeds: Sequence[Mapping[str, list[float]]], clusters: Sequence[str],
             seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Right answers of each seed, differences over the mean of the seeds, and what is won back."""
+    """The total score of each seed, differences over the mean of the seeds, and what is won back."""
     means = {name: np.mean([seed[name] for seed in seeds], axis=0) for name in seeds[0]}
     pairs = [("through", "afterwards"), ("through", "wide"), ("through", "control rounded"), ("through", "control")]
     won = {rival: float((means["through"] - means[rounded]).mean() / (means[wide] - means[rounded]).mean())
            for rival, wide, rounded in (("LoRA", "wide", "afterwards"), ("control", "control", "control rounded"))}
     return {
-        "items": len(clusters), "right": {name: [int(sum(seed[name])) for seed in seeds] for name in means},
+        "items": len(clusters), "score": {name: [round(sum(seed[name]), 1) for seed in seeds] for name in means},
         "differences": {f"{one} - {other}": {
             "delta": float((means[one] - means[other]).mean()),
             "ci": interval(means[one] - means[other], list(clusters))} for one, other in pairs},
@@ -209,11 +219,12 @@ def step_seconds(study: Study, arm: str) -> float:
     return float(found["tokens"] / found["tokens_per_second"] / found["steps"])
 
 
-def report(found: Mapping[str, Any], kind: str) -> str:
+def report(found: Mapping[str, Any], kind: str, metric: str = METRICS[0]) -> str:
     """The results as text."""
-    lines = [f"right answers of {found['items']}, {kind}, by seed:"]
-    lines += [f"  {COLUMNS[name]:42s} {', '.join(map(str, right)):18s} mean {mean(right):.1f}"
-              for name, right in found["right"].items()]
+    unit = "right answers" if metric == METRICS[0] else f"sum of {metric}"
+    lines = [f"{unit} of {found['items']}, {kind}, by seed:"]
+    lines += [f"  {COLUMNS[name]:42s} {', '.join(f'{each:g}' for each in totals):22s} mean {mean(totals):.1f}"
+              for name, totals in found["score"].items()]
     lines += [f"  {name}: {100 * each['delta']:+.1f} points ({100 * each['ci'][0]:+.1f} to {100 * each['ci'][1]:+.1f})"
               for name, each in found["differences"].items()]
     lines += [f"  won back of what rounding afterwards loses, against {name}: {100 * share:.0f} %"
@@ -231,6 +242,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--metric", choices=METRICS, default=METRICS[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -241,15 +253,15 @@ def main() -> int:
         {"approaches": ["memory"], "arms": [LORA.name, QAT.name], **changes})
     config = config.with_changes({"name": f"{config.name}-through-{config.train.qat_type.lower().replace('_', '-')}"})
     source = options.study.parent / str(config.data.source)
-    seeds = [scores(config, source, seed) for seed in range(options.seeds)]
+    seeds = [scores(config, source, seed, options.metric) for seed in range(options.seeds)]
     first = Study.open(f"{config.name}-0")
-    clusters = [item["cluster"] for item in items_of(first)[0]]
+    clusters = [str(item["cluster"] or item["row"]) for item in items_of(first)[0]]
     seconds = {kind: step_seconds(Study.open(f"{config.name}-0{suffix}"), QAT.name)
                for kind, suffix in (("through", ""), ("control", "-control"))}
     found = summary(seeds, clusters, seconds)
     if config.train.qat_type != "NF4":
         found["loss"] = file_loss(first)
-    print(json.dumps(found, indent=2) if options.json else report(found, config.train.qat_type))
+    print(json.dumps(found, indent=2) if options.json else report(found, config.train.qat_type, options.metric))
     return 0
 
 

@@ -18,11 +18,13 @@ def test_what_is_won_back_is_a_share_of_what_rounding_loses() -> None:
               "control rounded": right(30), "through": right(50)} for _ in range(2)]
     found = summary(seeds, CLUSTERS, {"through": 1.2, "control": 1.0})
     assert found["won_back"] == pytest.approx({"LoRA": 0.75, "control": 0.5})
-    assert found["right"]["through"] == [50, 50] and found["items"] == 80
+    assert found["score"]["through"] == [50, 50] and found["items"] == 80
     gained = found["differences"]["through - afterwards"]
     assert gained["delta"] == pytest.approx(30 / 80) and gained["ci"][0] < gained["delta"] < gained["ci"][1]
     text = report(found, "Q4_0")
     assert all(name in text for name in COLUMNS.values()) and "against LoRA: 75 %" in text and "1.20 times" in text
+    assert text.startswith("right answers of 80, Q4_0") and "50, 50" in text
+    assert report(found, "Q4_0", "token_f1").startswith("sum of token_f1 of 80")
 
 
 def test_the_interval_resamples_facts() -> None:
