@@ -4,8 +4,9 @@ For each seed three assistants are trained: LoRA, the arm ``qat`` that continues
 ``train.qat_type``, and a control that continues it for as many steps without. Their GGUF files answer the held-out
 questions in llama.cpp. Printed are scores and differences with 95 % intervals, whose units are the facts, over the mean
 of the seeds: right answers, or with ``--metric token_f1`` the words in common with the reference answer, for answers
-that are too long to be given word by word. ``--set KEY=VALUE`` changes settings of the study (they answer from memory
-without ``approaches=grounded``), ``--json`` prints one JSON document.
+that are too long to be given word by word. ``--variant NAME`` trains the arm in one of the ways that were tried and are
+not the product's (:mod:`benchmarks.rounding_variants`). ``--set KEY=VALUE`` changes settings of the study (they answer
+from memory without ``approaches=grounded``), ``--json`` prints one JSON document.
 
 With NF4, which llama.cpp does not have, the values of NF4 are written to a 16-bit file.
 
@@ -20,7 +21,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,6 +41,7 @@ from assistant_builder.models.download import fetch
 from assistant_builder.runner.data_steps import embed_data, prepare_data
 from assistant_builder.study import Study
 from assistant_builder.study.study import studies_folder
+from benchmarks.rounding_variants import VARIANTS
 from evals.work_items import evenly_spaced
 
 WIDE = "BF16"
@@ -53,15 +55,17 @@ COLUMNS = {"wide": "LoRA, 16 bits", "afterwards": "LoRA, rounded afterwards", "w
 """What is scored → its name in the table."""
 
 
-def trained(config: StudyConfig, source: Path, seed: int) -> dict[str, Study]:
-    """The studies of a seed: that of LoRA and ``qat``, and a copy whose ``qat`` is the control."""
+def trained(config: StudyConfig, source: Path, seed: int, variant: str | None) -> dict[str, Study]:
+    """The studies of a seed: that of LoRA and ``qat``, and copies whose ``qat`` is the control or a variant."""
     from assistant_builder.training.train import train_arm
 
     studies: dict[str, Study] = {}
-    for kind, name in (("through", f"{config.name}-{seed}"), ("control", f"{config.name}-{seed}-control")):
+    for kind in ("through", "control", *([variant] if variant else [])):
+        name = f"{config.name}-{seed}" + ("" if kind == "through" else f"-{kind}")
         folder = studies_folder() / name
-        if kind == "control" and not folder.exists():
-            shutil.copytree(studies["through"].folder, folder, ignore=shutil.ignore_patterns(QAT.name, "formats"))
+        if studies and not folder.exists():
+            shutil.copytree(studies["through"].folder, folder,
+                            ignore=shutil.ignore_patterns(QAT.name, "formats", f"answers-{QAT.name}-*"))
         study = Study.open(name) if folder.exists() else Study.create(config.with_changes(
             {"name": name, "train.seed": config.train.seed + seed}), source)
         studies[kind] = study
@@ -72,10 +76,16 @@ def trained(config: StudyConfig, source: Path, seed: int) -> dict[str, Study]:
         for arm in (LORA.name, QAT.name):
             if (study.arm_folder(arm) / "adapter").is_dir():
                 continue
-            with patch("assistant_builder.models.lora_layers.train_through_rounding",
-                       lambda *_: None) if kind == "control" else patch.dict({}), redirect_stdout(sys.stderr):
+            with trained_as(kind), redirect_stdout(sys.stderr):
                 train_arm(study, arm)
     return studies
+
+
+def trained_as(kind: str) -> AbstractContextManager[Any]:
+    """The context in which the arm is trained: the product's, the control's or that of a variant."""
+    if kind == "control":
+        return patch("assistant_builder.models.lora_layers.train_through_rounding", lambda *_: None)
+    return VARIANTS[kind]() if kind in VARIANTS else nullcontext()
 
 
 def items_of(study: Study) -> tuple[list[dict[str, Any]], ChatTokenizer]:
@@ -99,16 +109,16 @@ def written(study: Study, arm: str, type: str) -> Path:
         return GgufFiles(study, arm).ensure([type])[type]
 
 
-def answers(study: Study, arm: str, type: str, *, weighted: bool = False, nf4: bool = False) -> list[str]:
+def answers(study: Study, arm: str, type: str, *, weighted: bool = False, values: str = "") -> list[str]:
     """What a file answers to each question in llama.cpp.
 
-    ``weighted``: with an importance matrix. ``nf4``: the linear layers have the values of NF4.
+    ``weighted``: with an importance matrix. ``values``: the format whose values the linear layers have beforehand.
     """
     from assistant_builder.inference.llamacpp import LlamaServer
     from assistant_builder.models import lora_layers
     from assistant_builder.models.rounding import rounded
 
-    known = study.folder / f"answers-{arm}-{type}{'-weighted' * weighted}{'-nf4' * nf4}.json"
+    known = study.folder / f"answers-{arm}-{type}{'-weighted' * weighted}{'-nf4' * (values == 'NF4')}.json"
     if known.is_file():
         found: list[str] = read_json(known)
         return found
@@ -117,8 +127,8 @@ def answers(study: Study, arm: str, type: str, *, weighted: bool = False, nf4: b
     def merged(adapted: Any) -> Any:
         model = merge(adapted)
         for layer in model.modules():
-            if nf4 and isinstance(layer, lora_layers.CastOnUseLinear):
-                layer.weight.data.copy_(rounded(layer.weight.data, "NF4"))
+            if values and isinstance(layer, lora_layers.CastOnUseLinear):
+                layer.weight.data.copy_(rounded(layer.weight.data, values))
         return model
 
     items, prompter = items_of(study)
@@ -171,18 +181,20 @@ def file_loss(study: Study) -> dict[str, float]:
     return {name: loss / tokens for name, loss in found.items()}
 
 
-def scores(config: StudyConfig, source: Path, seed: int, metric: str) -> dict[str, list[float]]:
+def scores(config: StudyConfig, source: Path, seed: int, metric: str, variant: str | None) -> dict[str, list[float]]:
     """The score of each answer of a seed, by column."""
     from evals.metrics import text
 
-    studies, nf4 = trained(config, source, seed), config.train.qat_type == "NF4"
-    one, control, type = studies["through"], studies["control"], WIDE if nf4 else config.train.qat_type
-    found = {"wide": answers(one, LORA.name, WIDE), "afterwards": answers(one, LORA.name, type, nf4=nf4)}
-    if not nf4:
+    studies, values = trained(config, source, seed, variant), "NF4" if config.train.qat_type == "NF4" else ""
+    one, control, type = studies["through"], studies["control"], WIDE if values else config.train.qat_type
+    found = {"wide": answers(one, LORA.name, WIDE), "afterwards": answers(one, LORA.name, type, values=values)}
+    if not values:
         found["weighted"] = answers(one, LORA.name, type, weighted=True)
     found |= {"control": answers(control, QAT.name, WIDE),
-              "control rounded": answers(control, QAT.name, type, nf4=nf4),
-              "through": answers(one, QAT.name, type, nf4=nf4)}
+              "control rounded": answers(control, QAT.name, type, values=values)}
+    with trained_as(variant or "through"):
+        found["through"] = answers(studies[variant or "through"], QAT.name, type,
+                                   values=type if variant == "fitted" else values)
     references, score = [item["reference"] for item in items_of(one)[0]], getattr(text, metric)
     return {name: [score(each, reference) for each, reference in zip(given, references, strict=True)]
             for name, given in found.items()}
@@ -230,6 +242,9 @@ def report(found: Mapping[str, Any], kind: str, metric: str = METRICS[0]) -> str
     lines += [f"  won back of what rounding afterwards loses, against {name}: {100 * share:.0f} %"
               for name, share in found["won_back"].items()]
     seconds = found["step_seconds"]
+    if "validation" in found:
+        losses = ", ".join(f"{each:.4f}" for each in found["validation"])
+        lines.append(f"  validation loss through the rounding: {losses}")
     if "loss" in found:
         lines.append("  loss of {of} answers: {training:.4f} in training, {file:.4f} of the file in llama.cpp".format(
             of=CHECKED_ITEMS, **found["loss"]))
@@ -242,6 +257,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variant", choices=VARIANTS)
     parser.add_argument("--metric", choices=METRICS, default=METRICS[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     parser.add_argument("--json", action="store_true")
@@ -253,13 +269,15 @@ def main() -> int:
         {"approaches": ["memory"], "arms": [LORA.name, QAT.name], **changes})
     config = config.with_changes({"name": f"{config.name}-through-{config.train.qat_type.lower().replace('_', '-')}"})
     source = options.study.parent / str(config.data.source)
-    seeds = [scores(config, source, seed, options.metric) for seed in range(options.seeds)]
-    first = Study.open(f"{config.name}-0")
+    seeds = [scores(config, source, seed, options.metric, options.variant) for seed in range(options.seeds)]
+    first, ending = Study.open(f"{config.name}-0"), f"-{options.variant}" if options.variant else ""
     clusters = [str(item["cluster"] or item["row"]) for item in items_of(first)[0]]
     seconds = {kind: step_seconds(Study.open(f"{config.name}-0{suffix}"), QAT.name)
-               for kind, suffix in (("through", ""), ("control", "-control"))}
+               for kind, suffix in (("through", ending), ("control", "-control"))}
     found = summary(seeds, clusters, seconds)
-    if config.train.qat_type != "NF4":
+    found["validation"] = [read_json(Study.open(f"{config.name}-{seed}{ending}").arm_folder(QAT.name) / "summary.json")[
+        "best_validation_loss"] for seed in range(options.seeds)]
+    if config.train.qat_type != "NF4" and not options.variant:
         found["loss"] = file_loss(first)
     print(json.dumps(found, indent=2) if options.json else report(found, config.train.qat_type, options.metric))
     return 0
