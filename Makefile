@@ -30,6 +30,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
+# compiled modules and rewritten tests are kept: without them the tests take a minute longer
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := demo
 .PHONY: demo study-full app test test-long test-coverage test-all check bench soak coverage example pictures cluster slow gpu docs messages
 

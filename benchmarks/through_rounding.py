@@ -41,12 +41,12 @@ from assistant_builder.models.download import fetch
 from assistant_builder.runner.data_steps import embed_data, prepare_data
 from assistant_builder.study import Study
 from assistant_builder.study.study import studies_folder
-from benchmarks.rounding_variants import VARIANTS
 from evals.work_items import evenly_spaced
 
 WIDE = "BF16"
 RESAMPLES = 4000
 METRICS = ("exact_match", "token_f1")
+VARIANT_NAMES = ("activations", "soft", "fitted", "faster", "slower")
 CHECKED_ITEMS = 50
 """Questions on whose answers the loss of the file is compared with that of training."""
 COLUMNS = {"wide": "LoRA, 16 bits", "afterwards": "LoRA, rounded afterwards", "weighted": "the same, importance matrix",
@@ -85,7 +85,11 @@ def trained_as(kind: str) -> AbstractContextManager[Any]:
     """The context in which the arm is trained: the product's, the control's or that of a variant."""
     if kind == "control":
         return patch("assistant_builder.models.lora_layers.train_through_rounding", lambda *_: None)
-    return VARIANTS[kind]() if kind in VARIANTS else nullcontext()
+    if kind == "through":
+        return nullcontext()
+    from benchmarks.rounding_variants import VARIANTS
+
+    return VARIANTS[kind]()
 
 
 def items_of(study: Study) -> tuple[list[dict[str, Any]], ChatTokenizer]:
@@ -257,7 +261,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--variant", choices=VARIANT_NAMES)
     parser.add_argument("--metric", choices=METRICS, default=METRICS[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     parser.add_argument("--json", action="store_true")

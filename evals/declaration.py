@@ -14,6 +14,7 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cached_property
 from statistics import median
 from typing import Any, Literal
 
@@ -129,7 +130,18 @@ class HeldOut:
 
     def labels(self, names: Sequence[str], rows: Sequence[int]) -> dict[str, list[Hashable]]:
         """A label for each row, by the name of the label."""
-        return {name: [_label(self.pairs[row], name) for row in rows] for name in names}
+        return {name: [self.label(row, name) for row in rows] for name in names}
+
+    def label(self, row: int, name: str) -> str | None:
+        """One label of a row; a report asks for each of them thousands of times."""
+        key = row, name
+        if key not in self._labels:
+            self._labels[key] = _label(self.pairs[row], name)
+        return self._labels[key]
+
+    @cached_property
+    def _labels(self) -> dict[tuple[int, str], str | None]:
+        return {}
 
 
 def _fact(pair: Pair) -> tuple[str, str | None]:

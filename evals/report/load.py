@@ -63,9 +63,18 @@ class Cell:
         """Samples by item name."""
         return {str(sample["item"]): sample for sample in self.samples}
 
+    @cached_property
+    def _values(self) -> dict[str, dict[str, float | None]]:
+        return {}
+
     def value(self, item: str, metric: str) -> float | None:
         """The item's score, or ``None``; ``nll_per_token`` in nats."""
-        sample = self.by_item[item]
+        if metric not in self._values:
+            self._values[metric] = {name: self._value(sample, metric) for name, sample in self.by_item.items()}
+        return self._values[metric][item]
+
+    @staticmethod
+    def _value(sample: Mapping[str, Any], metric: str) -> float | None:
         if metric == "nll_per_token":
             return sample["nll"] / sample["tokens"] if sample.get("tokens") and sample.get("nll") is not None else None
         score = sample["metrics"].get(metric)

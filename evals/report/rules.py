@@ -124,8 +124,7 @@ class Rules:
     def _label(self, sample: Mapping[str, Any], name: str) -> Hashable:
         if name == "cluster":  # turns of a conversation are one, too
             return sample.get("cluster")
-        pair = self.heldout.pairs.get(sample["row"])
-        return None if pair is None else self.heldout.labels((name,), [pair.row])[name][0]
+        return self.heldout.label(sample["row"], name) if sample["row"] in self.heldout.pairs else None
 
     def clusters(self, samples: Sequence[Mapping[str, Any]], *, other: bool = False) -> dict[str, list[Hashable]]:
         """The labels of the declared claim, or of the other one, and those of conversations."""

@@ -41,13 +41,15 @@ def correlation_p_value(residuals: Floats, labels: Sequence[Hashable], *, permut
     member = np.zeros((len(codes), len(code)))
     member[code[shared], np.flatnonzero(shared)] = 1.0
 
+    squares, alone = float(np.square(centered).sum()), np.flatnonzero(~shared)
+
     def statistic(values: Floats) -> Floats:
         """Sum of the products of pairs, for values of shape ``[rows, G]``."""
-        within = np.square(values @ member.T).sum(axis=1)
-        return (within - (np.square(values) * shared).sum(axis=1)) / 2
+        sums, blank = values @ member.T, values[:, alone]
+        return (np.einsum("ij,ij->i", sums, sums) - squares + np.einsum("ij,ij->i", blank, blank)) / 2
 
     observed = float(statistic(centered[None])[0])
-    bar = observed - 1e-9 * float(np.square(centered).sum())
+    bar = observed - 1e-9 * squares
     reached = sum(int(np.count_nonzero(statistic(centered[order]) >= bar))
                   for order in _orders(len(code), permutations, seed))
     return (reached + 1) / (permutations + 1)

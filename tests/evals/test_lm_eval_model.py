@@ -139,9 +139,9 @@ def test_answers_are_those_of_transformers_one_at_a_time(
     questions = ("What is 2 + 2?", "Name the capital of France in one word.", "Hi", "Count from one to thirty.")
     prompts = [prompter.text([Message("user", text)], prompt=True) for text in questions]
     done: list[float] = []
-    lm = lm_eval_model.StudyLM(model, prompter, own_tasks=[], batch_size=3, max_new_tokens=40,
+    lm = lm_eval_model.StudyLM(model, prompter, own_tasks=[], batch_size=3, max_new_tokens=16,
                          tick=lambda kind, items: done.append(items if kind == "answers" else 0))
-    assert lm.answer(prompts) == [greedy(model, prompter, prompt, 40) for prompt in prompts]
+    assert lm.answer(prompts) == [greedy(model, prompter, prompt, 16) for prompt in prompts]
     assert sum(done) == len(prompts)
 
 
