@@ -50,6 +50,7 @@
     form button { background: var(--accent); color: var(--on-accent); font-weight: 600; padding: 0 14px; }
     .tools { display: flex; gap: 4px; }
     .tools button { border: 1px solid transparent; }
+    .tools path { fill: none; stroke: currentColor; stroke-width: 1.7; stroke-linejoin: round; }
     .tools button[aria-pressed="true"] { border-color: var(--accent); }
     .log form { padding: 0; border: 0; }
     footer { padding: 0 16px 10px; }
@@ -62,6 +63,14 @@
     const node = Object.assign(document.createElement(tag), props);
     node.append(...children);
     return node;
+  };
+  const thumb = (value) => { // drawn, because not every system has a font with it
+    const [picture, path] = ["svg", "path"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+    for (const [name, text] of Object.entries({ viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": true,
+      ...(value < 0 && { transform: "rotate(180)" }) })) picture.setAttribute(name, text);
+    path.setAttribute("d", "M7 11H4v9h3M7 11v9h10.6a2 2 0 0 0 2-1.6l1.3-6a2 2 0 0 0-2-2.4H14l.7-4.2A2.4 2.4 0 0 0 12.3 3z");
+    picture.append(path);
+    return picture;
   };
   const post = (path, body, signal) => fetch(`${server}${path}`, {
     method: "POST", body: JSON.stringify({ site: options.site, ...body }), signal, credentials: "omit",
@@ -172,8 +181,8 @@
     const voting = (id) => {
       const tools = make("div", { className: "tools" });
       const send = (body) => post("/widget/feedback", { id, ...body }).catch(() => {});
-      const vote = (value, sign, label) => {
-        const button = make("button", { type: "button", textContent: sign, title: label, ariaLabel: label });
+      const vote = (value, label) => {
+        const button = make("button", { type: "button", title: label, ariaLabel: label }, thumb(value));
         button.setAttribute("aria-pressed", "false");
         button.addEventListener("click", () => {
           for (const other of tools.querySelectorAll("button")) {
@@ -198,7 +207,7 @@
         words.focus();
         atEnd();
       };
-      tools.append(vote(1, "👍", texts.helpful), vote(-1, "👎", texts.unhelpful));
+      tools.append(vote(1, texts.helpful), vote(-1, texts.unhelpful));
       log.append(tools);
       atEnd();
     };
