@@ -143,7 +143,7 @@ def answers(study: Study, arm: str, type: str, *, weighted: bool = False, values
         path = written(study, arm, type)
     prompts = [prompter.split_ids(item["prompt"], item["target"])[0] for item in items]
     limit = study.config.eval.max_new_tokens
-    with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=4) as server:
+    with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=16) as server:
         found = [prompter.decode(answer.ids) for answer in
                  server.complete_all(prompts, limit, stop_ids=prompter.stop_ids)]
     write_json(known, found)
