@@ -9,7 +9,6 @@ so that any causal language model can be trained. Models on a GPU are not change
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 from assistant_builder.models.lora_layers import TwinLoraLinear, computed_weight
 from assistant_builder.planning.memory import LOSS_ROWS
+from assistant_builder.training.fused_lora import ADAPTER, LoraGroup, lora_groups
 
 _MARGIN_DEVIATIONS = 6
 """Standard deviations above the expected number of indices that are sampled at once: enough except once in 10⁹."""
@@ -205,27 +205,17 @@ ATTENTION = "short_rows"
 """Name of the attention in the registry of transformers."""
 MAX_EAGER_TOKENS = 256
 """Longest row, in tokens, for which materialized attention weights are faster (measured on two cores)."""
-_SHARED_INPUTS = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
-"""Names of layers that are called one after the other with the same input."""
 _COLUMN_MULTIPLE = 32
 """The number of columns of a fused weight is a multiple of this, for fast matrix products."""
-_ADAPTER = "default"
 _MASKED_BIAS = -1e30
 
 
-class FusedLoraGroup:
-    """Layers of equal input size, rank, scaling and dropout that share their input and are computed together."""
+class FusedLoraGroup(LoraGroup):
+    """A group on a CPU, computed by :class:`FusedLoraLinear`; its weights are stored in one matrix."""
 
     def __init__(self, layers: Sequence[TwinLoraLinear], dtype: torch.dtype) -> None:
-        self.layers = layers
-        self.inputs = layers[0].in_features
-        self.outputs = [layer.out_features for layer in layers]
-        self.rank = layers[0].r[_ADAPTER]
-        self.scaling = layers[0].scaling[_ADAPTER]
-        self.rounds = layers[0].rounding is not None
-        self.ranks = self.rank * len(layers)
+        super().__init__(layers)
         self.columns = -(-(self.inputs + self.ranks) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
-        self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
         self._fused_weight: torch.Tensor | None = None
         if self.rounds:  # the base keeps its float16 weights, from which each step rounds
             self._fused_weight = torch.zeros((sum(self.outputs), self.columns), dtype=dtype)
@@ -234,29 +224,13 @@ class FusedLoraGroup:
             for layer, rows in zip(layers, self._fused_weight.split(self.outputs), strict=True):
                 layer.base_layer.weight.data = rows[:, : self.inputs]  # one copy in memory, not two
 
-    def output(self, layer: TwinLoraLinear, x: torch.Tensor) -> torch.Tensor:
-        """Output of ``layer`` for ``x`` [..., in].
-
-        The first call computes the outputs of the whole group; the others are cached until their layers are called.
-        """
-        if self._pending is not None and self._pending[0] is x and id(layer) in self._pending[1]:
-            result = self._pending[1].pop(id(layer))
-            if not self._pending[1]:
-                self._pending = None
-            return result
-        first = self.layers[0]
-        p = getattr(first.lora_dropout[_ADAPTER], "p", 0.0) if first.training else 0.0
+    def compute(self, x: torch.Tensor, p: float) -> Sequence[torch.Tensor]:
+        """See :meth:`LoraGroup.compute`."""
         dropped = sample_dropout_indices(x.numel(), p) if p else None
-        results = FusedLoraLinear.apply(x, dropped, first.scaling[_ADAPTER] / (1 - p), self,
-                                        *(each.lora_A[_ADAPTER].weight for each in self.layers),
-                                        *(each.lora_B[_ADAPTER].weight for each in self.layers))
-        outputs = {}
-        for each, result in zip(self.layers, results, strict=True):
-            bias = each.base_layer.bias
-            outputs[id(each)] = result if bias is None else result + bias.to(result.dtype)
-        own = outputs.pop(id(layer))
-        self._pending = (x, outputs) if outputs else None
-        return own
+        results = FusedLoraLinear.apply(x, dropped, self.scaling / (1 - p), self, *self.adapters())
+        biases = (layer.base_layer.bias for layer in self.layers)
+        return [result if bias is None else result + bias.to(result.dtype)
+                for result, bias in zip(results, biases, strict=True)]
 
     @torch.no_grad()
     def weights(self, dtype: torch.dtype) -> torch.Tensor:
@@ -267,7 +241,7 @@ class FusedLoraGroup:
             column = self.inputs + place * self.rank
             if layer.rounding is not None:
                 layer.rounding.values(layer, dtype, wide[row : row + self.outputs[place], : self.inputs])
-            wide[row : row + self.outputs[place], column : column + self.rank] = layer.lora_B[_ADAPTER].weight
+            wide[row : row + self.outputs[place], column : column + self.rank] = layer.lora_B[ADAPTER].weight
             row += self.outputs[place]
         return wide
 
@@ -284,7 +258,7 @@ def fuse_cpu_kernels(model: PeftModel, dtype: torch.dtype) -> None:
 
     The model is a frozen base with adapters named ``default``; ``dtype`` is the compute dtype.
     """
-    for layers in _lora_groups(model):
+    for layers in lora_groups(model):
         group = FusedLoraGroup(layers, dtype)
         for layer in layers:
             layer.group = group
@@ -295,17 +269,6 @@ def fuse_cpu_kernels(model: PeftModel, dtype: torch.dtype) -> None:
         AttentionInterface.register(ATTENTION, eager_short_attention)
         AttentionMaskInterface.register(ATTENTION, sdpa_mask)
         base.set_attn_implementation(ATTENTION)
-
-
-def _lora_groups(model: nn.Module) -> Iterator[list[TwinLoraLinear]]:
-    for parent in model.modules():
-        found: dict[object, list[TwinLoraLinear]] = defaultdict(list)
-        for name, layer in parent.named_children():
-            if isinstance(layer, TwinLoraLinear) and _ADAPTER in layer.lora_A:
-                shared = next((place for place, names in enumerate(_SHARED_INPUTS) if name in names), name)
-                dropout = getattr(layer.lora_dropout[_ADAPTER], "p", 0.0)
-                found[shared, layer.in_features, layer.r[_ADAPTER], layer.scaling[_ADAPTER], dropout].append(layer)
-        yield from found.values()
 
 
 def _rms_norms(model: nn.Module) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
