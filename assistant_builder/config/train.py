@@ -67,11 +67,12 @@ class TrainConfig(ConfigModel):
         description=N_("Paged optimizers move their state to main memory when GPU memory is full (QLoRA paper). They "
                        "need CUDA."),
     )
-    kernels: Literal["plain", "liger", "compile"] = Field(
-        "plain", title=N_("GPU kernels"),
-        description=N_("plain: those of PyTorch and transformers. liger: those of liger-kernel, for many model "
-                       "families. compile: torch.compile of each layer, for long training runs. Both need CUDA; "
-                       "fused CPU kernels are always used."),
+    kernels: Literal["fused", "plain", "liger", "compile"] = Field(
+        "fused", title=N_("GPU kernels"),
+        description=N_("fused: adapters of layers with a common input are computed together. plain: PyTorch and "
+                       "transformers alone. liger: fused, with liger-kernel for other layers of many model families. "
+                       "compile: torch.compile of each layer, for long training runs. Fused CPU kernels are always "
+                       "used; liger and compile need CUDA."),
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto", title=N_("Gradient checkpointing"),

@@ -129,6 +129,7 @@ class ComputeSettings:
     rank: int  # of the adapters
     dropout: float  # probability
     checkpointing: bool  # activations are recomputed
+    fused: bool = True  # adapted layers that share an input are computed together
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,14 @@ def activations(architecture: Architecture, adapted: Sequence[Module], batch: Ba
                     for block in architecture.blocks)
     inputs = batch.tokens * how.width * architecture.hidden * len(blocks)
     casts = 0 if how.width == 4 else how.width * how.rank * sum(layer.inputs + layer.outputs for layer in adapted)
+    gpu_fused = how.fused and how.device != "cpu"  # a group keeps its casts until the next step
     chunk = 4 * _LOSS_COPIES * min(LOSS_ROWS[how.device], batch.supervised) * architecture.vocabulary
     logits = 2 * how.width * batch.supervised * architecture.vocabulary + chunk
     norm = (batch.tokens * (4 + how.width) + how.width * batch.rows * batch.columns) * architecture.hidden
     return Activations(kept=inputs if how.checkpointing else sum(blocks),
                        block=gradients + (max(blocks) if how.checkpointing else 0), head=norm + logits,
-                       casts=casts // len(blocks) if how.checkpointing else casts, dequantized=dequantized_bytes)
+                       casts=casts if gpu_fused or not how.checkpointing else casts // len(blocks),
+                       dequantized=dequantized_bytes)
 
 
 def block_bytes(block: Block, batch: Batch, how: ComputeSettings) -> int:
@@ -189,14 +192,15 @@ def block_bytes(block: Block, batch: Batch, how: ComputeSettings) -> int:
 def adapter_input_bytes(layers: Sequence[Module], how: ComputeSettings) -> int:
     """Return the bytes per token that the adapters of one block save for the backward pass."""
     ranks = how.width * how.rank * len(layers)
-    if how.dropout and how.device != "cpu":
+    if how.dropout and not how.fused:
         return ranks + (how.width + 1) * sum(layer.inputs for layer in layers)
-    shared: dict[object, int] = {}
-    for layer in layers:
-        name = layer.name.rpartition(".")[2]
-        if name != "o_proj" or how.device == "cpu":  # a GPU's attention saves its output anyway
-            shared[_GROUPS.get(name, layer.name)] = layer.inputs
-    return ranks + round((how.width + 8 * how.dropout) * sum(shared.values()))  # indices of dropped values are int64
+    shared = {_GROUPS.get(name, layer.name): (name, layer.inputs)
+              for layer in layers for name in [layer.name.rpartition(".")[2]]}
+    # a GPU's attention saves its output anyway
+    inputs = sum(size for name, size in shared.values() if name != "o_proj" or how.device == "cpu")
+    # a GPU saves a mask of bytes, a CPU the indices of dropped values as int64
+    masks = sum(size for _, size in shared.values()) * (8 * how.dropout if how.device == "cpu" else bool(how.dropout))
+    return ranks + how.width * inputs + round(masks)
 
 
 def _by_block(architecture: Architecture, adapted: Sequence[Module]) -> list[list[Module]]:

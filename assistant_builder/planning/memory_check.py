@@ -100,11 +100,11 @@ def require_device(config: StudyConfig, device: str) -> None:
     Raises:
         ConfigError: A setting requires a GPU and the device is a CPU.
     """
-    for key, everywhere in (("optimizer", "adamw"), ("kernels", "plain")):
+    for key, everywhere in (("optimizer", ("adamw",)), ("kernels", ("fused", "plain"))):
         value = getattr(config.train, key)
-        if device != "cuda" and value != everywhere:
+        if device != "cuda" and value not in everywhere:
             raise ConfigError(f"train.{key}={value} needs a GPU, and this machine has none that can be used",
-                              where=f"train.{key}", remedy=f"Set train.{key}={everywhere}")
+                              where=f"train.{key}", remedy=f"Set train.{key}={everywhere[0]}")
     for method in (base_storage(arm, config.model) for arm in config.arms):
         if device != "cuda" and method.needs_gpu:
             raise ConfigError(f"a base stored as {method.name} needs a GPU, and this machine has none that can be used",

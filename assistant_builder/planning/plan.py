@@ -245,7 +245,8 @@ class Plan:
         tensors = self._tensors(full)
         trained = sum(tensors)
         how = ComputeSettings(2 if full else DTYPE_BYTES[self.compute_dtype], self.machine.device,
-                              0 if full else train.rank, 0.0 if full else train.dropout, checkpointing)
+                              0 if full else train.rank, 0.0 if full else train.dropout, checkpointing,
+                              fused=self._fused)
         kept = activations(self.architecture, self.architecture.linear() if full else self.adapted, self.batch, how,
                            dequantized_bytes=0 if full else self._dequantized_bytes(method, hold))
         device, varied = self.machine.device, self.batch.padded or self.lengths.assumed
@@ -274,6 +275,11 @@ class Plan:
             shards=self.shards, gathered_bytes=unsharded_bytes(layers) if self.shards > 1 else 0,
             **self._loading(method, sum(stored for _, _, stored in layers)),
         )
+
+    @property
+    def _fused(self) -> bool:
+        """Whether adapted layers that share an input are computed together (``training.gpu.apply_gpu_kernels``)."""
+        return self.shards == 1 and (self.machine.device == "cpu" or self.config.train.kernels in ("fused", "liger"))
 
     def _loading(self, method: Method, stored: int) -> dict[str, int]:
         """Peak bytes while a base of ``stored`` bytes is loaded, on one device and in main memory."""

@@ -225,7 +225,8 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         run = step.removeprefix("train-")
         config = config.of_approach(approach_of_run(run, config.approaches))
         arm, seed = split_run(run)
-        plain = {"kernels"} if config.train.kernels == "plain" else set()  # not recorded by earlier versions
+        # not recorded by earlier versions, and on a CPU the same
+        plain = {"kernels"} if config.train.kernels in ("fused", "plain") else set()
         plain |= set() if ARMS[arm].rounds else {"qat_type"}
         before = continued_run(run, config.arms)
         starts = {} if before is None else {
