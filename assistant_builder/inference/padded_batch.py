@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def supervised_logits(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torc
     return forward_columns(model, inputs, columns).logits[supervised].float(), targets[supervised]
 
 
-def supervised_columns(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def supervised_columns(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Columns [columns] that predict a supervised token in some row, their targets and a mask, both [rows, columns]."""
     targets = inputs["labels"][:, 1:]
     columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
@@ -53,7 +53,7 @@ def supervised_columns(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, t
     return columns, targets, targets != IGNORED
 
 
-def forward_columns(model: Any, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> Any:
+def forward_columns(model: Any, inputs: Mapping[str, torch.Tensor], columns: torch.Tensor) -> Any:
     """Run the model on a batch; logits are computed for the given columns only."""
     tokens = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")}
     return model(**tokens, logits_to_keep=columns, use_cache=False)

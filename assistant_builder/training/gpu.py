@@ -1,4 +1,4 @@
-"""Settings for training on GPUs: deterministic algorithms, paged optimizers, and third-party kernels."""
+"""Settings for training on GPUs: kernels, masks without waiting, deterministic algorithms, paged optimizers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
+from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from assistant_builder.errors import AssistantBuilderError, ModelError
+from assistant_builder.training.fused_lora import fuse_lora
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +77,57 @@ def _inner(optimizer: torch.optim.Optimizer) -> Any:
     return getattr(optimizer, "optimizer", optimizer)
 
 
-def apply_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "compile"]) -> None:
-    """Apply the kernels that ``train.kernels`` names to a base on a GPU; ``plain`` changes nothing.
+Kernels = Literal["fused", "plain", "liger", "compile"]
+ATTENTION = "sdpa_without_sync"
+"""Name of the attention in the registry of transformers."""
+_padded: ContextVar[bool] = ContextVar("padded", default=True)
+
+
+def apply_gpu_kernels(model: PeftModel, kernels: Kernels, *, sharded: bool) -> None:
+    """Apply the kernels that ``train.kernels`` names to a frozen base with adapters on a GPU.
+
+    ``plain`` changes nothing. Layers with a common input are fused with ``fused`` and ``liger``, which replaces other
+    layers; not with ``compile``, because the compiler cannot trace the cache of a group and fuses casts and dropout
+    itself; and not in a model that FSDP shards, because it gathers the adapters without a new version.
+
+    Raises:
+        AssistantBuilderError, ModelError: See :func:`apply_kernels`.
+    """
+    base = model.get_base_model()
+    apply_kernels(base, kernels)
+    if kernels == "plain":
+        return
+    if base.config._attn_implementation == "sdpa":
+        AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+        AttentionMaskInterface.register(ATTENTION, _mask_without_sync)
+        base.set_attn_implementation(ATTENTION)
+    if kernels != "compile" and not sharded:
+        fuse_lora(model)
+
+
+@contextmanager
+def rows_are_padded(padded: bool) -> Iterator[None]:
+    """In the context, whether the rows of a batch differ in length; without it they are assumed to."""
+    token = _padded.set(padded)
+    try:
+        yield
+    finally:
+        _padded.reset(token)
+
+
+def _mask_without_sync(*args: Any, attention_mask: torch.Tensor | None = None, allow_is_causal_skip: bool = True,
+                       **more: Any) -> torch.Tensor | None:
+    """The mask of ``sdpa``; None for rows of equal length, so that flash attention can be used.
+
+    transformers reads the padding mask to learn whether they are, and the CPU has to wait; here the collator knows it.
+    """
+    padded = attention_mask is not None and _padded.get()
+    return sdpa_mask(*args, attention_mask=attention_mask if padded else None,
+                     allow_is_causal_skip=allow_is_causal_skip and not padded, **more)
+
+
+def apply_kernels(base: PreTrainedModel, kernels: Kernels) -> None:
+    """Apply third-party kernels to a base on a GPU; ``fused`` and ``plain`` use none.
 
     Raises:
         AssistantBuilderError: liger-kernel is not installed.
@@ -85,7 +139,7 @@ def apply_kernels(base: PreTrainedModel, kernels: Literal["plain", "liger", "com
         layers = getattr(getattr(base, base.base_model_prefix, base), "layers", None)
         if not isinstance(layers, nn.ModuleList):
             raise ModelError(f"models of type {base.config.model_type!r} have no list of decoder layers to compile",
-                             where="train.kernels", remedy="Set train.kernels=plain")
+                             where="train.kernels", remedy="Set train.kernels=fused")
         os.environ.pop("TORCHDYNAMO_DISABLE", None)  # steps set it, because some libraries compile by default
         for layer in layers:
             layer.compile(dynamic=True)  # rows differ in length: static shapes would be compiled for hours
@@ -97,10 +151,10 @@ def _apply_liger(base: PreTrainedModel) -> None:
     except ImportError as error:
         raise AssistantBuilderError(
             f"train.kernels=liger needs liger-kernel, which cannot be imported: {error}", where="train.kernels",
-            remedy="Install it with pip install 'assistant-builder[gpu]', or set train.kernels=plain",
+            remedy="Install it with pip install 'assistant-builder[gpu]', or set train.kernels=fused",
         ) from error
     kind = base.config.model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise ModelError(f"liger-kernel does not support models of type {kind!r}", where="train.kernels",
-                         remedy="Set train.kernels=plain or train.kernels=compile")
+                         remedy="Set train.kernels=fused or train.kernels=compile")
     _apply_liger_kernel_to_instance(model=base, cross_entropy=False, fused_linear_cross_entropy=False)

@@ -108,11 +108,13 @@ def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # it reads the loss of every micro-batch, for which the CPU waits
         save_strategy="no",
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=plan.device == "cuda",
+        accelerator_config={"non_blocking": plan.device == "cuda"},
         use_cpu=plan.device == "cpu",
         ddp_backend=("nccl" if plan.device == "cuda" else "gloo") if plan.spread.devices > 1 else None,
         ddp_find_unused_parameters=False,

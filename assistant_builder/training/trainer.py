@@ -26,15 +26,14 @@ from trl import SFTTrainer
 
 from assistant_builder.child_process import memory_bytes
 from assistant_builder.errors import StudyError
-from assistant_builder.inference.padded_batch import IGNORED, LeftPadding
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
 from assistant_builder.training import checkpoints
-from assistant_builder.training.collate import FixedOrder, summed_nll, to_dataset
+from assistant_builder.training.collate import FixedOrder, TrainingCollator, summed_nll, to_dataset
 from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 from assistant_builder.training.distributed import shard_like, shard_optimizer_state, unshard, unsharded_adapters
 from assistant_builder.training.gpu import (
-    apply_kernels,
+    apply_gpu_kernels,
     deterministic_algorithms,
     has_deterministic_algorithms,
     is_paged,
@@ -70,17 +69,17 @@ class TwinTrainer(SFTTrainer):
         self.metrics = MetricsLog(
             plan.folder / "metrics.jsonl", step=self.start, work=plan.work, enabled=self.is_main_process)
         self.begin_step()
-        self.step_grad_norm: float | None = 0.0
         self._deterministic = False
         if plan.device == "cpu" and not self._sharded:
             if plan.dequantize:
                 dequantize_to_compute_dtype(model, model.config.dtype)
             fuse_cpu_kernels(model, model.config.dtype)
-        apply_kernels(model.get_base_model(), plan.train.kernels)
+        elif plan.device == "cuda":
+            apply_gpu_kernels(model, plan.train.kernels, sharded=self._sharded)
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
         self._prompter = prompter
         super().__init__(model=model, args=arguments, train_dataset=to_dataset(plan.train_examples),
-                         data_collator=LeftPadding(prompter.pad_id), processing_class=prompter.tokenizer,
+                         data_collator=TrainingCollator(prompter.pad_id), processing_class=prompter.tokenizer,
                          callbacks=[_Events(self)])
         # adapters contain no embeddings; to check that, PEFT would request the base's config from the hub at every save
         model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
@@ -141,9 +140,8 @@ class TwinTrainer(SFTTrainer):
         rows = to_dataset(self.plan.train_examples[:2])
         ends = [{key: values[-length:] for key, values in row.items()}
                 for row, length in zip(rows, _PROBE_TOKENS, strict=False)]
-        batch = {key: value.to(self.args.device) for key, value in self.data_collator(ends).items()}
         try:
-            summed_nll(self.model.train(), batch).backward()
+            summed_nll(self.model.train(), self._prepare_inputs(self.data_collator(ends))).backward()
         finally:
             self.model.zero_grad(set_to_none=True)
 
@@ -158,22 +156,34 @@ class TwinTrainer(SFTTrainer):
         torch.manual_seed(random.Random(f"{self.plan.train.seed}/{self.state.global_step}/{place}").getrandbits(62))
         self._micro_batches += 1
         loss = summed_nll(model, inputs) / num_items_in_batch
-        self.step_loss += loss.item()
-        self.step_tokens += int(inputs["attention_mask"].sum())
+        counted = torch.stack((loss.detach().double(), inputs["attention_mask"].sum().double()))
+        self._counted = counted if self._counted is None else self._counted + counted
         return loss * self.args.world_size  # gradients are averaged over the processes
 
     def _clip_grad_norm(self, model: Any) -> Any:
         scaler = self.accelerator.scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer.optimizer)  # accelerate unscales under autocast only
-        norm = unshard(super()._clip_grad_norm(model))
-        # an overflow in float16: the scaler skips this step and halves the scale
-        self.step_grad_norm = float(norm) if scaler is None or torch.isfinite(norm) else None
+        norm = self._grad_norm = unshard(super()._clip_grad_norm(model))
         return norm
 
     def begin_step(self) -> None:
         """Reset the counters of the optimizer step."""
-        self.step_loss, self.step_tokens, self._micro_batches = 0.0, 0, 0
+        self._counted: torch.Tensor | None = None  # loss and tokens, float64 on the device
+        self._grad_norm: torch.Tensor | None = None
+        self._micro_batches = 0
+
+    def end_step(self) -> tuple[float, int, float | None]:
+        """Loss, non-padding tokens and gradient norm of the optimizer step, over all processes.
+
+        Nothing else in a step reads a value from the device, for which the CPU would wait; in float16 the scaler does,
+        once. The norm is None if a float16 gradient overflowed: the scaler skipped the step and halved the scale.
+        """
+        assert self._counted is not None and self._grad_norm is not None
+        summed = self.accelerator.reduce(self._counted, "sum")
+        loss, tokens, norm = torch.cat((summed, self._grad_norm.detach().to(summed).view(1))).tolist()
+        overflowed = self.accelerator.scaler is not None and not math.isfinite(norm)
+        return loss, int(tokens), None if overflowed else norm
 
     def sum_over_processes(self, *values: float) -> list[float]:
         """The sum of each value over all processes, in float64."""
@@ -196,10 +206,10 @@ class TwinTrainer(SFTTrainer):
                 own = first + size * self.args.process_index
                 at = own if own < len(rows) else (len(rows) - 1) // size * size
                 batch = self.data_collator([rows[index] for index in range(at, min(at + size, len(rows)))])
-                nll = summed_nll(model, {key: value.to(self.args.device) for key, value in batch.items()}).item()
+                nll = summed_nll(model, self._prepare_inputs(batch)).item()
                 if at == own:
                     total += nll
-                    tokens += int((batch["labels"] != IGNORED).sum())
+                    tokens += len(batch["targets"])
         model.train()
         total, tokens = self.sum_over_processes(total, tokens)
         return total / tokens
@@ -211,7 +221,7 @@ class TwinTrainer(SFTTrainer):
         # compiled layers would be recompiled for each cache length, up to dynamo's limit
         stance = torch.compiler.set_stance("force_eager") if self.plan.train.kernels == "compile" else nullcontext()
         with stance:
-            answers = sample_answers(self.model, self._prompter, self.data_collator, self.plan.samples)
+            answers = sample_answers(self.model, self._prompter, self.data_collator.padding, self.plan.samples)
         return [{"row": asked.row, "question": asked.question, "reference": asked.reference,
                  "answer": answer} for asked, answer in zip(self.plan.samples, answers, strict=True)]
 
@@ -274,20 +284,29 @@ class _Events(TrainerCallback):
         self._trainer.begin_step()
         self._step_started = time.monotonic()
 
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                          **_: Any) -> None:
+        """Count the writes of the optimizer: adapters are cast and rounded again when their version changes.
+
+        torch's fused AdamW and the optimizers of bitsandbytes do not count them.
+        """
+        torch.autograd.graph.increment_version(
+            [value for value in self._trainer.model.parameters() if value.requires_grad])
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                     **_: Any) -> TrainerControl:
         """Record the step; validate, save and stop if due."""
         trainer, step = self._trainer, state.global_step
-        loss, tokens = trainer.sum_over_processes(trainer.step_loss, trainer.step_tokens)
+        loss, tokens, norm = trainer.end_step()
         if not math.isfinite(loss):
             raise StudyError(f"the training loss is {loss} at step {step}", where=str(trainer.plan.folder),
                              remedy="Lower train.learning_rate, or use model.compute_dtype=bfloat16")
         eta = trainer.metrics.record_step(
-            step, tokens=int(tokens), seconds=time.monotonic() - self._step_started,
+            step, tokens=tokens, seconds=time.monotonic() - self._step_started,
             values={
                 "epoch": round(step * trainer.plan.train.batch_size / len(trainer.plan.train_examples), 4),
                 "loss": loss, "learning_rate": trainer.lr_scheduler.get_last_lr()[0],
-                "grad_norm": trainer.step_grad_norm, "memory_bytes": memory_bytes(trainer.plan.device),
+                "grad_norm": norm, "memory_bytes": memory_bytes(trainer.plan.device),
             },
         )
         if trainer.is_main_process:

@@ -77,7 +77,7 @@ def saved_bytes(model: Any, batch: Batch) -> int:
     """Bytes of the distinct tensors that autograd keeps for the backward pass, the model's own weights left out."""
     import torch
 
-    from assistant_builder.training.collate import summed_nll
+    from assistant_builder.training.collate import locate_supervised, summed_nll
 
     owned = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}
     kept: dict[int, tuple[int, Any]] = {}
@@ -94,8 +94,8 @@ def saved_bytes(model: Any, batch: Batch) -> int:
     mask = torch.ones_like(ids)
     if batch.padded:
         mask[0, :7] = 0
-    inputs = {"input_ids": ids, "labels": labels, "attention_mask": mask,
-              "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    inputs = locate_supervised({"input_ids": ids, "labels": labels, "attention_mask": mask,
+                                "position_ids": (mask.cumsum(1) - 1).clamp(min=0)})
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = summed_nll(model, inputs)
     assert loss.isfinite()

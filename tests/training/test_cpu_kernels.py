@@ -53,13 +53,12 @@ def adapted(folder: Path, storage: Any, dtype: str, *, hold: bool, train: TrainC
 
 
 def batch(lengths: tuple[int, ...] = (12, 20, 19)) -> dict[str, Any]:
-    from assistant_builder.inference.padded_batch import LeftPadding
     from assistant_builder.models.chat_template import Example
-    from assistant_builder.training.collate import to_dataset
+    from assistant_builder.training.collate import TrainingCollator, to_dataset
 
     examples = [Example(tuple(3 + (7 * n + i * i) % 250 for i in range(n)), tuple(i >= n // 2 for i in range(n)))
                 for n in lengths]
-    return LeftPadding(0)(list(to_dataset(examples)))
+    return TrainingCollator(0)(list(to_dataset(examples)))
 
 
 def plain(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:

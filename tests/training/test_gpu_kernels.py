@@ -42,7 +42,7 @@ def test_liger_changes_the_model_but_not_the_loss(monkeypatch: pytest.MonkeyPatc
 
 def test_liger_without_the_model_or_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     liger(monkeypatch, {"qwen2": None}, lambda **given: None)
-    with pytest.raises(ModelError, match="'llama'.*train.kernels=plain"):
+    with pytest.raises(ModelError, match="'llama'.*train.kernels=fused"):
         apply_kernels(model(), "liger")
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     monkeypatch.delitem(sys.modules, "liger_kernel.transformers")
@@ -70,5 +70,5 @@ def test_every_decoder_layer_is_compiled_for_rows_of_any_length(monkeypatch: pyt
     assert seen == [(layer, {"dynamic": True}) for layer in base.model.layers]
     assert torch.allclose(base(input_ids=ids).logits, wanted, atol=1e-5) and counter.frame_count > 0
     del base.model.layers
-    with pytest.raises(ModelError, match="train.kernels=plain"):
+    with pytest.raises(ModelError, match="train.kernels=fused"):
         apply_kernels(base, "compile")

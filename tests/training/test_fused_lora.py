@@ -1,0 +1,337 @@
+"""Adapters fused as on a GPU give the losses and gradients of the plain ones, over every storage; on tiny models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import TrainConfig
+from tests.training.test_cpu_kernels import MODELS, SIZES, adapted, batch, plain
+
+pytestmark = pytest.mark.train
+TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "gpt_neox"])  # grouped queries; biases; no groups
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved("llama", tmp_path_factory.mktemp("llama-alone"))
+
+
+def saved(kind: str, path: Path) -> Path:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **MODELS[kind]))
+    model.to(torch.float16).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def storages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A storage of a plugin: 8 bits with a scale for each row, multiplied by torch's own functions."""
+    import torch
+
+    from assistant_builder.quantization import METHODS
+    from assistant_builder.quantization.method import QuantizationMethod
+
+    class RowsLinear(torch.nn.Linear):
+        def forward(self, x: Any) -> Any:
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return torch.nn.functional.linear(x, METHODS["rows"].dequantize(self, x.dtype), bias)
+
+    class Rows(QuantizationMethod):
+        def weight_bytes(self, outputs: int, inputs: int, *, double_quant: bool) -> int:
+            return outputs * inputs + 4 * outputs
+
+        def quantize(self, layer: Any, *, double_quant: bool, compute_dtype: Any) -> Any:
+            weight = layer.weight.data.float()
+            scale = weight.abs().amax(1, keepdim=True) / 127
+            made = RowsLinear(layer.in_features, layer.out_features, bias=False, device="meta")
+            made.weight = torch.nn.Parameter((weight / scale).round().to(torch.int8), requires_grad=False)
+            made.register_buffer("scale", scale, persistent=False)
+            made.bias = layer.bias
+            return self.marked(made).train(layer.training)
+
+        def dequantize(self, layer: Any, dtype: Any = None) -> Any:
+            return (layer.weight.data.float() * layer.scale).to(dtype or torch.float32)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS._entries, "rows", Rows(name="rows", label="rows", bits=8))
+        yield
+
+
+def same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout zeroes every third value, in the plain layers and in the fused ones."""
+    import torch
+    from torch import nn
+
+    def mask(x: Any) -> Any:
+        return (torch.arange(x.numel()) % 3 != 0).view(x.shape)
+
+    def drop(self: nn.Dropout, x: Any) -> Any:
+        return x * mask(x) / (1 - self.p) if self.training else x
+
+    monkeypatch.setattr(nn.Dropout, "forward", drop)
+    monkeypatch.setattr(torch, "native_dropout", lambda x, p, train: (x * mask(x) / (1 - p), mask(x)))
+
+
+def fused(model: Any, inputs: dict[str, Any]) -> tuple[float, Any]:
+    """Loss and gradients as on a GPU."""
+    import torch
+
+    from assistant_builder.training.collate import summed_nll
+    from assistant_builder.training.fused_lora import fuse_lora
+
+    fuse_lora(model)
+    model.zero_grad()
+    loss = summed_nll(model, inputs)
+    loss.backward()
+    return loss.item(), torch.cat([value.grad.flatten() for value in model.parameters() if value.requires_grad])
+
+
+def assert_same(model: Any, tolerance: float = 1e-5) -> None:
+    wanted, gradients = plain(model, batch())
+    loss, ours = fused(model, batch())
+    assert loss == pytest.approx(wanted, rel=tolerance)
+    assert gradients.norm() > 0 and (ours - gradients).norm() / gradients.norm() < tolerance
+
+
+@pytest.mark.parametrize("storage", ["float16", "nf4", "fp4", "rows"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_losses_and_gradients_are_those_of_the_plain_adapters(
+    folder: Path, storage: str, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same_masks(monkeypatch)
+    assert_same(adapted(folder, storage, "float32", hold=False, train=TRAIN.model_copy(update={"dropout": dropout})))
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "NF4"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_arm_that_is_trained_through_rounding_has_the_plain_losses_and_gradients(
+    folder: Path, kind: str, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from assistant_builder.models.lora_layers import train_through_rounding
+
+    same_masks(monkeypatch)
+    model = adapted(folder, "float16", "float32", hold=False, train=TRAIN.model_copy(update={"dropout": dropout}))
+    train_through_rounding(model, kind)
+    assert_same(model)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_16_bits_gradients_are_as_near_to_float32_as_the_plain_ones(llama: Path, dtype: str) -> None:
+    wide, narrow, ours = (adapted(llama, "nf4", each, hold=False) for each in ("float32", dtype, dtype))
+    far = {"plain": 0.0, "ours": 0.0}
+    for lengths in ((12, 20, 19), (30, 33), (9, 14, 50), (40, 40, 40)):  # one batch alone differs by chance
+        _, exact = plain(wide, batch(lengths))
+        far["plain"] += float((plain(narrow, batch(lengths))[1] - exact).norm() / exact.norm())
+        far["ours"] += float((fused(ours, batch(lengths))[1] - exact).norm() / exact.norm())
+    assert far["ours"] < 1.2 * far["plain"]
+
+
+def test_layers_that_share_an_input_are_one_function_with_one_mask(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from assistant_builder.training.collate import summed_nll
+    from assistant_builder.training.fused_lora import SharedInputLora, fuse_lora
+
+    masks: list[Any] = []
+    groups: list[int] = []
+    dropout, apply = torch.native_dropout, SharedInputLora.apply
+    monkeypatch.setattr(torch, "native_dropout", lambda *given: masks.append(dropout(*given)[1]) or dropout(*given))
+    monkeypatch.setattr(SharedInputLora, "apply", lambda *given: groups.append(len(given[2].layers)) or apply(*given))
+    model = adapted(llama, "nf4", "float32", hold=False, train=TRAIN.model_copy(update={"dropout": 0.2}))
+    fuse_lora(model)
+    summed_nll(model, batch())
+    assert groups == [3, 1, 2, 1] * 2 and len(masks) == 8  # q, k, v; o; gate, up; down
+    with torch.no_grad():
+        summed_nll(model.eval(), batch())
+    assert len(masks) == 8
+    assert all(layer.group._pending is None for layer in model.modules() if getattr(layer, "group", None))
+
+
+@pytest.mark.parametrize("storage", ["float16", "nf4", "rows"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_only_the_input_the_mask_and_products_of_rank_are_saved(llama: Path, storage: str, dropout: float) -> None:
+    import torch
+
+    from assistant_builder.training.fused_lora import fuse_lora
+
+    model = adapted(llama, storage, "bfloat16", hold=False, train=TRAIN.model_copy(update={"dropout": dropout}))
+    fuse_lora(model)
+    attention = model.get_base_model().model.layers[0].self_attn
+    x = torch.randn(2, 30, SIZES["hidden_size"], dtype=torch.bfloat16, requires_grad=True)
+    cast = attention.q_proj.group.cast_adapters(torch.bfloat16)
+    kept: dict[int, Any] = {}
+
+    def pack(tensor: Any) -> Any:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = [layer(x) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    for tensor in (x, *cast):
+        assert kept.pop(tensor.untyped_storage().data_ptr()) is tensor
+    hidden = (60, 3 * TRAIN.rank)
+    assert sorted((tuple(each.shape), each.dtype) for each in kept.values()) == (
+        [(x.shape, torch.bool)] if dropout else []) + [(hidden, torch.bfloat16)]
+    sum(output.float().sum() for output in outputs).backward()
+    assert x.grad.isfinite().all()
+
+
+def test_adapters_are_cast_again_only_after_a_step(llama: Path) -> None:
+    import torch
+
+    from assistant_builder.training.fused_lora import fuse_lora
+
+    model = adapted(llama, "float16", "bfloat16", hold=False)
+    fuse_lora(model)
+    group = model.get_base_model().model.layers[0].mlp.up_proj.group
+    down, *ups = first = group.cast_adapters(torch.bfloat16)
+    assert group.cast_adapters(torch.bfloat16) is first
+    assert not any(each.requires_grad for each in first) and down.shape == (8, 64) and len(ups) == 2
+    with torch.no_grad():
+        group.adapters()[3].mul_(2)
+    assert torch.equal(group.cast_adapters(torch.bfloat16)[2], ups[1] * 2)
+    group.adapters()[0].data = torch.ones(4, 64)  # another tensor of the same version
+    assert torch.equal(group.cast_adapters(torch.bfloat16)[0][:4], torch.ones(4, 64, dtype=torch.bfloat16))
+
+
+def test_an_output_that_is_not_used_gets_no_gradient(llama: Path) -> None:
+    import torch
+
+    from assistant_builder.training.fused_lora import fuse_lora
+
+    model = adapted(llama, "nf4", "float32", hold=False)
+    attention, x = model.get_base_model().model.layers[0].self_attn, torch.randn(5, 64, requires_grad=True)
+    (wanted,) = torch.autograd.grad(attention.k_proj(x).square().sum(), x)
+    fuse_lora(model)
+    attention.q_proj(x)
+    (found,) = torch.autograd.grad(attention.k_proj(x).square().sum(), x, retain_graph=True)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    model.zero_grad()
+    attention.k_proj(2 * x).sum().backward()
+    assert attention.k_proj.lora_B["default"].weight.grad is not None
+    assert attention.v_proj.lora_B["default"].weight.grad is None
+
+
+def test_checkpointing_draws_the_same_masks_again(llama: Path) -> None:
+    import torch
+
+    train = TRAIN.model_copy(update={"dropout": 0.2})
+    model = adapted(llama, "nf4", "float32", hold=False, train=train)
+    torch.manual_seed(5)
+    loss, gradients = fused(model, batch())
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    torch.manual_seed(5)
+    again, others = fused(model, batch())
+    assert again == loss and (others - gradients).norm() / gradients.norm() < 1e-6
+
+
+@pytest.mark.parametrize(("kernels", "sharded", "attention", "grouped"), [
+    ("fused", False, "sdpa_without_sync", True), ("liger", False, "sdpa_without_sync", True),
+    ("compile", False, "sdpa_without_sync", False), ("fused", True, "sdpa_without_sync", False),
+    ("liger", True, "sdpa_without_sync", False), ("plain", False, "sdpa", False),
+])
+def test_what_each_setting_fuses(llama: Path, monkeypatch: pytest.MonkeyPatch, kernels: Any, sharded: bool,
+                                 attention: str, grouped: bool) -> None:
+    """liger replaces the function of a block that calls gate and up; it calls them with one input, too."""
+    import torch
+    from torch import nn
+
+    from assistant_builder.training.gpu import apply_gpu_kernels
+    from tests.training.test_gpu_kernels import liger
+
+    def replace(model: Any, **_: Any) -> None:
+        for layer in model.model.layers:
+            mlp = layer.mlp
+            mlp.forward = lambda x, mlp=mlp: mlp.down_proj(nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+
+    liger(monkeypatch, {"llama": None}, replace)
+    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    model = adapted(llama, "nf4", "float32", hold=False)
+    wanted, gradients = plain(model, batch())
+    apply_gpu_kernels(model, kernels, sharded=sharded)
+    assert model.get_base_model().config._attn_implementation == attention
+    assert {getattr(layer, "group", None) is not None for layer in model.modules() if hasattr(layer, "lora_A")} == {
+        grouped}
+    loss, ours = plain(model, batch())
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    assert (ours - gradients).norm() / gradients.norm() < 1e-5
+    assert torch.isfinite(ours).all()
+
+
+def fused_in_each_process(folders: list[str], spread: Any) -> None:
+    """What each process does: train one arm with the function for GPUs in place of that for CPUs."""
+    from assistant_builder.study import Study
+    from assistant_builder.training import trainer
+    from assistant_builder.training.fused_lora import fuse_lora
+    from assistant_builder.training.train import train_in_process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "fuse_cpu_kernels", lambda model, dtype: fuse_lora(model))
+        for folder in folders:
+            train_in_process(Study(Path(folder)), "qlora", spread)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
+    from assistant_builder.planning.memory import ParallelStrategy
+    from tests.export.tiny import tiny_base
+    from tests.training.test_distributed import a_study, assert_same_curves, launch
+
+    base = tiny_base(tmp_path / "base")
+    alone, shared = (a_study(name, base, "float32") for name in ("alone", "shared"))
+    fused_in_each_process([str(alone.folder)], ParallelStrategy())
+    launch([shared], ParallelStrategy("ddp", 2), fused_in_each_process)
+    assert_same_curves(alone, shared, "qlora", 1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_block_saves_what_the_plan_counts(llama: Path, dropout: float) -> None:
+    import torch
+
+    from assistant_builder.planning.load_architecture import architecture_from_folder
+    from assistant_builder.planning.memory import ComputeSettings, adapted_modules, adapter_input_bytes
+    from assistant_builder.training.fused_lora import fuse_lora
+
+    train = TRAIN.model_copy(update={"dropout": dropout})
+    model = adapted(llama, "nf4", "bfloat16", hold=False, train=train)
+    fuse_lora(model)
+    block = model.get_base_model().model.layers[0]
+    attention, mlp = block.self_attn, block.mlp
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Any) -> Any:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def inputs(size: int) -> Any:
+        return torch.randn(30, size, dtype=torch.bfloat16, requires_grad=True)
+
+    called = [(inputs(64), (attention.q_proj, attention.k_proj, attention.v_proj)), (inputs(64), (attention.o_proj,)),
+              (inputs(64), (mlp.gate_proj, mlp.up_proj)), (inputs(96), (mlp.down_proj,))]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = [layer(x) for x, layers in called for layer in layers]
+    for _, layers in called:
+        for cast in layers[0].group.cast_adapters(torch.bfloat16):
+            kept.pop(cast.untyped_storage().data_ptr())
+    del kept[called[1][0].untyped_storage().data_ptr()]  # the attention saves it
+    architecture = architecture_from_folder(llama)
+    adapted_layers = [each for each in adapted_modules(architecture, train) if ".layers.0." in each.name]
+    how = ComputeSettings(2, "cuda", train.rank, dropout, checkpointing=False)
+    assert len(adapted_layers) == len(outputs) == 7
+    assert sum(kept.values()) == 30 * adapter_input_bytes(adapted_layers, how)
