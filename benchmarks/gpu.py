@@ -88,15 +88,15 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, default=16, help="rows a step (16)")
     parser.add_argument("--micro-batch", type=positive, default=4, help="rows computed at once (4)")
     parser.add_argument("--rank", type=positive, default=16, help="of the adapters (16)")
-    parser.add_argument("--kernels", choices=["plain", "liger", "compile"], default="plain",
-                        help="train.kernels of Assistant Builder (plain)")
+    parser.add_argument("--kernels", choices=["fused", "plain", "liger", "compile"], default="fused",
+                        help="train.kernels of Assistant Builder (fused)")
     parser.add_argument("--unsloth", metavar="PYTHON", help="Python of an environment in which Unsloth is installed")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the script itself (cuda)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     args = parser.parse_args(words)
     if args.batch % min(args.batch, args.micro_batch):
         parser.error(f"--batch {args.batch} is not a multiple of --micro-batch {args.micro_batch}")
-    if args.device == "cpu" and args.kernels != "plain":
+    if args.device == "cpu" and args.kernels not in ("fused", "plain"):
         parser.error(f"--kernels {args.kernels} needs a GPU")
     if args.unsloth is not None and shutil.which(args.unsloth) is None:
         parser.error(f"--unsloth: {args.unsloth} is not a program")
@@ -235,7 +235,7 @@ def caption(args: argparse.Namespace, found: dict[str, Any], job: Job, notes: Se
     model = f"{args.model.name}" if args.model else f"random weights of shape {args.shape}"
     return [
         f"{model} in {job.model.compute_dtype}, rank {args.rank}, {args.batch} rows a step, "
-        f"{job.train.micro_batch_size} at once, {args.steps} timed steps after {args.warmup}, {args.rounds} "
+        f"{job.train.micro_batch} at once, {args.steps} timed steps after {args.warmup}, {args.rounds} "
         f"round{'s' if args.rounds > 1 else ''}, kernels {args.kernels}.", f"{card}; {versions}.", *notes,
     ]
 

@@ -76,7 +76,8 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
     prompter = ChatTokenizer.load(folder)
     source = Path(config.data.source)
     split = prepare_dataset(source, config.data, tokenizer=prompter, max_length=config.train.max_length).split
-    train = config.train.model_copy(update={"epochs": 1.0, "max_steps": steps, "evaluations": 1})
+    train = config.train.model_copy(update={"epochs": 1.0, "max_steps": steps, "evaluations": 1,
+                                            "micro_batch_size": config.train.micro_batch})
     wanted = steps * train.batch_size
     pairs = _comparable(split.train, prompter, train.max_length)
     if len(pairs) < wanted:

@@ -105,7 +105,7 @@ def train_trl(job: Job, arm: str, scratch: Path, watch: Stopwatch, device: str, 
     does not fix keeps the default of ``SFTConfig``. ``more`` are further arguments of ``SFTConfig``.
     """
     config = job.train
-    micro = min(config.micro_batch_size, config.batch_size)
+    micro = config.micro_batch
     pairs = _batches_of_similar_length(job) if tuned else job.pairs
     rows = [[{"role": message.role, "content": message.content} for message in pair.messages] for pair in pairs]
     trainer = SFTTrainer(

@@ -198,7 +198,7 @@ def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None
 def _caption(job: Job, runs: Sequence[Run]) -> str:
     run, batch = runs[0], job.train.batch_size
     return (f"{job.model.base} in {job.model.compute_dtype}, rank {job.train.rank}, {batch} pairs a step in "
-            f"micro-batches of {min(job.train.micro_batch_size, batch)}, {len(runs)} runs, {run['device_name']}, "
+            f"micro-batches of {min(job.train.micro_batch, batch)}, {len(runs)} runs, {run['device_name']}, "
             f"{run['threads']} threads")
 
 

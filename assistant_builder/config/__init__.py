@@ -25,8 +25,9 @@ from assistant_builder.config.study_config import (
     read_value,
     slug,
 )
-from assistant_builder.config.train import TrainConfig
+from assistant_builder.config.train import MICRO_BATCH, TrainConfig
 
-__all__ = ["BEFORE_APPROACHES", "BY_HEART", "PRESETS", "PRESET_LABELS", "Approach", "DataConfig", "EvalConfig",
-           "ExecutorConfig", "FormatsConfig", "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig", "check_name",
-           "load_config", "name_and_title", "option_fields", "parse_config", "printable", "read_value", "slug"]
+__all__ = ["BEFORE_APPROACHES", "BY_HEART", "MICRO_BATCH", "PRESETS", "PRESET_LABELS", "Approach", "DataConfig",
+           "EvalConfig", "ExecutorConfig", "FormatsConfig", "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig",
+           "check_name", "load_config", "name_and_title", "option_fields", "parse_config", "printable", "read_value",
+           "slug"]

@@ -12,6 +12,9 @@ from assistant_builder.i18n import N_
 QAT_TYPES = ("Q4_0", "Q4_1", "Q5_1", "Q8_0", "NF4")
 """Formats through whose rounding an adapter can be trained."""
 
+MICRO_BATCH = 8
+"""Most pairs per pass where no plan allows more."""
+
 
 class TrainConfig(ConfigModel):
     """LoRA and optimization, shared by both arms."""
@@ -55,11 +58,11 @@ class TrainConfig(ConfigModel):
     batch_size: int = Field(16, ge=1, title=N_("Batch size"), description=N_("Pairs per optimizer step (the effective "
                                                                          "batch)."),
                             json_schema_extra=BASIC)
-    micro_batch_size: int = Field(8, ge=1, title=N_("Micro-batch size"),
-                                  description=N_("Pairs per forward and backward pass; "
-                                                                                    "gradients are accumulated over "
-                                                                                    "batch_size / micro_batch_size "
-                                                                                    "passes."))
+    micro_batch_size: int | None = Field(
+        None, ge=1, title=N_("Micro-batch size"),
+        description=N_("Pairs per forward and backward pass; gradients are accumulated over batch_size / "
+                       "micro_batch_size passes. Empty: at most 8, and on a GPU as many as its memory allows."),
+    )
     max_length: int = Field(512, ge=32, title=N_("Longest pair"), description=N_("Tokens; longer pairs are truncated."),
                             json_schema_extra=BASIC)
     optimizer: Literal["adamw", "paged_adamw_32bit", "paged_adamw_8bit"] = Field(
@@ -108,9 +111,16 @@ class TrainConfig(ConfigModel):
     seed: int = Field(0, ge=0, title=N_("Training seed"), description=N_("Seed of adapter initialization, order and "
                                                                      "dropout."))
 
+    @property
+    def micro_batch(self) -> int:
+        """Pairs per pass on one device, unless the plan of a GPU allows more."""
+        if self.micro_batch_size is not None:
+            return min(self.micro_batch_size, self.batch_size)
+        return max(rows for rows in range(1, MICRO_BATCH + 1) if self.batch_size % rows == 0)
+
     @model_validator(mode="after")
     def _check_batch_size(self) -> TrainConfig:
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+        if self.batch_size % self.micro_batch:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size ({self.micro_batch_size})"
             )

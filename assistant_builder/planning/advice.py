@@ -42,7 +42,7 @@ def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
 
 def _smaller_settings(plan: Plan) -> Iterator[dict[str, Any]]:
     train = plan.config.train
-    current = min(train.micro_batch_size, train.batch_size)
+    current = train.micro_batch
     micro = [rows for rows in _halvings(current, 1) if train.batch_size % rows == 0]
     for length, recompute, rows in itertools.product(_halvings(train.max_length, _MIN_TOKENS), (False, True), micro):
         changes: dict[str, Any] = {}

@@ -253,12 +253,12 @@ def devices_to_use(config: StudyConfig, machine: Machine) -> int:
 
 
 def per_device_batch_size(train: TrainConfig, devices: int) -> int:
-    """Return the micro-batch size of each device: at most ``micro_batch_size``, and a divisor of its share of a step.
+    """Return the micro-batch size of each device: at most ``micro_batch``, and a divisor of its share of a step.
 
     The pairs of a step, their order, the number of steps and the schedule do not depend on the number of devices.
     """
     share = train.batch_size // devices
-    return max(rows for rows in range(1, min(train.micro_batch_size, share) + 1) if share % rows == 0)
+    return max(rows for rows in range(1, min(train.micro_batch, share) + 1) if share % rows == 0)
 
 
 def choose_parallelism(plan: Plan, devices: int) -> ParallelStrategy:

@@ -223,7 +223,7 @@ def plan_run(config: StudyConfig, folder: Path, sequences: Sequence[tuple[int, i
     order.
     """
     train = config.train
-    rows = min(train.micro_batch_size, train.batch_size)
+    rows = train.micro_batch
     batches = [[sequences[index] for index in order[at : at + rows]] for at in range(0, len(order), rows)]
     trained = [sequences[index] for index in order]
     padded = sum(len(batch) * max(length for length, _ in batch) for batch in batches)

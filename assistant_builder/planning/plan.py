@@ -187,7 +187,7 @@ class Plan:
         if self.largest is not None:
             return self.largest
         train = self.config.train
-        rows, length = min(train.micro_batch_size, train.batch_size), min(self.lengths.longest, train.max_length)
+        rows, length = train.micro_batch, min(self.lengths.longest, train.max_length)
         answer = max(1, min(self.lengths.longest_answer, length - 1))
         return Batch(rows, length, rows * answer, answer, padded=rows > 1 and not self.lengths.assumed)
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from assistant_builder import __version__
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import file_hash, read_json
-from assistant_builder.config import ModelConfig, StudyConfig
+from assistant_builder.config import MICRO_BATCH, ModelConfig, StudyConfig
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ChangedInputsError, StudyError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import base_model_hash
@@ -236,6 +236,8 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         return {**common, "train data": split["train"], "validation data": split["validation"],
                 "base model": base_model_identity(config.model), **_flat("model", config.model),
                 **_flat("train", config.train, leave_out=_NO_ADAPTER | plain),
+                # earlier versions had no empty setting; what a GPU chose is kept (training.micro_batch)
+                "train.micro_batch_size": config.train.micro_batch_size or MICRO_BATCH,
                 **_grounding(study, config, {"false_declines", "final_index"}),
                 "train.seed": config.train.seed + seed - 1, **stops, **starts}
     suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]

@@ -84,7 +84,7 @@ class TrainingRun:
 def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
     """The arguments of TRL's trainer; ``root`` is the folder of the checkpoints."""
     train = plan.train
-    micro = min(train.micro_batch_size, train.batch_size)
+    micro = train.micro_batch
     # the fused optimizer hides skipped float16 steps from accelerate, and the learning rate schedule would continue
     fused = plan.device == "cuda" and model.config.dtype != torch.float16
     optimizer = {"adamw": "adamw_torch_fused" if fused else "adamw_torch"}

@@ -28,7 +28,6 @@ from assistant_builder.planning.memory import (
     ParallelStrategy,
     choose_parallelism,
     devices_to_use,
-    per_device_batch_size,
 )
 from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
 from assistant_builder.planning.plan import MethodPlan, Plan
@@ -37,6 +36,7 @@ from assistant_builder.retrieval.grounding import Grounder, grounded_examples, g
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, continued_run, run_of, split_run
 from assistant_builder.training import checkpoints
+from assistant_builder.training.micro_batch import plan_with_micro_batch
 from assistant_builder.training.progress import validation_losses
 from assistant_builder.training.sample_generations import choose_samples
 from assistant_builder.training.schedule import best_step, early_stop_decision, sample_order
@@ -115,10 +115,11 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)
         machine = machine.with_devices(devices)
-        config = config.with_changes({"train.micro_batch_size": per_device_batch_size(config.train, devices)})
         sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples["train"]]
         order = sample_order([length for length, _ in sequences], config.train)
-        planned = plan_run(config, base, sequences, order, machine)
+        planned = plan_with_micro_batch(study, config, devices, machine.device,
+                                        lambda changed: plan_run(changed, base, sequences, order, machine))
+        config = planned.config
         if len({card.bfloat16 for card in machine.cards[:devices]}) > 1:  # or each would choose its own compute dtype
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_parallelism(planned, devices)

@@ -259,7 +259,7 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
         found.append(PreflightIssue(
             t("Training will probably not fit into the free memory"),
             t("Close other programs, lower the micro-batch size ({micro_batch_size}) or the maximum length of a pair "
-              "({max_length}), or choose a smaller base model.", micro_batch_size=train.micro_batch_size,
+              "({max_length}), or choose a smaller base model.", micro_batch_size=train.micro_batch,
               max_length=train.max_length)))
     return found
 
@@ -486,7 +486,7 @@ def _figures(result: PreflightResult) -> list[tuple[str, str, str]]:
     config, data = result.config, result.data
     assert data is not None  # otherwise there is an error
     train = config.train
-    micro = min(train.micro_batch_size, train.batch_size)
+    micro = train.micro_batch
     arms = len(config.arms) * config.seeds
     seconds, scoring = result.training_seconds, result.scoring_seconds
     if seconds is None:

@@ -216,7 +216,7 @@ def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Mar
         title = t("Settings selected for {machine}", machine=translate_formatted(machine.name))
         chosen = ", ".join(
             t("{setting} {value} instead of {before}", setting=study_options()[key].title, value=value,
-              before=get_value(selection.before.config, key)) for key, value in selection.changes.items())
+              before=_before(selection, key)) for key, value in selection.changes.items())
         reason = t("{chosen}. Training then needs {memory}; before the change it needed {before}.", chosen=chosen,
                    memory=memory, before=_needed(selection.before))
     else:
@@ -233,6 +233,11 @@ def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Mar
     remedy = (t("You have changed: {settings}.", settings=", ".join(differing)) if differing else
               t("You can change these settings below."))
     return callout("info" if _fits(selection.after) else "warn", title, reason, remedy)
+
+
+def _before(selection: RecommendedSettings, key: str) -> Any:
+    value = get_value(selection.before.config, key)
+    return selection.before.batch.rows if key == "train.micro_batch_size" and value is None else value
 
 
 def _fits(plan: Plan) -> bool:

@@ -1,0 +1,82 @@
+"""The pairs per pass on a GPU: as many as the plan fits, the same for all runs of a study and after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.planning.hardware import Machine
+from assistant_builder.study import Study
+from assistant_builder.training.micro_batch import CHOICES_FILE
+from assistant_builder.training.train import _prepare
+from tests.export.tiny import tiny_base
+from tests.synthetic_study import new_study, with_data
+from tests.training.test_planned import seeing
+
+CARD = Machine("a card", "cuda", 24 * 10**9, 24 * 10**9, is_local=True, flops=1e14)
+
+
+@pytest.fixture
+def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Pairs per pass of a run of the study on a machine, after some settings were changed."""
+    base = tiny_base(tmp_path / "base")
+    study = with_data(new_study("rows", model__base=str(base), train__max_length=96))
+
+    def choose(machine: Machine = CARD, **changes: Any) -> int:
+        study.write_config(study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()}))
+        seeing(machine, monkeypatch)
+        prepared = _prepare(study)
+        rows = prepared.config.train.micro_batch_size
+        assert rows == prepared.planned.config.train.micro_batch_size == prepared.planned.batch.rows
+        assert rows is not None and study.config.train.batch_size % (rows * prepared.spread.devices) == 0
+        choose.planned = prepared.planned  # type: ignore[attr-defined]
+        return rows
+
+    choose.study = study  # type: ignore[attr-defined]
+    return choose
+
+
+def test_a_gpu_computes_all_pairs_of_a_step_at_once_if_they_fit(chosen: Any) -> None:
+    assert chosen() == 16
+    assert chosen(train__batch_size=12) == 12
+    assert chosen(replace(CARD, devices=2), train__batch_size=64) == 32
+
+
+def test_where_memory_is_short_fewer_fit(chosen: Any) -> None:
+    assert chosen(train__batch_size=64) == 64
+    assert chosen(train__micro_batch_size=32) == 32
+    free = round(max(arm.expected_bytes for arm in chosen.planned.arms) / 0.9) + 1  # comfortably for 32
+    (chosen.study.folder / CHOICES_FILE).unlink()
+    assert chosen(replace(CARD, free_bytes=free), train__micro_batch_size=None) == 32
+    assert all(arm.fit == "room" and not arm.checkpointing for arm in chosen.planned.arms)
+    (chosen.study.folder / CHOICES_FILE).unlink()
+    assert chosen(replace(CARD, free_bytes=10**6)) == 8  # whatever else is done about it
+
+
+def test_other_runs_and_a_resume_keep_what_the_first_run_chose(chosen: Any) -> None:
+    assert chosen(train__batch_size=64) == 64
+    assert chosen(replace(CARD, free_bytes=10**6)) == 64
+    assert chosen(replace(CARD, free_bytes=10**6), train__rank=8) == 8  # another training
+    assert chosen(train__rank=16) == 64
+
+
+def test_a_cpu_and_a_setting_of_ones_own_choose_nothing(chosen: Any) -> None:
+    assert chosen(replace(CARD, device="cpu", cores=2)) == 8
+    assert chosen(replace(CARD, device="cpu", cores=2), train__batch_size=12) == 6
+    assert chosen(train__micro_batch_size=4) == 4
+    assert not (chosen.study.folder / CHOICES_FILE).exists()
+
+
+def test_an_empty_setting_is_not_a_change_of_a_finished_run(chosen: Any) -> None:
+    from assistant_builder.runner.invalidation import step_inputs
+
+    study: Study = chosen.study
+    inputs = step_inputs(study, "train-lora")
+    assert StudyConfig().train.micro_batch_size is None and inputs["train.micro_batch_size"] == 8
+    changed = study.config.with_changes({"train.micro_batch_size": 8, "train.kernels": "plain"})
+    assert step_inputs(study, "train-lora", config=changed) == inputs
