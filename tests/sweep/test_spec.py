@@ -63,7 +63,7 @@ def test_all_problems_are_reported_together() -> None:
     (["train.rank=8,16,8"], "train.rank=8 is given twice"),
     (["train.learning_rate=1e-4,0.0001"], "train.learning_rate=0.0001 is given twice"),
     (["train.preset=balanced,custom"], "train.preset=balanced and train.preset=custom are the same study"),
-    (["train.batch_size=16,12"], "batch_size (12) must be a multiple"),
+    (["train.batch_size=16,12", "train.micro_batch_size=8"], "batch_size (12) must be a multiple"),
     (["eval.cells=Q4,L16"], "brackets or quotes"),
 ])
 def test_what_is_refused(settings: list[str], says: str) -> None:

@@ -267,7 +267,7 @@ def test_sample_answers_do_not_run_compiled_layers(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(trainer, "sample_answers", answer)
     question = SimpleNamespace(row=1, question="?", reference="!")
     training: Any = SimpleNamespace(plan=SimpleNamespace(samples=[question], train=TrainConfig(kernels=kernels)),
-                                    model=None, _prompter=None, data_collator=None)
+                                    model=None, _prompter=None, data_collator=SimpleNamespace(padding=None))
     with pytest.raises(ValueError, match="zip"):  # one question, no answer
         trainer.TwinTrainer.answer_samples(training)
     assert stances == [stance]
