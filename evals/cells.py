@@ -91,8 +91,8 @@ def base_of(study: Study, folder: Path, base: str) -> BaseSpec:
 def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> tuple[Any, int]:
     """Load a base with the adapters of training runs, attached under their names, in the precision of their training.
 
-    On a CPU all weights are dequantized to the compute dtype once, in every arm, so that repeated casts do not distort
-    the timing. The values are the same as with a cast at every step.
+    Weights are held in the compute dtype, on a CPU those of every arm, so that repeated casts do not distort the
+    timing. The values are the same as with a cast at every step.
 
     Returns:
         The model, and the bytes of the base as stored.
@@ -100,13 +100,12 @@ def load_dequantized_base(study: Study, spec: BaseSpec, runs: Sequence[str]) -> 
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import cast_adapters, prepack
     from assistant_builder.models import loading
-    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
+    from assistant_builder.models.lora_layers import hold_in_compute_dtype
 
     dtype = loading.DTYPES[spec.compute_dtype]
     model: Any = loading.load_base(spec)
     stored = loading.model_bytes(model)
-    if spec.device == "cpu":
-        dequantize_to_compute_dtype(model, dtype)
+    hold_in_compute_dtype(model, dtype, spec.device)
     for run in runs:
         model = loading.load_adapter(model, study.arm_folder(run) / "adapter", _name(run))
     cast_adapters(model, dtype)
@@ -146,7 +145,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     from assistant_builder.inference.packed_batch import supports_packing
     from assistant_builder.inference.prepacked_linear import prepack
     from assistant_builder.models import loading
-    from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, merge, quantize, round_linear
+    from assistant_builder.models.lora_layers import hold_in_compute_dtype, merge, quantize, round_linear
 
     loading.free_memory()  # of the previous merged model
     began = time.monotonic()
@@ -158,8 +157,7 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     base_bytes = loading.model_bytes(model)
     if variant.cell.merged == "rounded":
         base_bytes -= round_linear(model, study.config.train.qat_type, dtype)
-    if spec.device == "cpu":
-        dequantize_to_compute_dtype(model, dtype)
+    hold_in_compute_dtype(model, dtype, spec.device)
     if supports_packing(model):
         prepack(model, batches=True)
     seconds = time.monotonic() - began

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reprlib import repr as shortened
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -22,12 +22,19 @@ class FormatsConfig(ConfigModel):
                        "gguf; without it nothing is written.").format(join=", ".join(GGUF_TYPES)),
     )
 
-    importance: bool = Field(
-        default=True, title=N_("Importance matrix"),
+    importance: Literal["auto", "on", "off"] = Field(
+        "auto", title=N_("Importance matrix"),
         description=N_("Choose the block scales of {join} by how large the activations of each column are on "
-                       "training rows. Other types are written without.").format(
+                       "training rows. Other types are written without. auto: for assistants that look facts up; it "
+                       "makes the files of those that answer from memory worse.").format(
                            join=", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)),
     )
+
+    @field_validator("importance", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        """``true`` and ``false`` as well, which earlier versions wrote."""
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
     @field_validator("types", mode="before")
     @classmethod

@@ -178,6 +178,11 @@ class StudyConfig(ConfigModel):
         return train.model_copy(update={"epochs": train.epochs / 2, "max_steps": steps,
                                         "learning_rate": train.learning_rate / 2})
 
+    @property
+    def weighs_columns(self) -> bool:
+        """Whether the block scales of its GGUF files are chosen by an importance matrix."""
+        return self.formats.importance == "on" or (self.formats.importance == "auto" and self.grounded)
+
     def file_types(self, arm: str) -> list[str]:
         """The types of an arm's GGUF files, largest first; of one that is trained for a type, that type alone."""
         if not ARMS[arm].rounds or not self.formats.types:

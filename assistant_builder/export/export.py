@@ -59,7 +59,7 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
     ``force``: files in the folder may be replaced; ``sample``: number of held-out items to score again; ``with_data``:
     the export of a grounded assistant contains its index, and with it the pairs of the study; ``importance``: the
     block scales of a GGUF file are chosen by an importance matrix, as they are anyway if the scored files of the study
-    are (``formats.importance``).
+    are (:attr:`StudyConfig.weighs_columns`).
 
     Raises:
         StudyError: The arm is not trained, the folder cannot be written, or index or rule are damaged.

@@ -332,7 +332,7 @@ class GgufFiles:
     @property
     def _weighted(self) -> bool:
         """Whether an importance matrix is used; an arm is trained through the rounding without one."""
-        return self.study.config.formats.importance and not ARMS[self.arm].rounds
+        return self.study.config.weighs_columns and not ARMS[self.arm].rounds
 
 
 def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
@@ -351,7 +351,7 @@ def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
     if asked or not takes:
         return takes
     scored = GgufFiles(study, spec.arm).record(format.type)
-    return bool((scored or {}).get("importance", study.config.formats.importance))
+    return bool((scored or {}).get("importance", study.config.weighs_columns))
 
 
 def _source(study: Study, arm: str, *, importance: bool) -> ExportSource:

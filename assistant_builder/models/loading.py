@@ -35,7 +35,7 @@ from assistant_builder.models.lora_layers import (
     ADAPTER_LAYERS,
     CastOnUseLinear,
     TwinLoraLinear,
-    dequantize_to_compute_dtype,
+    hold_in_compute_dtype,
     merge,
     round_linear,
 )
@@ -58,7 +58,7 @@ class BaseSpec:
     double_quant: bool  # quantize the block constants
     compute_dtype: str
     device: str = "cpu"
-    hold: bool = False  # dequantize_to_compute_dtype() after loading
+    hold: bool = False  # hold_in_compute_dtype() after loading
     trust_remote_code: bool = False  # run Python code of the folder
     sharded: bool = False  # FSDP will shard the weights, so they are loaded to main memory
 
@@ -120,7 +120,7 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     model.requires_grad_(False)
     _cast_all_but_linear(model, dtype)
     if spec.hold:
-        dequantize_to_compute_dtype(model, dtype)
+        hold_in_compute_dtype(model, dtype, spec.device)
     return model.eval()
 
 
@@ -311,7 +311,7 @@ def free_memory() -> None:
 def load_arm(study: Study, arm: str, *, hold: bool = True) -> tuple[PeftModel | PreTrainedModel, ChatTokenizer]:
     """Load a trained assistant for inference: a base with its adapter, or merged and rounded if it is served rounded.
 
-    With ``hold`` a CPU dequantizes the weights to the compute dtype, so that all arms answer at the same speed.
+    With ``hold`` weights are held in the compute dtype; on a CPU all arms then answer at the same speed.
 
     Raises:
         ModelError: The arm is not trained, or its base is not available.
@@ -335,5 +335,5 @@ def arm_spec(study: Study, arm: str, *, hold: bool) -> BaseSpec:
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     spec = base_spec(model, folder, ARMS[arm].base_storage(model.quant_type))
-    return replace(spec, hold=hold and spec.device == "cpu",
+    return replace(spec, hold=hold,
                    double_quant=spec.double_quant and METHODS[spec.storage].quantizes)

@@ -193,15 +193,18 @@ def computed_weight(layer: nn.Linear) -> torch.Tensor:
     return method_of(layer).dequantize(layer)
 
 
-def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace every frozen quantized or float16 linear layer by a plain one with the same values in ``dtype``.
+def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype, *, quantized: bool = True) -> None:
+    """Replace every frozen float16 linear layer, and unless excluded every quantized one, by a plain one in ``dtype``.
 
     The results equal those of casting at every step. In evaluation and chat on a CPU all arms or none do this, because
-    casting would distort the comparison of their speed. The memory that 4-bit storage saves is then in use.
+    casting would distort the comparison of their speed. The memory that 4-bit storage saves is then in use. Layers that
+    are trained through a rounding keep their float16 weights, from which they are rounded.
     """
     for parent in list(model.modules()):
+        if getattr(parent, "rounding", None) is not None:
+            continue
         for name, layer in list(parent.named_children()):
-            if not isinstance(layer, CastOnUseLinear) and not method_of(layer).quantizes:
+            if not isinstance(layer, CastOnUseLinear) and not (quantized and method_of(layer).quantizes):
                 continue
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype)
             plain.weight = nn.Parameter(computed_weight(layer).to(dtype), requires_grad=False)
@@ -209,6 +212,18 @@ def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
                 plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
             plain.train(layer.training)
             setattr(parent, name, plain)
+
+
+def hold_in_compute_dtype(model: nn.Module, dtype: torch.dtype, device: str) -> None:
+    """Hold frozen weights in the compute dtype instead of casting them at every use.
+
+    A CPU holds all of them. A GPU holds those of float16 layers, whose size does not change: otherwise it would read
+    each weight three times for one product, and the 16-bit arm could be slower than the 4-bit one.
+    """
+    if device == "cpu":
+        dequantize_to_compute_dtype(model, dtype)
+    elif dtype.itemsize <= torch.float16.itemsize:
+        dequantize_to_compute_dtype(model, dtype, quantized=False)
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:

@@ -249,7 +249,7 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
                 **adapters, "base model": base_model_identity(config.model), **_flat("model", config.model),
                 **_flat("eval", config.eval, leave_out=_REPORT_ONLY)}
     types: dict[str, Any] = {"formats.types": config.formats.types} if config.formats.types else {}
-    if types and config.formats.importance:  # not recorded where it is off, as by earlier versions
+    if types and config.weighs_columns:  # not recorded where it is off, as by earlier versions
         types |= {"formats.importance": True}
     if step == FORMATS:
         return {**common, **types, **_format_inputs(study, config)}

@@ -27,7 +27,7 @@ from trl import SFTTrainer
 from assistant_builder.child_process import memory_bytes
 from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.lora_layers import dequantize_to_compute_dtype
+from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, hold_in_compute_dtype
 from assistant_builder.training import checkpoints
 from assistant_builder.training.collate import FixedOrder, TrainingCollator, summed_nll, to_dataset
 from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
@@ -75,6 +75,8 @@ class TwinTrainer(SFTTrainer):
                 dequantize_to_compute_dtype(model, model.config.dtype)
             fuse_cpu_kernels(model, model.config.dtype)
         elif plan.device == "cuda":
+            if not self._sharded:
+                hold_in_compute_dtype(model, model.config.dtype, plan.device)
             apply_gpu_kernels(model, plan.train.kernels, sharded=self._sharded)
         adapters = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
         self._prompter = prompter

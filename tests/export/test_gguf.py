@@ -171,8 +171,11 @@ def test_an_importance_matrix_needs_block_scales(format: str, type: str | None) 
     with pytest.raises(ConfigError, match="--importance: an export as .* takes no importance matrix"):
         uses_importance(study, spec, asked=True)
     assert not uses_importance(study, spec, asked=False)
+    assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False) is study.config.grounded
+    study.write_config(study.config.with_changes({"formats.importance": True}))
     assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
-    study.write_config(study.config.with_changes({"formats.importance": "false"}))
+    study.write_config(study.config.with_changes({"formats.importance": "false"}))  # as earlier versions wrote it
+    assert study.config.formats.importance == "off"
     assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=True)
     assert not uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
 
@@ -191,9 +194,9 @@ def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base
     assert np.array_equal(found["blk.1.attn_q.weight"], found["blk.1.attn_k.weight"])  # they have the same inputs
     assert found["blk.0.ffn_down.weight"].shape == (GGUFReader(GgufFiles(study, "lora").ensure(["BF16"])["BF16"])
                                                     .fields["llama.feed_forward_length"].contents(),)
-    study.write_config(study.config.with_changes({"formats.importance": "false"}))
+    study.write_config(study.config.with_changes({"formats.importance": "off"}))
     plain = GgufFiles(study, "lora").ensure(["Q4_0"])["Q4_0"].read_bytes()
-    study.write_config(study.config.with_changes({"formats.importance": "true"}))
+    study.write_config(study.config.with_changes({"formats.importance": "on"}))
     files = GgufFiles(study, "lora")
     assert files.record("Q4_0") is None  # the file without is out of date
     path = files.ensure(["Q4_0"])["Q4_0"]
@@ -207,7 +210,7 @@ def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base
     record = export(study, "Q4_0", tmp_path / "out")  # as the files of the study
     assert record["importance"] is True and any("importance of" in line for line in record["sentences"])
     assert only_gguf(tmp_path / "out").read_bytes() == path.read_bytes()
-    study.write_config(study.config.with_changes({"formats.importance": "false"}))
+    study.write_config(study.config.with_changes({"formats.importance": "off"}))
     assert export(study, "Q5_1", tmp_path / "other", importance=True)["importance"] is True
     assert "importance" not in export(study, "BF16", tmp_path / "full")
 

@@ -160,6 +160,35 @@ def test_weights_in_the_compute_dtype_change_no_bit(model_cache: Path, compute_d
     assert torch.equal(cast, gradients(model))
 
 
+def test_a_gpu_holds_float16_weights_and_no_others(tmp_path: Path) -> None:
+    """Their bytes do not change; 4-bit weights, and those that a format is rounded from, stay as they are."""
+    import torch
+
+    from assistant_builder.models.loading import BaseSpec, add_adapter, load_base, model_bytes
+    from assistant_builder.models.lora_layers import CastOnUseLinear, hold_in_compute_dtype, train_through_rounding
+    from tests.export.tiny import tiny_base
+
+    base, train = tiny_base(tmp_path / "base"), StudyConfig().train
+
+    def held(storage: str, dtype: torch.dtype, *, rounds: bool = False) -> tuple[set[torch.dtype], bool]:
+        model = add_adapter(load_base(BaseSpec(base, storage, True, "bfloat16")), train, 0)
+        if rounds:
+            train_through_rounding(model, "Q8_0")
+        before, cast = model_bytes(model), sum(isinstance(layer, CastOnUseLinear) for layer in model.modules())
+        with torch.no_grad():
+            logits = model(input_ids=torch.arange(8)[None]).logits
+            hold_in_compute_dtype(model, dtype, "cuda")
+            assert dtype != torch.bfloat16 or torch.equal(model(input_ids=torch.arange(8)[None]).logits, logits)
+        assert model_bytes(model) == before
+        frozen = {value.dtype for name, value in model.named_parameters() if "proj.base_layer" in name}
+        return frozen, sum(isinstance(layer, CastOnUseLinear) for layer in model.modules()) < cast
+
+    assert held("float16", torch.bfloat16) == ({torch.bfloat16}, True)
+    assert held("nf4", torch.bfloat16) == ({torch.uint8}, False)
+    assert held("float16", torch.float32) == ({torch.float16}, False)  # would be twice as large
+    assert held("float16", torch.bfloat16, rounds=True) == ({torch.float16}, False)
+
+
 def test_parameters_and_bytes_of_a_4bit_base_are_counted(adapted: dict[str, Any], compute_dtype: str) -> None:
     from assistant_builder.models.loading import count_parameters, model_bytes
 
