@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from assistant_builder.i18n import N_, t
+from assistant_builder.i18n.bits import in_bits
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.registry import Registry
 
 Symbol = Literal["circle", "diamond", "square", "triangle-up", "cross"]
 """Shape of an arm's marks in charts."""
 FOUR_BIT = "4-bit"
-"""Name of the storage ``model.quant_type`` in cells."""
+"""Name of the storage ``model.quant_type`` in cells, whatever its bits; labels name those (``i18n.bits``)."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")  # part of the names of training runs (lora-2), folders and CSS classes
 _CELL = re.compile(r"[A-Z][A-Za-z0-9]{0,15}")
 _RESERVED = frozenset({"a", "b", "base", "both", "full", "hidden", "neither"})
@@ -76,8 +77,8 @@ class Arm:
 
     @property
     def base_label(self) -> str:
-        """Storage of its base in text: ``16-bit``, ``4-bit``, or the name of the method."""
-        return self.base if self.quantized else "16-bit"
+        """Storage of its base in text: ``16-bit``, ``4-bit`` (with the bits of the context), or the method's name."""
+        return in_bits(self.base) if self.quantized else "16-bit"
 
     @property
     def cells(self) -> tuple[str, ...]:

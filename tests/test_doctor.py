@@ -74,8 +74,8 @@ def test_kernels_is_flagged(monkeypatch: pytest.MonkeyPatch):
 def test_gpu_and_broken_backend(monkeypatch: pytest.MonkeyPatch):
     gpu = {"name": "Some GPU", "uuid": "", "memory_bytes": 24_000_000_000, "bfloat16": False}
     probed(monkeypatch, found={"gpus": [gpu], "build": "CUDA 12.8", "problem": ""}, device="cuda",
-           quantization={"nf4": "no kernel\nimage", "fp4": ""})
-    cards, backend, other = doctor._torch()
+           quantization={"nf4": "no kernel\nimage", "fp4": "", "int8": ""})
+    cards, backend, other, _ = doctor._torch()
     assert cards.value == "Some GPU, 24 GB, float16 only"
     assert not backend.ok and backend.value == "no kernel image" and "bitsandbytes" in backend.remedy
     assert other.ok and other.value == "bitsandbytes works on CUDA 12.8"

@@ -95,11 +95,11 @@ def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods() -> 
 
 
 def test_methods_that_quantize_are_the_choices_of_a_study() -> None:
-    assert list(METHODS) == ["float16", "nf4", "fp4"] and list(quantizing()) == ["nf4", "fp4"]
+    assert list(METHODS) == ["float16", "nf4", "fp4", "int8"] and list(quantizing()) == ["nf4", "fp4", "int8"]
     option = study_options()["model.quant_type"]
-    assert (option.kind, option.choices, option.default) == ("choice", ("nf4", "fp4"), "nf4")
+    assert (option.kind, option.choices, option.default) == ("choice", ("nf4", "fp4", "int8"), "nf4")
     for name in ("float16", "int8_rows"):  # the former does not quantize, the latter is not registered here
-        with pytest.raises(ConfigError, match=f"model.quant_type='{name}'.*nf4, fp4"):
+        with pytest.raises(ConfigError, match=f"model.quant_type='{name}'.*nf4, fp4, int8"):
             StudyConfig().with_changes({"model.quant_type": name})
 
 
@@ -107,7 +107,7 @@ def test_methods_that_quantize_are_the_choices_of_a_study() -> None:
 def test_a_method_from_outside_is_a_choice_of_configuration_and_form() -> None:
     config = StudyConfig().with_changes({"model.quant_type": "int8_rows"})
     assert config.model.quant_type == "int8_rows"
-    assert study_options()["model.quant_type"].choices == ("nf4", "fp4", "int8_rows")
+    assert study_options()["model.quant_type"].choices == ("nf4", "fp4", "int8", "int8_rows")
 
 
 @pytest.mark.usefixtures("plugin")
@@ -131,6 +131,7 @@ def test_loading_instructions_name_a_storage_that_transformers_cannot_make() -> 
     assert "stored as INT8 by rows" in lines("int8_rows") and "quantization_config" not in lines("int8_rows")
     assert ('BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=True, '
             'bnb_4bit_compute_dtype="bfloat16")') in lines("fp4")
+    assert "quantization_config=BitsAndBytesConfig(load_in_8bit=True))" in lines("int8")
 
 
 def test_a_method_that_needs_a_gpu_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,9 @@ class ModelConfig(ConfigModel):
                                                          "for one command, or the checkbox on the page for one run."),
     )
     quant_type: Annotated[str, RegistryName(QUANTIZATION_REGISTRY, "quantizes")] = Field(
-        "nf4", title=N_("Quantization"), description=N_("How the QLoRA arm's base is stored (QLoRA paper: NF4).")
+        "nf4", title=N_("Quantization"),
+        description=N_("How the QLoRA arm's base is stored: nf4 (QLoRA paper), fp4, or int8 (LLM.int8, one byte per "
+                       "weight)."),
     )
     double_quant: bool = Field(
         True, title=N_("Double quantization"),
@@ -48,7 +50,7 @@ class ModelConfig(ConfigModel):
     def _check_compute_dtype(self) -> ModelConfig:
         if self.compute_dtype == "float32" and not self.allow_float32_compute:
             raise ValueError(
-                "float32 compute on a 4-bit base is slower and needs more memory without better quality: use bfloat16, "
-                "or set model.allow_float32_compute=true to permit it"
+                "float32 compute on a quantized base is slower and needs more memory without better quality: use "
+                "bfloat16, or set model.allow_float32_compute=true to permit it"
             )
         return self

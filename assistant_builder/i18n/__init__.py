@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import EscapeFormatter, Markup
 
+from assistant_builder.i18n.bits import as_written, in_bits
+
 if TYPE_CHECKING:
     from babel.messages.catalog import Catalog
 
@@ -103,22 +105,23 @@ def negotiate(accepted: str) -> str:
 
 def t(message: str, /, **values: Any) -> str:
     """A message in the current language; numbers among the values are written as the language does."""
-    return _format(_catalog(language()).gettext(message) if message else "", values)
+    return _format(in_bits(_catalog(language()).gettext(message)) if message else "", values)
 
 
 def tn(one: str, many: str, count: int, /, **values: Any) -> str:
     """A message about a number of things, for ``{count}`` with separators: ``{count} row``, ``{count} rows``."""
-    return _format(_catalog(language()).ngettext(one, many, count), {"count": localize(f"{count:,}"), **values})
+    text = in_bits(_catalog(language()).ngettext(one, many, count))
+    return _format(text, {"count": localize(f"{count:,}"), **values})
 
 
 def tc(context: str, message: str, /, **values: Any) -> str:
     """A message whose translation depends on where it is used, which ``context`` says."""
-    return _format(_catalog(language()).pgettext(context, message), values)
+    return _format(in_bits(_catalog(language()).pgettext(context, message)), values)
 
 
 def tm(message: str, /, **values: Any) -> Markup:
     """A message with HTML in it; the values are escaped."""
-    text = _catalog(language()).gettext(message)
+    text = in_bits(_catalog(language()).gettext(message))
     return Markup(_MarkupFormatter(Markup.escape).vformat(text, (), values) if values else text)
 
 
@@ -196,7 +199,11 @@ def translate_formatted(text: str) -> str:
     Files are in English, because others read them too. The text is recognized by the messages of the catalog, as a
     whole or sentence by sentence; what is not recognized stays as it is.
     """
-    return text if language() == ENGLISH or not text else _translate_formatted(text, language())
+    if language() == ENGLISH or not text:
+        return text
+    known = as_written(text)
+    found = _translate_formatted(known, language())
+    return text if found == known else in_bits(found)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -193,18 +193,25 @@ def computed_weight(layer: nn.Linear) -> torch.Tensor:
     return method_of(layer).dequantize(layer)
 
 
-def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype, *, quantized: bool = True) -> None:
+def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype, *, quantized: bool = True,
+                                training: bool = False) -> None:
     """Replace every frozen float16 linear layer, and unless excluded every quantized one, by a plain one in ``dtype``.
 
     The results equal those of casting at every step. In evaluation and chat on a CPU all arms or none do this, because
-    casting would distort the comparison of their speed. The memory that 4-bit storage saves is then in use. Layers that
-    are trained through a rounding keep their float16 weights, from which they are rounded.
+    casting would distort the comparison of their speed. The memory that quantized storage saves is then in use. Layers
+    that are trained through a rounding keep their float16 weights, from which they are rounded.
+
+    Layers that round their inputs are left as they are, because a plain one would compute something else. They are
+    replaced only for ``training`` on a CPU, where bitsandbytes does not round the inputs either.
     """
     for parent in list(model.modules()):
         if getattr(parent, "rounding", None) is not None:
             continue
         for name, layer in list(parent.named_children()):
-            if not isinstance(layer, CastOnUseLinear) and not (quantized and method_of(layer).quantizes):
+            method = method_of(layer)
+            if not isinstance(layer, CastOnUseLinear) and not (quantized and method.quantizes):
+                continue
+            if method.rounds_inputs and not training:
                 continue
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype)
             plain.weight = nn.Parameter(computed_weight(layer).to(dtype), requires_grad=False)

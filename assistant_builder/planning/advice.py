@@ -14,7 +14,7 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
 from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
-from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan
+from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan, names_bits
 
 _MIN_TOKENS = 128  # lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from
 _MIN_16_BIT_SHARE = 0.4  # share of 16-bit bytes in the 4-bit base above which a warning explains the small saving
@@ -94,6 +94,7 @@ class Advice:
         return {"method": self.method, "why": self.why, "changes": self.changes, "remedies": list(self.remedies)}
 
 
+@names_bits
 def advise(plan: Plan) -> Advice:
     """Recommend a method for a plan."""
     lora, qlora = plan.lora, plan.qlora
@@ -200,6 +201,7 @@ def cards_needed(needed: int, memory_bytes: int) -> int:
     return math.ceil(needed / (MAX_MEMORY_SHARE * memory_bytes))
 
 
+@names_bits
 def warnings(plan: Plan) -> list[str]:
     """Return warnings about hardware, settings and model, each with what to do."""
     found = [*_precision_warnings(plan), *_storage_warnings(plan)]
@@ -244,8 +246,8 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
     linear = {module.name for module in architecture.linear()}
     unquantized = sum(stored for name, _, stored in qlora.layers if name not in linear)
     ratio = lora.weights_bytes / qlora.weights_bytes
+    method = base_storage("qlora", plan.config.model)
     if architecture.share("experts") > 0:
-        method = base_storage("qlora", plan.config.model)
         yield t("{share} of this model are fused expert weights, which {method} keeps in 16 bits. QLoRA therefore "
                 "reduces the base model only by a factor of {ratio:.1f}. If memory is short, choose a dense model.",
                 share=percentage(f"{100 * architecture.share('experts'):.0f}"), method=method.library or method.label,
@@ -255,21 +257,28 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
                     "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
                     "adds some.")
     elif unquantized > _MIN_16_BIT_SHARE * qlora.weights_bytes:
-        yield t("4-bit storage makes this small model {ratio:.1f} times smaller instead of about 4 times, because "
-                "{share} of its bytes are embeddings, which stay in 16 bits. You do not need to change anything.",
-                ratio=ratio, share=percentage(f"{100 * unquantized / qlora.weights_bytes:.0f}"))
+        yield t("4-bit storage makes this small model {ratio:.1f} times smaller instead of about {whole} times, "
+                "because {share} of its bytes are embeddings, which stay in 16 bits. You do not need to change "
+                "anything.", ratio=ratio, whole=f"{16 / method.bits:.0f}",
+                share=percentage(f"{100 * unquantized / qlora.weights_bytes:.0f}"))
     host = max(method.loading_host_bytes for method in plan.arms)
     if host:
         yield t("While the base model loads, the {processes} processes together need about {memory} of main memory, "
                 "until its shards are on the GPUs. Make sure that the computer has this much memory.",
                 processes=plan.shards, memory=gigabytes(host))
-    if plan.machine.device == "cpu":
+    if plan.machine.device == "cpu" and method.rounds_inputs:
+        if qlora.dequantized:
+            yield t("On a CPU, training converts the base model to {dtype} for speed. {method} therefore saves memory "
+                    "in chat and evaluation only, where it is slower than other storages.", dtype=plan.compute_dtype,
+                    method=method.label)
+    elif plan.machine.device == "cpu":
         yield (t("On a CPU, training, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore "
                  "saves no memory here.", dtype=plan.compute_dtype) if qlora.dequantized else
                t("On a CPU, chat and evaluation convert the base model to {dtype} for speed. QLoRA therefore saves "
                  "memory in training only.", dtype=plan.compute_dtype))
 
 
+@names_bits
 def to_document(plan: Plan) -> dict[str, Any]:
     """Return the JSON document of ``plan --json``: bytes, seconds and the recommendation."""
     price = plan.price_per_hour()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, plain_order
 from assistant_builder.config import StudyConfig
@@ -37,7 +38,10 @@ from assistant_builder.planning.training_time import (
     load_measured_runs,
     training_work,
 )
+from assistant_builder.quantization import texts_of
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 MAX_MEMORY_SHARE = 0.95
 """Largest share of the memory that a training may use; the rest is a reserve for what the formulas do not cover."""
 COMFORTABLE_SHARE = 0.90  # share of the memory up to which a method fits comfortably (``room``)
@@ -325,9 +329,9 @@ class Plan:
         return [size for module in self.adapted for size in (rank * module.inputs, rank * module.outputs)]
 
     def _inference_bytes(self, method: Method, trained: int) -> int:
-        """Bytes while answering; on a CPU the chat converts every base to the compute dtype for speed."""
-        wide = DTYPE_BYTES[self.compute_dtype]
-        if self.machine.device == "cpu" and method != FULL_TUNING:
+        """Bytes while answering; on a CPU the chat converts every base to the compute dtype that can be converted."""
+        wide, storage = DTYPE_BYTES[self.compute_dtype], base_storage(method, self.config.model)
+        if self.machine.device == "cpu" and method != FULL_TUNING and not storage.rounds_inputs:
             weights = self.architecture.parameters * wide
         else:
             weights = sum(module_bytes(module, method, self.config.model, self.compute_dtype)
@@ -337,14 +341,26 @@ class Plan:
         largest = max(module.weights for module in self.architecture.modules)
         adapters = 0 if method == FULL_TUNING else 4 * trained
         logits = (wide + 4) * self.architecture.vocabulary
-        quantized = base_storage(method, self.config.model).quantizes
-        unpacked = wide * largest if self.machine.device == "cuda" and quantized else 0
+        unpacks = storage.quantizes and (self.machine.device == "cuda" or storage.rounds_inputs)
+        unpacked = wide * largest if unpacks else 0
         return weights + adapters + cache + logits + unpacked + PROCESS_BYTES[self.machine.device]
 
     def price_per_hour(self) -> float | None:
         """Price of an hour from the settings, else the list price of the machine."""
         own = self.config.eval.price_per_hour
         return self.machine.price_per_hour if own is None else own
+
+
+def names_bits(function: Callable[Concatenate[Plan, Arguments], Result]) -> Callable[
+        Concatenate[Plan, Arguments], Result]:
+    """Decorate a function of a plan that returns texts, so that they name the bits of the storage that it is about."""
+
+    @functools.wraps(function)
+    def named(plan: Plan, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with texts_of(plan.config.model.quant_type):
+            return function(plan, *args, **kwargs)
+
+    return named
 
 
 def plan_study(config: StudyConfig, pairs: int = 0, lengths: Lengths | None = None,

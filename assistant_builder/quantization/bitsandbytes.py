@@ -1,17 +1,21 @@
-"""bitsandbytes: NF4 and FP4, two weights per byte, with constants for blocks of weights (QLoRA paper).
+"""bitsandbytes: NF4 and FP4 (QLoRA paper), and INT8 (LLM.int8, Dettmers et al. 2022, arXiv 2208.07339).
 
-Byte counts follow ``bitsandbytes.functional.quantize_4bit``: one constant for each block of 64 weights, and with double
-quantization these constants as 8-bit values with a float32 constant of their own for each 256.
+NF4 and FP4 store two weights per byte, with constants for blocks of weights. Byte counts follow
+``bitsandbytes.functional.quantize_4bit``: one constant for each block of 64 weights, and with double quantization these
+constants as 8-bit values with a float32 constant of their own for each 256. INT8 stores a weight per byte, with a
+float32 constant for each row.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from assistant_builder.i18n import N_
 from assistant_builder.quantization.method import QuantizationMethod, TransformersConfig
 
 if TYPE_CHECKING:
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 BLOCK, NESTED_BLOCK = 64, 256
 _CODE, _NESTED_CODE = 16 * 4, 256 * 4
 """Bytes of the tables of values that each quantized weight carries."""
+OUTLIER = 6.0
+"""Least absolute value of an outlier in the input of an INT8 layer; the threshold of the paper and of transformers."""
 
 
 class BitsAndBytes4Bit(QuantizationMethod):
@@ -123,8 +129,99 @@ class BitsAndBytes4Bit(QuantizationMethod):
         return self.marked(layer)
 
 
-METHODS = tuple(BitsAndBytes4Bit(name=name, label=name.upper(), bits=4, library="bitsandbytes", shardable=True,
-                                 operator="bitsandbytes::gemm_4bit") for name in ("nf4", "fp4"))
+class LlmInt8(QuantizationMethod):
+    """LLM.int8 as bitsandbytes computes it for models that transformers loads with ``load_in_8bit=True``.
+
+    A weight is stored as int8 values with the largest absolute value of its row, which becomes 127. In a forward pass
+    the inputs are rounded to int8 too, each row by its own largest value, and the products are summed in int32. Columns
+    of the input with a value of at least :data:`OUTLIER` in any row of the batch are not rounded: they are multiplied
+    in 16 bits with dequantized weights. The result of a row therefore depends slightly on the other rows of its batch.
+
+    This is the forward pass of ``bitsandbytes.nn.Linear8bitLt``, which is used unchanged: on a GPU always, on a CPU in
+    evaluation mode. In training mode on a CPU bitsandbytes multiplies with dequantized weights and does not round the
+    inputs (``MatMul8bitFp``), because its CPU operators for rounding are slow; the product does the same with weights
+    that are dequantized once. Gradients pass the rounding unchanged (straight-through estimator): the gradient of the
+    input is that of the dequantized weight, computed in the compute dtype on both devices.
+    """
+
+    def weight_bytes(self, outputs: int, inputs: int, *, double_quant: bool) -> int:
+        """See :meth:`QuantizationMethod.weight_bytes`; a byte for each weight, and a float32 constant for each row."""
+        return outputs * inputs + 4 * outputs
+
+    def transformers_config(self, *, double_quant: bool, compute_dtype: str) -> TransformersConfig:
+        """See :meth:`QuantizationMethod.transformers_config`; the threshold is the default of transformers."""
+        return TransformersConfig(class_name="BitsAndBytesConfig", arguments={"load_in_8bit": True})
+
+    def load(self, read: Callable[..., PreTrainedModel], *, double_quant: bool, compute_dtype: torch.dtype, device: str,
+             sharded: bool) -> PreTrainedModel:
+        """See :meth:`QuantizationMethod.load`; transformers quantizes each weight as it is read."""
+        from bitsandbytes.nn import Linear8bitLt
+
+        config = self.transformers_config(double_quant=double_quant, compute_dtype="")
+        model = read(quantization_config=config.build(llm_int8_threshold=OUTLIER))
+        for layer in model.modules():
+            if isinstance(layer, Linear8bitLt):
+                layer.init_8bit_state()
+                self._ready(layer)
+        return model
+
+    def quantize(self, layer: nn.Linear, *, double_quant: bool, compute_dtype: torch.dtype) -> nn.Linear:
+        """See :meth:`QuantizationMethod.quantize`; the result is that of loading the layer's checkpoint in 8 bits."""
+        import torch
+        from bitsandbytes.functional import int8_vectorwise_quant
+        from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+        quantized = Linear8bitLt(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False,
+                                 threshold=OUTLIER, device="meta")
+        values, scales, _ = int8_vectorwise_quant(layer.weight.data.to(torch.float16).contiguous())
+        quantized.weight = Int8Params(values, requires_grad=False, has_fp16_weights=False)
+        quantized.state.CB, quantized.state.SCB = values, scales
+        quantized.bias = layer.bias
+        return self._ready(quantized).train(layer.training)
+
+    def dequantize(self, layer: nn.Linear, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """See :meth:`QuantizationMethod.dequantize`; float32 if ``dtype`` is None."""
+        weight: torch.Tensor = layer.weight.data.float() * (layer.state.SCB.unsqueeze(1) * (1 / 127))
+        return weight if dtype is None else weight.to(dtype)
+
+    def constants(self, layer: nn.Linear) -> list[Any]:
+        """See :meth:`QuantizationMethod.constants`; the state also names the stored weight, which is not copied."""
+        state: Any = getattr(layer, "state", None)
+        return [] if state is None else [state]
+
+    def stored_bytes(self, layer: nn.Module) -> int:
+        """See :meth:`QuantizationMethod.stored_bytes`."""
+        state: Any = layer.state
+        return sum(parameter.nbytes for parameter in layer.parameters(recurse=False)) + int(state.SCB.nbytes)
+
+    def check(self, device: str) -> None:
+        """See :meth:`QuantizationMethod.check`; multiplies too, with an input that has an outlier."""
+        import torch
+
+        plain = torch.nn.Linear(64, 64, bias=False, device=device, dtype=torch.float16).eval()
+        layer = self.quantize(plain, double_quant=False, compute_dtype=torch.float16)
+        x = torch.linspace(-1, 1, 4 * 64, device=device).view(4, 64).half()
+        x[1, 3] = 2 * OUTLIER
+        exact = x.float() @ plain.weight.float().T
+        with torch.no_grad():
+            found = layer(x).float()
+        if not (found - exact).abs().max() <= 0.05 * exact.abs().max():
+            raise RuntimeError("products with 8-bit weights differ from the original ones")
+
+    def _ready(self, layer: Any) -> nn.Linear:
+        """Mark a layer, and silence a warning of bitsandbytes that every forward pass in bfloat16 would repeat."""
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return self.marked(layer)
+
+
+METHODS = (
+    BitsAndBytes4Bit(name="nf4", label="NF4", bits=4, about=N_("4 bits, levels for normally distributed weights"),
+                     library="bitsandbytes", shardable=True, operator="bitsandbytes::gemm_4bit"),
+    BitsAndBytes4Bit(name="fp4", label="FP4", bits=4, about=N_("4 bits, levels of a floating-point number"),
+                     library="bitsandbytes", shardable=True, operator="bitsandbytes::gemm_4bit"),
+    LlmInt8(name="int8", label="LLM.int8", bits=8, about=N_("8 bits, LLM.int8: closer to 16 bits, twice the memory"),
+            library="bitsandbytes", rounds_inputs=True),
+)
 
 
 @contextlib.contextmanager

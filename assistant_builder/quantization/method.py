@@ -41,9 +41,9 @@ class QuantizationMethod(ABC):
     """One way to store the linear layers of a frozen base.
 
     A method quantizes layer by layer: it replaces a ``torch.nn.Linear`` by a layer of its own that computes with the
-    dequantized weight. That layer has to be a ``torch.nn.Linear`` too, with a frozen parameter ``weight``, because PEFT
-    chooses the adapter by it. What else it needs are buffers, or is named by :meth:`constants`. It carries the name of
-    its method, see :meth:`marked`.
+    dequantized weight, or with the stored one if it also ``rounds_inputs``. That layer has to be a ``torch.nn.Linear``
+    too, with a frozen parameter ``weight``, because PEFT chooses the adapter by it. What else it needs are buffers, or
+    is named by :meth:`constants`. It carries the name of its method, see :meth:`marked`.
 
     ``double_quant`` is the study's ``model.double_quant``: whether block constants are quantized too. A method without
     block constants ignores it.
@@ -52,9 +52,13 @@ class QuantizationMethod(ABC):
     name: str  # name in ``model.quant_type`` and ``ArmConfig.base_storage``
     label: str  # name in messages
     bits: int  # bits of a stored value, without constants
+    about: str = ""  # one line for the choice on the page, marked for translation; empty: none
     library: str = ""  # distribution that implements it; empty: the product or a plugin does
     needs_gpu: bool = False  # whether it needs CUDA
     shardable: bool = False  # whether FSDP can shard the stored weights
+    # whether its layers round their inputs too, so that multiplying with the dequantized weight gives other results;
+    # such layers are not dequantized for evaluation and chat on a CPU
+    rounds_inputs: bool = False
     # device → fraction of peak FLOPS in a training step, before this machine has measured runs. GPU: published for 7B
     # to 70B by authors of QLoRA-style trainers (30 to 45 % at 16 bits; a third less in 4 bits for dequantization). CPU:
     # 360 of the 860 tokens per second at the peak of two Zen 4 cores (default model)

@@ -72,7 +72,7 @@ class TwinTrainer(SFTTrainer):
         self._deterministic = False
         if plan.device == "cpu" and not self._sharded:
             if plan.dequantize:
-                dequantize_to_compute_dtype(model, model.config.dtype)
+                dequantize_to_compute_dtype(model, model.config.dtype, training=True)
             fuse_cpu_kernels(model, model.config.dtype)
         elif plan.device == "cuda":
             if not self._sharded:

@@ -11,7 +11,7 @@ import operator
 import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -27,6 +27,7 @@ from assistant_builder.config import (
     parse_config,
 )
 from assistant_builder.i18n import N_, t, translate_formatted
+from assistant_builder.i18n.bits import WRITTEN, use_bits
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -48,6 +49,7 @@ class Option:
         basic: Whether it is shown outside of the advanced section.
         optional: Whether it may be empty.
         choices: Allowed values of ``choice`` and ``choices``.
+        meanings: What a choice means, in a few words, for choices that say it.
     """
 
     key: str
@@ -58,6 +60,7 @@ class Option:
     optional: bool
     choices: tuple[str, ...]
     default: Any
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
     def to_widget(self, value: Any) -> Any:
         """Convert a value to that of the component."""
@@ -93,13 +96,17 @@ def study_options() -> dict[str, Option]:
 
 def _option(key: str, field: FieldInfo, default: Any) -> Option:
     kind, choices, optional = _kind(field.annotation)
+    meanings: Mapping[str, str] = {}
     for name_of in (constraint for constraint in field.metadata if isinstance(constraint, RegistryName)):
         kind, choices = "choice", name_of.choices()
+        with use_bits(WRITTEN):  # each entry says its own bits
+            meanings = {name: t(about) for name, about in name_of.meanings().items()}
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     bounds, help = bounds_text(field), translate_formatted(field.description or "")
     return Option(key=key, title=t(field.title) if field.title else key.rsplit(".", 1)[-1],
                   help=f"{help} {bounds[:1].upper()}{bounds[1:]}{'.' if bounds else ''}".strip(),
-                  kind=kind, basic=extra.get("level") == "basic", optional=optional, choices=choices, default=default)
+                  kind=kind, basic=extra.get("level") == "basic", optional=optional, choices=choices, default=default,
+                  meanings=meanings)
 
 
 def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
@@ -181,7 +188,8 @@ def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) 
     if option.kind == "flag":
         return gr.Checkbox(value=value, **shared)
     if option.kind == "choice":
-        return gr.Dropdown(list(option.choices), value=value, filterable=False, **shared)
+        return gr.Dropdown([(f"{name}: {option.meanings[name]}" if name in option.meanings else name, name)
+                            for name in option.choices], value=value, filterable=False, **shared)
     if option.kind == "choices":
         return gr.CheckboxGroup(list(option.choices), value=value, **shared)
     if suggestions:

@@ -139,4 +139,5 @@ def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
     if "not_better_than_retrieval" in codes:
         yield t("The untrained base model is about as good if it is given the most similar pairs.")
     if len(arms_of(report)) > 1 and "base_requantized" in codes:
-        yield t("The base model had been rounded to 4 bits before. With another base model 4-bit may cost more.")
+        yield " ".join((t("The base model had been rounded to {bits} bits before.", bits=4),
+                        t("With another base model 4-bit may cost more.")))

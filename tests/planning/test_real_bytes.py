@@ -103,7 +103,7 @@ def saved_bytes(model: Any, batch: Batch) -> int:
 
 
 @pytest.mark.parametrize(("storage", "padded", "dropout"), [
-    ("nf4", False, 0.05), ("nf4", True, 0.0), ("float16", True, 0.05),
+    ("nf4", False, 0.05), ("nf4", True, 0.0), ("float16", True, 0.05), ("int8", False, 0.05),
 ])
 def test_saved_activations_of_the_blocks_equal_the_plan(folder: Path, storage: str, padded: bool, dropout: float):
     import torch
@@ -123,7 +123,7 @@ def test_saved_activations_of_the_blocks_equal_the_plan(folder: Path, storage: s
     assert planned.kept + planned.casts + head == pytest.approx(measured, rel=0.05)
 
 
-@pytest.mark.parametrize("storage", ["nf4", "float16"])
+@pytest.mark.parametrize("storage", ["nf4", "float16", "int8"])
 def test_a_mixture_trains_with_default_settings_and_its_adapters_load(
     tmp_path: Path, storage: str
 ):

@@ -89,7 +89,8 @@ def fused(model: Any, inputs: dict[str, Any], dtype: Any) -> tuple[float, Any]:
     return loss.item(), torch.cat([value.grad.flatten() for value in model.parameters() if value.requires_grad])
 
 
-@pytest.mark.parametrize(("storage", "hold"), [("float16", True), ("float16", False), ("nf4", True), ("nf4", False)])
+@pytest.mark.parametrize(("storage", "hold"), [
+    ("float16", True), ("float16", False), ("nf4", True), ("nf4", False), ("int8", False)])
 def test_losses_and_gradients_are_those_of_the_plain_forward(folder: Path, storage: str, hold: bool) -> None:
     import torch
 

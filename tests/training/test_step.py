@@ -37,7 +37,7 @@ def test_micro_batches_do_not_change_the_step(tmp_path: Path) -> None:
         assert all(torch.allclose(value, others[name], atol=1e-6) for name, value in adapters.items())
 
 
-@pytest.mark.parametrize("storage", ["float16", "nf4"])
+@pytest.mark.parametrize("storage", ["float16", "nf4", "int8"])
 def test_adapters_stay_in_float32_to_the_last_bit(tmp_path: Path, storage: str,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     from assistant_builder.training import trainer as module

@@ -11,7 +11,7 @@ from assistant_builder.arms import LORA, QLORA, label
 from assistant_builder.i18n import N_, localize, t, tn, translate_formatted
 from assistant_builder.planning.advice import Advice, advise, card_comparison, warnings
 from assistant_builder.planning.memory import FULL_TUNING, Method
-from assistant_builder.planning.plan import Fit, MethodPlan, Plan
+from assistant_builder.planning.plan import Fit, MethodPlan, Plan, names_bits
 from assistant_builder.ui.html import Tone, arm_chip, callout, card, fold, items, join, table
 from evals.report.format import count, duration, money, size
 
@@ -54,6 +54,7 @@ _VERDICTS: dict[str, tuple[Tone, str]] = {
 }
 
 
+@names_bits
 def verdict(plan: Plan, advice: Advice) -> Markup:
     """The recommendation and its reason."""
     tone, found = _VERDICTS[advice.method]
@@ -67,6 +68,7 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
     return callout(tone, title, t(advice.why), remedy)
 
 
+@names_bits
 def plan_panel(plan: Plan) -> Markup:
     """Everything except the chart: warnings, memory, layers, time, cost and assumptions."""
     found, compared = warnings(plan), card_comparison(plan)
@@ -183,6 +185,7 @@ def _method_chip(name: str) -> Markup:
     return full.format(title(name)) if name == FULL_TUNING else arm_chip(name)
 
 
+@names_bits
 def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
     """The plan for a terminal: columns and rows of a table, and the lines below it."""
     price, advice = plan.price_per_hour(), advise(plan)
@@ -213,6 +216,7 @@ _MAX_RATIO = 1.6
 """Full fine-tuning is drawn up to this multiple of the other values; a longer bar would make these unreadable."""
 
 
+@names_bits
 def plan_figure(plan: Plan) -> Figure:
     """Stacked memory bars of the methods, with the available memory as a line."""
     import plotly.graph_objects as go
