@@ -91,6 +91,7 @@ class ExportFormat(ABC):
     types: Sequence[str] = ()  # values of ``--type``; none if the format has one type
     type: str = ""  # the type of this entry, one of ``types``
     lossy: bool = False  # whether weights are rounded to fewer than 16 bits, so that another loss is no error
+    storage: str = ""  # quantization method of the weights, if it has to be the study's for :meth:`cell` to hold
     library: str = "transformers"  # ``library_name`` of the model card
     # ``base_model_relation`` of the model card
     relation: Literal["adapter", "finetune", "merge", "quantized"] = "finetune"
@@ -171,6 +172,9 @@ EXPORT_FORMATS: Registry[ExportFormat] = Registry(
 )
 
 
+_DEFAULT_STORAGE = str(ModelConfig.model_fields["quant_type"].default)
+
+
 @dataclass(frozen=True)
 class ExportSpec:
     """One arm in one format."""
@@ -192,8 +196,13 @@ class ExportSpec:
 
     @property
     def cell(self) -> str | None:
-        """The cell of the evaluation that scored exactly this."""
-        return self.export_format.cell(self.arm)
+        """The cell of the evaluation that scored exactly this, in a study with the default ``model.quant_type``."""
+        return self.cell_in(_DEFAULT_STORAGE)
+
+    def cell_in(self, quant_type: str) -> str | None:
+        """The cell of the evaluation that scored exactly this in a study with this ``model.quant_type``."""
+        format = self.export_format
+        return format.cell(self.arm) if format.storage in ("", quant_type) else None
 
 
 def export_specs(arms: Iterable[str] | None = None) -> list[ExportSpec]:
@@ -229,9 +238,10 @@ def parse_export(arm: str, format: str, type: str | None = None) -> ExportSpec:
     return ExportSpec(arm, format, "" if type is None or type == EXPORT_FORMATS[format].type else type)
 
 
-def formats_of_cell(arm: str, cell: str) -> list[ExportFormat]:
-    """The formats whose quality a cell measured."""
-    return [format for format in EXPORT_FORMATS.values() if format.cell(arm) == cell]
+def formats_of_cell(arm: str, cell: str, quant_type: str = _DEFAULT_STORAGE) -> list[ExportFormat]:
+    """The formats of which a type has the quality that a cell measured in a study with this ``model.quant_type``."""
+    return [format for name, format in EXPORT_FORMATS.items()
+            if any(spec.cell_in(quant_type) == cell for spec in typed(ExportSpec(arm, name)))]
 
 
 def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:

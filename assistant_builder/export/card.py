@@ -87,7 +87,7 @@ def _results(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None) -
     """The figures of the cell as the hub lists them; None if the cell was not scored."""
     from huggingface_hub import EvalResult
 
-    cell = (report or {"cells": {}})["cells"].get(spec.cell)
+    cell = (report or {"cells": {}})["cells"].get(spec.cell_in(study.config.model.quant_type))
     if cell is None:
         return None
     found = []
@@ -169,9 +169,9 @@ def _grounding(study: Study, spec: ExportSpec, *, with_data: bool) -> dict[str, 
 def _cells(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
     if report is None:
         return ""
-    cells = report["cells"]
+    cells, own = report["cells"], spec.cell_in(report["config"]["model"]["quant_type"])
     metrics = [name for name in METRICS if any(cell["metrics"].get(name) is not None for cell in cells.values())]
-    rows = [[f"{name} (this one)" if name == spec.cell else name, cell["label"], f"{cell['perplexity']:.2f}",
+    rows = [[f"{name} (this one)" if name == own else name, cell["label"], f"{cell['perplexity']:.2f}",
              *(number(cell["metrics"].get(metric), metric) for metric in metrics)] for name, cell in cells.items()]
     return table(["Cell", "What it is", "Perplexity", *(shown(metric).label for metric in metrics)], rows)
 
@@ -188,7 +188,8 @@ def _contrasts(report: Mapping[str, Any] | None) -> str:
 
 def _quality_kept(report: Mapping[str, Any] | None, spec: ExportSpec) -> str:
     """Whether this format keeps the quality of the evaluated arm."""
-    row = next((row for row in (report or {}).get("exports", []) if row["cell"] == spec.cell), None)
+    own = None if report is None else spec.cell_in(report["config"]["model"]["quant_type"])
+    row = next((row for row in (report or {}).get("exports", []) if row["cell"] == own), None)
     if row is None:
         return "This form was not scored on the whole held-out set."
     if row["keeps"] == "measured":
@@ -214,7 +215,10 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
         f"items: loss {rescore.nll_per_token:.4f} nats per token, {rescore.measured_nll_per_token:.4f} in the "
         f"evaluation (cell {rescore.cell}, {rescore.compute_dtype} arithmetic)."
     ]
-    if rescore.lossy:
+    if rescore.batch_dependent:
+        lines.append("The base of this adapter rounds its inputs by what else is in their batch, so that single items "
+                     f"move (here by up to {rescore.largest_move:.2g} nats per token) and another loss is no error.")
+    elif rescore.lossy:
         lines.append("These weights are rounded to fewer than 16 bits, so that another loss is no error; what it costs "
                      f"in answers, the {rescore.items} items do not say.")
     elif rescore.outcome == "as measured":

@@ -44,6 +44,7 @@ from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
 
 VERSION = 1
@@ -77,7 +78,8 @@ def write_export(study: Study, spec: ExportSpec, target: Path, *, force: bool, s
         2 * index_bytes(study) if with_data else 0)
     with atomic_directory(target, force=force, needed=needed) as scratch:
         try:
-            record = _write_files(study, spec, scratch, sample, report, with_data=with_data, importance=importance)
+            with texts_of(study.config.model.quant_type):
+                record = _write_files(study, spec, scratch, sample, report, with_data=with_data, importance=importance)
         except Exception as error:
             if "No space left" in str(error):  # safetensors has an error of its own
                 raise ResourceError("the disk is full; nothing was written", where=str(target),
@@ -148,7 +150,8 @@ def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescor
     data_card = study.folder / "data" / "card.md"
     described = data_card.read_text(encoding="utf-8") if data_card.is_file() else "# Data\n\nNot described.\n"
     (folder / DATA_CARD).write_text(shareable_data_card(described), encoding="utf-8")
-    return {"version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format, "cell": spec.cell,
+    return {"version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format,
+            "cell": spec.cell_in(study.config.model.quant_type),
             "assistant_builder": __version__, "base_model": base_name(study)[0],
             "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"],
             **({"with_data": with_data} if study.config.grounded else {}),

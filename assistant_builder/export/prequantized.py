@@ -1,8 +1,8 @@
 """Export format ``prequantized``: the whole model with weights that bitsandbytes has quantized, in 4 or 8 bits.
 
 transformers and vLLM load it without the 16-bit weights and without quantizing them again. The type ``NF4`` has double
-quantization and is what the evaluation's requantized cells (LR, QR) are; ``INT8`` is LLM.int8 (Dettmers et al. 2022,
-arXiv 2208.07339).
+quantization, ``INT8`` is LLM.int8 (Dettmers et al. 2022, arXiv 2208.07339). The type that the study's
+``model.quant_type`` names is what the evaluation's requantized cells (LR, QR) are.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from assistant_builder.export.merged import (
 )
 from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportSource, LoadingContext, Snippet
 from assistant_builder.i18n import N_
+from assistant_builder.i18n.bits import in_bits
 from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.quantization.method import TransformersConfig
 
@@ -33,14 +34,16 @@ _WORK = ".work"
 
 @dataclass(frozen=True)
 class _Type:
+    storage: str  # name of the quantization method
     bits: int
     arguments: Mapping[str, Any]  # of ``BitsAndBytesConfig``
     bytes_per_parameter: float  # at most, with embeddings and head in 16 bits as in small models
 
 
 TYPES = {
-    "NF4": _Type(4, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}, 0.9),
-    "INT8": _Type(8, {"load_in_8bit": True}, 1.3),
+    "NF4": _Type("nf4", 4, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+                 0.9),
+    "INT8": _Type("int8", 8, {"load_in_8bit": True}, 1.3),
 }
 
 
@@ -55,19 +58,20 @@ class PrequantizedFormat(MergedFormat):
                   "with the project's numbers, and how to load it.")
     types = tuple(TYPES)
     type = "NF4"
+    storage = TYPES[type].storage
     lossy = True
     relation = "quantized"
 
     def of_type(self, type: str) -> PrequantizedFormat:
         """This format with another type of weights."""
         other = copy.copy(self)
-        other.type = type
+        other.type, other.storage = type, TYPES[type].storage
         return other
 
     def cell(self, arm: str) -> str | None:
-        """The arm merged and quantized to 4 bits again; None for 8 bits, which no cell scores."""
+        """The arm merged and quantized again, in a study with this ``storage``."""
         found = (cell.name for cell in CELLS.values() if cell.adapter == arm and cell.merged == "quantized")
-        return next(found, None) if self.type == "NF4" else None
+        return next(found, None)
 
     def estimated_bytes(self, summary: Mapping[str, Any]) -> int:
         """Quantized linear layers, and the rest in 16 bits."""
@@ -125,13 +129,13 @@ class PrequantizedFormat(MergedFormat):
 
     def note(self, arm: str) -> str:
         """What quantizing does."""
-        return ("The merged model is quantized again, which may cost more quality than 4-bit training."
+        return (in_bits("The merged model is quantized again, which may cost more quality than 4-bit training.")
                 if ARMS[arm].quantized else "")
 
     def limitation(self, arm: str) -> str:
         """The study's figures are of another cell unless the evaluation has scored this one."""
-        return ("The figures of the study are those of the assistant before it was quantized, unless the table names "
-                f"{self.cell(arm)}." if self.cell(arm) else
+        return ("The figures of the study are those of the assistant before it was quantized, unless the table calls a "
+                "cell “this one”." if self.cell(arm) else
                 "The figures of the study are those of the assistant before it was quantized.")
 
 

@@ -20,6 +20,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.export_formats import ExportSpec
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
+from assistant_builder.quantization import METHODS
 from assistant_builder.retrieval.grounding import with_facts
 from assistant_builder.retrieval.index import Fact
 from assistant_builder.study import Study
@@ -57,6 +58,7 @@ class Rescore:
     largest_activation: float | None = None  # largest absolute value between layers; None for an adapter
     reason: str = ""  # why nothing was measured although the evaluation has scores; else empty
     lossy: bool = False  # whether the format rounds weights to fewer than 16 bits
+    batch_dependent: bool = False  # whether the base of an adapter rounds its inputs by what else is in their batch
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
     if not path.is_file():
         return None
     adapter = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
-    for cell in (spec.cell, ARMS[spec.arm].cell):
+    for cell in (spec.cell_in(study.config.model.quant_type), ARMS[spec.arm].cell):
         if cell is None or not (study.cell_folder(cell) / "scores.json").is_file():
             continue
         folder = study.cell_folder(cell)
@@ -129,10 +131,18 @@ def _score_again(study: Study, spec: ExportSpec, base: Path, folder: Path, known
     with _largest_output(model) as largest:
         found = lm.score_targets([(item["prompt"], item["target"]) for item in chosen])
     was = [(item["item"], known.samples[item["item"]]["nll"], known.samples[item["item"]]["tokens"]) for item in chosen]
+    dependent = _rounds_inputs(study, spec)
     record = compare(known.cell, was, [(score.nll, score.tokens) for score in found], where=str(folder),
-                     lossy=spec.export_format.lossy)
+                     lossy=spec.export_format.lossy or dependent)
     activation = largest() if not spec.export_format.needs_base else None
-    return replace(record, compute_dtype=dtype, largest_activation=activation)
+    return replace(record, lossy=spec.export_format.lossy, batch_dependent=dependent, compute_dtype=dtype,
+                   largest_activation=activation)
+
+
+def _rounds_inputs(study: Study, spec: ExportSpec) -> bool:
+    """Whether the base of an adapter rounds its inputs, so that a score depends on the other items of its batch."""
+    method = METHODS[ARMS[spec.arm].base_storage(study.config.model.quant_type)]
+    return spec.export_format.keeps_storage and method.rounds_inputs
 
 
 def compare(cell: str, was: Sequence[tuple[str, float, int]], now: Sequence[tuple[float, int]], *,
@@ -140,7 +150,7 @@ def compare(cell: str, was: Sequence[tuple[str, float, int]], now: Sequence[tupl
     """Compare losses item by item.
 
     ``was`` and ``now`` have the items in the same order; losses are summed NLLs. ``lossy`` is whether weights were
-    rounded to fewer than 16 bits, so that a worse loss is no error.
+    rounded to fewer than 16 bits, or scores depend on the batch, so that a worse loss is no error.
 
     Raises:
         EvaluationError: A loss is not finite, the tokens differ, or the sample is worse by more than the tolerance.
