@@ -12,6 +12,7 @@ from assistant_builder.arms import ARMS, label, with_arm
 from assistant_builder.cli import output
 from assistant_builder.cli.options import ApproachName, Consent, Json, Name, TrustRemoteCode
 from assistant_builder.errors import ConfigError
+from assistant_builder.quantization import texts_of
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.redaction import escape_control_characters
 from assistant_builder.study import Study
@@ -61,7 +62,9 @@ def ask(
     numbers = row_numbers(study.folder / "data")
     for asked, answer in answers.items():
         text = escape_control_characters(answer["text"])
-        typer.echo(f"{label(asked)} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {text}")
+        with texts_of(study.config.model.quant_type):
+            title = label(asked)
+        typer.echo(f"{title} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {text}")
         for source in answer["sources"]:
             question_, found = (escape_control_characters(source[key]) for key in ("question", "answer"))
             typer.echo(f"  row {numbers.shown(source['row'])}: {question_} {found}")

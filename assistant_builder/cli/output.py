@@ -177,9 +177,11 @@ def run_display() -> Iterator[Callable[[Event], None]]:
 
 def conclusion_lines(study: Study) -> list[str]:
     """The conclusion of a study's report, as lines for the terminal."""
+    from assistant_builder.quantization import texts_of
     from evals.report.conclusion import conclude
 
-    return [escape_control_characters(line) for line in conclude(read_json(study.folder / "report.json")).lines]
+    with texts_of(study.config.model.quant_type):
+        return [escape_control_characters(line) for line in conclude(read_json(study.folder / "report.json")).lines]
 
 
 def has_nodes(status: dict[str, Any]) -> bool:

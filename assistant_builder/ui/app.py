@@ -90,6 +90,7 @@ def _build(pool: WorkerPool) -> tuple[TranslatedBlocks, list[LiveRegion]]:
                                     elem_id="ab-home")
             picker = gr.Dropdown(study_choices(), value=None, label=t("Project"), show_label=False, container=False,
                                  interactive=True, min_width=160, visible=False, elem_id="ab-picker")
+            demo.picker = picker
             session = gr.HTML(visible=False, elem_id="ab-session")
             gr.HTML(language_choice(), js_on_load=CHOOSE, elem_id="ab-language")
         with gr.Column(elem_id="ab-overview") as overview:

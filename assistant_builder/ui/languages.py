@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import gradio as gr
 
+from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import ENGLISH, language, languages, negotiate, t, use_language
+from assistant_builder.quantization import texts_of
+from assistant_builder.study import Study
 from assistant_builder.ui.html import Markup, join
 
 CHOOSE = """element.addEventListener("change", (event) => {
@@ -24,11 +28,15 @@ class TranslatedBlocks(gr.Blocks):
     Gradio builds components once, and its ``I18n`` translates labels in the browser by the browser's language alone,
     without counts and without a choice. Here they are built once for each language; of the further builds only the
     properties and scripts are kept, and components, events and state are those of the first one.
+
+    Attributes:
+        picker: The component whose value is the name of the chosen study, or None.
     """
 
     def __init__(self, **options: Any) -> None:
         self._english: Any = {}
         self._translated: dict[str, tuple[list[Any], list[Any]]] = {}
+        self.picker: Any = None
         super().__init__(**options)
 
     @property
@@ -57,12 +65,24 @@ class TranslatedBlocks(gr.Blocks):
                 self._translated[code] = ([part["props"] for part in built["components"]],
                                           [part.get("js") for part in built["dependencies"]])
 
-    async def process_api(self, *args: Any, **options: Any) -> Any:
-        """Run an event in the language that its request asks for."""
+    async def process_api(self, block_fn: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        """Run an event in the language that its request asks for, with texts for the storage of the chosen study."""
         request = options.get("request")
         code = negotiate(request.headers.get("accept-language", "")) if isinstance(request, gr.Request) else language()
-        with use_language(code):
-            return await super().process_api(*args, **options)
+        with use_language(code), self._texts_of_study(block_fn, inputs):
+            return await super().process_api(block_fn, inputs, *args, **options)
+
+    def _texts_of_study(self, block_fn: Any, inputs: Any) -> AbstractContextManager[None]:
+        """Texts that name the bits of the study that ``picker``, an input of the event, has chosen."""
+        event = self.fns.get(block_fn) if isinstance(block_fn, int) else block_fn
+        parts = () if event is None else zip(event.inputs, inputs, strict=False)
+        name = next((value for part, value in parts if part is self.picker), None)
+        if not isinstance(name, str) or not name:
+            return nullcontext()
+        try:
+            return texts_of(Study.open(name).config.model.quant_type)
+        except AssistantBuilderError:  # the event says why
+            return nullcontext()
 
 
 def language_choice() -> Markup:

@@ -10,11 +10,13 @@ from typing import Any
 from assistant_builder.arms import CELLS, LORA, TWINS
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import EvaluationError
+from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.final import answers_added
 from assistant_builder.study import Study
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
+from evals.report import bits
 from evals.report import contrasts as comparing
 from evals.report.approaches import add_approaches
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
@@ -52,6 +54,12 @@ def build_report(study: Study) -> dict[str, Any]:
     Raises:
         EvaluationError: The headline's cells are missing, cannot be compared, or lack the primary metric.
     """
+    with texts_of(study.config.model.quant_type):
+        report: dict[str, Any] = bits.named(_build_report(study))
+    return report
+
+
+def _build_report(study: Study) -> dict[str, Any]:
     config = study.config
     cells, tuned = read_cells(study), tuned_cells(config.arms)
     baselines = read_baselines(study, cells[tuned[0]])
@@ -116,7 +124,8 @@ def build_report(study: Study) -> dict[str, Any]:
             for name, cell in cells.items()
         }}
     report["attribution"] = attribution(rows, report["cells"], primary)
-    report["exports"] = exports(compared, report["cells"], report["resources"], primary, margin)
+    report["exports"] = exports(compared, report["cells"], report["resources"], primary, margin,
+                                config.model.quant_type)
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     report["warnings"] = warnings(report)
     averages = [{"metric": metric, **comparing.figures_of(result)} for metric, result in headline.items()]
@@ -138,7 +147,9 @@ def write_report(study: Study) -> Path:
         EvaluationError: As in :func:`build_report`; nothing is written then.
     """
     reports = {view.config.approaches[0]: build_report(view) for view in study.views}
-    recommended = add_approaches(study, reports)
+    with texts_of(study.config.model.quant_type):
+        recommended = add_approaches(study, reports)
+        reports = {approach: bits.named(report) for approach, report in reports.items()}
     for outdated in (study.folder / f"report{suffix}.{ending}" for suffix in SUFFIXES.values() for ending in ENDINGS):
         outdated.unlink(missing_ok=True)
     for approach in sorted(reports, key=lambda approach: approach == recommended):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from assistant_builder.arms import (
@@ -21,9 +21,10 @@ from assistant_builder.arms import (
     label,
 )
 from assistant_builder.data.types import RowNumbers
+from assistant_builder.i18n.bits import current_bits, in_bits
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
-from evals.report import approaches, brief, charts, formats, rows_headline, rows_other
+from evals.report import approaches, bits, brief, charts, formats, rows_headline, rows_other
 from evals.report.conclusion import conclude
 from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
@@ -41,7 +42,9 @@ _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second"
 
 def render_html(report: dict[str, Any]) -> str:
     """The report as a self-contained page: text is escaped, and its security policy forbids scripts and requests."""
-    return _environment(html=True).get_template("report.html.j2").render(**page_context(report))
+    with bits.texts_for(report):
+        environment = _environment(html=True, bits=current_bits())
+        return environment.get_template("report.html.j2").render(**page_context(report))
 
 
 def arm_styles() -> str:
@@ -57,9 +60,22 @@ def arm_styles() -> str:
     ])
 
 
+class _Templates(BaseLoader):
+    """The templates of this package, whose texts name the bits of the current context."""
+
+    def __init__(self) -> None:
+        self._package = PackageLoader("evals.report")
+
+    def get_source(self, environment: Environment, template: str) -> Any:
+        """See :meth:`jinja2.BaseLoader.get_source`."""
+        source, *rest = self._package.get_source(environment, template)
+        return in_bits(source), *rest
+
+
 @cache
-def _environment(*, html: bool) -> Environment:
-    environment = Environment(loader=PackageLoader("evals.report"), autoescape=html,
+def _environment(*, html: bool, bits: int) -> Environment:
+    """The templates; jinja reads them on first use, in a context with these bits."""
+    environment = Environment(loader=_Templates(), autoescape=html,
                               finalize=_printable if html else escape, trim_blocks=True, lstrip_blocks=True,
                               undefined=StrictUndefined)
     assert environment.loader is not None
@@ -104,6 +120,12 @@ def short(text: str, length: int = 110) -> str:
 
 def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str, Any]:
     """The variables of the templates, with at most ``listed`` held-out items."""
+    with bits.texts_for(report):
+        return {**bits.named(_page_context(report, listed)), "title": title_of(report),
+                "glossary": bits.glossary(GLOSSARY), "formulas": bits.formulas(FORMULAS, report)}
+
+
+def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
     conclusion = conclude(report)
     groups, groups_of_sections, compared = answer_groups(report, listed), contents(report), is_compared(report)
     flips, fidelity, seeds, margin = report["flips"], report["fidelity"], report["seeds"], report["verdict"]["margin"]
@@ -117,11 +139,11 @@ def page_context(report: Mapping[str, Any], *, listed: int = LISTED) -> dict[str
     untuned = [{"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]}
                for entry in report["beats_untuned"]]
     return {
-        "report": report, "title": title_of(report), "contents": groups_of_sections, "compared": compared,
+        "report": report, "contents": groups_of_sections, "compared": compared,
         "file_row": partial(file_row, RowNumbers.of_record(report["data"])),
         "shown": {section["anchor"] for group in groups_of_sections for section in group["sections"]},
         "arm_names": {arm: label(arm) for arm in arms_of(report)}, "twin_names": {arm: label(arm) for arm in TWINS},
-        "missing": NOT_MEASURED, "glossary": GLOSSARY, "formulas": FORMULAS, "references": REFERENCES,
+        "missing": NOT_MEASURED, "references": REFERENCES,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],
         "cell_texts": {name: cell for name, cell in CELLS.items() if name in report["cells"]},
@@ -184,8 +206,9 @@ LISTED_IN_MARKDOWN = 40  # held-out items in the Markdown; ``report.json`` has a
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The report as Markdown; text from the data file and the assistants cannot form markup, HTML or links."""
-    template = _environment(html=False).get_template("report.md.j2")
-    text = template.render(**page_context(report, listed=LISTED_IN_MARKDOWN))
+    with bits.texts_for(report):
+        template = _environment(html=False, bits=current_bits()).get_template("report.md.j2")
+        text = template.render(**page_context(report, listed=LISTED_IN_MARKDOWN))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from assistant_builder.arms import CELLS
 from assistant_builder.i18n import t
+from assistant_builder.i18n.bits import in_bits
 from evals.metrics import Context, score_answer
 from evals.report.format import count, percent, plural
 from evals.report.load import Cell
@@ -67,14 +68,14 @@ def sentences(record: Mapping[str, Any] | None, *, left_out: bool = False) -> li
                 "{assistant}: the rule for declining is not used, because it declined {share} of the test "
                 "questions "
                 "that should be answered: their wordings are not like those of validation. Put questions as people ask "
-                "them into validation.", assistant=CELLS[name].label, share=percent(cell["left_out"])))
+                "them into validation.", assistant=in_bits(CELLS[name].label), share=percent(cell["left_out"])))
             continue
         if left_out:
             continue
         falsely, rightly = cell["false_declines"], cell["right_declines"]
         declined = f" and {count(rightly[0])} of {count(rightly[1])} that should be declined" if rightly[1] else ""
         lines.append(
-            f"{CELLS[name].label}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} that "
+            f"{in_bits(CELLS[name].label)}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} that "
             f"should be answered{declined}. It answers {percent(cell['chosen']['coverage'])} of all questions, and "
             f"{percent(cell['chosen']['risk'])} of these answers are not exactly right.")
     return lines

@@ -200,7 +200,7 @@ def all_exports() -> tuple[Export, ...]:
 
 
 def exports(compared: Comparisons, cells: Mapping[str, Mapping[str, Any]], summaries: Mapping[str, Mapping[str, Any]],
-            primary: str, margin: float) -> list[dict[str, Any]]:
+            primary: str, margin: float, quant_type: str) -> list[dict[str, Any]]:
     """Every scored export, compared with the cell that was measured.
 
     ``keeps`` is the outcome of the verdict's rule against the measured cell, ``lost_share`` the harm as a share of the
@@ -223,7 +223,7 @@ def exports(compared: Comparisons, cells: Mapping[str, Mapping[str, Any]], summa
             lost_share = result.harm[0] / gained if gained > 0 else None
         found.append({
             "cell": export.cell, "arm": export.arm, "measured": export.measured, "how": export.how,
-            "formats": [format.name for format in formats_of_cell(export.arm, export.cell)],
+            "formats": [format.name for format in formats_of_cell(export.arm, export.cell, quant_type)],
             "label": cell["label"], "bytes": stored, "metric": primary, "margin": margin,
             "figure": cell["metrics"].get(primary), "delta": result.delta if result else None,
             "ci_low": result.ci_low if result else None, "ci_high": result.ci_high if result else None,

@@ -199,8 +199,8 @@ def quality_card(report: Mapping[str, Any] | None) -> Markup:
     arms = [ARMS[arm] for arm in dict.fromkeys(row["arm"] for row in report.get("exports") or [])]
     labels: dict[str, list[str]] = {}
     for spec in export_specs():
-        if spec.cell is not None:
-            labels.setdefault(spec.cell, []).append(t(spec.export_format.label))
+        if (cell := spec.cell_in(report["config"]["model"]["quant_type"])) is not None:
+            labels.setdefault(cell, []).append(t(spec.export_format.label))
     cells = "; ".join(f"{cell}: {', '.join(found)}" for cell, found in labels.items())
     trained = ", ".join(t("{cell} for {assistant}", cell=arm.cell, assistant=arm.short) for arm in arms)
     note = Markup('<p class="ab-note-line">{}</p>').format(t(
