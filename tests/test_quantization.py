@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -208,3 +209,34 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
     assert set(read_json(folder / "report.json")["cells"]) == {"Q4"}
     exported = cli("export", "rows", "--arm", "qlora", "--format", "adapter", "--to", str(tmp_path / "out"), "--json")
     assert exported["rescore"]["outcome"] == "as measured"
+
+
+@pytest.mark.train
+@pytest.mark.usefixtures("bundled_models")
+@pytest.mark.long
+def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path: Path) -> None:
+    settings = {
+        "model.base": tiny_base(tmp_path / "base"), "model.quant_type": "int8", "approaches": "memory",
+        "train.max_steps": 2, "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 1,
+        "train.rank": 4, "train.max_length": 96, "train.sample_answers": 0, "data.max_heldout": 4,
+        "eval.max_new_tokens": 4, "eval.bootstrap_resamples": 500, "eval.cells": "B16,B4,L16,Q4,LR,QR",
+        "eval.retention": "false", "eval.baselines": "false", "eval.similarity": "false", "formats.types": "",
+    }
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    folder = Path(cli("run", str(SMALL), "--name", "bytes", *words, "--json")["folder"])
+    trained = read_json(folder / "arms" / "qlora" / "summary.json")
+    assert trained["base_storage"] == "int8" and trained["base_bytes"] == trained["predicted"]["base_bytes"]
+    report = read_json(folder / "report.json")
+    assert {report["cells"][name]["base"] for name in ("B4", "Q4", "QR")} == {"int8"}
+    assert report["cells"]["QR"]["base_bytes"] == report["cells"]["Q4"]["base_bytes"] == trained["base_bytes"]
+    for ending in ("md", "html", "json"):
+        text = (folder / f"report.{ending}").read_text(encoding="utf-8").replace("\\", "")
+        assert "8-bit" in text and not re.search(r"\b4-bit|\b4 bits|NF4", text)
+    for kind, cell in (("adapter", "Q4"), ("prequantized", "QR")):
+        type = ("--type", "INT8") if kind == "prequantized" else ()
+        exported = cli("export", "bytes", "--arm", "qlora", "--format", kind, *type, "--to", str(tmp_path / kind),
+                       "--json")
+        assert exported["cell"] == exported["rescore"]["cell"] == cell
+        assert exported["rescore"]["batch_dependent"] == (kind == "adapter")
+        card = (tmp_path / kind / "README.md").read_text(encoding="utf-8")
+        assert "8-bit" in card and "4-bit" not in card and "4 bits" not in card

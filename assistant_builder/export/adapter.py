@@ -14,6 +14,7 @@ from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.errors import ModelError
 from assistant_builder.export_formats import OTHER_FILES_BYTES, ExportFormat, ExportSource, LoadingContext, Snippet
 from assistant_builder.i18n import N_
+from assistant_builder.i18n.bits import in_bits
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_json_object
 from assistant_builder.quantization import METHODS
@@ -78,8 +79,8 @@ class AdapterFormat(ExportFormat):
 
     def limitation(self, arm: str) -> str:
         """The base decides what the adapter is."""
-        return (f"The adapter was trained on a {ARMS[arm].base_label} base. On the full 16-bit base it is another "
-                "assistant than the one judged here.") if ARMS[arm].quantized else ""
+        return in_bits(f"The adapter was trained on a {ARMS[arm].base} base. On the full 16-bit base it is another "
+                       "assistant than the one judged here.") if ARMS[arm].quantized else ""
 
     def load(self, study: Study, arm: str, base: Path, folder: Path, options: dict[str, Any]) -> Any:
         """Load the base as in training, and the adapter on it."""

@@ -16,6 +16,7 @@ from assistant_builder.data.card import fenced, inline, table
 from assistant_builder.export.retrieval_files import grounding_notes
 from assistant_builder.export.verify import FLOAT16_MAX, Rescore
 from assistant_builder.export_formats import ExportSpec, Snippet
+from assistant_builder.i18n.bits import in_bits
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.decline import FILE, rule_of
@@ -48,11 +49,11 @@ def model_card(study: Study, spec: ExportSpec, report: Mapping[str, Any] | None,
     config = study.config
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     template = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined, autoescape=False,  # Markdown: text of others passes inline() or fenced()
-    ).get_template("card.md.j2")
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        autoescape=False,  # Markdown: text of others passes inline() or fenced()
+    ).from_string(in_bits((Path(__file__).parent / "templates" / "card.md.j2").read_text(encoding="utf-8")))
     body = template.render(
-        title=title(study, spec), opening=spec.export_format.summary(spec.arm, ARMS[spec.arm].label),
+        title=title(study, spec), opening=spec.export_format.summary(spec.arm, in_bits(ARMS[spec.arm].label)),
         limitation=spec.export_format.limitation(spec.arm), base=_base_origin(ref, spec, config),
         report=report, verdict=_verdict(report), both=config.compares, cells=_cells(report, spec),
         contrasts=_contrasts(report), kept=_quality_kept(report, spec), rescore=rescore_sentences(rescore),

@@ -18,7 +18,9 @@ WRITTEN = 4
 _current: ContextVar[int] = ContextVar("bits", default=WRITTEN)
 # also 4 Bit, 4 bits; what is about a file or about how the published weights were rounded is 4-bit in any study
 _FIXED = r"4-bit (?:file|GGUF)|4-Bit-Datei|(?:archivo de|fichier) 4 bits|those 4-bit weights|rounded to 4 bits before"
-_NUMBER = r"(?<![\w.,-])%d(?=(?: (?:or|oder|o|ou) 16)?[- \u00a0][Bb]its?\b)"
+_NUMBER = r"(?P<article>\b[Aa]n? )?(?<![\w.,-])(?P<number>%d)(?=(?: (?:or|oder|o|ou) 16)?[- \u00a0][Bb]its?\b)"
+_VOWELS = (8, 11, 18)
+"""Numbers that follow “an” in English."""
 _Text = TypeVar("_Text", bound=str)
 
 
@@ -48,5 +50,10 @@ def as_written(text: _Text) -> _Text:
 
 
 def _replaced(text: _Text, old: int, new: int) -> _Text:
-    changed = re.sub(f"{_FIXED}|{_NUMBER % old}", lambda match: match[0] if match[0] != str(old) else str(new), text)
-    return type(text)(changed)
+    def number(match: re.Match[str]) -> str:
+        if match["number"] is None:
+            return match[0]  # fixed
+        article = match["article"] or ""
+        return f"{article[:1]}{'n' * (new in _VOWELS)} {new}" if article else str(new)
+
+    return type(text)(re.sub(f"{_FIXED}|{_NUMBER % old}", number, text))

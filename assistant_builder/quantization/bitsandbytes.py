@@ -142,6 +142,8 @@ class LlmInt8(QuantizationMethod):
     inputs (``MatMul8bitFp``), because its CPU operators for rounding are slow; the product does the same with weights
     that are dequantized once. Gradients pass the rounding unchanged (straight-through estimator): the gradient of the
     input is that of the dequantized weight, computed in the compute dtype on both devices.
+
+    vLLM reads weights that are stored in 8 bits, but cannot quantize to 8 bits (``bitsandbytes_loader.py``).
     """
 
     def weight_bytes(self, outputs: int, inputs: int, *, double_quant: bool) -> int:

@@ -71,8 +71,9 @@ def _need(name: str, study: Study, arm: str) -> _Need:
     method = METHODS[ARMS[arm].base_storage(model.quant_type)]
     storage = method.vllm_arguments(double_quant=model.double_quant)
     if storage is None:
+        single = method.name == "nf4" and not model.double_quant
         raise ConfigError(f"vLLM quantizes a base to NF4 with double quantization, and {name} was trained over "
-                          f"{method.name}{'' if model.double_quant else ' without double quantization'}",
+                          f"{method.name}{' without double quantization' if single else ''}",
                           where=f"study {study.name}", remedy="Serve it on this machine or on a Ray cluster")
     trained = str(read_json(study.arm_folder(arm) / "summary.json")["compute_dtype"])
     dtype = trained if trained in ("float16", "bfloat16") else "auto"  # vLLM supports no other dtype for adapters

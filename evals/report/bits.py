@@ -13,7 +13,7 @@ from assistant_builder.quantization import METHODS, texts_of
 from evals.report.method import Formula
 
 FROM_DATA = frozenset((
-    "study", "config", "settings", "data", "provenance", "context", "tasks", "items", "worst", "lost", "gained",
+    "study", "config", "settings", "data", "provenance", "context", "listed", "items", "worst", "lost", "gained",
     "first", "more", "examples", "conclusion", "report"))
 """Keys in a report and among the variables of its templates below which texts come from the user's data and settings,
 or are written by functions that know the bits."""

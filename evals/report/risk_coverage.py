@@ -75,7 +75,7 @@ def sentences(record: Mapping[str, Any] | None, *, left_out: bool = False) -> li
         falsely, rightly = cell["false_declines"], cell["right_declines"]
         declined = f" and {count(rightly[0])} of {count(rightly[1])} that should be declined" if rightly[1] else ""
         lines.append(
-            f"{in_bits(CELLS[name].label)}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} that "
-            f"should be answered{declined}. It answers {percent(cell['chosen']['coverage'])} of all questions, and "
-            f"{percent(cell['chosen']['risk'])} of these answers are not exactly right.")
+            f"{in_bits(CELLS[name].label)}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} "
+            f"that should be answered{declined}. It answers {percent(cell['chosen']['coverage'])} of all questions, "
+            f"and {percent(cell['chosen']['risk'])} of these answers are not exactly right.")
     return lines

@@ -141,6 +141,9 @@ def test_what_vllm_cannot_serve_is_refused(base: Path, monkeypatch: pytest.Monke
     assert "rank 512 at most, not 600" in run("library:qlora", "--backend", "vllm")[1]
     study.write_config(study.config.with_changes({"model.quant_type": "fp4", "train.rank": 8}))
     assert "trained over fp4" in run("library:qlora", "--backend", "vllm")[1]
+    study.write_config(study.config.with_changes({"model.quant_type": "int8", "model.double_quant": False}))
+    refused = run("library:qlora", "--backend", "vllm")[1]
+    assert "trained over int8" in refused and "without double" not in refused
     assert "--quantization" not in command("library:lora")
     summary = study.arm_folder("lora") / "summary.json"
     write_json(summary, {**read_json(summary), "compute_dtype": "float32"})

@@ -51,7 +51,8 @@ def test_everything_that_can_be_in_a_report_is_named_when_it_is_rendered() -> No
 def test_texts_of_the_data_are_left_as_they_are() -> None:
     report = build_report(write_study(Recipe(settings=INT8, question="What does 4-bit mean?", answer="In 4 bits.",
                                              name="in-4-bit")))
-    assert report["study"] == "in-4-bit" and report["items"][0]["question"].startswith("What does 4-bit mean?")
+    assert report["study"] == "in-4-bit"
+    assert any(item["question"] == "What does 4-bit mean?" for item in report["items"])
     for text in (render_html(report), render_markdown(report)):
         assert "What does 4-bit mean?" in re.sub(r"\\(?=.)", "", text)
         assert "What does 8-bit mean?" not in re.sub(r"\\(?=.)", "", text) and "In 8 bits." not in text
