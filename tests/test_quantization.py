@@ -220,14 +220,14 @@ def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path: 
         "train.max_steps": 2, "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 1,
         "train.rank": 4, "train.max_length": 96, "train.sample_answers": 0, "data.max_heldout": 4,
         "eval.max_new_tokens": 4, "eval.bootstrap_resamples": 500, "eval.cells": "B16,B4,L16,Q4,LR,QR",
-        "eval.retention": "false", "eval.baselines": "false", "eval.similarity": "false", "formats.types": "",
+        "eval.retention": "false", "eval.baselines": "false", "eval.similarity": "false", "formats.types": "[]",
     }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     folder = Path(cli("run", str(SMALL), "--name", "bytes", *words, "--json")["folder"])
     trained = read_json(folder / "arms" / "qlora" / "summary.json")
     assert trained["base_storage"] == "int8" and trained["base_bytes"] == trained["predicted"]["base_bytes"]
     report = read_json(folder / "report.json")
-    assert {report["cells"][name]["base"] for name in ("B4", "Q4", "QR")} == {"int8"}
+    assert {report["cells"][name]["base"] for name in ("B4", "Q4", "QR")} == {"8-bit"}
     assert report["cells"]["QR"]["base_bytes"] == report["cells"]["Q4"]["base_bytes"] == trained["base_bytes"]
     for ending in ("md", "html", "json"):
         text = (folder / f"report.{ending}").read_text(encoding="utf-8").replace("\\", "")

@@ -18,7 +18,7 @@ from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.i18n import t
 from assistant_builder.inference.generate import KVCacheState, generate_tokens
-from assistant_builder.quantization import method_of, texts_of
+from assistant_builder.quantization import METHODS, method_of
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
@@ -263,8 +263,9 @@ class ChatSession(Session):
         from assistant_builder.models.loading import load_arm
 
         if speaker != BASE:
-            with texts_of(self._study.config.model.quant_type):
-                kind = ARMS[speaker].base_label
+            kind = ARMS[speaker].base_label
+            if ARMS[speaker].storage is None:
+                kind = f"{METHODS[self._study.config.model.quant_type].bits}-bit"
             report(t("Reading the {kind} base", kind=kind), 0.4)
             model, prompter = load_arm(self._study, speaker, hold=True)
             prepare_for_inference(model)
