@@ -68,6 +68,7 @@ _UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (b"version https://git-lfs.github.com/spec/", N_("a Git LFS pointer, not the data"),
      N_("Download the file itself with 'git lfs pull'")),
 )
+_LONGEST_NAME = 200  # characters of a column that a message repeats in full
 _FIRST_ROWS = 3
 _ZIP_MEMBER, _MAX_ZIP_MEMBERS = b"PK\x01\x02", 10_000
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")
@@ -134,7 +135,7 @@ def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[T
         return table, map_columns(table.columns, columns, str(source))
     except DataError as error:
         guess = None if columns else guess_columns(table)
-        if guess is None:
+        if guess is None or max(map(len, guess.values())) > _LONGEST_NAME:
             raise
         found = " ".join(f"--set data.columns.{role}={name!r}" for role, name in guess.items())
         raise DataError(error.what, where=error.where,
