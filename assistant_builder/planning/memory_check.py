@@ -53,6 +53,11 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
 
     ``methods`` are the arms to be trained, by default those of the study.
     """
+    if plan.shards > 1:
+        for storage in (base_storage(arm, plan.config.model) for arm in methods or plan.config.arms):
+            if not storage.shardable:
+                return ConfigError(f"a base stored as {storage.name} cannot be sharded", where="executor.spread",
+                                   remedy="Set executor.spread=ddp, or executor.devices=1")
     if plan.shards > 1 and plan.config.train.optimizer.startswith("paged_"):
         return _paged_shards(plan)
     too_large = methods_over_budget(plan, *methods)
@@ -86,7 +91,7 @@ def require_fit(plan: Plan, *methods: str) -> None:
     """Raise the error that :func:`refusal` returns.
 
     Raises:
-        ConfigError: The optimizer cannot be sharded.
+        ConfigError: The optimizer or a base cannot be sharded.
         ResourceError: An arm cannot fit the machine.
     """
     error = refusal(plan, *methods)
@@ -117,7 +122,7 @@ def require_study_fit(study: Study) -> None:
     Until the data step has counted tokens, the pairs are assumed to be as short as possible.
 
     Raises:
-        ConfigError: An arm needs a GPU, or its optimizer cannot be sharded.
+        ConfigError: An arm needs a GPU, or its optimizer or its base cannot be sharded.
         ResourceError: An arm cannot fit.
     """
     arms = [arm for arm in study.config.arms if study.step(f"train-{arm}").state != "succeeded"]

@@ -14,6 +14,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base, model_bytes
 from assistant_builder.models.lora_layers import TwinLoraLinear, dequantize_to_compute_dtype, merge, quantize
+from assistant_builder.planning.memory_check import refusal
 from assistant_builder.planning.plan import plan_study
 from assistant_builder.quantization import METHODS, method_of
 from assistant_builder.quantization.bitsandbytes import OUTLIER
@@ -193,6 +194,11 @@ def test_a_base_that_fsdp_would_shard_is_refused(base: Path) -> None:
     with pytest.raises(ConfigError, match="stored as int8 cannot be sharded") as refused:
         load_base(BaseSpec(base, "int8", True, "float32", sharded=True))
     assert "executor.spread=ddp" in str(refused.value.remedy)
+    config = StudyConfig().with_changes({"model.base": str(base), "model.quant_type": "int8", "executor.devices": 2,
+                                         "executor.spread": "fsdp"})
+    plan = plan_study(config)  # before anything is trained, and only for arms that are stored so
+    assert plan.shards == 2 and "stored as int8 cannot be sharded" in str(refusal(plan, "lora", "qlora"))
+    assert "int8" in str(refusal(plan)) and refusal(plan, "lora") is None
 
 
 def test_doctor_notices_wrong_products(monkeypatch: pytest.MonkeyPatch) -> None:
