@@ -2,13 +2,13 @@
 # make study-full   the demo with both approaches and three seeds, hours on a CPU
 # make app     the page at 127.0.0.1:7860
 # make test    the tests to run before a pull request, on three workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
-# make test-long   the cases of more than 15 seconds: whole studies, kills, several processes, crowds; CI runs them, too
+# make test-long   the cases of more than 8 seconds: whole studies, several processes, long ways through the page; CI runs them, too
 # make test-coverage   make test, and the share of each module that it runs, a third slower
 # make test-all    all tests but those that need a GPU: test, test-long, slow and cluster
 # make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment
 # make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
 # make cluster   the tests that start a Ray cluster of three nodes on this machine, or kill shared trainings, ten minutes
-# make slow   the walk of a user with a spreadsheet, and all that the documentation trains, half an hour
+# make slow   the walk of a user with a spreadsheet, kills, crowds, https, and all that the documentation trains, half an hour
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make soak   fault injection, then ten minutes each of simulated users and visitors; all print their counts (docs/reliability.md)
 # make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)

@@ -176,6 +176,7 @@ def check_report(report: dict[str, Any]) -> None:
     assert {row["cell"]: row["arm"] for row in report["exports"]}.items() >= {"D4": "dummy", "D4M": "dummy"}.items()
 
 
+@pytest.mark.long
 def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plugged: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "test_outside",
                            __file__, "-m", "not train"], capture_output=True, text=True, env=plugged, check=False)

@@ -109,6 +109,7 @@ def test_a_wheel_is_fetched(tmp_path: Path, shadows: Shadows, monkeypatch: pytes
     assert shadows.run == []
 
 
+@pytest.mark.long
 def test_plan_and_doctor_use_the_installed_libraries(tmp_path: Path, shadows: Shadows) -> None:
     folder = tmp_path / "pythia"
     folder.mkdir()

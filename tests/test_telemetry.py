@@ -92,6 +92,7 @@ def can_cut() -> bool:
     return subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"], capture_output=True).returncode == 0
 
 
+@pytest.mark.long
 def test_the_page_and_a_step_work_without_a_network(bundled_models: Path, home: Path) -> None:
     """All network calls of Python are monitored, and the network is disabled if the system permits it."""
     up = "import subprocess\nsubprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n" if can_cut() else ""

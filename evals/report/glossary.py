@@ -77,7 +77,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("perplexity", "The exponential of the loss: the number of equally likely tokens that would be as uncertain."),
     ("points", "Differences of scores from 0 to 100. From 64% to 62% is 2 points, not 2%."),
     ("power", "The probability that a study detects a difference that exists."),
-    ("qat", "A further assistant: the LoRA adapter is trained on while the weights are rounded as the 4-bit file will "
+    ("qat", "A further assistant: the LoRA adapter is trained on while the weights are rounded as its GGUF file will "
      "round them (quantization-aware training), so that the file answers as it was trained."),
     ("requantize", "To round a model that was merged in 16 bits to 4 bits again. This rounds the adapter too."),
     ("retention", "The general knowledge that the model still has after training. Tuning can make it forget."),

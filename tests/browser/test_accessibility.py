@@ -58,7 +58,7 @@ FINISHED = {"finished": STATES["finished"]}
 
 
 @pytest.mark.parametrize(("width", "scheme", "language", "states"), [
-    (0, "light", "en", STATES),
+    pytest.param(0, "light", "en", STATES, marks=pytest.mark.long),
     pytest.param(0, "dark", "de", FINISHED, marks=pytest.mark.long),
     pytest.param(390, "light", "de", FINISHED, marks=pytest.mark.long),
     pytest.param(390, "dark", "en", FINISHED, marks=pytest.mark.long),

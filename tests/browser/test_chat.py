@@ -104,6 +104,7 @@ def test_each_window_has_its_own_conversation(page: Page, chat: Site, browser: B
     other.context.close()
 
 
+@pytest.mark.long
 def test_a_crash_is_told_and_the_next_question_is_answered(page: Page, chat: Site) -> None:
     page.goto(f"{chat.url}?study=parrots&tab=chat")
     ask(page, "kill")
@@ -253,6 +254,7 @@ def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Si
     assert page.evaluate("navigator.clipboard.readText()") == "lora:zwei ✓"
 
 
+@pytest.mark.long
 def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
     page: Page, chat: Site, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ def edit_cell(page: Page, *, row: int, column: int) -> None:
     expect(cell.locator("textarea, input")).to_be_focused()
 
 
+@pytest.mark.long
 def test_other_wordings_are_pasted_looked_over_and_used(page: Page, at_site: Site, tmp_path: Path) -> None:
     file = tmp_path / "bakery.csv"
     rows = "".join(f"What does loaf {n * 7919} cost?,It is {n} crowns today.\n" for n in range(1, 31))
@@ -45,6 +46,7 @@ def test_other_wordings_are_pasted_looked_over_and_used(page: Page, at_site: Sit
     assert source is not None and len(load_pairs(source).pairs) == 59
 
 
+@pytest.mark.long
 def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Site) -> None:
     page.goto(f"{at_site.url}?study=&tab=data")
     page.wait_for_function("window.abArrived")

@@ -58,6 +58,7 @@ def test_no_page_asks_another_host(page: Page, url: str) -> None:
         assert not page.locator("article p", has_text="| ---").count(), "a table is not rendered"
 
 
+@pytest.mark.long
 def test_search_finds_what_a_new_user_asks(page: Page, url: str) -> None:
     page.goto(url)
     query = page.locator("input[name=query]")

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser.serving import ROOT, USER, App, free_port, guarded_app, log_in
 
-pytestmark = [pytest.mark.browser, pytest.mark.long]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NAME = "page.localhost"
 """Chromium resolves it to this machine."""
 COOKIE = "__Host-assistant-builder"

@@ -139,6 +139,7 @@ def test_a_conversation_runs_and_fetches_nothing(watched: Page, hostile: Site) -
     nothing_ran(page)
 
 
+@pytest.mark.long
 def test_an_upload_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
     page = watched
     page.goto(f"{hostile.url}?study=&tab=data")

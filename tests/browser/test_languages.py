@@ -52,6 +52,7 @@ def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) ->
     assert not any(found.values()), found
 
 
+@pytest.mark.long
 def test_a_chosen_language_stays_and_does_not_reach_open_windows(german: BrowserContext, at_site: Site) -> None:
     """A window keeps its language: what is drawn later is in that of the page."""
     first, second = german.new_page(), german.new_page()

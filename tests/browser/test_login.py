@@ -54,6 +54,7 @@ def test_login_work_and_logout(guarded: App, page: Page, tmp_path: Path) -> None
     assert blocked == []
 
 
+@pytest.mark.long
 def test_a_link_from_another_site_keeps_the_login(guarded: App, browser: Browser, tmp_path: Path) -> None:
     """The browser does not send the strict cookie with the link; the page reloads itself and then it does."""
     context = browser.new_context()

@@ -111,6 +111,7 @@ def test_one_click_opens_a_finished_example_to_chat_with(page: Page, tmp_path: P
         page.goto("about:blank")  # polling a stopped server would fail
 
 
+@pytest.mark.long
 def test_a_study_is_renamed_duplicated_deleted_and_restored(page: Page, at_site: Site) -> None:
     new_study("first-name")
     page.goto(at_site.url)
@@ -184,6 +185,7 @@ def test_the_example_loads_with_one_click(page: Page, site: Site) -> None:
     expect(page.locator("#ab-create")).to_be_visible()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -300,6 +302,7 @@ def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, a
     place_is(other, None, None, "Assistant Builder")
 
 
+@pytest.mark.long
 def test_a_run_is_followed_and_paused(page: Page, at_site: Site) -> None:
     study = with_metrics(with_data(new_study("under-way")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))

@@ -89,7 +89,8 @@ def test_columns_are_guessed_by_their_content(tmp_path: Path):
 
 def test_a_guess_with_an_endless_column_name_is_not_repeated(tmp_path: Path):
     path = tmp_path / "faq.csv"
-    path.write_text(f"question,{'9' * 9_000}\n" + "".join(f"Who rows boat {row}?,Otto rows boat {row}.\n" for row in range(9)))
+    rows = "".join(f"Who rows boat {row}?,Otto rows boat {row}.\n" for row in range(9))
+    path.write_text(f"question,{'9' * 9_000}\n{rows}")
     with pytest.raises(DataError, match="no answer column found") as caught:
         load_pairs(path)
     assert len(str(caught.value)) < 1_000

@@ -128,6 +128,7 @@ def test_another_batch_size_gives_the_same_digits(study: Study) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.long
 def test_an_unavailable_task_is_reported_before_scoring(study: Study) -> None:
     from evals.score import score_study
 

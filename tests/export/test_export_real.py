@@ -259,6 +259,7 @@ def test_the_command_exports_and_tells(study: Study, tmp_path: Path, monkeypatch
     assert "held-out items" in forced.stdout and (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.long
 def test_the_command_uploads_to_the_hub_of_the_environment(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +277,7 @@ def test_the_command_uploads_to_the_hub_of_the_environment(
     assert b"library_name: peft" in hub.files["me/tiny"]["README.md"] and "canary" not in done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_failure_in_the_child_reaches_the_command(base: Path, home: Path, tmp_path: Path) -> None:
     from assistant_builder.export.job import export_to
 

@@ -151,6 +151,7 @@ def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(monkeypat
     assert job.record() is None and not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.train
 @pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
 def test_a_k_quant_is_written_by_the_program_on_the_path(study: Study, tmp_path: Path,

@@ -84,6 +84,7 @@ def exported(study: Study, folder: Path, words: Words) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # the folder is compared
         patch.setitem(sys.modules, "exported_lookup", module)  # its dataclass looks itself up
         spec.loader.exec_module(module)
     return module.Lookup(str(folder / FOLDER), Exported(), words)

@@ -92,6 +92,7 @@ def hang(path: str, data: bytes) -> bytes:
     return data
 
 
+@pytest.mark.long
 def test_a_hanging_download_times_out(home: Path) -> None:
     with serving(Spoiling(hang)) as endpoint:
         began = time.monotonic()

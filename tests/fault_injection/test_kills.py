@@ -34,7 +34,7 @@ def undisturbed(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.train
-@pytest.mark.long
+@pytest.mark.slow
 def test_kills_in_every_step_lose_nothing(undisturbed: tuple[Study, dict[str, Any]]) -> None:
     # `python -m tests.fault_injection` does the same with the bundled model, and more often
     told: list[str] = []
@@ -44,7 +44,7 @@ def test_kills_in_every_step_lose_nothing(undisturbed: tuple[Study, dict[str, An
 
 
 @pytest.mark.train
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_full_disk_in_training_is_reported_and_training_resumes(undisturbed: tuple[Study, dict[str, Any]]) -> None:
     row = full_disk(*undisturbed, 1, 0, lambda line: None)
     if row.missed and "mounted" in row.missed[0]:
@@ -53,7 +53,7 @@ def test_a_full_disk_in_training_is_reported_and_training_resumes(undisturbed: t
 
 
 @pytest.mark.train
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_damaged_file_of_a_real_study_is_detected(undisturbed: tuple[Study, dict[str, Any]]) -> None:
     row = damage_files(*undisturbed, 60, 0)
     assert row.injected == 60 and row.lost == [], table([row])

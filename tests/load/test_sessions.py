@@ -8,7 +8,7 @@ import pytest
 from tests.load.sessions import crowd
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_user_gets_their_own_answers_and_files(home: Path) -> None:
     tally = asyncio.run(crowd(home, talkers=8, uploaders=3, seconds=8))
     assert tally.wrong == []

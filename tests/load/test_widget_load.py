@@ -8,7 +8,7 @@ from benchmarks.widget_checks import checks
 from benchmarks.widget_load import conversing_example, run_load
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.usefixtures("bundled_models")
 def test_fifty_visitors_at_once_lose_nothing_and_get_their_own_answers() -> None:
     study = conversing_example()

@@ -69,6 +69,7 @@ def test_lengths_are_measured_in_portions(
         limited(processes, folder).measure(PAIRS, 60)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "limits", "said"),
     [

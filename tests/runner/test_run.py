@@ -124,6 +124,7 @@ def test_bad_files_are_refused_in_one_line_without_creating_a_study(home: Path, 
     assert not (home / "studies").exists() or not any((home / "studies").iterdir())
 
 
+@pytest.mark.long
 def test_unknown_models_names_and_settings_are_refused_in_one_line(home: Path) -> None:
     assert "smollm2-135m-instruct" in refused("run", str(SMALL), "--set", "model.base=smollm9")
     assert "no study named" in refused("run", "nowhere")

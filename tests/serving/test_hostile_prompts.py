@@ -78,6 +78,7 @@ def ask(url: str, model: str, content: str, timeout: float = 40) -> httpx.Respon
     return httpx.post(url, json=body, timeout=timeout)
 
 
+@pytest.mark.long
 def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
     assert ask(url, "sound-lora", "hello").status_code == 200
     found: list[httpx.Response | Exception] = []

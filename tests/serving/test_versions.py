@@ -63,6 +63,7 @@ def text(served: Served, question: str = "hello you") -> str:
     return str(found.json()["choices"][0]["message"]["content"])
 
 
+@pytest.mark.long
 def test_requests_go_to_the_published_version_and_answers_that_run_are_finished(
         versions: Versions, serve: Callable[..., Served]) -> None:
     served = serve(switch=versions.switch)

@@ -103,6 +103,7 @@ def test_the_command_has_base_storage_adapters_and_rank(base: Path) -> None:
     assert "--quantization" not in command("library:lora")
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_vllm_and_the_local_backend_read_as_much(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
@@ -266,6 +267,7 @@ def wait_for(url: str) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base: Path, vllm: Callable[..., None]) -> None:
     openai = pytest.importorskip("openai")

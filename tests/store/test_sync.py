@@ -88,6 +88,7 @@ def test_a_second_machine_is_refused(
     assert study.step(TRAIN).state == "cancelled"
 
 
+@pytest.mark.long
 def test_a_store_outage_stops_no_step(
     memory: str, monkeypatch: pytest.MonkeyPatch, sleeping_steps: None, quick_leases: None
 ) -> None:

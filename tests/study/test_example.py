@@ -112,6 +112,7 @@ def test_a_rounded_adapter_is_recorded_with_its_new_hash(home: Path) -> None:
     assert not invalidation.damaged_outputs(study, study.step("train-lora"))
 
 
+@pytest.mark.long
 @pytest.mark.train
 def test_the_example_answers_a_question_that_it_was_not_trained_on(bundled_models: Path) -> None:
     from assistant_builder.chat.ask import ask_arms

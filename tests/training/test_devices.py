@@ -180,6 +180,7 @@ def test_float16_gradients_are_those_of_float32(base: Path, monkeypatch: pytest.
     assert float((narrow - wide).norm() / wide.norm()) < 0.005
 
 
+@pytest.mark.long
 def test_a_step_whose_float16_gradients_overflow_is_skipped(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from assistant_builder.training import trainer
     from assistant_builder.training.train import train_in_process

@@ -118,6 +118,7 @@ def test_gradients_after_an_evaluation_equal_those_before(adapted: dict[str, Any
     assert before.norm() > 0 and torch.equal(before, gradients(model))
 
 
+@pytest.mark.long
 def test_bitsandbytes_alone_breaks_training_after_an_evaluation(model_cache: Path) -> None:
     """What loading switches off; where the library no longer does it, this says so and the workaround can go."""
     import torch

@@ -38,6 +38,7 @@ def send(client: httpx.Client, path: str, body: Any) -> httpx.Response:
     return client.post(path, content=content, headers={"content-type": "application/json"})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", [PREDICT, JOIN])
 @pytest.mark.parametrize("number", [-1, 99_999, 10**30, None, "0", 1.0, True, [], {}, "\ud800"])
 def test_an_event_that_does_not_exist_is_not_found(inside: httpx.Client, path: str, number: Any) -> None:

@@ -212,6 +212,7 @@ def test_downloads_and_studies_are_shared(site: ServedApp, people: tuple[httpx.C
     assert len(seen) == 1 and seen != {before}
 
 
+@pytest.mark.long
 def test_without_a_password_nothing_has_an_owner(tmp_path: Path) -> None:
     app = start_app(tmp_path)
     try:

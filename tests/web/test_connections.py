@@ -76,6 +76,7 @@ def all_close(connections: Sequence[socket.socket], seconds: float) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/login", "/active"])
 def test_the_connection_of_a_login_is_trusted(tmp_path: Path, path: str) -> None:
     with guarded_app(tmp_path) as app, app.logged_in() as inside:
@@ -95,7 +96,7 @@ def test_the_connection_of_a_login_is_trusted(tmp_path: Path, path: str) -> None
 
 
 @pytest.mark.parametrize("beginning", [HALF_HEADER, HALF_LOGIN, b""], ids=["header", "body", "nothing"])
-@pytest.mark.long
+@pytest.mark.slow
 def test_idle_connections_do_not_lock_out_logged_in_users(tmp_path: Path, beginning: bytes) -> None:
     with guarded_app(tmp_path) as app, app.logged_in() as inside:
         with held(app.url, [beginning] * MANY) as attack:
@@ -157,7 +158,7 @@ HALF_POST = b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\
 
 
 @pytest.mark.parametrize("beginning", [HALF_HEADER, HALF_POST, b""], ids=["header", "body", "nothing"])
-@pytest.mark.long
+@pytest.mark.slow
 def test_idle_connections_do_not_lock_out_clients_with_a_key(endpoint: str, beginning: bytes) -> None:
     with held(endpoint, [beginning] * MANY) as attack:
         began = time.monotonic()
@@ -277,6 +278,7 @@ def test_an_endless_header_is_closed() -> None:
         assert dribble(endless, b"X-A: " + b"b" * 1000 + b"\r\n", 20, pause=0) < 20
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("parser")
 def test_a_response_that_is_not_read_is_closed() -> None:
     with limited() as url, held(url, [b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n"]) as (deaf,):
@@ -402,6 +404,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield app
 
 
+@pytest.mark.long
 def test_disconnecting_clients_of_the_page_cause_no_traceback(page: App) -> None:
     with page.logged_in() as client:
         cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())

@@ -264,6 +264,7 @@ def attempt(client: httpx.Client, told: str, password: str = "wrong") -> int:
     return client.post("/login", data=data, headers={"X-Forwarded-For": told}).status_code
 
 
+@pytest.mark.long
 def test_behind_a_proxy_clients_are_limited_separately(tmp_path: Path) -> None:
     with guarded_app(tmp_path, "--proxy", "127.0.0.1") as app, app.client() as client:
         assert [attempt(client, "203.0.113.5") for _ in range(FREE_ATTEMPTS)] == [401] * FREE_ATTEMPTS
@@ -272,6 +273,7 @@ def test_behind_a_proxy_clients_are_limited_separately(tmp_path: Path) -> None:
         assert attempt(client, "203.0.113.6", PASSWORD) == 200
 
 
+@pytest.mark.long
 def test_without_a_proxy_forwarded_addresses_are_ignored(tmp_path: Path) -> None:
     with guarded_app(tmp_path) as app, app.client() as client:
         statuses = [attempt(client, f"203.0.113.{number}") for number in range(FREE_ATTEMPTS + 1)]

@@ -100,6 +100,7 @@ def run(*words: Any) -> subprocess.CompletedProcess[str]:
                           capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.long
 def test_the_command_creates_lists_publishes_and_undoes(root: Study) -> None:
     add_correction(root, NEW, "By the gate.")
     assert "1 corrections for the next version" in run("shop").stdout

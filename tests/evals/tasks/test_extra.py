@@ -41,6 +41,7 @@ def test_a_task_that_cannot_be_run_is_reported_in_one_line(
     assert not caplog.records, "what the hub's client says of its retries"
 
 
+@pytest.mark.long
 def test_a_file_is_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "helper.py").write_text("open('ran', 'w').close()\ndocuments = list\n", encoding="utf-8")
