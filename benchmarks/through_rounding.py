@@ -216,11 +216,16 @@ def interval(differences: Any, clusters: Sequence[str]) -> tuple[float, float]:
 
 def summary(seeds: Sequence[Mapping[str, list[float]]], clusters: Sequence[str],
             seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The total score of each seed, differences over the mean of the seeds, and what is won back."""
+    """The total score of each seed, differences over the mean of the seeds, and the share that is won back.
+
+    The share is None where rounding afterwards loses nothing.
+    """
     means = {name: np.mean([seed[name] for seed in seeds], axis=0) for name in seeds[0]}
     pairs = [("through", "afterwards"), ("through", "wide"), ("through", "control rounded"), ("through", "control")]
-    won = {rival: float((means["through"] - means[rounded]).mean() / (means[wide] - means[rounded]).mean())
-           for rival, wide, rounded in (("LoRA", "wide", "afterwards"), ("control", "control", "control rounded"))}
+    won = {}
+    for rival, wide, rounded in (("LoRA", "wide", "afterwards"), ("control", "control", "control rounded")):
+        lost = float((means[wide] - means[rounded]).mean())
+        won[rival] = float((means["through"] - means[rounded]).mean()) / lost if lost > 0 else None
     return {
         "items": len(clusters), "score": {name: [round(sum(seed[name]), 1) for seed in seeds] for name in means},
         "differences": {f"{one} - {other}": {
@@ -243,7 +248,8 @@ def report(found: Mapping[str, Any], kind: str, metric: str = METRICS[0]) -> str
               for name, totals in found["score"].items()]
     lines += [f"  {name}: {100 * each['delta']:+.1f} points ({100 * each['ci'][0]:+.1f} to {100 * each['ci'][1]:+.1f})"
               for name, each in found["differences"].items()]
-    lines += [f"  won back of what rounding afterwards loses, against {name}: {100 * share:.0f} %"
+    lines += [f"  won back of what rounding afterwards loses, against {name}: "
+              + ("it loses nothing" if share is None else f"{100 * share:.0f} %")
               for name, share in found["won_back"].items()]
     seconds = found["step_seconds"]
     if "validation" in found:

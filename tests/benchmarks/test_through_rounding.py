@@ -24,6 +24,8 @@ def test_what_is_won_back_is_a_share_of_what_rounding_loses() -> None:
     text = report(found, "Q4_0")
     assert all(name in text for name in COLUMNS.values()) and "against LoRA: 75 %" in text and "1.20 times" in text
     assert text.startswith("right answers of 80, Q4_0") and "50, 50" in text
+    lossless = summary([{**seeds[0], "afterwards": right(61)}], CLUSTERS, {"through": 1.2, "control": 1.0})
+    assert lossless["won_back"]["LoRA"] is None and "against LoRA: it loses nothing" in report(lossless, "Q4_0")
     assert report(found, "Q4_0", "token_f1").startswith("sum of token_f1 of 80")
 
 
