@@ -98,7 +98,7 @@ def test_one_click_opens_a_finished_example_to_chat_with(page: Page, tmp_path: P
     with serving(tmp_path / "example", free_port()) as site:
         page.goto(site.url)
         page.get_by_role("button", name="Open a finished example").click()
-        expect(page.locator("#ab-question textarea")).to_be_visible()
+        expect(page.locator("#ab-question textarea")).to_be_visible(timeout=120_000)  # the server has just started
         expect(page.locator("#ab-examples button").first).to_contain_text("?")
         page.wait_for_function("location.search.includes('study=example') && location.search.includes('tab=chat')")
         for name in TABS:
