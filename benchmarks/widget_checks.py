@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from assistant_builder.chat.visitor_log import mask, read_questions
 from assistant_builder.serving.widget import Limits
 from assistant_builder.study import Study
-from benchmarks.widget_visitors import Question, Site
+from benchmarks.widget_visitors import NOBODY, Question, Site
 
 LATER_SECONDS = 0.3
 """What the first text may come later through the widget than from the endpoint, at the 95th percentile."""
@@ -144,7 +144,7 @@ def lost_in_log(site: Site, study: Study) -> list[str]:
                 mask(each.text), mask(each.answer), each.tab, each.declined, each.vote, mask(each.suggestion)):
             faults.append(f"{each.text} is kept as {row}")
     left = {(mask(each.text), each.tab): each for each in site.asked if each.left}
-    for row in rows.values():
+    for row in (row for row in rows.values() if row.visitor != NOBODY):
         unread = left.pop((row.question or "", row.visitor), None)
         if unread is None or not (row.answer or "").startswith(_beginning(unread.answer)):
             faults.append(f"nobody got {row}")

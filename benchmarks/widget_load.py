@@ -37,6 +37,7 @@ from assistant_builder.study import home as home_folder
 from assistant_builder.study.example import open_example
 from benchmarks.widget_checks import Load, Sample, checks, later, percentile, warm_up
 from benchmarks.widget_visitors import (
+    NOBODY,
     ORIGIN,
     Known,
     Question,
@@ -137,7 +138,7 @@ async def _known(site: Site, study: Study) -> Known:
             break
         question = pair.messages[-2].content
         if pair.answerable and question not in found:
-            asked = await site.complete(Question([question]))
+            asked = await site.complete(Question([question], tab=NOBODY))
             if asked.answer not in found.values():
                 found[question] = asked.answer
     return Known(found)

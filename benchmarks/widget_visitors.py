@@ -36,6 +36,10 @@ Manner = Literal["read", "stop", "glance", "leave", "slow"]
 place in the queue; ``slow``: pauses while reading."""
 
 
+NOBODY = "nobody"
+"""Who asks before there are visitors, so that the answers of a study are known."""
+
+
 @dataclass
 class Question:
     """A question and what came back.

@@ -14,7 +14,7 @@ from assistant_builder.chat.visitor_log import VisitorLog, log_file, opened
 from assistant_builder.study import Study
 from benchmarks.scripted_worker import UNKNOWN, answer_to
 from benchmarks.widget_checks import Load, Sample, checks, later
-from benchmarks.widget_visitors import Known, Question, Scripted, Site
+from benchmarks.widget_visitors import NOBODY, Known, Question, Scripted, Site
 from tests.synthetic_study import new_study
 
 
@@ -125,6 +125,13 @@ def test_a_question_that_is_kept_twice_is_noticed(load: Load, study: Study, id: 
         connection.execute(f"INSERT INTO question (id, {', '.join(names)}) SELECT 'twice', {', '.join(names)} "
                            "FROM question WHERE id = ?", (id,))
     assert any("in the log" in check.name for check in checks(load, study) if not check.passed)
+
+
+def test_questions_by_which_answers_are_known_are_no_visitor_s(load: Load, study: Study) -> None:
+    log = VisitorLog(log_file(study), "texts", 90)
+    log.asked("q-before", NOBODY, "library-lora", "When?", "At nine.", declined=False)
+    log.close()
+    assert not any("in the log" in check.name for check in checks(load, study) if not check.passed)
 
 
 def test_what_is_masked_in_the_log_is_no_fault(load: Load, study: Study) -> None:
