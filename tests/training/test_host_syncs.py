@@ -26,7 +26,7 @@ READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero
 
 
 class Recorder(TorchDispatchMode):
-    """The operations whose result the CPU has to see before it can go on, as events beside others."""
+    """Records the operations whose result the CPU needs before it can go on; other events are added by tests."""
 
     def __init__(self) -> None:
         super().__init__()
