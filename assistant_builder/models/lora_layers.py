@@ -101,13 +101,13 @@ class RoundedWeight:
     def __init__(self, kind: str) -> None:
         self.kind = kind  # of :data:`assistant_builder.models.rounding.FORMATS`
         self._values: torch.Tensor | None = None
-        self._state: tuple[int, ...] = ()
+        self._state: tuple[object, ...] = ()
 
     @torch.no_grad()
     def values(self, layer: TwinLoraLinear, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
         """The rounded weight in ``dtype``, [out, in]; it is written to ``out`` if that is given."""
         adapter = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        state = tuple(each._version for each in adapter)
+        state = tuple((each.data_ptr(), each._version) for each in adapter)
         known = self._values
         if out is None:
             out = known if known is not None and known.dtype == dtype else torch.empty(

@@ -235,13 +235,21 @@ class FusedLoraGroup(LoraGroup):
     @torch.no_grad()
     def weights(self, dtype: torch.dtype) -> torch.Tensor:
         """``[W, B, 0]`` of all layers, stacked vertically: [outputs, columns]."""
-        wide = self._fused_weight if self._fused_weight is not None else self._build_weight(dtype)
+        if self._fused_weight is None:
+            return self._fill(self._build_weight(dtype))
+        if self.adapters_changed(dtype):
+            self._fill(self._fused_weight)
+        return self._fused_weight
+
+    def _fill(self, wide: torch.Tensor) -> torch.Tensor:
+        """Write what depends on the adapters to ``wide``: B, and rounded weights."""
         row = 0
         for place, layer in enumerate(self.layers):
             column = self.inputs + place * self.rank
+            rows = wide[row : row + self.outputs[place]]
             if layer.rounding is not None:
-                layer.rounding.values(layer, dtype, wide[row : row + self.outputs[place], : self.inputs])
-            wide[row : row + self.outputs[place], column : column + self.rank] = layer.lora_B[ADAPTER].weight
+                layer.rounding.values(layer, wide.dtype, rows[:, : self.inputs])
+            rows[:, column : column + self.rank] = layer.lora_B[ADAPTER].weight
             row += self.outputs[place]
         return wide
 

@@ -36,6 +36,7 @@ class LoraGroup(ABC):
         self.rounds = first.rounding is not None
         self.ranks = self.rank * len(layers)
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
+        self._state: tuple[object, ...] = ()
 
     def output(self, layer: TwinLoraLinear, x: torch.Tensor) -> torch.Tensor:
         """Output of ``layer`` for ``x`` [..., in].
@@ -62,6 +63,14 @@ class LoraGroup(ABC):
         """The float32 parameters: A [rank, in] of all layers, then B [out, rank] of all layers."""
         return [part[ADAPTER].weight for parts in (
             [layer.lora_A for layer in self.layers], [layer.lora_B for layer in self.layers]) for part in parts]
+
+    def adapters_changed(self, dtype: torch.dtype) -> bool:
+        """Whether a parameter was written to since the last call, or ``dtype`` is another; a step writes once.
+
+        The parameters must not be sharded: FSDP gathers them without a new version.
+        """
+        before, self._state = self._state, (dtype, *((each.data_ptr(), each._version) for each in self.adapters()))
+        return before != self._state
 
 
 class SharedInputLora(torch.autograd.Function):
@@ -144,7 +153,6 @@ class GpuLoraGroup(LoraGroup):
         super().__init__(layers)
         self.columns = [slice(start, start + self.rank) for start in range(0, self.ranks, self.rank)]
         self._cast: tuple[torch.Tensor, ...] = ()
-        self._state: tuple[object, ...] = ()
 
     def compute(self, x: torch.Tensor, p: float) -> Sequence[torch.Tensor]:
         """See :meth:`LoraGroup.compute`."""
@@ -153,18 +161,11 @@ class GpuLoraGroup(LoraGroup):
 
     @torch.no_grad()
     def cast_adapters(self, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """A of all layers [rank · layers, in] and B of each layer [out, rank] in ``dtype``.
-
-        They are cast again when a parameter was written to, which an optimizer step does once. The parameters must not
-        be sharded: FSDP gathers them without a new version.
-        """
-        parameters = self.adapters()
-        state = (dtype, *((each.data_ptr(), each._version) for each in parameters))
-        if state != self._state:
-            count = len(self.layers)
+        """A of all layers [rank · layers, in] and B of each layer [out, rank] in ``dtype``, cast once a step."""
+        if self.adapters_changed(dtype):
+            parameters, count = self.adapters(), len(self.layers)
             down = torch.cat([each.to(dtype) for each in parameters[:count]])
             self._cast = (down, *(each.detach().to(dtype) for each in parameters[count:]))
-            self._state = state
         return self._cast
 
     def base_output(self, layer: TwinLoraLinear, x: torch.Tensor) -> torch.Tensor:

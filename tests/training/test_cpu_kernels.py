@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,39 @@ def test_barely_trained_adapters_keep_their_output() -> None:
     assert share(layer(x)) < 0.7
     fuse_it(model, torch.bfloat16)
     assert share(layer(x)) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_outputs_are_those_of_the_adapters_after_every_write(rounds: bool) -> None:
+    """The fused weight is written once a step; between steps it is the same."""
+    import torch
+
+    from assistant_builder.models.lora_layers import train_through_rounding
+
+    layer, model = one_layer(64, 32, dropout=0.0, dtype=torch.float32)
+    if rounds:
+        train_through_rounding(model, "Q8_0")
+    x = torch.randn(5, 64)
+
+    def plain() -> Any:
+        group, layer.group = layer.group, None
+        try:
+            return layer(x)
+        finally:
+            layer.group = group
+
+    fuse_it(model, torch.float32)
+    weight = layer.lora_B["default"].weight
+    seen = []
+    for write in (lambda: None, lambda: weight.normal_(), lambda: weight.mul_(2),
+                  lambda: setattr(weight, "data", torch.ones(weight.shape)), lambda: None):
+        with torch.no_grad():
+            write()
+            expected, output = plain(), layer(x)
+        assert torch.allclose(output, expected, atol=1e-4)
+        seen.append((output, layer.group.weights(x.dtype)._version))
+    assert not any(torch.equal(one, two) for (one, _), (two, _) in itertools.pairwise(seen[:-1]))
+    assert seen[-1][1] == seen[-2][1]
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 2, 9), (3, 6, 6, 5), (1, 4, 1, 33)])

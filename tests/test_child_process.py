@@ -1,0 +1,40 @@
+"""Child processes: the environment of those that compute."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assistant_builder.child_process import compute_environment, python_command
+
+_GRANTS = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ALLOCATED = """
+values = bytearray(64_000_000)
+values[::4096] = bytes(len(values[::4096]))
+print(open("/proc/self/smaps_rollup").read())
+"""
+
+
+def has_huge_pages() -> bool:
+    name, version = platform.libc_ver()
+    return (name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35) and _GRANTS.is_file()
+            and "[never]" not in _GRANTS.read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not has_huge_pages(), reason="needs huge pages and glibc 2.35")
+def test_a_process_that_computes_has_its_memory_in_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    done = subprocess.run(python_command("-c", _ALLOCATED), env=compute_environment(), capture_output=True, text=True,
+                          check=True)
+    found = re.search(r"^AnonHugePages:\s+(\d+) kB$", done.stdout, re.MULTILINE)
+    assert found and int(found[1]) > 32_000
+
+
+def test_tunables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+    assert compute_environment()["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
