@@ -184,4 +184,6 @@ def test_check_pairs_rejects_pairs_beyond_the_context_length():
     found = check_pairs(dataset(pairs), tokenizer=WordCounter(), max_pair_tokens=30)
     assert [kept.row for kept in found.usable] == [100, 101, 102] == list(found.tokens)
     assert [left.reason for left in found.rejected] == ["it has 53 tokens, and at most 30 fit in the model's context"]
-    assert len(check_pairs(dataset(pairs), tokenizer=WordCounter()).usable) == 4
+    for limit in (53, None):
+        found = check_pairs(dataset(pairs), tokenizer=WordCounter(), max_pair_tokens=limit)
+        assert len(found.usable) == 4 and not found.rejected
