@@ -32,7 +32,7 @@ READY_DEV := .venv/.ready-dev
 
 # compiled modules and rewritten tests are kept: without them the tests take a minute longer
 unexport PYTHONDONTWRITEBYTECODE
-# huge pages, which processes that compute have, for the tests themselves: a third faster where memory is slow
+# huge pages, which processes that compute have, for the tests themselves: faster where memory is slow
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := demo

@@ -201,8 +201,7 @@ def scores(config: StudyConfig, source: Path, seed: int, metric: str, variant: s
     found |= {"control": answers(control, QAT.name, WIDE),
               "control rounded": answers(control, QAT.name, type, values=values)}
     with trained_as(variant or "through"):
-        found["through"] = answers(studies[variant or "through"], QAT.name, type,
-                                   values=values)
+        found["through"] = answers(studies[variant or "through"], QAT.name, type, values=values)
     references, score = [item["reference"] for item in items_of(one)[0]], getattr(text, metric)
     return {name: [score(each, reference) for each, reference in zip(given, references, strict=True)]
             for name, given in found.items()}

@@ -26,7 +26,7 @@ STEPS = 2
 
 
 def trainer(folder: Path, device: str, *, storage: str = "float16", dtype: str = "float32",
-            **changes: Any) -> TwinTrainer:
+            dequantize: bool = False, **changes: Any) -> TwinTrainer:
     """A trainer of a tiny model on four pairs of different lengths."""
     base = tiny_base(folder / "base")
     prompter = ChatTokenizer.load(base)
@@ -38,7 +38,7 @@ def trainer(folder: Path, device: str, *, storage: str = "float16", dtype: str =
         config.train.max_length)]
     plan = TrainingRun(
         train=config.train, train_examples=examples, validation_examples=examples, folder=folder, device=device,
-        gradient_checkpointing=False, dequantize=False, cancelled=lambda: False, next_move=lambda *_: "train",
+        gradient_checkpointing=False, dequantize=dequantize, cancelled=lambda: False, next_move=lambda *_: "train",
         on_step=lambda *_: None,
     )
     return TwinTrainer(model, plan, prompter)

@@ -173,6 +173,20 @@ def test_steps_use_the_adapters_of_the_last_step(tmp_path: Path, monkeypatch: py
     assert losses["fused"][-1] < losses["fused"][0]
 
 
+def test_on_a_cpu_every_step_uses_the_adapters_of_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fused weights are written once a step, with the losses of writing them at every use."""
+    from assistant_builder.training.cpu_kernels import FusedLoraGroup
+
+    written = FusedLoraGroup.adapters_changed
+    losses = {}
+    for when, changed in (("once", written), ("always", lambda *_: True), ("never", lambda *_: False)):
+        monkeypatch.setattr(FusedLoraGroup, "adapters_changed", changed)
+        trainer(tmp_path / when, "cpu", dequantize=True, **{"train.max_steps": 4, "train.learning_rate": 0.003}).run()
+        losses[when] = [event["loss"] for event in read_jsonl(tmp_path / when / "metrics.jsonl")
+                        if event["event"] == "step"]
+    assert losses["once"] == losses["always"] != losses["never"]
+
+
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text"])  # and with windows
 @pytest.mark.parametrize("lengths", [(12, 20, 19), (24, 24, 24), (40,)])
 def test_masks_without_reads_are_those_of_transformers(kind: str, lengths: tuple[int, ...]) -> None:
