@@ -46,7 +46,7 @@ from evals.work_items import evenly_spaced
 WIDE = "BF16"
 RESAMPLES = 4000
 METRICS = ("exact_match", "token_f1")
-VARIANT_NAMES = ("activations",)
+VARIANT_NAMES = ("activations", "soft", "fitted", "faster", "slower")
 CHECKED_ITEMS = 50
 """Questions on whose answers the loss of the file is compared with that of training."""
 COLUMNS = {"wide": "LoRA, 16 bits", "afterwards": "LoRA, rounded afterwards", "weighted": "the same, importance matrix",
@@ -201,7 +201,8 @@ def scores(config: StudyConfig, source: Path, seed: int, metric: str, variant: s
     found |= {"control": answers(control, QAT.name, WIDE),
               "control rounded": answers(control, QAT.name, type, values=values)}
     with trained_as(variant or "through"):
-        found["through"] = answers(studies[variant or "through"], QAT.name, type, values=values)
+        found["through"] = answers(studies[variant or "through"], QAT.name, type,
+                                   values=type if variant == "fitted" else values)
     references, score = [item["reference"] for item in items_of(one)[0]], getattr(text, metric)
     return {name: [score(each, reference) for each, reference in zip(given, references, strict=True)]
             for name, given in found.items()}
