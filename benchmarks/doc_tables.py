@@ -131,9 +131,14 @@ def _value(value: Any) -> str:
 
 def _allowed(field: FieldInfo) -> str:
     """The choices or the bounds of a setting."""
-    registry = next((each for each in field.metadata if isinstance(each, RegistryName)), None)
-    kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if get_origin(kind) is Literal]
-    choices = registry.choices() if registry else get_args(kinds[0]) if kinds else ()
+    parts = get_args(field.annotation)
+    marks = [*field.metadata, *(mark for part in parts for mark in getattr(part, "__metadata__", ()))]
+    registry = next((each for each in marks if isinstance(each, RegistryName)), None)
+    kinds = [kind for kind in (field.annotation, *parts) if get_origin(kind) is Literal]
+    schema: dict[str, Any] = {}
+    if callable(field.json_schema_extra):
+        field.json_schema_extra(schema)
+    choices = registry.choices() if registry else get_args(kinds[0]) if kinds else schema.get("enum", ())
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
     limits = []

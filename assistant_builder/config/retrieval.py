@@ -24,10 +24,10 @@ class RetrievalConfig(ConfigModel):
                                                          "training questions, so that it knows names and wordings of "
                                                          "the data and tells other questions from them. Takes a "
                                                          "minute or two."))
-    facts: int = Field(3, ge=1, le=10, title=N_("Facts in a prompt"),
-                       description=N_("Most training pairs in the prompt of "
-                                                                                 "a question. Where the search is sure "
-                                                                                 "it has fewer."))
+    facts: int = Field(
+        3, ge=1, le=10, title=N_("Facts in a prompt"),
+        description=N_("Largest number of training pairs in the prompt of a question. Where the search is sure it has "
+                       "fewer."))
     false_declines: float = Field(
         0.04, gt=0, lt=0.5, title=N_("False declines"), description=N_("Largest share of answerable questions that the "
                                                                    "rule for declining may decline, as measured on "

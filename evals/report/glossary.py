@@ -43,8 +43,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("cluster", "Questions that belong together, such as several phrasings of one fact. Their results are similar, so "
      "they count as fewer independent questions."),
     ("contrast", "The difference between two cells on the same items, such as Q4 − L16: first minus second."),
-    ("declining", "An answer that the assistant does not know. It is right for a question that cannot be answered and "
-     "wrong for any other."),
+    ("declining", "An answer in which the assistant says that it does not know. It is right for a question that cannot "
+     "be answered and wrong for any other."),
     ("export", "The files for serving: the adapter alone, or a merged model. An export can behave differently from the "
      "measured assistant, so each is scored separately."),
     ("facts kept", "The share of the reference's numbers with units, codes and capitalised names that the answer "
