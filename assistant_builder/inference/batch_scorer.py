@@ -1,7 +1,9 @@
 """Scores reference answers and generates greedy answers for many sequences at a time.
 
 :class:`BatchScorer` packs sequences without padding. It reads each question together with its reference answer, scores
-the answer in that pass, and generates the model's own answer from the cached keys and values of the question. The
+the answer in that pass, and generates the model's own answer from the cached keys and values. The pass also predicts
+the token after each token of the reference answer, so that the model's own answer is known up to its first token that
+differs (speculative decoding with the reference as the draft, Leviathan et al. 2023), and generated from there on. The
 common prefix of all prompts (system prompt, template header) is read once. When an answer ends, its slot is reused.
 Every pass has the same number of rows, and the computation of a sequence depends only on its own length, so its scores
 are bit-identical whatever else is in the batch (see :mod:`assistant_builder.inference.batch_invariant`).
@@ -14,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Any
@@ -53,7 +55,7 @@ that it can raise to cancel."""
 
 @dataclass
 class _ActiveSequence:
-    """A sequence in its slot; ``answer`` starts with the token predicted after the prompt."""
+    """A sequence in its slot; the last token of ``answer`` is at ``next_position`` and not yet read."""
 
     index: int
     slot: int
@@ -106,7 +108,7 @@ class BatchScorer:
                 # decoding continues until there are enough free slots for a full prefill pass
                 if count and (not active or count == len(waiting) or count < len(free)):
                     rows = [_ActiveSequence(waiting.popleft(), free.popleft()) for _ in range(count)]
-                    on_scores(self._read(slots, rows, sequences, on_read))
+                    on_scores(self._read(slots, rows, sequences, max_new_tokens, on_read))
                     if not max_new_tokens:
                         free.extend(row.slot for row in rows)
                         continue
@@ -199,7 +201,7 @@ class BatchScorer:
         return self._packed.logits(slots, step, keep, block=HEAD_ROWS)
 
     def _read(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens],
-              on_read: OnRead | None) -> dict[int, Scored]:
+              max_new_tokens: int, on_read: OnRead | None) -> dict[int, Scored]:
         began = time.monotonic()
         found: dict[int, list[tuple[torch.Tensor, ...]]] = {row.index: [] for row in rows}
         for read in self._scored_chunks(slots, rows, sequences):
@@ -214,9 +216,11 @@ class BatchScorer:
         joined = {index: [torch.cat(part) for part in zip(*parts, strict=True)] for index, parts in found.items()}
         scored = {index: (chosen, top.tolist()) for index, (chosen, top, _) in joined.items()}
         for row in rows:
-            row.next_position = len(sequences[row.index][0])
-            row.answer.append(scored[row.index][1][0])
-            row.certainty.append(float(joined[row.index][2][0]))
+            (prompt, target), likeliest = sequences[row.index], scored[row.index][1]
+            count = _known_tokens(likeliest[:max_new_tokens], target, self._stop)
+            row.next_position = len(prompt) + count - 1
+            row.answer = likeliest[:count]
+            row.certainty = joined[row.index][2][:count].tolist()
         self.seconds["nll"] += time.monotonic() - began
         return {index: pair for index, pair in scored.items() if sequences[index][1]}
 
@@ -232,6 +236,17 @@ class BatchScorer:
             row.answer.append(token)
             row.certainty.append(sure)
         self.seconds["generate"] += time.monotonic() - began
+
+
+def _known_tokens(likeliest: Sequence[int], target: Sequence[int], stop: Container[int]) -> int:
+    """Number of tokens of the greedy answer among the likeliest tokens after the prompt and after each target token.
+
+    The answer is known up to its first token that is not the target's, or up to its end.
+    """
+    for count, (token, expected) in enumerate(zip(likeliest, target, strict=False), start=1):
+        if token != expected or token in stop:
+            return count
+    return len(likeliest)
 
 
 def slot_length(tokens: int) -> int:
@@ -282,6 +297,7 @@ class PaddedBatchScorer:
             on_answers: OnAnswers, on_read: OnRead | None = None, room: int = 0) -> None:
         """See :meth:`BatchScorer.run`."""
         targeted = [index for index, (_, target) in enumerate(sequences) if target]
+        begun: dict[int, tuple[list[int], list[float]]] = {}
         began = time.monotonic()
         for read in self.passes([sequences[index] for index in targeted]):
             likely = torch.log_softmax(read.logits, dim=-1)
@@ -290,12 +306,17 @@ class PaddedBatchScorer:
             chosen = likely.gather(1, read.targets.unsqueeze(1)).squeeze(1)
             likeliest = [part.tolist() for part in read.logits.argmax(dim=-1).split(read.counts)]
             scored = dict(zip(read.sequences, zip(chosen.split(read.counts), likeliest, strict=True), strict=True))
+            for place, tokens, sure in zip(read.sequences, likeliest, likely.amax(dim=-1).split(read.counts),
+                                           strict=True):
+                index = targeted[place]
+                count = _known_tokens(tokens[:max_new_tokens], sequences[index][1], self._stop)
+                begun[index] = tokens[:count], sure[:count].tolist()
             self.seconds["nll"] += time.monotonic() - began
             on_scores({targeted[index]: found for index, found in scored.items()})
             began = time.monotonic()
         self.certainties = {}
         if max_new_tokens:
-            self._answer([list(prompt) for prompt, _ in sequences], max_new_tokens, on_answers)
+            self._answer([list(prompt) for prompt, _ in sequences], begun, max_new_tokens, on_answers)
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """See :meth:`BatchScorer.passes`."""
@@ -312,28 +333,32 @@ class PaddedBatchScorer:
         with self._kernels(generating=False):
             return supervised_logits(self._model, inputs)
 
-    def _answer(self, ids: Sequence[list[int]], longest: int, on_answers: OnAnswers) -> None:
-        """Generate answers in rounds.
+    def _answer(self, ids: Sequence[list[int]], begun: Mapping[int, tuple[list[int], list[float]]], longest: int,
+                on_answers: OnAnswers) -> None:
+        """Generate answers in rounds; ``begun``: what is known of an answer and its certainty, by sequence index.
 
         Unfinished answers to short prompts continue in new batches after ``ROUND`` tokens, so that a few long answers
         do not delay all others. Long prompts are not split into rounds, since reading them again would take longer.
         """
-        answers: list[list[int]] = [[] for _ in ids]
-        self.certainties = {index: [] for index in range(len(ids))}
-        waiting = list(range(len(ids)))
+        answers = [list(begun[index][0]) if index in begun else [] for index in range(len(ids))]
+        self.certainties = {index: list(begun[index][1]) if index in begun else [] for index in range(len(ids))}
+        waiting = [index for index, answer in enumerate(answers)
+                   if len(answer) < longest and not (answer and answer[-1] in self._stop)]
+        on_answers({index: answers[index] for index in set(range(len(ids))) - set(waiting)})
         while waiting:
             unfinished = []
             lengths = [len(ids[index]) + len(answers[index]) for index in waiting]
             for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=MAX_CACHED_TOKENS):
                 began = time.monotonic()
                 rows = [waiting[place] for place in batch]
-                left = longest - len(answers[rows[0]])  # equal for all waiting answers
+                left = longest - min(len(answers[index]) for index in rows)
                 length = left if padded(max(lengths[place] for place in batch)) > LONG_PROMPT else min(ROUND, left)
                 found = self._generate([ids[i] + answers[i] for i in rows], length)
                 for index, (new, certainties) in zip(rows, found, strict=True):
-                    answers[index] += new
-                    self.certainties[index] += certainties
-                    if length < left and len(new) == length and new[-1] not in self._stop:
+                    room = longest - len(answers[index])
+                    answers[index] += new[:room]
+                    self.certainties[index] += certainties[:room]
+                    if len(answers[index]) < longest and answers[index][-1] not in self._stop:
                         unfinished.append(index)
                 self.seconds["generate"] += time.monotonic() - began
                 on_answers({index: answers[index] for index in rows if index not in set(unfinished)})

@@ -101,3 +101,49 @@ def test_padded_and_packed_batches_are_equally_certain_of_their_answers(fixed: b
     assert padded == packed and min(lengths) < ROUND < max(lengths) == longest
     for place, answer in packed.items():
         assert len(certain[place]) == len(answer) and certain[place] == pytest.approx(sure[place], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+def test_what_a_reference_answer_predicts_is_not_generated_again(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.inference.batch_scorer import BatchScorer, PaddedBatchScorer
+
+    model, longest, generated = small("llama"), 12, []
+    decode, generate = BatchScorer._decode, PaddedBatchScorer._generate
+
+    def decoded(scorer: Any, slots: Any, active: Any) -> None:
+        generated.append(len(active))
+        decode(scorer, slots, active)
+
+    def continued(scorer: Any, prompts: Any, length: int) -> Any:
+        found = generate(scorer, prompts, length)
+        generated.append(sum(len(tokens) for tokens, _ in found))
+        return found
+
+    monkeypatch.setattr(BatchScorer, "_decode", decoded)
+    monkeypatch.setattr(PaddedBatchScorer, "_generate", continued)
+
+    def answered(targets: list[Any], stop: list[int]) -> tuple[dict[int, list[int]], dict[int, list[float]], int]:
+        answers: dict[int, list[int]] = {}
+        generated.clear()
+        scorer = (BatchScorer if kind == "packed" else PaddedBatchScorer)(model, 0, stop, 4)
+        scorer.run(list(zip(SEQUENCES, targets, strict=True)), max_new_tokens=longest,
+                   on_scores=lambda found: None, on_answers=answers.update)
+        return answers, scorer.certainties, sum(generated)
+
+    none: list[Any] = [()] * len(SEQUENCES)
+    stop = [answered(none, [79])[0][0][5]]
+    plain, certain, all_tokens = answered(none, stop)
+    assert any(len(answer) < longest for answer in plain.values())
+    references = {"the same": lambda ids: ids, "the same and more": lambda ids: [*ids, 3, 4, 5] * 2,
+                  "all but the end": lambda ids: ids[:-1], "the same half": lambda ids: [*ids[: len(ids) // 2], 3, 3],
+                  "another answer": lambda ids: [ids[0] ^ 1, *ids]}
+    counts = {}
+    for name, changed in references.items():
+        answers, sure, counts[name] = answered([changed(plain[place]) for place in range(len(SEQUENCES))], stop)
+        assert answers == plain, name
+        for place, each in certain.items():
+            assert sure[place] == pytest.approx(each, abs=1e-4), name
+    assert counts["the same"] == counts["the same and more"] == 0
+    assert 0 < counts["all but the end"] and 0 < counts["the same half"] and counts["another answer"] <= all_tokens
+    if kind == "packed":  # each answer stops where it ends
+        assert counts["all but the end"] < counts["the same half"] < counts["another answer"]
