@@ -70,10 +70,11 @@ def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retr
             on_progress(run)
             answers: dict[int, list[int]] = {}
             scorer = reader(cell.model, prompter, study.config.eval.batch_size)
-            scorer.run([(prompt, ()) for prompt in prompts], max_new_tokens=study.config.eval.max_new_tokens,
+            scorer.run([(prompt, ()) for prompt in prompts],
+                       max_new_tokens=min(FIRST_TOKENS, study.config.eval.max_new_tokens),
                        on_scores=lambda scores: None, on_answers=answers.update)
             certainties = scorer.certainties
-            texts = {index: prompter.decode(ids[:FIRST_TOKENS]) for index, ids in answers.items()}
+            texts = {index: prompter.decode(ids) for index, ids in answers.items()}
             rule = asked.fit([evidence_of(found.evidence, texts[index], certainties[index], asked.taught)
                               for index, found in enumerate(asked.found)], study.config.retrieval.false_declines)
             write_json(paths[run], {"inputs": inputs[run], "rule": rule and rule.to_record()})
