@@ -195,7 +195,7 @@ def test_plan_command_prints_one_json_document_without_torch():
     assert {"model", "parameters", "methods", "recommendation"} <= document.keys()
     assert set(document["methods"]) == {"qlora", "lora"} and document["recommendation"]["method"] == "qlora"
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime < 1.5  # processor time: what else runs does not count
+    assert after.ru_utime - before.ru_utime < 3  # processor time: what else runs does not count
 
 
 def test_a_cpu_dequantizes_weights_only_if_they_fit():
