@@ -20,6 +20,7 @@ from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import write_json
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.config import StudyConfig
+from assistant_builder.errors import AssistantBuilderError
 from benchmarks.candidates import positive, run_case
 from benchmarks.job import Job, make_job
 from benchmarks.training_speed import EXAMPLE
@@ -30,9 +31,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "copies and casts": ("aten::copy_", "aten::cat", "aten::clone", "aten::_to_copy", "aten::index", "aten::gather"),
     "memory": ("aten::empty", "aten::empty_strided", "aten::empty_like", "aten::resize_"),
     "dropout masks": ("aten::index_fill_", "aten::uniform_", "aten::log_", "aten::cumsum_", "aten::neg_", "aten::neg"),
-    "optimizer": ("Optimizer.step#", "aten::_fused_adamw_", "aten::_foreach_norm", "aten::linalg_vector_norm"),
+    "optimizer": ("Optimizer.step", "aten::_fused_adamw_", "aten::_foreach_norm", "aten::linalg_vector_norm"),
 }
-"""Group → operations of ATen whose time counts for it, or beginnings of their names with ``#``."""
+"""Group → names of the operations whose time counts for it, up to the ``#`` of a name that has one."""
 ELEMENTWISE, PYTHON = "other elementwise operations", "Python and autograd"
 _SQUARE = 2048
 """Rows and columns of the matrices whose product shows what the processors can do."""
@@ -42,7 +43,7 @@ _REPEATS = 20
 def group_of(name: str) -> str:
     """The group of an operation of the profile."""
     for group, names in GROUPS.items():
-        if any(name == each or (each.endswith("#") and name.startswith(each)) for each in names):
+        if name.partition("#")[0] in names:
             return group
     return ELEMENTWISE if name.startswith("aten::") else PYTHON
 
@@ -106,22 +107,35 @@ def report(found: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    """Profile in a process of the product's environment, and print."""
+    """Profile in a process of the product's environment, and print; exit code 1 with one line if it cannot be done."""
+    try:
+        profile_step(arguments())
+    except AssistantBuilderError as error:
+        sys.stderr.write(f"step_profile: {error}\n")
+        return 1
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_profile", description=__doc__)
     parser.add_argument("--data", type=Path, default=EXAMPLE, help="data file; its training split is used")
     parser.add_argument("--arm", choices=TWINS, default=TWINS[0])
     parser.add_argument("--steps", type=positive, default=3, help="profiled steps (3)")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def profile_step(options: argparse.Namespace) -> None:
+    """Profile and write the result to ``--out``; without it, do so in another process and print the report."""
     if options.out is None:
         print(report(run_case("benchmarks.step_profile", "--data", str(options.data), "--arm", options.arm, "--steps",
                               str(options.steps), remedy="Use a machine without a GPU, and a file with enough pairs")))
-        return 0
+        return
     configure_libraries()
     job = make_job(StudyConfig().with_changes({"data.source": str(options.data)}), warmup_steps=1,
                    timed_steps=options.steps, validation_pairs=1)
     write_json(options.out, measure(job, options.arm))
-    return 0
 
 
 if __name__ == "__main__":

@@ -340,8 +340,9 @@ class PaddedBatchScorer:
         Unfinished answers to short prompts continue in new batches after ``ROUND`` tokens, so that a few long answers
         do not delay all others. Long prompts are not split into rounds, since reading them again would take longer.
         """
-        answers = [list(begun[index][0]) if index in begun else [] for index in range(len(ids))]
-        self.certainties = {index: list(begun[index][1]) if index in begun else [] for index in range(len(ids))}
+        known = [begun.get(index, ([], [])) for index in range(len(ids))]
+        answers = [list(tokens) for tokens, _ in known]
+        self.certainties = {index: list(certainties) for index, (_, certainties) in enumerate(known)}
         waiting = [index for index, answer in enumerate(answers)
                    if len(answer) < longest and not (answer and answer[-1] in self._stop)]
         on_answers({index: answers[index] for index in set(range(len(ids))) - set(waiting)})
