@@ -25,6 +25,7 @@ from assistant_builder.data import Message, load_split
 from assistant_builder.export.gguf import GGUF, GgufFiles
 from assistant_builder.inference.llamacpp import LlamaServer, require_llamacpp
 from assistant_builder.inference.session import ChatSession, Sampling, Session
+from assistant_builder.retrieval.answering import Look
 from assistant_builder.serving.llamacpp import LlamaCppSession
 from assistant_builder.study import Study
 
@@ -56,7 +57,8 @@ def one_at_a_time(study: Study, arm: str, types: Sequence[str], rounds: int, que
     tokens: dict[str, list[int]] = {way: [] for way in ways}
     for number in range(rounds + 1):  # the first round warms up
         batch = asked[number * questions: (number + 1) * questions]
-        grounded = [found.messages for found in retriever.find(batch, context=CONTEXT)] if retriever else batch
+        grounded = [found.messages for found in retriever.find(
+            [Look.of(messages) for messages in batch], context=CONTEXT)] if retriever else batch
         prompts = [list(prompter.prompt_ids(messages)) for messages in grounded]
         for way in ways[number % len(ways):] + ways[: number % len(ways)]:
             counted, started = 0, time.perf_counter()
@@ -73,7 +75,8 @@ def one_at_a_time(study: Study, arm: str, types: Sequence[str], rounds: int, que
     for server in servers.values():
         server.close()
     return {"seconds": seconds, "tokens": tokens, "prompts": [
-        list(prompter.prompt_ids(messages)) for messages in ([found.messages for found in retriever.find(asked)]
+        list(prompter.prompt_ids(messages)) for messages in ([found.messages for found in retriever.find(
+            [Look.of(messages) for messages in asked])]
                                                              if retriever else asked)]}
 
 

@@ -60,6 +60,7 @@ def mistyped(word: str, rng: random.Random) -> str:
 
 def answers(study: Study, arm: str, conversations: Sequence[Sequence[Message]]) -> list[str]:
     """What the served assistant answers to each conversation, greedily."""
+    from assistant_builder.retrieval.answering import Judged, Look, own_words, settle
     from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, evidence_of, rule_of
     from assistant_builder.retrieval.retriever import Retriever
     from evals.lm_eval_model import reader
@@ -68,7 +69,8 @@ def answers(study: Study, arm: str, conversations: Sequence[Sequence[Message]]) 
     base = fetch(resolve(config.model.base, trust_remote_code=allows_code(config.model)),
                  revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = ChatTokenizer.load(base, study.template_date)
-    found = Retriever.load(study, prompter).find(conversations) if config.grounded else None
+    found = Retriever.load(study, prompter).find(
+        [Look.of(messages) for messages in conversations]) if config.grounded else None
     prompts = [prompter.prompt_ids(list(each.messages)) for each in found] if found else [
         prompter.prompt_ids(list(messages)) for messages in conversations]
     given: dict[int, list[int]] = {}
@@ -82,9 +84,14 @@ def answers(study: Study, arm: str, conversations: Sequence[Sequence[Message]]) 
     if rule is None or found is None:
         return texts
     taught = sorted({pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable})
-    return [rule.sentence if rule.declines(evidence_of(
-        each.evidence, prompter.decode(given[index][:FIRST_TOKENS]), certainties[index], taught)) else texts[index]
-        for index, each in enumerate(found)]
+    shown = []
+    for index, each in enumerate(found):
+        evidence = evidence_of(each.evidence, prompter.decode(given[index][:FIRST_TOKENS]), certainties[index], taught)
+        place = settle(rule, conversations[index][-1].content, Judged(rule.confidence(evidence), each.best), None)
+        answers = [hit.fact.answer for hit in each.sources]
+        shown.append(rule.sentence if place is None else
+                     own_words(texts[index], answers) or "" if rule.own_words else texts[index])
+    return shown
 
 
 def measure(study: Study, arm: str) -> dict[str, Any]:

@@ -2,44 +2,52 @@
 
 Every answerable validation question is asked twice: as it is, and with its fact withheld from the index, when it should
 be declined. The training questions that should be declined are asked as well, each looked up without its own row; no
-adapter was trained on them. Held-out questions are not used.
+adapter was trained on them. Questions to decline are also looked up with an unrelated question before them, as the
+second look of a follow-up does. Held-out questions are not used, and whether answers are given in the facts' own words
+is decided for all arms together.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Pair, load_split
+from assistant_builder.retrieval.answering import Look, is_verbatim
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
     FILE,
     FIRST_TOKENS,
+    OWN_WORDS,
     TO_DECLINE,
     WITHHELD,
     DeclineRule,
     Evidence,
     decline_sentence,
     evidence_of,
+    far_from_everything,
     fit,
     found_alone,
     rule_of,
-    without_answerable,
 )
 from assistant_builder.retrieval.grounding import supporting
-from assistant_builder.retrieval.index import facts_of
+from assistant_builder.retrieval.index import Query, facts_of
 from assistant_builder.study import Study
-from evals.cells import Variant, load_cells
+from evals.cells import LoadedCell, Variant, load_cells
 
 if TYPE_CHECKING:
     from assistant_builder.models.chat_template import ChatTokenizer
     from assistant_builder.retrieval.retriever import Retriever
 
 T = TypeVar("T")
-MOST_QUESTIONS = 300
+MOST_QUESTIONS, MOST_FOLLOW_UPS = 300, 100
 """Questions of a kind that are used at most; of more, every n-th."""
+_VERSION = 2  # of the rule; another one is fitted again
+
 
 def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retriever, variants: Sequence[Variant],
               on_progress: Callable[[str], None]) -> dict[str, DeclineRule | None]:
@@ -54,41 +62,59 @@ def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retr
         on_progress: Called with the name of the assistant that is asked.
 
     Returns:
-        Training run → its rule; ``None`` where validation has too few questions.
+        Training run → its rule.
     """
-    from evals.lm_eval_model import reader
-
     paths = {str(variant.run): study.arm_folder(str(variant.run)) / FILE for variant in variants}
     inputs = {run: _inputs(study, run) for run in paths}
     fitted = {run: read_json(path)["inputs"] if path.exists() else None for run, path in paths.items()}
     missing = [each for each in variants if fitted[str(each.run)] != inputs[str(each.run)]]
     if missing:
         asked = ValidationQuestions(study, retriever)
-        prompts = [prompter.prompt_ids(found.messages) for found in asked.found]
         for cell in load_cells(study, base, missing):
             run = str(Variant(cell.spec, cell.seed).run)
             on_progress(run)
-            answers: dict[int, list[int]] = {}
-            scorer = reader(cell.model, prompter, study.config.eval.batch_size)
-            scorer.run([(prompt, ()) for prompt in prompts],
-                       max_new_tokens=min(FIRST_TOKENS, study.config.eval.max_new_tokens),
-                       on_scores=lambda scores: None, on_answers=answers.update)
-            certainties = scorer.certainties
-            texts = {index: prompter.decode(ids) for index, ids in answers.items()}
-            rule = asked.fit([evidence_of(found.evidence, texts[index], certainties[index], asked.taught)
-                              for index, found in enumerate(asked.found)], study.config.retrieval.false_declines)
-            write_json(paths[run], {"inputs": inputs[run], "rule": rule and rule.to_record()})
+            write_json(paths[run], {"inputs": inputs[run], **_fitted(study, asked, cell, prompter)})
             del cell
-    return {run: rule_of(path, served=False) for run, path in paths.items()}
+    _decide_own_words(list(paths.values()))
+    return {run: rule_of(path) for run, path in paths.items()}
 
 
-def leave_out_rule(study: Study, run: str) -> None:
-    """Record that an assistant is served without its rule."""
-    path = study.arm_folder(run) / FILE
-    write_json(path, {**read_json(path), "left_out": True})
+def _fitted(study: Study, asked: ValidationQuestions, cell: LoadedCell, prompter: ChatTokenizer) -> dict[str, Any]:
+    """The rule of an assistant, and how many of the answers that it shows repeat a fact word for word."""
+    from evals.lm_eval_model import reader
+
+    most = study.config.eval.max_new_tokens
+    texts: dict[int, list[int]] = {}
+    certainties: dict[int, list[float]] = {}
+    looked_up = [*asked.found, *asked.follow_ups]
+    whole = [place for place, kind in enumerate(asked.kinds) if kind == ANSWERABLE]
+    for places, limit in ((whole, most), (sorted(set(range(len(looked_up))) - set(whole)), min(FIRST_TOKENS, most))):
+        answers: dict[int, list[int]] = {}
+        scorer = reader(cell.model, prompter, study.config.eval.batch_size)
+        scorer.run([(prompter.prompt_ids(looked_up[place].messages), ()) for place in places], max_new_tokens=limit,
+                   on_scores=lambda scores: None, on_answers=answers.update)
+        texts |= {places[index]: ids for index, ids in answers.items()}
+        certainties |= {places[index]: sure for index, sure in scorer.certainties.items()}
+    evidence = [evidence_of(found.evidence, prompter.decode(texts[place][:FIRST_TOKENS]), certainties[place],
+                            asked.taught) for place, found in enumerate(looked_up)]
+    count = len(asked.found)
+    rule = asked.fit(evidence[:count], study.config.retrieval.false_declines, evidence[count:])
+    shown = [place for place in whole if not rule.declines(evidence[place])]
+    return {"rule": rule.to_record(), "shown": len(shown), "verbatim": sum(is_verbatim(
+        prompter.decode(texts[place]), [hit.fact.answer for hit in looked_up[place].sources]) for place in shown)}
 
 
-def copy_rule(study: Study, retriever: Retriever) -> DeclineRule | None:
+def _decide_own_words(paths: Sequence[Path]) -> None:
+    """Give all rules the same decision on own words, from the answers of all assistants together."""
+    files = {path: read_json(path) for path in paths}
+    shown, verbatim = (sum(file[key] for file in files.values()) for key in ("shown", "verbatim"))
+    own_words = bool(shown) and verbatim >= OWN_WORDS * shown
+    for path, file in files.items():
+        if file["rule"]["own_words"] != own_words:
+            write_json(path, {**file, "rule": {**file["rule"], "own_words": own_words}})
+
+
+def copy_rule(study: Study, retriever: Retriever) -> DeclineRule:
     """The rule for copying the answer of the best fact: by what was found alone, on the same questions."""
     asked = ValidationQuestions(study, retriever)
     return asked.fit([found_alone(found.evidence) for found in asked.found], study.config.retrieval.false_declines)
@@ -99,7 +125,7 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
     return {"adapter": read_json(study.arm_folder(run) / "summary.json")["adapter_sha256"],
             "validation": file_hash(study.split_file("validation")),
             "retrieval": study.config.retrieval.model_dump(mode="json", exclude={"sources_in_endpoint", "final_index"}),
-            "max_new_tokens": study.config.eval.max_new_tokens,
+            "max_new_tokens": study.config.eval.max_new_tokens, "version": _VERSION,
             "index": {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}}
 
 
@@ -111,6 +137,7 @@ class ValidationQuestions:
         kinds: Its kind. A question is answerable if a fact in the index states its answer; one whose answer is not in
             the data should be declined.
         found: What was found for it.
+        follow_ups: What was found for questions to decline with an unrelated question before them.
     """
 
     def __init__(self, study: Study, retriever: Retriever) -> None:
@@ -127,19 +154,29 @@ class ValidationQuestions:
         asked += [(TO_DECLINE, pair, {pair.row}) for pair in _some([pair for pair in training if not pair.answerable])]
         asked += [(WITHHELD, pair, support) for pair, support in known]
         self.kinds, self.pairs = [kind for kind, _, _ in asked], [pair for _, pair, _ in asked]
-        self.found = retriever.find([pair.messages[:-1] for pair in self.pairs], exclude=[rows for *_, rows in asked])
+        self.found = retriever.find([_look(pair) for pair in self.pairs], exclude=[rows for *_, rows in asked])
+        to_decline = _some([(pair, rows) for kind, pair, rows in asked if kind != ANSWERABLE], MOST_FOLLOW_UPS)
+        rng = random.Random("follow-ups")
+        self.follow_ups = retriever.find(
+            [replace(_look(pair), query=Query(facts_of(pair)[-1].question, facts_of(rng.choice([
+                other for other in self._training if other.answer != pair.answer] or [pair]))[-1].question))
+             for pair, _ in to_decline], exclude=[rows for _, rows in to_decline]) if self._training else []
 
-    def fit(self, evidence: Sequence[Evidence], target: float) -> DeclineRule | None:
-        """The rule, from the evidence of each question in the order of ``found``."""
+    def fit(self, evidence: Sequence[Evidence], target: float, follow_ups: Sequence[Evidence] = ()) -> DeclineRule:
+        """The rule, from the evidence of each question in the order of ``found``, and of ``follow_ups``."""
         facts = [pair.cluster or (pair.answer if pair.answerable else pair.messages[-2].content) for pair in self.pairs]
-        found = fit(evidence, self.kinds, facts, target=target, sentence=self.sentence)
-        if ANSWERABLE in self.kinds:
+        found = fit(evidence, self.kinds, facts, target=target, sentence=self.sentence, follow_ups=follow_ups)
+        if found is not None:
             return found
         rows = supporting(self._retriever.index, [facts_of(pair)[-1] for pair in self._training])
-        alone = self._retriever.find([pair.messages[:-1] for pair in self._training], exclude=rows)
-        return without_answerable([each.evidence.similarity for each in alone], target=target, sentence=self.sentence)
+        alone = self._retriever.find([_look(pair) for pair in self._training], exclude=rows)
+        return far_from_everything([each.evidence.similarity for each in alone], target=target, sentence=self.sentence)
 
 
-def _some(questions: Sequence[T]) -> Sequence[T]:
-    """At most :data:`MOST_QUESTIONS`, evenly spaced."""
-    return questions[:: -(-len(questions) // MOST_QUESTIONS) or 1]
+def _look(pair: Pair) -> Look:
+    return Look.of(pair.messages[:-1])
+
+
+def _some(questions: Sequence[T], most: int = MOST_QUESTIONS) -> Sequence[T]:
+    """At most so many, evenly spaced."""
+    return questions[:: -(-len(questions) // most) or 1]

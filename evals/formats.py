@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,14 +34,12 @@ from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.decline import (
     FILE,
     FIRST_TOKENS,
-    DeclineRule,
-    Retrieved,
     decline_sentence,
-    evidence_of,
     rule_of,
 )
 from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS
+from evals.answers import Generated, after_turns, further_prompts, given_answer, looks_of
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
@@ -123,8 +121,9 @@ def format_folder(study: Study, arm: str, type: str) -> Path:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answers of a file to all items, in their order, and what they cost."""
+    """The answers of a file to the prompts of all items, in order, and of their other looks, and what they cost."""
 
+    prompts: list[str]
     completions: list[Completion]
     cost: dict[str, Any]
 
@@ -210,11 +209,11 @@ class _FormatScoring:
         assert file is not None  # it was just written
         answers = self._answer(files.path(type), title)
         rule = rule_of(self._study.arm_folder(arm) / FILE) if self._config.grounded else None
-        generated = [self._prompter.decode(completion.ids) for completion in answers.completions]
-        confidence = [self._confidence(rule, item, completion) if rule is not None else 0.0
-                      for item, completion in zip(self._items, answers.completions, strict=True)]
-        texts = generated if rule is None else [
-            rule.sentence if sure < rule.threshold else text for sure, text in zip(confidence, generated, strict=True)]
+        generated = {prompt: Generated(self._prompter.decode(completion.ids),
+                                       self._prompter.decode(completion.ids[:FIRST_TOKENS]), completion.logprobs)
+                     for prompt, completion in zip(answers.prompts, answers.completions, strict=True)}
+        given = [given_answer(looks_of(item), item["question"], rule, generated, self._given) for item in self._items]
+        texts = [answer.text for answer in given]
         self._clock.set_message(
             N_("{cell}: scoring the reference answers with the dequantized weights").format(cell=title))
         began = time.monotonic()
@@ -225,27 +224,27 @@ class _FormatScoring:
                                embedder=self._config.eval.similarity)
         samples = [sample_record(item, answer=text, target=target, scores=found, taught=self._taught)
                    for item, text, target, found in zip(self._items, texts, likelihoods.targets, scores, strict=True)]
-        for sample, text, sure, completion in zip(samples, generated, confidence, answers.completions, strict=True):
-            sample |= {"finish": completion.finish, **({} if rule is None else {"generated": text, "confidence": sure})}
+        for sample, answer, completion in zip(samples, given, answers.completions[: len(samples)], strict=True):
+            sample |= {"finish": completion.finish, **({} if rule is None else {
+                "generated": answer.generated, "confidence": answer.confidence, "sources": list(answer.sources)})}
+        conversation = {} if rule is None else {
+            "conversation": after_turns(self._items, samples, rule, generated, self._given)}
         if self._config.eval.similarity:
             self._clock.tick("similarity", len(texts))
         write_scores(format_folder(self._study, arm, type), samples, {
             "arm": arm, "type": type, "file": files.path(type).name,
             **{key: file[key] for key in ("bytes", "sha256", "tensor_types")}, "prompts_checked": len(self._items),
             "kl": likelihoods.kl, "kl_items": likelihoods.kl_items, **answers.cost, "compute_dtype": self._dtype,
-            "seconds": {"nll": seconds, **answers.cost["seconds"]},
+            "seconds": {"nll": seconds, **answers.cost["seconds"]}, **conversation,
         }, self._inputs(arm, type))
-
-    def _confidence(self, rule: DeclineRule, item: Mapping[str, Any], completion: Completion) -> float:
-        begun = self._prompter.decode(completion.ids[:FIRST_TOKENS])
-        return rule.confidence(evidence_of(Retrieved(**item["evidence"]), begun, completion.logprobs, self._given))
 
     def _answer(self, path: Path, title: str) -> _Answers:
         """Check the file's prompts and answer all of them with llama.cpp."""
         limit = self._config.eval.max_new_tokens
-        prompts = [self._prompter.split_ids(item["prompt"], item["target"])[0] for item in self._items]
+        texts = [*(item["prompt"] for item in self._items), *further_prompts(self._items)]
+        prompts = [self._prompter.split_ids(text, "")[0] for text in texts]
         options: dict[str, Any] = {"stop_ids": self._prompter.stop_ids, "logprobs": self._config.grounded}
-        timed = evenly_spaced(range(len(prompts)), TIMED)
+        timed = evenly_spaced(range(len(self._items)), TIMED)
         found: dict[int, Completion] = {}
         self._clock.set_message(N_("{cell}: loading the file in llama.cpp").format(cell=title))
         with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=SLOTS) as server:
@@ -269,7 +268,7 @@ class _FormatScoring:
                     "first_token_seconds": median(found[place].first_token_seconds for place in timed),
                     "tokens_per_second": median(found[place].tokens_per_second for place in timed),
                     "seconds": {"generate": time.monotonic() - began}}
-        return _Answers([found[place] for place in range(len(prompts))], cost)
+        return _Answers(texts, [found[place] for place in range(len(texts))], cost)
 
     def _ticking(self, answers: Iterator[Completion]) -> Iterator[Completion]:
         for completion in answers:

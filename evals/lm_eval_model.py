@@ -106,7 +106,8 @@ class StudyLM(HFLM):
 
     def read(self, pairs: Sequence[tuple[str, str]], *, answers: bool) -> None:
         """Score targets given their prompts, unless empty, and also answer the prompts if ``answers`` is set."""
-        on_read = None if self._observer is None else partial(self._observer, pairs)
+        scored = any(target for _, target in pairs)
+        on_read = partial(self._observer, pairs) if self._observer is not None and scored else None
         ids = [self._prompter.split_ids(prompt, target) for prompt, target in pairs]
 
         def on_scores(scores: dict[int, Scored]) -> None:

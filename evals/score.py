@@ -21,12 +21,14 @@ from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import UNQUANTIZED
-from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence, evidence_of
+from assistant_builder.retrieval.answering import reads_conversations
+from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence
 from assistant_builder.study import Study
+from evals.answers import Generated, Given, after_turns, further_prompts, given_answer, looks_of
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, base_of, load_cells
-from evals.declaration import SIMILAR_QUESTIONS, HeldOut, freeze
-from evals.decline_rules import copy_rule, fit_rules, found_alone, leave_out_rule
+from evals.declaration import SIMILAR_QUESTIONS, freeze
+from evals.decline_rules import copy_rule, fit_rules, found_alone
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from evals.kl_divergence import FidelityRecorder, Observer
     from evals.lm_eval_model import StudyLM
 
-TOO_MANY = 0.1
-"""Share of answerable held-out questions, above the target, from whose decline on a rule is not used."""
 _LONGEST_PROMPT = 2048
 """Maximum tokens of a prompt with retrieved pairs and its reference answer, even if the model's context is longer."""
 
@@ -63,16 +63,6 @@ def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterabl
     return [path for each in scorings for path in each.run(clock)]
 
 
-def false_decline_share(rule: DeclineRule, confidence: Sequence[float], covered: Sequence[bool]) -> float:
-    """Share of the held-out questions whose answer was taught in another wording that a rule declines; 0 without any.
-
-    If it is far above the target, the wordings of validation say nothing about those of held-out, and the rule is left
-    out, because an assistant with it is useless.
-    """
-    asked = [sure for sure, taught in zip(confidence, covered, strict=True) if taught]
-    return sum(sure < rule.threshold for sure in asked) / max(len(asked), 1)
-
-
 class _Scoring:
     """The evaluation of one approach."""
 
@@ -89,11 +79,12 @@ class _Scoring:
             from assistant_builder.retrieval.retriever import Retriever
 
             self.retriever = Retriever.load(study, self.prompter, served=False)
-        self.items = build_items(heldout_pairs(study), self.prompter, self.retriever)
-        self.tasks = write_tasks(study, self.items)
         training = load_split(study.folder / "data", "train")
-        self.given = {pair.answer for pair in training if not pair.answerable}
-        self.taught = self.given | {
+        self.items = build_items(heldout_pairs(study), self.prompter, self.retriever, training=training,
+                                 conversations=reads_conversations(study))
+        self.tasks = write_tasks(study, self.items)
+        self.refusals = sorted({pair.answer for pair in training if not pair.answerable})
+        self.taught = set(self.refusals) | {
             item["reference"] for item in self.items if not item["answerable"]
         } | ({decline_sentence(training)} if self.retriever else set())
         self.rules: dict[str, DeclineRule | None] = {}
@@ -112,9 +103,8 @@ class _Scoring:
         if self.retriever is not None:
             served = [Variant(CELLS[ARMS[arm].cell], seed) for arm in self.study.config.arms
                       for seed in range(1, self.study.config.seeds + 1)]
-            adapters = {piece.variant.run for piece in self.plan.pieces}
             self.rules = fit_rules(
-                self.study, self.base, self.prompter, self.retriever, [each for each in served if each.run in adapters],
+                self.study, self.base, self.prompter, self.retriever, served,
                 lambda run: self.clock.set_message(
                     N_("{run}: deciding on validation questions when to decline").format(run=run)))
         with self._recorder() or nullcontext() as recorder:
@@ -212,17 +202,13 @@ class _Scoring:
             targets, texts = [lm.targets[pair] for pair in pairs], lm.answer(prompts)
         seconds |= lm.seconds
         rule = self.rules.get(str(Variant(cell.spec, cell.seed).run)) if neighbours is None else None
-        generated, confidence, left_out = texts, [0.0] * len(texts), {}
+        given: list[Given] = []
         if rule is not None:
-            confidence = [rule.confidence(evidence_of(Retrieved(**item["evidence"]), *lm.beginnings[item["prompt"]],
-                                                      sorted(self.given))) for item in self.items]
-            texts = [rule.sentence if sure < rule.threshold else text
-                     for sure, text in zip(confidence, texts, strict=True)]
-            share = false_decline_share(rule, confidence, self._covered)
-            if share > rule.target + TOO_MANY:
-                texts, left_out = generated, {"rule_left_out": share}
-                if piece.kind == "cell" and cell.spec.name in {ARMS[arm].cell for arm in self.study.config.arms}:
-                    leave_out_rule(self.study, str(Variant(cell.spec, cell.seed).run))
+            lm.answer(further_prompts(self.items))
+            generated = {prompt: Generated(text, *lm.beginnings[prompt]) for prompt, text in lm.answers.items()}
+            given = [given_answer(looks_of(item), item["question"], rule, generated, self.refusals)
+                     for item in self.items]
+            texts = [answer.text for answer in given]
         self.clock.set_message(N_("{cell}: similarity of answer and reference").format(cell=title))
         began = time.monotonic()
         scores = self._model_scores(texts)
@@ -231,14 +217,16 @@ class _Scoring:
             sample_record(item, answer=text, target=target, scores=found, taught=self.taught)
             for item, text, target, found in zip(self.items, texts, targets, scores, strict=True)
         ]
-        if rule is not None:
-            for sample, text, sure in zip(samples, generated, confidence, strict=True):
-                sample |= {"generated": text, "confidence": sure}
+        for sample, answer in zip(samples, given, strict=bool(given)):
+            sample |= {"generated": answer.generated, "confidence": answer.confidence,
+                       "sources": list(answer.sources)}
+        conversation = {} if rule is None else {
+            "conversation": after_turns(self.items, samples, rule, generated, self.refusals)}
         self._write(piece.folder, samples, neighbours, self.plan.inputs(piece), {
             "cell": cell.spec.name, "meaning": title if piece.kind != "cell" else cell.spec.about,
             "base": cell.spec.base, "adapter": cell.spec.adapter, "merged": cell.spec.merged, "seed": cell.seed,
             "compute_dtype": cell.compute_dtype, "base_bytes": cell.base_bytes, "batch_size": piece.batch_size,
-            "seconds": seconds, **left_out,
+            "seconds": seconds, **conversation,
         })
 
     def _copy(self) -> None:
@@ -260,14 +248,10 @@ class _Scoring:
         """The answer of the best fact of the same search, unless its own rule declines."""
         assert self.retriever is not None
         rule = copy_rule(self.study, self.retriever)
-        sure = [1.0 if rule is None else rule.confidence(found_alone(Retrieved(**item["evidence"])))
-                for item in self.items]
+        sure = [rule.confidence(found_alone(Retrieved(**item["evidence"]))) for item in self.items]
         copied = [item["sources"][0]["answer"] if item["sources"] else "" for item in self.items]
-        texts = copied if rule is None else [
-            rule.sentence if confidence < rule.threshold else text
-            for confidence, text in zip(sure, copied, strict=True)]
-        if rule is not None and false_decline_share(rule, sure, self._covered) > rule.target + TOO_MANY:
-            texts = copied
+        texts = [rule.sentence if confidence < rule.threshold or not text else text
+                 for confidence, text in zip(sure, copied, strict=True)]
         samples = [
             {**sample_record(item, answer=text, target=None, scores=found, taught=self.taught), "generated": first,
              "confidence": confidence}
@@ -293,12 +277,6 @@ class _Scoring:
                        batch_size=batch_size, max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks,
                        answering=True, certain=bool(self.rules), observer=observer,
                        tick=lambda kind, items: self.clock.tick(counted(kind), items))
-
-    @cached_property
-    def _covered(self) -> list[bool]:
-        """For each item, whether its answer was taught in another wording."""
-        covered = HeldOut.read(self.study).covered
-        return [item["row"] in covered for item in self.items]
 
     def _model_scores(self, answers: Sequence[str]) -> list[dict[str, float]]:
         """The metrics that need a model, in item order; the references are embedded once."""

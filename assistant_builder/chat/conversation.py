@@ -11,13 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
-from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Message
 from assistant_builder.data.card import inline
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
 from assistant_builder.inference.session import BASE, SHIPPED, Sampling
-from assistant_builder.study import Study
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
@@ -85,17 +83,6 @@ class Turn:
     def identical(self) -> bool:
         """Whether both answers have the same text."""
         return len({self.answers[arm].text for arm in TWINS}) == 1 if self.votable else False
-
-
-def reads_conversations(study: Study) -> bool:
-    """Whether the study's training data has conversations of several turns.
-
-    An assistant that was trained on single questions answers a question wrong after others, so it gets each one alone.
-    """
-    path = study.folder / "data" / "split.json"
-    split = read_json(path) if path.is_file() else {}
-    counts, turns = (split.get(key, {}).get("train", 0) for key in ("counts", "turns"))
-    return bool(turns > counts)
 
 
 @dataclass(frozen=True)

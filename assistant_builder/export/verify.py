@@ -180,7 +180,7 @@ def compare(cell: str, was: Sequence[tuple[str, float, int]], now: Sequence[tupl
 
 def item_messages(item: Mapping[str, Any]) -> list[Message]:
     """The conversation of an evaluated item's prompt, with the facts that were found for it."""
-    messages = [Message(message["role"], message["content"]) for message in item["messages"]]
+    messages = [Message(message["role"], message["content"]) for message in item.get("read", item["messages"])]
     facts = [Fact(source["row"], 0, source["question"], source["answer"], "", None, None, True)
              for source in item.get("sources", ())]
     return with_facts(messages, facts) if facts else messages

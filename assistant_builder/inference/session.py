@@ -10,7 +10,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from assistant_builder.arms import ARMS, base_owner
@@ -18,12 +18,13 @@ from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.i18n import t
 from assistant_builder.inference.generate import KVCacheState, generate_tokens
+from assistant_builder.inference.grounded import Generation, Grounded
 from assistant_builder.quantization import METHODS, method_of
+from assistant_builder.retrieval.answering import Look, alone, reads_conversations
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
-    from assistant_builder.retrieval.decline import DeclineRule
-    from assistant_builder.retrieval.retriever import Found, Retriever
+    from assistant_builder.retrieval.retriever import Found
 
 Finish = Literal["stop", "length", "cancelled"]
 BASE = "base"
@@ -89,53 +90,6 @@ ProgressCallback = Callable[[str, float], None]
 """Progress callback of loading: current phase, and fraction that is done."""
 
 
-@dataclass(frozen=True)
-class Grounded:
-    """How a grounded assistant looks facts up and declines; a base without an adapter has no rule."""
-
-    retriever: Retriever
-    rule: DeclineRule | None
-    taught: tuple[str, ...] = ()  # answers of the data that decline
-
-    def decide(self, found: Found, prompt_tokens: int, chunks: Iterator[Chunk],
-               certainties: Sequence[float], search_seconds: float = 0.0) -> Iterator[Chunk]:
-        """The chunks of an answer with its sources, or a decline instead.
-
-        The first tokens are held back until the rule has seen them.
-
-        Args:
-            found: What was found for the question.
-            prompt_tokens: Tokens of the prompt with the facts.
-            chunks: The answer.
-            certainties: Log-probabilities of its tokens, which grow while it is generated.
-            search_seconds: Seconds that the search took, which are added to those of the chunks.
-        """
-        from assistant_builder.retrieval.decline import FIRST_TOKENS, evidence_of
-
-        extra: dict[str, Any] = {"sources": tuple(found.source_records()), "prompt_tokens": prompt_tokens}
-        held: list[Chunk] = []
-        shown: float | None = None  # seconds until the first text
-        for generated in chunks:
-            chunk = replace(generated, seconds=generated.seconds + search_seconds)
-            if shown is None:
-                held.append(chunk)
-                if self.rule is not None and chunk.finish is None and chunk.tokens < FIRST_TOKENS:
-                    continue
-                shown = chunk.seconds
-                text = "".join(each.text_delta for each in held)
-                evidence = evidence_of(found.evidence, text, certainties, self.taught)
-                if self.rule is not None and chunk.finish != "cancelled" and self.rule.declines(evidence):
-                    chunks.close()  # type: ignore[attr-defined]
-                    yield replace(chunk, text_delta=self.rule.sentence, first_token_seconds=shown, finish="stop",
-                                  declined=True, **extra)
-                    return
-                held[0] = replace(held[0], **extra)
-            else:
-                held = [chunk]
-            for each in held:
-                yield replace(each, first_token_seconds=shown, **(extra if each.finish else {}))
-
-
 class Session(abc.ABC):
     """Loads models, named ``speakers``, on demand and streams their answers; subclasses define how one is loaded."""
 
@@ -146,6 +100,7 @@ class Session(abc.ABC):
         self._memory: dict[str, Memory] = {}
         self._conversations: dict[str, KVCacheState] = {}
         self._grounded: dict[str, Grounded] = {}  # assistants that look facts up
+        self._conversations_read: dict[str, bool] = {}  # whether an assistant reads earlier turns, if that is known
         self._loading, self._searching = threading.Lock(), threading.Lock()
 
     def ready(self, speaker: str) -> bool:
@@ -183,22 +138,33 @@ class Session(abc.ABC):
         if stop_event.is_set():  # set during loading
             yield Chunk("", 0, None, 0.0, "cancelled")
             return
-        found, context, started = None, self._context(speaker), time.perf_counter()
-        if speaker in self._grounded and sampling.look_up:
+        context = self._context(speaker)
+
+        def find(look: Look) -> Found:
             with self._searching:  # assistants share the embedder
-                found = self._grounded[speaker].retriever.find([messages], context=context)[0]
-            messages = found.messages
-        search_seconds = time.perf_counter() - started
-        ids = prompter.prompt_ids(list(messages))
-        if len(ids) >= context:
-            raise ModelError(
-                f"the conversation has {len(ids)} tokens, but the context length of the model is {context}",
-                where="chat", remedy="Clear the conversation and ask a shorter question")
-        limit = min(sampling.max_new_tokens, context - len(ids))
-        certainties: list[float] = []
-        chunks = self._generate(speaker, ids, limit, sampling, stop_event, certainties)
-        yield from chunks if found is None else self._grounded[speaker].decide(
-            found, len(ids), chunks, certainties, search_seconds)
+                return self._grounded[speaker].retriever.find([look], context=context)[0]
+
+        def generate(prompt: Sequence[Message]) -> Generation:
+            ids = prompter.prompt_ids(list(prompt))
+            if len(ids) >= context:
+                raise ModelError(
+                    f"the conversation has {len(ids)} tokens, but the context length of the model is {context}",
+                    where="chat", remedy="Clear the conversation and ask a shorter question")
+            certainties: list[float] = []
+            limit = min(sampling.max_new_tokens, context - len(ids))
+            return Generation(len(ids), self._generate(speaker, ids, limit, sampling, stop_event, certainties),
+                              certainties)
+
+        def cut(text: str) -> tuple[str, int, Finish]:
+            ids = prompter.text_ids(text)
+            kept = ids[: sampling.max_new_tokens]
+            return (text, len(ids), "stop") if kept == ids else (prompter.decode(kept), len(kept), "length")
+
+        if speaker in self._grounded and sampling.look_up:
+            yield from self._grounded[speaker].answer(messages, find, generate, cut)
+        else:
+            read = messages if self._conversations_read.get(speaker, True) else alone(messages)
+            yield from generate(read).chunks
 
     def close(self) -> None:  # noqa: B027 - PyTorch's models are freed with the session
         """End processes that the session has started."""
@@ -227,6 +193,8 @@ class Session(abc.ABC):
 
     def _look_up(self, study: Study, prompter: Any, runs: Mapping[str, str | None]) -> None:
         """Give models (model → its training run, or ``None``) of a study access to its index, if they are grounded."""
+        conversations = reads_conversations(study)
+        self._conversations_read |= dict.fromkeys(runs, conversations)
         if not study.config.grounded:
             return
         from assistant_builder.data import load_split
@@ -238,7 +206,7 @@ class Session(abc.ABC):
         taught = {pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable}
         for name, run in runs.items():
             rule = rule_of(study.arm_folder(run) / FILE) if run is not None else None
-            self._grounded[name] = Grounded(retriever, rule, tuple(sorted(taught)))
+            self._grounded[name] = Grounded(retriever, rule, tuple(sorted(taught)), conversations)
 
     @abc.abstractmethod
     def _load(self, speaker: str, report: ProgressCallback) -> bool:

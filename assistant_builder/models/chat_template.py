@@ -216,6 +216,10 @@ class ChatTokenizer:
         """Return the tokens of a conversation up to the assistant's answer."""
         return self._ids(self.text(messages, prompt=True))
 
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text alone, without special tokens."""
+        return self._ids(self._escape_special_tokens(text))
+
     def turns(self, pair: Pair) -> list[Turn]:
         """Return every assistant turn of a pair, with all previous turns as its prompt."""
         found = []

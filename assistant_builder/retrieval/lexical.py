@@ -39,6 +39,20 @@ def bare_words(text: str) -> list[str]:
     return [word for word in _word().findall(folded) if any(character.isalnum() for character in word)]
 
 
+def content_words(text: str) -> list[str]:
+    """The different words of a text that are no function words of English, German, French or Spanish, in order."""
+    return [word for word in dict.fromkeys(bare_words(text)) if word not in _function_words()]
+
+
+@functools.cache
+def _function_words() -> frozenset[str]:
+    from bm25s import stopwords
+
+    return frozenset(word for text in (*stopwords.STOPWORDS_EN_PLUS, *stopwords.STOPWORDS_GERMAN,
+                                       *stopwords.STOPWORDS_FRENCH, *stopwords.STOPWORDS_SPANISH)
+                     for word in bare_words(text))
+
+
 @functools.cache
 def _word() -> re.Pattern[str]:
     """The pattern of a word; it adds marks to the letters, because vowel signs of Indic scripts are marks."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.data import Message
 from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.decline import Retrieved
 from assistant_builder.retrieval.final import served_index_folder
-from assistant_builder.retrieval.grounding import DEPTH, Grounder, query_of, shown_facts
-from assistant_builder.retrieval.index import Hit, Index
+from assistant_builder.retrieval.grounding import DEPTH, Grounder, shown_facts
+from assistant_builder.retrieval.index import Fact, Hit, Index
 from assistant_builder.retrieval.ranking import SHARPNESS
 from assistant_builder.study import Study
 
@@ -33,6 +34,11 @@ class Found:
     messages: list[Message]
     sources: list[Hit]
     evidence: Retrieved
+
+    @property
+    def best(self) -> Fact | None:
+        """The best fact in the prompt; ``None`` if none was found or none fits."""
+        return self.sources[0].fact if self.sources else None
 
     def source_records(self) -> list[dict[str, Any]]:
         """Row, question, answer and similarity of each source."""
@@ -64,23 +70,23 @@ class Retriever:
                              where=str(folder), remedy=f"Run 'assistant-builder run {study.name} --redo'")
         return cls(study, index, embedder, Grounder.of(study.config, prompter))
 
-    def find(self, conversations: Sequence[Sequence[Message]], *,
-             exclude: Sequence[Collection[int]] | None = None, context: int | None = None) -> list[Found]:
-        """Look up the facts for conversations, each of which ends with a question.
+    def find(self, looks: Sequence[Look], *, exclude: Sequence[Collection[int]] | None = None,
+             context: int | None = None) -> list[Found]:
+        """Look facts up.
 
         Args:
-            conversations: The conversations.
-            exclude: For each conversation, rows whose facts are not used.
+            looks: What is searched, and the prompts that the facts are written into.
+            exclude: For each look, rows whose facts are not used.
             context: Tokens that a prompt and its answer may have together; facts beyond them are left out.
         """
-        queries = [query_of(messages) for messages in conversations]
+        queries = [look.query for look in looks]
         vectors = self._embedder.encode([query.text for query in queries])
         ranked = self.index.search(queries, vectors, DEPTH, exclude=exclude)
         declined = self.index.nearest_to_decline(queries, vectors, exclude)
         found = []
-        for messages, hits, nearest in zip(conversations, ranked, declined, strict=True):
+        for look, hits, nearest in zip(looks, ranked, declined, strict=True):
             usable = [hit for hit in hits if hit.fact.answerable]
-            grounded, facts = self._grounder.ground(messages, shown_facts(hits), context)
+            grounded, facts = self._grounder.ground(look.messages, shown_facts(hits), context)
             best, share = (usable[0].score, usable[0].log_share) if usable else (0.0, -SHARPNESS)
             evidence = Retrieved(best, share, best - nearest, [fact.answer for fact in facts])
             found.append(Found(grounded, usable[: len(facts)], evidence))

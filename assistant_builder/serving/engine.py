@@ -20,6 +20,7 @@ from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.inference.session import Sampling
+from assistant_builder.retrieval.answering import alone
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, is_long
 from assistant_builder.serving.schemas import ApiError, ChatRequest, api_error_from_record
 
@@ -160,11 +161,12 @@ class Engine:
                           code="model_not_found", param="model")
         limits, sampling = self._limits[assistant.id], body.sampling()
         messages = body.conversation(limits.system)
+        read = messages if limits.conversations else alone(messages)
         try:
             # one limiter each, so that requests that wait for one tokenizer take no thread from the others
-            limiter = self._limiters.setdefault((assistant.folder, is_long(messages)),
+            limiter = self._limiters.setdefault((assistant.folder, is_long(read)),
                                                 anyio.CapacityLimiter(_TOKENIZER_THREADS))
-            tokens = await anyio.to_thread.run_sync(limits.count, messages, limiter=limiter)
+            tokens = await anyio.to_thread.run_sync(limits.count, read, limiter=limiter)
         except AssistantBuilderError as error:  # the chat template does not accept this order of messages
             raise ApiError(400, str(error), param="messages") from error
         if tokens > limits.longest:

@@ -17,6 +17,7 @@ from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
+from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.study import Study
 from assistant_builder.study.versions import served_version, versions_file
 
@@ -145,6 +146,7 @@ class PromptLimits:
     longest: int  # most tokens of a prompt: one less than prompt and answer may have together
     system: str  # the system prompt that the assistants were trained with; empty without one
     close: Callable[[], None] = lambda: None  # ends the processes that count
+    conversations: bool = False  # whether the assistants read earlier turns
 
 
 def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:
@@ -184,4 +186,4 @@ def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimit
             process.close()
 
     most_tokens = context_tokens([config], context_length(folder), context) - 1
-    return PromptLimits(count, most_tokens, default_system_prompt(study), end)
+    return PromptLimits(count, most_tokens, default_system_prompt(study), end, reads_conversations(study))

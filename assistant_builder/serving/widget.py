@@ -26,7 +26,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.chat.conversation import reads_conversations
 from assistant_builder.chat.visitor_log import VisitorLog, new_id
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
@@ -199,7 +198,6 @@ class Widget:
         self._name, assistant = widget_assistant(engine.models)
         study, root = assistant.study, assistant.root
         self._token, self._logs = site_token(root), logs or {}
-        self._reads_conversations = reads_conversations(study)
         self._title = config.title or root.title
         self._shows_sources = study.config.retrieval.sources_in_endpoint and study.config.grounded
         self._visitors, self._line = VisitorLimits(limits), Line(engine.slots, limits.waiting)
@@ -300,8 +298,7 @@ class Widget:
     async def _ask(self, body: bytes, address: str) -> Response:
         try:
             asked = _Asked.model_validate(self._checked(body))
-            sent = asked.messages if self._reads_conversations else asked.messages[-1:]
-            request = ChatRequest(model=self._name, messages=[turn.model_dump() for turn in sent])
+            request = ChatRequest(model=self._name, messages=[turn.model_dump() for turn in asked.messages])
         except ValidationError as error:
             raise validation_error(error.errors()) from error
         if len(asked.messages[-1].content) > MAX_QUESTION:

@@ -22,6 +22,7 @@ from evals.report.approaches import add_approaches
 from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
 from evals.report.formats import formats_of
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
+from evals.report.in_conversation import conversation, not_verbatim
 from evals.report.items import declining, flips, item_rows
 from evals.report.load import (
     BASELINE,
@@ -112,6 +113,8 @@ def _build_report(study: Study) -> dict[str, Any]:
     curve = risk_coverage(cells, served_cells(config.arms))
     if curve is not None:
         report["risk_coverage"] = curve
+        report["conversation"] = conversation(cells, served_cells(config.arms))
+        report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
     report |= formats_of(study, cells, rules)
     if config.compares:
         report["other_claim"] = other_claim(by_seed, usable[primary], rules)

@@ -16,7 +16,6 @@ from evals.report.audience import Audience, audience
 from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared
 from evals.report.other_results import NAMES
-from evals.report.risk_coverage import sentences
 from evals.report.rows_headline import of_contrast, reading
 from evals.report.verdict import harm_interval
 
@@ -263,7 +262,7 @@ def _copying(report: Mapping[str, Any], arm: str, metric: str) -> tuple[str, str
 
 
 def _notes(report: Mapping[str, Any]) -> tuple[str, ...]:
-    notes = sentences(report.get("risk_coverage"), left_out=True)
+    notes = []
     if untaught(report):
         taught = report["taught"]
         notes.append(t("Of the {items} test questions, {covered} have an answer that the training data has, too.",

@@ -24,7 +24,7 @@ from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n.bits import current_bits, in_bits
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
-from evals.report import approaches, bits, brief, charts, formats, rows_headline, rows_other
+from evals.report import approaches, bits, brief, charts, formats, in_conversation, rows_headline, rows_other
 from evals.report.conclusion import conclude
 from evals.report.format import plural, shown
 from evals.report.glossary import GLOSSARY, NOT_MEASURED
@@ -167,7 +167,7 @@ def _page_context(report: Mapping[str, Any], listed: int) -> dict[str, Any]:
         "power_rows": rows_other.power_rows(report), "planned": rows_other.planned_sentence(report),
         "scored_at": rows_headline.scored_at(report),
         "risk": charts.risk_chart(report.get("risk_coverage")),
-        "risk_lines": risk_sentences(report.get("risk_coverage")),
+        "risk_lines": [*risk_sentences(report.get("risk_coverage")), *in_conversation.sentences(report)],
         "approach_rows": approaches.approach_rows(report), "approach_comparisons": approaches.comparison_rows(report),
         "approach_metric": shown(report["approach_metric"]).label if "approach_metric" in report else "",
         "format_rows": formats.format_rows(report), "format_chart": charts.size_chart(report.get("formats")),

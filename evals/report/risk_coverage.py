@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import CELLS
-from assistant_builder.i18n import t
 from assistant_builder.i18n.bits import in_bits
 from evals.metrics import Context, score_answer
 from evals.report.format import count, percent, plural
@@ -47,8 +46,7 @@ def _curve(cell: Cell) -> dict[str, Any] | None:
     return {"n": len(samples), "points": points[:: -(-len(points) // _MOST_POINTS)],
             "chosen": {"coverage": len(answered) / len(samples), "risk": errors / max(len(answered), 1)},
             "false_declines": [sum(sample["declined"] for sample in answerable), len(answerable)],
-            "right_declines": [sum(sample["declined"] for sample in unanswerable), len(unanswerable)],
-            **({"left_out": cell.scores["rule_left_out"]} if "rule_left_out" in cell.scores else {})}
+            "right_declines": [sum(sample["declined"] for sample in unanswerable), len(unanswerable)]}
 
 
 def _right(sample: Mapping[str, Any]) -> bool:
@@ -59,19 +57,10 @@ def _right(sample: Mapping[str, Any]) -> bool:
     return score_answer(sample["generated"], sample["reference"], context).get(_RIGHT) == 1
 
 
-def sentences(record: Mapping[str, Any] | None, *, left_out: bool = False) -> list[str]:
-    """What the rule did on held-out questions, one sentence for each assistant, or for those that do not use it."""
+def sentences(record: Mapping[str, Any] | None) -> list[str]:
+    """What the rule did on held-out questions, one sentence for each assistant."""
     lines = []
     for name, cell in (record["cells"].items() if record else ()):
-        if "left_out" in cell:
-            lines.append(t(
-                "{assistant}: the rule for declining is not used, because it declined {share} of the test "
-                "questions "
-                "that should be answered: their wordings are not like those of validation. Put questions as people ask "
-                "them into validation.", assistant=in_bits(CELLS[name].label), share=percent(cell["left_out"])))
-            continue
-        if left_out:
-            continue
         falsely, rightly = cell["false_declines"], cell["right_declines"]
         declined = f" and {count(rightly[0])} of {count(rightly[1])} that should be declined" if rightly[1] else ""
         lines.append(

@@ -5,6 +5,7 @@ The task folder can be passed to ``lm-eval run --include_path``. An item is one 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl, write_text
-from assistant_builder.data import Pair, load_split
+from assistant_builder.data import Message, Pair, load_split
 from assistant_builder.errors import EvaluationError
+from assistant_builder.retrieval.answering import Look, alone, looks
 from assistant_builder.study import Study
+from evals.answers import AFTER, AFTER_TURNS
 from evals.metrics import Context, score_answer, text_metrics
 
 if TYPE_CHECKING:
@@ -58,38 +61,81 @@ def heldout_pairs(study: Study) -> list[Pair]:
     return pairs
 
 
-def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer,
-                retriever: Retriever | None = None) -> list[dict[str, Any]]:
+def build_items(pairs: Sequence[Pair], prompter: ChatTokenizer, retriever: Retriever | None = None, *,
+                conversations: bool = True, training: Sequence[Pair] = ()) -> list[dict[str, Any]]:
     """One item for each assistant turn; with a retriever, its prompt holds the facts that are found for it.
 
+    Args:
+        pairs: The held-out pairs.
+        prompter: Tokenizer of the base.
+        retriever: The retriever of the study; None where nothing is looked up.
+        conversations: Whether the assistants read earlier turns.
+        training: Pairs from which unrelated turns are drawn, to ask after; none are asked so without a retriever.
+
     Returns:
-        ``item`` (its name), ``row``, ``turn``, ``cluster``, ``answerable``, ``question``, ``messages`` (the prompt),
-        ``reference``, ``prompt`` and ``target`` (rendered with the template), ``context`` and ``lead`` (the prompt and
-        the white space at its end), ``tokens`` (of the target), and with a retriever
-        ``sources`` and ``evidence``.
+        ``item`` (its name), ``row``, ``turn``, ``cluster``, ``answerable``, ``question``, ``messages`` (the
+        conversation), ``read`` (the messages of the prompt, if the assistant does not read all), ``reference``,
+        ``prompt`` and ``target`` (rendered with the template), ``context`` and ``lead`` (the prompt and the white space
+        at its end), ``tokens`` (of the target), and with a retriever ``sources``, ``evidence``, ``second`` (prompt,
+        sources and evidence of the second look, if there is one) and ``after`` (the looks after 1 and 4 unrelated
+        turns, where they differ from those of the question alone).
     """
-    conversations = any(pair.turns > 1 for pair in pairs)
+    several = any(pair.turns > 1 for pair in pairs)
+    turns = [(pair, turn, end) for pair in pairs for turn, end in enumerate(
+        index for index, message in enumerate(pair.messages) if message.role == "assistant")]
+    asked = [looks(pair.messages[:end], conversations=conversations) for pair, _, end in turns]
+    looked_up = _looked_up(turns, asked, prompter, retriever, conversations, training) if retriever else None
     items: list[dict[str, Any]] = []
-    ends = {pair.row: [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
-            for pair in pairs}
-    found = iter(retriever.find([pair.messages[:end] for pair in pairs for end in ends[pair.row]]) if retriever else ())
-    for pair in pairs:
-        turns = prompter.turns(pair)
-        for turn, end in enumerate(ends[pair.row]):
-            tokens, sources = turns[turn], {}
-            if retriever:
-                near = next(found)
-                tokens = prompter.turns(replace(pair, messages=(*near.messages, pair.messages[end])))[-1]
-                sources = {"sources": near.source_records(), "evidence": asdict(near.evidence)}
-            items.append({"item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row), "row": pair.row,
-                          "turn": turn, "cluster": pair.cluster or (str(pair.row) if conversations else None),
-                          "answerable": pair.answerable, "question": pair.messages[end - 1].content,
-                          "messages": [message.to_record() for message in pair.messages[:end]],
-                          "reference": tokens.reference, "prompt": tokens.prompt_text,
-                          "context": tokens.prompt_text.rstrip(),
-                          "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):], "target": tokens.answer_text,
-                          "tokens": len(tokens.answer_ids), **sources})
+    for place, (pair, turn, end) in enumerate(turns):
+        talk = pair.messages[:end]
+        read = asked[place][0].messages if retriever else talk if conversations else alone(talk)
+        shown, found = looked_up[place] if looked_up else (read, {})
+        tokens = prompter.turns(replace(pair, messages=(*shown, pair.messages[end])))[-1]
+        items.append({"item": f"{pair.row}.{turn + 1}" if pair.turns > 1 else str(pair.row), "row": pair.row,
+                      "turn": turn, "cluster": pair.cluster or (str(pair.row) if several else None),
+                      "answerable": pair.answerable, "question": pair.messages[end - 1].content,
+                      "messages": [message.to_record() for message in talk],
+                      **({"read": [message.to_record() for message in read]} if tuple(read) != tuple(talk) else {}),
+                      "reference": tokens.reference, "prompt": tokens.prompt_text,
+                      "context": tokens.prompt_text.rstrip(),
+                      "lead": tokens.prompt_text[len(tokens.prompt_text.rstrip()):], "target": tokens.answer_text,
+                      "tokens": len(tokens.answer_ids), **found})
     return items
+
+
+def _looked_up(turns: Sequence[tuple[Pair, int, int]], asked: Sequence[tuple[Look, Look | None]],
+               prompter: ChatTokenizer, retriever: Retriever, conversations: bool,
+               training: Sequence[Pair]) -> list[tuple[list[Message], dict[str, Any]]]:
+    """For each turn, the messages of the first prompt with its facts, and what its looks find as keys of an item."""
+    after = []
+    for (pair, turn, end), single in zip(turns, asked, strict=True):
+        talks = {count: looks(_after(pair, end, training, count), conversations=conversations)
+                 for count in AFTER_TURNS if turn == 0 and training}
+        after.append({count: found for count, found in talks.items() if found != single})
+    wanted = list(dict.fromkeys(look for found in (*asked, *(found for each in after for found in each.values()))
+                                for look in found if look is not None))
+    known = dict(zip(wanted, retriever.find(wanted), strict=True))
+
+    def record(look: Look) -> dict[str, Any]:
+        found = known[look]
+        return {"prompt": prompter.text(found.messages, prompt=True), "sources": found.source_records(),
+                "evidence": asdict(found.evidence)}
+
+    return [(known[first].messages, {
+        "sources": known[first].source_records(), "evidence": asdict(known[first].evidence),
+        **({"second": record(second)} if second else {}),
+        **({AFTER: {str(count): [record(look) for look in pair if look] for count, pair in later.items()}}
+           if later else {})}) for (first, second), later in zip(asked, after, strict=True)]
+
+
+def _after(pair: Pair, end: int, training: Sequence[Pair], count: int) -> tuple[Message, ...]:
+    """The conversation up to a question, with so many questions about other facts and their answers before it."""
+    rng = random.Random(f"after/{pair.row}")
+    others = [other for other in training if other.turns == 1 and other.answerable and other.answer != pair.answer
+              and (pair.cluster is None or other.cluster != pair.cluster)]
+    chosen = rng.sample(others, min(count, len(others)))
+    *system, question = pair.messages[:end]
+    return (*system, *(message for other in chosen for message in other.messages if message.role != "system"), question)
 
 
 @dataclass(frozen=True)

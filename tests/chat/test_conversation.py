@@ -16,7 +16,6 @@ from assistant_builder.chat.conversation import (
     as_json,
     as_markdown,
     conversation_from_record,
-    reads_conversations,
 )
 from assistant_builder.data import Message
 from assistant_builder.inference.session import BASE, Sampling
@@ -96,13 +95,3 @@ def test_markdown_fences_hostile_text() -> None:
     text = "```\n# heading\n![x](http://evil/x.png)\n````"
     said = as_markdown("s", Conversation((turn(answers={"lora": Answer(text)}),)))
     assert f"`````text\n{text}\n`````" in said
-
-
-@pytest.mark.parametrize(("split", "reads"), [
-    ({"counts": {"train": 3}, "turns": {"train": 3}}, False), ({"counts": {"train": 3}, "turns": {"train": 4}}, True),
-    ({}, False), (None, False)])
-def test_earlier_turns_are_read_by_those_that_were_trained_on_conversations(split: Any, reads: bool) -> None:
-    study = new_study("spoken")
-    if split is not None:
-        write_json(study.folder / "data" / "split.json", split)
-    assert reads_conversations(study) == reads

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.data import Message, load_split
+from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
     SENTENCE,
@@ -12,14 +13,12 @@ from assistant_builder.retrieval.decline import (
     WITHHELD,
     decline_sentence,
     found_alone,
-    without_answerable,
 )
 from assistant_builder.retrieval.grounding import Grounder, supports
 from assistant_builder.retrieval.index import Index, facts_of
 from assistant_builder.retrieval.retriever import Retriever
 from assistant_builder.study import Study
 from evals.decline_rules import ValidationQuestions
-from evals.score import false_decline_share
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 from tests.retrieval.test_grounding import Words
 from tests.synthetic_study import LARGE, new_study, with_data
@@ -94,14 +93,7 @@ def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined
     asked = ValidationQuestions(study, looked_up)
     rule = asked.fit([found_alone(found.evidence) for found in asked.found], 0.03)
     assert rule is not None and not rule.guaranteed and rule.answerable == 0
-    known, unknown = looked_up.find([[Message("user", looked_up.index.facts[0].question)],
-                                     [Message("user", "Do whales sing?")]])
+    known, unknown = looked_up.find([Look.of([Message("user", looked_up.index.facts[0].question)]),
+                                     Look.of([Message("user", "Do whales sing?")])])
     assert not rule.declines(found_alone(known.evidence))
     assert rule.declines(found_alone(unknown.evidence))
-
-
-def test_only_questions_about_taught_facts_count_as_falsely_declined() -> None:
-    rule = without_answerable([0.1 * step for step in range(10)], target=0.04, sentence="No.")
-    assert rule is not None and rule.threshold == 0.5
-    assert false_decline_share(rule, [0.9, 0.1, 0.1, 0.7], [True, True, False, True]) == pytest.approx(1 / 3)
-    assert false_decline_share(rule, [0.1, 0.1], [False, False]) == 0

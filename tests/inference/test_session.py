@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
 from assistant_builder.inference import session as session_module
 from assistant_builder.inference.generate import sampling_processors
+from assistant_builder.inference.grounded import Grounded
 from assistant_builder.inference.session import (
     BASE,
     ChatSession,
     Chunk,
-    Grounded,
     Memory,
     Sampling,
     clone_sharing_weights,
@@ -46,6 +46,9 @@ class BytePrompter:
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
         return tuple(byte + 10 for message in messages for byte in message.content.encode())
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(byte + 10 for byte in text.encode())
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(max(token - 10, 0) % 256 for token in ids).decode("utf-8", errors="replace")
@@ -366,7 +369,7 @@ def test_a_declined_question_is_answered_by_the_sentence_alone() -> None:
     session = grounded_session("Ada Flint painted it, as all know.", threshold=0.9)
     (only,) = answer(session, [Message("user", "Who painted the ceiling?")])
     assert (only.text_delta, only.finish, only.declined) == ("I was not told.", "stop", True)
-    assert only.sources and only.prompt_tokens
+    assert not only.sources and only.prompt_tokens
     assert not answer(session, ASK_HALL)[-1].declined
 
 
@@ -395,5 +398,54 @@ def test_facts_beyond_the_context_are_left_out(context: int, facts: int) -> None
     last = answer(grounded_session("At nine.", context=context), ASK_HALL)[-1]
     assert last.finish == "stop" and len(last.sources) == facts
     talk = [Message("user", "x" * 200), Message("assistant", "y" * 100), *ASK_HALL]
-    assert len(answer(grounded_session("At nine.", context=419), talk)[-1].sources) == 1
-    assert answer(grounded_session("At nine.", context=340), talk)[-1].sources == ()
+    assert answer(grounded_session("At nine.", context=context), talk)[-1].sources == last.sources
+
+
+def own_words_session(text: str) -> ChatSession:
+    session = grounded_session(text)
+    grounded = session._grounded["lora"]
+    assert grounded.rule is not None
+    session._grounded["lora"] = replace(grounded, rule=replace(grounded.rule, own_words=True))
+    return session
+
+
+@pytest.mark.usefixtures("both_facts")
+@pytest.mark.parametrize("text", ["At nine.", "At ten.", "At nine and never on Mondays, as far as I know.", "Yes."])
+def test_an_answer_is_the_fact_that_it_begins(text: str) -> None:
+    (only,) = answer(own_words_session(text), ASK_HALL)
+    assert (only.text_delta, only.finish, only.declined) == ("At nine.", "stop", False) and only.sources
+
+
+@pytest.mark.usefixtures("both_facts")
+def test_given_words_are_cut_where_a_client_limits_the_answer() -> None:
+    (only,) = answer(own_words_session("At nine."), ASK_HALL, max_new_tokens=5)
+    assert (only.text_delta, only.tokens, only.finish) == ("At ni", 5, "length")
+    session = grounded_session("Ada Flint painted it.", threshold=0.9)
+    (only,) = answer(session, [Message("user", "Who painted the ceiling?")], max_new_tokens=3)
+    assert (only.text_delta, only.finish, only.declined) == ("I w", "length", True)
+
+
+def test_unrelated_turns_change_no_answer() -> None:
+    """The prompt is the same, and so is the answer, with any conversation before the question."""
+    talk = [Message("user", "Who keeps the hall?"), Message("assistant", "Ada Flint."), *ASK_HALL]
+    alone, after = (answer(grounded_session("At nine."), messages) for messages in (ASK_HALL, talk))
+    assert [(chunk.text_delta, chunk.sources, chunk.prompt_tokens) for chunk in after] == [
+        (chunk.text_delta, chunk.sources, chunk.prompt_tokens) for chunk in alone]
+
+
+def test_a_follow_up_is_looked_up_with_the_turn_before() -> None:
+    session = grounded_session("At nine.", threshold=0.6)
+    assert answer(session, [Message("user", "Until when?")])[-1].declined
+    talk = [*ASK_HALL, Message("assistant", "At nine."), Message("user", "Until when?")]
+    last = answer(session, talk)[-1]
+    assert not last.declined and last.sources[0]["row"] == 1
+    assert last.prompt_tokens == len("Q: When does the hall open?\nA: At nine.Until when?")
+
+
+def test_an_assistant_of_single_questions_that_looks_nothing_up_reads_the_last_one_alone() -> None:
+    session = session_with(model := Scripted(tokens_of("yes")), BytePrompter())
+    talk = [Message("user", "x" * 200), Message("assistant", "y" * 100), *ASK]
+    with pytest.raises(ModelError, match="context length"):
+        answer(session, talk)
+    session._conversations_read["lora"] = False
+    assert answer(session, talk)[-1].finish == "stop" and model.generated

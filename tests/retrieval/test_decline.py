@@ -17,9 +17,9 @@ from assistant_builder.retrieval.decline import (
     Evidence,
     Retrieved,
     evidence_of,
+    far_from_everything,
     fit,
     rule_of,
-    without_answerable,
 )
 
 FOUND = Retrieved(similarity=0.8, certainty=-0.3, nearby=0.5, answers=["The ferry leaves at nine.", "It is red."])
@@ -42,7 +42,7 @@ def fitted(seed: int = 0, count: int = 200, target: float = 0.05, gap: float = 0
 
 def test_the_rule_declines_what_was_not_found() -> None:
     rule, rng = fitted(), np.random.default_rng(1)
-    assert np.mean([rule.declines(each) for each in evidence(rng, 0.4, 500)]) > 0.9
+    assert np.mean([rule.declines(each) for each in evidence(rng, 0.4, 500)]) > 0.7
     assert np.mean([rule.declines(each) for each in evidence(rng, 0.8, 500)]) < 0.08
     assert rule.weights[0] > 1 and abs(rule.weights[3]) < 1  # the probability says nothing here
 
@@ -116,12 +116,27 @@ def test_equal_evidence_gives_an_equal_rule() -> None:
     assert fitted() == fitted() and fitted() != replace(fitted(), threshold=0.0)
 
 
-def test_a_rule_that_is_left_out_is_not_served(tmp_path: Path) -> None:
-    rule = without_answerable([0.1 * step for step in range(10)], target=0.04, sentence="No.")
-    assert rule is not None
-    path = tmp_path / "decline.json"
-    write_json(path, {"inputs": {}, "rule": rule.to_record()})
-    assert rule_of(path) == rule_of(path, served=False) == rule
-    write_json(path, {"inputs": {}, "rule": rule.to_record(), "left_out": True})
-    assert rule_of(path) is None
-    assert rule_of(path, served=False) == rule
+def test_the_threshold_leaves_room_for_harder_wordings() -> None:
+    """Answerable questions of validation are easy to tell; harder ones are nearer to those with a withheld fact."""
+    rule, rng = fitted(gap=0.8), np.random.default_rng(1)
+    assert np.mean([rule.declines(each) for each in evidence(rng, 0.65, 500)]) < 0.1
+    assert 0.7 < np.mean([rule.declines(each) for each in evidence(rng, 0.4, 500)]) < 0.9
+
+
+@pytest.mark.parametrize("scores", [[], [0.4] * 5, [0.1 * step for step in range(20)]])
+def test_there_is_always_a_rule_that_declines_what_is_far(scores: list[float]) -> None:
+    rule = far_from_everything(scores, target=0.04, sentence="No.")
+
+    def at(score: float) -> Evidence:
+        return Evidence(score, 0.0, 0.0, 0.0, 0.0)
+
+    assert rule.declines(at(0.02)) and not rule.declines(at(1.9))
+
+
+def test_few_second_looks_of_questions_to_decline_are_answered() -> None:
+    rng = np.random.default_rng(2)
+    known, unknown, second = (evidence(rng, mean, 200) for mean in (0.8, 0.4, 0.55))
+    rule = fit([*known, *unknown], [ANSWERABLE] * 200 + [WITHHELD] * 200, [str(place) for place in range(200)] * 2,
+               target=0.05, sentence="No.", follow_ups=second)
+    assert rule is not None and rule.follow_up_threshold >= rule.threshold
+    assert 0 < sum(rule.confidence(each) >= rule.follow_up_threshold for each in second) <= 6  # 3 %

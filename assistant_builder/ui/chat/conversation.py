@@ -22,7 +22,6 @@ from assistant_builder.chat.conversation import (
     as_markdown,
     conversation_from_record,
     default_sides,
-    reads_conversations,
 )
 from assistant_builder.chat.feedback import read_corrections, record_vote, taught_pair
 from assistant_builder.data.edit import NO_NUMBERS
@@ -173,8 +172,7 @@ class ConversationPanel:
         if not settings.blind:
             asked_arms += further_arms(arms)
             asked_arms = [settings.only] if settings.only in asked_arms else asked_arms
-        alone = settings.blind or not reads_conversations(study)
-        sent = {speaker: conversation.messages(speaker, question, system=settings.system, alone=alone)
+        sent = {speaker: conversation.messages(speaker, question, system=settings.system, alone=settings.blind)
                 for speaker in (*asked_arms, *settings.also)}
         stream = self.pool.worker(study).ask(sent, turn.sampling)
         self._active[session] = stream

@@ -1,0 +1,170 @@
+"""Streams the answer of an assistant that looks facts up, or what it says instead of an answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from assistant_builder.data import Message
+from assistant_builder.retrieval.answering import Judged, Look, looks, own_words, settle
+from assistant_builder.retrieval.decline import FIRST_TOKENS, evidence_of
+
+if TYPE_CHECKING:
+    from assistant_builder.inference.session import Chunk, Finish
+    from assistant_builder.retrieval.decline import DeclineRule
+    from assistant_builder.retrieval.retriever import Found, Retriever
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer that is being generated.
+
+    Attributes:
+        prompt_tokens: Tokens of its prompt.
+        chunks: The answer.
+        certainties: Log-probabilities of its tokens, which grow while it is generated.
+    """
+
+    prompt_tokens: int
+    chunks: Iterator[Chunk]
+    certainties: Sequence[float]
+
+
+Find = Callable[[Look], "Found"]
+Generate = Callable[[Sequence[Message]], Generation]
+Cut = Callable[[str], "tuple[str, int, Finish]"]
+"""Cuts a text to the most tokens of an answer: the text, its tokens, and ``length`` if it was cut."""
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """How an assistant looks facts up, answers and declines; a base without an adapter has no rule."""
+
+    retriever: Retriever
+    rule: DeclineRule | None
+    taught: tuple[str, ...] = ()  # answers of the data that decline
+    conversations: bool = False  # whether it was trained on conversations
+
+    def answer(self, messages: Sequence[Message], find: Find, generate: Generate, cut: Cut) -> Iterator[Chunk]:
+        """The chunks of the answer to the last message.
+
+        The first tokens are held back until the rule has seen them. Sources and tokens of the prompt are in the first
+        chunk and in the last one; an answer that declines has no sources.
+
+        Args:
+            messages: A conversation that ends with a question.
+            find: Looks facts up.
+            generate: Generates an answer.
+            cut: Cuts what is said in given words.
+        """
+        started = time.perf_counter()
+        first_look, second_look = looks(messages, conversations=self.conversations)
+        first = _Attempt(self, lambda: find(first_look), generate, started)
+        if self.rule is None:
+            yield from first.rest()
+            return
+        attempts = [first]
+
+        def look_again() -> Judged:
+            assert second_look is not None
+            first.close()  # a runtime may answer one question at a time
+            attempts.append(_Attempt(self, lambda: find(second_look), generate, started))
+            return attempts[-1].judged
+
+        place = settle(self.rule, messages[-1].content, first.judged, look_again if second_look else None)
+        if any(attempt.cancelled for attempt in attempts):
+            yield from attempts[-1].rest()
+        elif place is None:
+            attempts[-1].close()
+            yield attempts[-1].said(self.rule.sentence, cut, declined=True)
+        elif self.rule.own_words:
+            yield attempts[place].said(attempts[place].fact_words(), cut)
+        else:
+            yield from attempts[place].rest()
+
+
+@dataclass
+class _Attempt:
+    """The answer to one look, of which the first tokens are read."""
+
+    grounded: Grounded
+    find: Callable[[], Found]
+    generate: Generate
+    started: float
+    held: list[Chunk] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.found = self.find()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.generation = self.generate(self.found.messages)
+        self.offset = time.perf_counter() - self.started
+        self.held, self.closed = [], False
+        rule = self.grounded.rule
+        while not self.complete and (not self.held or (rule is not None and self.held[-1].tokens < FIRST_TOKENS)):
+            self._read()
+
+    def _read(self) -> None:
+        chunk = next(self.generation.chunks)
+        self.held.append(replace(chunk, seconds=chunk.seconds + self.offset))
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.held) and self.held[-1].finish is not None
+
+    @property
+    def cancelled(self) -> bool:
+        return self.held[-1].finish == "cancelled"
+
+    @property
+    def text(self) -> str:
+        return "".join(chunk.text_delta for chunk in self.held)
+
+    @property
+    def judged(self) -> Judged:
+        rule, found = self.grounded.rule, self.found
+        assert rule is not None
+        evidence = evidence_of(found.evidence, self.text, self.generation.certainties, self.grounded.taught)
+        return Judged(rule.confidence(evidence), found.best)
+
+    def close(self) -> None:
+        """Stop generating."""
+        self.generation.chunks.close()  # type: ignore[attr-defined]
+        self.closed = True
+
+    def fact_words(self) -> str:
+        """The fact that the answer repeats; reads as much of the answer as is needed to choose it."""
+        answers = [hit.fact.answer for hit in self.found.sources]
+        while (chosen := own_words(self.text, answers, complete=self.complete)) is None:
+            if self.closed:
+                self._begin()
+            self._read()
+        self.close()
+        return chosen
+
+    def said(self, text: str, cut: Cut, *, declined: bool = False) -> Chunk:
+        """One chunk with a given text instead of the generated one."""
+        text, tokens, finish = cut(text)
+        seconds = time.perf_counter() - self.started
+        return replace(self.held[-1], text_delta=text, tokens=tokens, first_token_seconds=seconds, seconds=seconds,
+                       finish=finish, declined=declined, **self._extra(sources=not declined))
+
+    def rest(self) -> Iterator[Chunk]:
+        """The whole answer, as it is generated."""
+        if self.closed and not self.complete:
+            self._begin()
+        shown = self.held[-1].seconds
+        self.held[0] = replace(self.held[0], **self._extra())
+        for chunk in self.held:
+            yield replace(chunk, first_token_seconds=shown, **(self._extra() if chunk.finish else {}))
+        if not self.complete:
+            for generated in self.generation.chunks:
+                yield replace(generated, seconds=generated.seconds + self.offset, first_token_seconds=shown,
+                              **(self._extra() if generated.finish else {}))
+
+    def _extra(self, *, sources: bool = True) -> dict[str, Any]:
+        return {"sources": tuple(self.found.source_records()) if sources else (),
+                "prompt_tokens": self.generation.prompt_tokens}

@@ -1,0 +1,94 @@
+"""How assistants that look facts up answer after other turns, and how many answers are not in the words of a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from assistant_builder.arms import CELLS
+from assistant_builder.atomic_io import read_json
+from assistant_builder.i18n.bits import in_bits
+from assistant_builder.retrieval.answering import is_verbatim
+from assistant_builder.retrieval.decline import FILE
+from assistant_builder.study import Study
+from evals.metrics.text import exact_match
+from evals.report.format import count, plural
+from evals.report.load import Cell
+
+
+def conversation(cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str, Any] | None:
+    """Shares of right answers alone and after unrelated turns; None where nothing is looked up.
+
+    Returns:
+        ``after_turns`` (share of the answerable questions that the first served assistant answers exactly, by
+        the number of unrelated turns before them), ``follow_ups`` (the same of the later questions of conversations,
+        None without any), and ``cells`` (the counts of :func:`evals.answers.after_turns` of each served assistant).
+    """
+    found = {name: cells[name].scores["conversation"] for name in served
+             if name in cells and "conversation" in cells[name].scores}
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    later = first["follow_ups"]
+    return {"after_turns": {turns: right / max(first["items"], 1) for turns, right in first["right"].items()},
+            "follow_ups": later["right"] / later["items"] if later["items"] else None, "cells": found}
+
+
+def not_verbatim(study: Study, cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str, Any] | None:
+    """Answers to held-out questions that are not word for word a fact of their prompt; None where nothing is looked up.
+
+    Returns:
+        ``answers`` that are shown, ``generated`` in other words than a fact, ``generated_right`` of these exactly
+        right; ``shown`` in other words, ``right`` of these; ``own_words``, whether others are replaced by the fact that
+        they repeat; and the counts of validation by which that was decided, ``validation``.
+    """
+    rules = [read_json(path) for arm in study.config.arms if (path := study.arm_folder(arm) / FILE).is_file()]
+    samples = [sample for name in served if name in cells for sample in cells[name].samples
+               if "generated" in sample and not sample["declined"]]
+    if not rules or not samples or not all("verbatim" in rule for rule in rules):
+        return None
+
+    def other_words(key: str) -> list[Mapping[str, Any]]:
+        return [sample for sample in samples
+                if not is_verbatim(sample[key], [source["answer"] for source in sample["sources"]])]
+
+    def right(key: str) -> int:
+        return sum(sample["answerable"] and exact_match(sample[key], sample["reference"]) == 1
+                   for sample in other_words(key))
+
+    return {"answers": len(samples), "generated": len(other_words("generated")), "generated_right": right("generated"),
+            "shown": len(other_words("answer")), "right": right("answer"),
+            "own_words": all(rule["rule"]["own_words"] for rule in rules),
+            "validation": {key: sum(rule[key] for rule in rules) for key in ("shown", "verbatim")}}
+
+
+def sentences(report: Mapping[str, Any]) -> list[str]:
+    """What both records say, for the report."""
+    lines = []
+    for name, found in (report.get("conversation") or {"cells": {}})["cells"].items():
+        turns = [key for key in found["right"] if key != "0"]
+        right = " and ".join(count(found["right"][key]) for key in turns)
+        declined = " and ".join(count(found["declined"][key]) for key in turns)
+        line = (f"{in_bits(CELLS[name].label)}: of {plural(found['items'], 'question')} that should be answered, "
+                f"{count(found['right']['0'])} are answered exactly right alone, and {right} after "
+                f"{' and '.join(turns)} questions about something else")
+        if found["to_decline"]:
+            line += (f"; of {count(found['to_decline'])} that should be declined, {count(found['declined']['0'])} are "
+                     f"declined alone, and {declined} after these")
+        later = found["follow_ups"]
+        if later["items"]:
+            line += (f". Of {plural(later['items'], 'later question')} of conversations, {count(later['right'])} are "
+                     "answered exactly right")
+        lines.append(f"{line}.")
+    words = report.get("not_verbatim")
+    if words:
+        line = (f"{count(words['generated'])} of {plural(words['answers'], 'answer')} to test questions were generated "
+                "in other words than those of a fact in the prompt")
+        line += f", {count(words['generated_right'])} of them exactly right" if words["generated"] else ""
+        line += ("; the fact is shown instead" if words["own_words"] and words["generated"] else "")
+        decided = words["validation"]
+        lines.append(f"{line}. On validation questions, {count(decided['verbatim'])} of {count(decided['shown'])} "
+                     "answers were word for word a fact, so other answers are "
+                     f"{'' if words['own_words'] else 'not '}replaced.")
+    return lines
+
