@@ -78,7 +78,7 @@ def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retr
             rule = asked.fit([evidence_of(found.evidence, texts[index], certainties[index], asked.taught)
                               for index, found in enumerate(asked.found)], study.config.retrieval.false_declines)
             write_json(paths[run], {"inputs": inputs[run], "rule": rule and rule.to_record()})
-            del cell
+            del cell, scorer  # otherwise their memory stays in use while the next base is loaded
     return {run: rule_of(path, served=False) for run, path in paths.items()}
 
 
