@@ -27,6 +27,7 @@ _DISK_SIGNS = (
     "No space left on device", "os error 28", "os error 27", "Disk quota exceeded", "File too large",
     "PytorchStreamWriter failed", "file write failed", "unexpected pos", "iostream error",
 )
+_SHARED_MEMORY_SIGNS = ("/dev/shm", "shared memory", "</torch_")  # of NCCL, and of tensors that processes share
 _PERMISSION_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -37,6 +38,9 @@ def translate_error(error: BaseException, *, memory: str = TRAINING_MEMORY) -> A
     if ran_out_of_memory(error):
         return ResourceError(t("memory ran out"), remedy=t(memory))
     full = next((cause for cause in _exception_chain(error) if _has_sign(cause, _DISK_ERRORS, _DISK_SIGNS)), None)
+    if full is not None and any(sign in str(full) for sign in _SHARED_MEMORY_SIGNS):
+        return ResourceError(t("shared memory is full"), where="/dev/shm",
+                             remedy=t("Start the container with more of it, for example --shm-size=1g; then run again"))
     if full is not None:
         return ResourceError(t("the disk is full"), where=_file_of(full),
                              remedy=t("Free space, then run again; the run resumes without loss"))

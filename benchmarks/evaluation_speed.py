@@ -115,6 +115,7 @@ def score_four(study: Study, base: Path, items: Sequence[dict[str, Any]]) -> Non
                          batch_size=study.config.eval.batch_size, max_new_tokens=study.config.eval.max_new_tokens,
                          tick=lambda kind, count: None)
             run_own_tasks(lm, tasks, items, study.config.eval.seed)
+            del cell, lm  # otherwise their memory stays in use while the next base is loaded
 
 
 def four_cells(study: Study, base: Path, items: int, rounds: int) -> list[dict[str, float]]:

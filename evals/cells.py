@@ -68,7 +68,12 @@ class LoadedCell:
 
 
 def load_cells(study: Study, folder: Path, wanted: Sequence[Variant]) -> Iterator[LoadedCell]:
-    """Load cells one after the other, those of one base together; a base is released before the next one is loaded."""
+    """Load cells one after the other, those of one base together; a base is released before the next one is loaded.
+
+    For that the caller must keep no reference to a cell, nor to what holds its model, when it asks for the next one.
+    """
+    from assistant_builder.models import loading
+
     order = in_order_of_loading({variant.cell for variant in wanted})
     wanted = sorted(wanted, key=lambda variant: (order.index(variant.cell), variant.seed))
     for base in dict.fromkeys(cell.base for cell in order if cell.merged is None):
@@ -77,6 +82,7 @@ def load_cells(study: Study, folder: Path, wanted: Sequence[Variant]) -> Iterato
     for variant in wanted:
         if variant.cell.merged is not None:
             yield _merged_cell(study, base_of(study, folder, variant.cell.base), variant)
+            loading.free_memory()
 
 
 def base_of(study: Study, folder: Path, base: str) -> BaseSpec:
@@ -147,7 +153,6 @@ def _merged_cell(study: Study, spec: BaseSpec, variant: Variant) -> LoadedCell:
     from assistant_builder.models import loading
     from assistant_builder.models.lora_layers import hold_in_compute_dtype, merge, quantize, round_linear
 
-    loading.free_memory()  # of the previous merged model
     began = time.monotonic()
     dtype = loading.DTYPES[spec.compute_dtype]
     assert variant.run is not None  # only tuned cells are merged

@@ -74,7 +74,7 @@ def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retr
             run = str(Variant(cell.spec, cell.seed).run)
             on_progress(run)
             write_json(paths[run], {"inputs": inputs[run], **_fitted(study, asked, cell, prompter)})
-            del cell
+            del cell  # otherwise its memory stays in use while the next base is loaded
     _decide_own_words(list(paths.values()))
     return {run: rule_of(path) for run, path in paths.items()}
 

@@ -155,8 +155,8 @@ class _Scoring:
                     self._score(piece, cell, observer if piece.kind == "cell" else None)
             if observer is not None and variant in self.plan.read_again:
                 self.clock.set_message(N_("{cell}: next-token distributions").format(cell=cell.spec.name))
-                lm = self._lm(cell, self.config.batch_size, lambda kind: "fidelity", observer=observer)
-                lm.read([(item["prompt"], item["target"]) for item in self.items], answers=False)
+                self._lm(cell, self.config.batch_size, lambda kind: "fidelity", observer=observer).read(
+                    [(item["prompt"], item["target"]) for item in self.items], answers=False)
             for name, task in self.plan.tasks:
                 if (name, 1) == (cell.spec.name, cell.seed):
                     self.clock.set_message(N_("{cell}: task {task}").format(cell=name, task=task))
@@ -164,6 +164,7 @@ class _Scoring:
                     self.extra.run(task, lm, self.plan.task_folder(name), self.plan.task_inputs(name), self.config.seed)
                     # requests that lm-eval deduplicated
                     self.clock.tick("documents", self.extra.documents[task] - lm.documents)
+                    del lm  # like the cell
             del cell  # otherwise its memory stays in use while the next base is loaded
         if recorder is not None:
             recorder.write(self.plan.fidelity_inputs)

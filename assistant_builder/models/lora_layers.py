@@ -11,7 +11,6 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +22,7 @@ from transformers import PreTrainedModel
 
 from assistant_builder.models.rounding import CACHED_VALUES, can_round, rounded, rounded_bytes
 from assistant_builder.quantization import METHODS, method_of
+from assistant_builder.quantization.method import child_layers
 
 
 class FusedGroup(Protocol):
@@ -171,7 +171,7 @@ def round_linear(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> int:
         Bytes by which the layers are smaller in a file of the format than in float16.
     """
     saved = 0
-    for parent, name, layer in _children(model):
+    for parent, name, layer in child_layers(model):
         if isinstance(layer, CastOnUseLinear):
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype)
             plain.weight = nn.Parameter(rounded_or_16_bit(
@@ -204,21 +204,17 @@ def dequantize_to_compute_dtype(model: nn.Module, dtype: torch.dtype, *, quantiz
     Layers that round their inputs are left as they are, because a plain one would compute something else. They are
     replaced only for ``training`` on a CPU, where bitsandbytes does not round the inputs either.
     """
-    for parent in list(model.modules()):
-        if getattr(parent, "rounding", None) is not None:
+    for parent, name, layer in child_layers(model, skip=lambda parent: getattr(parent, "rounding", None) is not None):
+        method = method_of(layer)
+        if not isinstance(layer, CastOnUseLinear) and not (quantized and method.quantizes):
             continue
-        for name, layer in list(parent.named_children()):
-            method = method_of(layer)
-            if not isinstance(layer, CastOnUseLinear) and not (quantized and method.quantizes):
-                continue
-            if method.rounds_inputs and not training:
-                continue
-            plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype)
-            plain.weight = nn.Parameter(computed_weight(layer).to(dtype), requires_grad=False)
-            if layer.bias is not None:
-                plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
-            plain.train(layer.training)
-            setattr(parent, name, plain)
+        if method.rounds_inputs and not training:
+            continue
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=dtype)
+        plain.weight = nn.Parameter(computed_weight(layer).to(dtype), requires_grad=False)
+        if layer.bias is not None:
+            plain.bias = nn.Parameter(layer.bias.data.to(dtype), requires_grad=False)
+        setattr(parent, name, plain.train(layer.training))
 
 
 def hold_in_compute_dtype(model: nn.Module, dtype: torch.dtype, device: str) -> None:
@@ -236,7 +232,7 @@ def hold_in_compute_dtype(model: nn.Module, dtype: torch.dtype, device: str) -> 
 def merge(adapted: PeftModel) -> PreTrainedModel:
     """Merge an adapter into its base, which is modified, with float16 linear layers; other adapters are removed."""
     model: PreTrainedModel = adapted.get_base_model()
-    for parent, child, layer in _children(model):
+    for parent, child, layer in child_layers(model, skip=lambda parent: isinstance(parent, TwinLoraLinear)):
         if isinstance(layer, TwinLoraLinear):
             setattr(parent, child, _stored(layer.base_layer, merged_weight(layer)))
         elif method_of(layer).quantizes:
@@ -247,16 +243,9 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
 def quantize(model: PreTrainedModel, quant_type: str, *, double_quant: bool, compute_dtype: torch.dtype) -> None:
     """Quantize the float16 linear layers of a merged model in place, as loading its checkpoint would."""
     method = METHODS[quant_type]
-    for parent, child, layer in _children(model):
+    for parent, child, layer in child_layers(model):
         if isinstance(layer, CastOnUseLinear):
             setattr(parent, child, method.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype))
-
-
-def _children(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Yield every layer with its parent and its name in the parent, without layers inside of adapted ones."""
-    for parent in [layer for layer in model.modules() if not isinstance(layer, TwinLoraLinear)]:
-        for name, layer in list(parent.named_children()):
-            yield parent, name, layer
 
 
 def _stored(layer: nn.Module, weight: torch.Tensor) -> CastOnUseLinear:

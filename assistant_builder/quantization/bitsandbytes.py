@@ -126,6 +126,7 @@ class BitsAndBytes4Bit(QuantizationMethod):
         """
         layer.support_avx512bf16_for_cpu = False
         layer.weight.quant_state.dtype = compute_dtype
+        layer.weight.module = None  # used while quantizing; a cycle, which would delay the release of a replaced layer
         return self.marked(layer)
 
 

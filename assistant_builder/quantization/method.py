@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,10 +98,9 @@ class QuantizationMethod(ABC):
 
         model = read()
         head = model.get_output_embeddings()
-        for parent in list(model.modules()):
-            for name, layer in list(parent.named_children()):
-                if type(layer) is nn.Linear and layer is not head:
-                    setattr(parent, name, self.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype))
+        for parent, name, layer in child_layers(model):
+            if type(layer) is nn.Linear and layer is not head:
+                setattr(parent, name, self.quantize(layer, double_quant=double_quant, compute_dtype=compute_dtype))
         return model
 
     @abstractmethod
@@ -162,3 +161,15 @@ class Float16(QuantizationMethod):
     def stored_bytes(self, layer: nn.Module) -> int:
         """Bytes of the parameters; buffers such as rotary frequencies are not part of the stored weights."""
         return sum(parameter.nbytes for parameter in layer.parameters(recurse=False))
+
+
+def child_layers(
+    model: nn.Module, skip: Callable[[nn.Module], bool] = lambda parent: False
+) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield every layer with its parent and its name in the parent, without the children of parents to ``skip``.
+
+    The layers are looked up one after the other: a list of them would keep the weights of all that the caller replaces.
+    """
+    places = [(parent, name) for parent in model.modules() if not skip(parent) for name, _ in parent.named_children()]
+    for parent, name in places:
+        yield parent, name, getattr(parent, name)

@@ -89,7 +89,8 @@ class FusedLoraLinear(torch.autograd.Function):
         result = F.linear(wide, group.weights(x.dtype)).view(*x.shape[:-1], -1)
         ctx.save_for_backward(dropout_x, dropped, down, hidden)
         ctx.group, ctx.scale, ctx.shape = group, scale, x.shape
-        return result.split(group.outputs, dim=-1)
+        # not views, which a model could not change in place (clip_qkv of OLMo); their memory does not overlap
+        return tuple(part.data for part in result.split(group.outputs, dim=-1))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]

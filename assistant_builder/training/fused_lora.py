@@ -105,7 +105,7 @@ class SharedInputLora(torch.autograd.Function):
             if added is not None:
                 flat = result.reshape(-1, result.shape[-1])
                 result = flat.addmm_(added[:, columns], up.t(), alpha=group.scaling).view(result.shape)
-            outputs.append(result)
+            outputs.append(result.data)  # not a view, which a model could not change in place (clip_qkv of OLMo)
         ctx.save_for_backward(x, mask, hidden, down, *ups)
         ctx.set_materialize_grads(False)
         ctx.group, ctx.keep = group, 1 - p

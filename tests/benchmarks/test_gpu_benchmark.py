@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -48,6 +49,12 @@ def test_benchmark_starts_as_file_and_as_module():
     for words in (["benchmarks/gpu.py"], ["-m", "benchmarks.gpu"]):
         done = subprocess.run([sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and "--shape" in done.stdout, done.stderr
+
+
+def test_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gpu.shutil, "which", lambda program: program)
+    commands = re.findall(r"^python benchmarks/gpu\.py ([^#>\n]*)", (ROOT / "docs/gpu.md").read_text(), re.MULTILINE)
+    assert {gpu.parse(words.split()).kernels for words in commands} == {"fused", "liger"}
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -137,6 +137,16 @@ def test_library_errors_of_full_disk_and_memory_are_translated() -> None:
     ]
     for error in full:
         assert translate_error(error).what == "the disk is full", error
+    shared = [
+        RuntimeError("NCCL error: unhandled system error. Last error:\nError while creating shared memory segment "
+                     "/dev/shm/nccl-ufPo8D (size 9637888), error: No space left on device (28)"),
+        RuntimeError("unable to allocate shared memory(shm) for file </torch_71_1>: No space left on device (28)"),
+        RuntimeError("unable to write to file </torch_71_1>: No space left on device (28)"),
+        OSError(28, "No space left on device", "/dev/shm/psm_1"),
+    ]
+    for error in shared:
+        found = translate_error(error)
+        assert (found.what, found.where) == ("shared memory is full", "/dev/shm") and "--shm-size" in found.remedy
     short = [
         MemoryError(), OSError(12, "Cannot allocate memory"), Exception("Cannot allocate memory (os error 12)"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),

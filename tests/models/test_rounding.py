@@ -37,6 +37,15 @@ def test_values_are_those_of_the_package_gguf(kind: str, case: str) -> None:
     assert torch.equal(rounded(weight, kind, out), wanted.bfloat16())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", GGUF)
+def test_no_value_is_read_on_a_gpu(kind: str) -> None:
+    import torch
+
+    from assistant_builder.models.rounding import rounded
+
+    assert rounded(torch.empty(96, 192, device="meta"), kind).shape == (96, 192)  # it has no values that could be read
+
+
 def test_nf4_values_are_those_of_a_quantized_layer() -> None:
     import torch
     from torch import nn

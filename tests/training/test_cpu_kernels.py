@@ -22,6 +22,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3": {},  # norms of the heads
     "gemma3_text": {"sliding_window": 16},  # other norms, windows, scaled embeddings
     "gpt_neox": {},  # one fused projection, layer norms
+    "olmo": {"clip_qkv": 0.5},  # projections that are clipped in place
     "phi3": {},  # fused gate and up
 }
 TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
@@ -33,7 +34,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    sizes = {key: value for key, value in SIZES.items() if request.param != "phi3" or key != "head_dim"}
+    sizes = {key: value for key, value in SIZES.items() if request.param not in ("phi3", "olmo") or key != "head_dim"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **sizes, **MODELS[request.param]))
     path = tmp_path_factory.mktemp(request.param)
     model.to(torch.float16).save_pretrained(path)

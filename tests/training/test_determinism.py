@@ -32,7 +32,8 @@ def trainer(folder: Path, device: str, *, storage: str = "float16", dtype: str =
     prompter = ChatTokenizer.load(base)
     config = StudyConfig().with_changes({"train.max_steps": STEPS, "train.batch_size": 2, "train.micro_batch_size": 2,
                                          "train.rank": 2, "train.evaluations": 1, **changes})
-    model = add_adapter(load_base(BaseSpec(base, storage, True, dtype)), config.train, 0)
+    where = device if torch.cuda.is_available() else "cpu"
+    model = add_adapter(load_base(BaseSpec(base, storage, True, dtype, where)), config.train, 0)
     examples = [example for words in ("one", "two and", "three and more", "four") for example in prompter.examples(
         Pair(1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))),
         config.train.max_length)]

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import TrainConfig
+from tests.export.tiny import tiny_base
 from tests.training.test_cpu_kernels import MODELS, SIZES, adapted, batch, plain
 
 pytestmark = pytest.mark.train
 TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "gpt_neox"])  # grouped queries; biases; no groups
+@pytest.fixture(scope="module", params=["llama", "qwen2", "gpt_neox", "olmo"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with grouped queries, with biases, without groups, and with outputs that are changed in place."""
     return saved(request.param, tmp_path_factory.mktemp(request.param))
 
 
@@ -335,3 +338,26 @@ def test_a_block_saves_what_the_plan_counts(llama: Path, dropout: float) -> None
     how = ComputeSettings(2, "cuda", train.rank, dropout, checkpointing=False)
     assert len(adapted_layers) == len(outputs) == 7
     assert sum(kept.values()) == 30 * adapter_input_bytes(adapted_layers, how)
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])  # the plan names the GPU, see test_determinism
+def test_a_model_that_clips_its_projections_in_place_is_trained(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import OlmoConfig, OlmoForCausalLM
+
+    from tests.training import test_determinism
+
+    def olmo(folder: Path) -> Path:
+        sizes = read_json(tiny_base(folder) / "config.json")
+        sizes = {key: sizes[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                                             "num_attention_heads", "bos_token_id", "eos_token_id", "pad_token_id")}
+        OlmoForCausalLM(OlmoConfig(**sizes, clip_qkv=0.5)).to(torch.float16).save_pretrained(folder)
+        return folder
+
+    monkeypatch.setattr(test_determinism, "tiny_base", olmo)
+    test_determinism.trainer(tmp_path, device, **{"train.learning_rate": 0.003}).run()
+    losses = [event["loss"] for event in read_jsonl(tmp_path / "metrics.jsonl") if event["event"] == "step"]
+    assert len(losses) == test_determinism.STEPS and losses[1] != losses[0] > 0
