@@ -188,6 +188,16 @@ def test_equal_prompts_pass(server: LlamaServer) -> None:
 
 
 @needs_llamacpp
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_llama_cpp_gives_the_bos_token_of_a_base_without_a_template_once(tmp_path: Path, adds_bos: bool) -> None:
+    plain = prompter("", adds_bos=True)
+    assert all(plain.prompt_ids(messages).count(0) == 1 for messages in CONVERSATIONS.values())
+    path = write_tiny_gguf(tmp_path / "b.gguf", template=str(plain.tokenizer.chat_template), adds_bos=adds_bos)
+    with LlamaServer(path, context=512, threads=1) as server:
+        check_prompts(server, plain, CONVERSATIONS)
+
+
+@needs_llamacpp
 def test_a_damaged_template_is_found(tmp_path: Path) -> None:
     damaged = write_tiny_gguf(tmp_path / "t.gguf", template=CHATML.replace("'<|im_end|>' + '\n'", "'<|im_end|>'"))
     with LlamaServer(damaged, context=512, threads=1) as server, pytest.raises(EvaluationError) as caught:
