@@ -8,10 +8,12 @@ Imports torch: only worker processes import this module.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +24,12 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, core_model_loading
 
 from assistant_builder.arms import ARMS
 from assistant_builder.config import ModelConfig, TrainConfig
 from assistant_builder.devices import multiplies_bfloat16, torch_device
-from assistant_builder.errors import ConfigError, ModelError, ResourceError
+from assistant_builder.errors import AssistantBuilderError, ConfigError, ModelError, ResourceError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
@@ -40,7 +42,7 @@ from assistant_builder.models.lora_layers import (
     round_linear,
 )
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.quantization import METHODS, method_of
+from assistant_builder.quantization import METHODS, QuantizationMethod, method_of
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
         ConfigError: The storage of a sharded base does not support sharding.
         ModelError: The folder does not contain a loadable causal language model.
         ResourceError: There is not enough memory.
+        AssistantBuilderError: This machine cannot quantize the base.
     """
     dtype, method = DTYPES[spec.compute_dtype], METHODS[spec.storage]
     if spec.sharded and not method.shardable:
@@ -105,14 +108,17 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
                    dtype=torch.float16, use_safetensors=True, trust_remote_code=spec.trust_remote_code,
                    local_files_only=True)
     try:
-        model = method.load(read, double_quant=spec.double_quant, compute_dtype=dtype, device=spec.device,
-                            sharded=spec.sharded)
+        with _conversion_errors_raised():
+            model = method.load(read, double_quant=spec.double_quant, compute_dtype=dtype, device=spec.device,
+                                sharded=spec.sharded)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ResourceError("there is not enough memory to load the base model", where=str(spec.folder),
                             remedy="Close other programs or choose a smaller base model") from error
     except torch.AcceleratorError:  # not caused by the files
         raise
     except Exception as error:  # malicious files can cause any exception in transformers
+        if method.quantizes:
+            _check_method(method, spec.device)
         raise ModelError(
             f"not loadable as a causal language model: {error}", where=str(spec.folder),
             remedy="Choose a model with a ForCausalLM architecture in config.json and safetensors weights",
@@ -122,6 +128,31 @@ def load_base(spec: BaseSpec) -> PreTrainedModel:
     if spec.hold:
         hold_in_compute_dtype(model, dtype, spec.device)
     return model.eval()
+
+
+@contextlib.contextmanager
+def _conversion_errors_raised() -> Iterator[None]:
+    """Raise the exceptions of quantizing a weight.
+
+    transformers (5.24) logs them, goes on with the next weight, and raises an error that does not name them.
+    """
+    logged = core_model_loading.log_conversion_errors
+    core_model_loading.log_conversion_errors = lambda *args: contextlib.nullcontext()
+    try:
+        yield
+    finally:
+        core_model_loading.log_conversion_errors = logged
+
+
+def _check_method(method: QuantizationMethod, device: str) -> None:
+    """Raise an error if quantization fails for any weights, for example because a CUDA library is missing."""
+    try:
+        method.check(device)
+    except Exception as error:  # libraries raise different errors
+        raise AssistantBuilderError(
+            f"weights cannot be quantized to {method.label} on this machine: {error}", where=f"device {device}",
+            remedy="Run 'assistant-builder doctor', and install the packages that it names",
+        ) from error
 
 
 def loads_on_main_process(spec: BaseSpec) -> bool:
