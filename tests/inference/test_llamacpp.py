@@ -48,7 +48,7 @@ def ids(text: str) -> tuple[int, ...]:
 
 def test_without_the_package_the_error_names_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'assistant-builder\[gguf\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[gguf\]'"):
         LlamaServer(path)
 
 
