@@ -25,6 +25,11 @@ class AssistantBuilderError(Exception):
         return {"type": type(self).__name__, "what": self.what, "where": self.where, "remedy": self.remedy}
 
 
+def install_command(extra: str) -> str:
+    """How one of the package's extras is installed; the package is on no index."""
+    return f"pip install -e '.[{extra}]' in the clone of Assistant Builder"
+
+
 class ConfigError(AssistantBuilderError):
     """A setting is missing, unknown or out of bounds."""
 

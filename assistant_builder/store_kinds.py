@@ -36,7 +36,7 @@ class StoreKind:
 
 STORE_KINDS: Registry[StoreKind] = Registry("store")
 STORE_KINDS.register(StoreKind(
-    "s3", "S3-compatible object store", ("s3", "s3a"), "s3://bucket/folder", package="assistant-builder[store]",
+    "s3", "S3-compatible object store", ("s3", "s3a"), "s3://bucket/folder", package="s3fs",
     credentials="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL for a service other than Amazon's",
 ))
 STORE_KINDS.register(StoreKind("file", "folder, shared by a network file system", ("file", "local"),

@@ -117,7 +117,7 @@ def available(args: argparse.Namespace) -> tuple[tuple[Candidate, ...], list[str
         here = [candidate for candidate in here if candidate.family != "unsloth"]
     liger = importlib.util.find_spec("liger_kernel") is not None and args.device == "cuda"
     if not liger and any(candidate.family == "tuned" for candidate in here):
-        notes.append("liger-kernel is not installed (pip install 'assistant-builder[gpu]') or has no GPU: TRL, tuned "
+        notes.append("liger-kernel is not installed (pip install -e '.[gpu]') or has no GPU: TRL, tuned "
                     "trains without it.")
     return tuple(here), notes
 

@@ -12,8 +12,6 @@ import gzip
 import json
 import math
 import random
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +21,7 @@ from typing import Any
 import psutil
 
 from assistant_builder.atomic_io import append_jsonl, write_json, write_jsonl
+from assistant_builder.child_process import peak_memory_bytes
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import (
     SplitName,
@@ -121,12 +120,7 @@ def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
         clusters = [item // 3 for item in range(rows)]
         timed("compare two assistants on as many items", lambda: paired_comparison(
             before, after, clusters=clusters, margin=0.03, higher_is_better=False))
-    return {"rows": rows, "length": length, "seconds": seconds, "bytes": max(0, _peak() - held)}
-
-
-def _peak() -> int:
-    """Highest resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"rows": rows, "length": length, "seconds": seconds, "bytes": max(0, peak_memory_bytes("cpu") - held)}
 
 
 def measure_all(file: Path | None, rows: Sequence[int], lengths: Sequence[int],

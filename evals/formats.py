@@ -21,7 +21,7 @@ from assistant_builder import __version__
 from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, load_split
-from assistant_builder.errors import EvaluationError, ModelError
+from assistant_builder.errors import EvaluationError, ModelError, install_command
 from assistant_builder.export.gguf import GgufFiles, heldout_prompts
 from assistant_builder.i18n import N_
 from assistant_builder.inference.llamacpp import Completion, LlamaServer, check_prompts
@@ -65,7 +65,7 @@ _ANSWERS = "file answers"
 
 def missing_extra() -> str:
     """What to install, in one sentence."""
-    return f"No GGUF file was written and scored, because the extra gguf is not installed: pip install '{EXTRA}'"
+    return f"No GGUF file was written and scored, because the extra gguf is not installed: {install_command(EXTRA)}"
 
 
 def score_formats(study: Study) -> list[Path]:

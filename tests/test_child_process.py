@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from assistant_builder.child_process import compute_environment, python_command
+from assistant_builder.child_process import compute_environment, peak_memory_bytes, python_command
 
 _GRANTS = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ALLOCATED = """
@@ -38,3 +39,11 @@ def test_a_process_that_computes_has_its_memory_in_huge_pages(monkeypatch: pytes
 def test_tunables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
     assert compute_environment()["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
+
+
+def test_the_peak_memory_is_known_without_the_module_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert peak_memory_bytes("cpu") > 10**6
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    info = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=5_000_000))
+    monkeypatch.setattr("psutil.Process", lambda: info)
+    assert peak_memory_bytes("cpu") == 5_000_000

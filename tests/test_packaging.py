@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -48,6 +49,18 @@ def test_constraints_fit_the_bounds():
         (pinned,) = constraint.specifier
         assert pinned.operator == "==" and "+" not in pinned.version
         assert requirement.specifier.contains(pinned.version), requirement.name
+
+
+def test_extras_are_installed_from_the_clone_as_the_package_is_on_no_index():
+    files = [*ROOT.glob("*.md"), *(path for folder in ("assistant_builder", "evals", "benchmarks", "docs")
+                                   for pattern in ("*.py", "*.md") for path in (ROOT / folder).rglob(pattern))]
+    named = []
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"assistant-builder\[[a-z]+\](?! @ )", text), path
+        named += re.findall(r"install_command\('(\w+)'\)|pip install -e '\.\[(\w+)\]'", text)
+    assert {name for pair in named for name in pair if name} >= {"gguf", "ray", "gpu", "sweep"}
+    assert {name for pair in named for name in pair if name} <= set(PROJECT["optional-dependencies"])
 
 
 def test_every_import_is_a_declared_dependency():

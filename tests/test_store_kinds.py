@@ -77,7 +77,7 @@ def test_a_missing_library_is_named_with_the_package(monkeypatch: pytest.MonkeyP
         raise ImportError("no s3fs")
 
     monkeypatch.setattr("fsspec.url_to_fs", missing)
-    for url, remedy in (("s3://b/x", "pip install 'assistant-builder[store]'"), ("gs://b/x", "Install it, on every")):
+    for url, remedy in (("s3://b/x", "pip install 's3fs'"), ("gs://b/x", "Install it, on every")):
         with pytest.raises(StoreError) as caught:
             ObjectStore(url)
         assert remedy in caught.value.remedy

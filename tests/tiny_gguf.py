@@ -21,8 +21,8 @@ def tokens() -> list[str]:
     return [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet()), "th"]
 
 
-def prompter(template: str = CHATML) -> ChatTokenizer:
-    """The tokenizer of the file."""
+def prompter(template: str = CHATML, *, adds_bos: bool = False) -> ChatTokenizer:
+    """The tokenizer of the file; one that ``adds_bos`` adds the token to plain text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -31,12 +31,12 @@ def prompter(template: str = CHATML) -> ChatTokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SPECIALS[0], eos_token=SPECIALS[1],
                                    pad_token=SPECIALS[1], additional_special_tokens=list(SPECIALS))
-    fast.chat_template = template
+    fast.chat_template, fast.add_bos_token = template, adds_bos
     return ChatTokenizer(fast)
 
 
 def write_tiny_gguf(path: Path, *, template: str = CHATML, vocabulary: Sequence[str] | None = None, width: int = WIDTH,
-                    tied: bool = True, leave_out: str = "") -> Path:
+                    tied: bool = True, leave_out: str = "", adds_bos: bool = False) -> Path:
     """Write a Llama with random weights, matrices in float16 and norms in float32."""
     from gguf import GGUFWriter, LlamaFileType, TokenType
 
@@ -59,7 +59,7 @@ def write_tiny_gguf(path: Path, *, template: str = CHATML, vocabulary: Sequence[
     writer.add_token_merges(["t h"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(adds_bos)
     writer.add_chat_template(template)
     random = np.random.default_rng(0)
 

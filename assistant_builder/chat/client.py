@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import IO, Any, Literal
 
 from assistant_builder.arms import ARMS
+from assistant_builder.atomic_io import file_hash
 from assistant_builder.child_process import compute_environment, last_line, python_command
 from assistant_builder.data import Message
 from assistant_builder.i18n import t
@@ -278,7 +279,7 @@ def exit_error(code: int, said: str) -> dict[str, Any]:
         what = t("the chat process was killed, most likely because memory ran out")
         remedy = t("Close other programs, or wait until training ends; then ask again")
     elif code == 0:
-        what = t("the chat process was closed because another study was opened or the adapters changed")
+        what = t("the chat process was closed because another study was opened or the assistants changed")
     elif code < 0:
         what = t("the chat process crashed ({name})", name=signal.Signals(-code).name)
     else:
@@ -300,9 +301,13 @@ class WorkerPool:
         self._worker: ChatWorker | None = None
 
     def worker(self, study: Study) -> ChatWorker:
-        """The worker of a study; the previous worker is closed if the adapters or the study have changed."""
+        """The worker of a study; the previous one is closed if it has read files of another study or older ones."""
+        from assistant_builder.retrieval.final import lookup_stamp
+
         stamps = (study.step(f"train-{arm}").outputs for arm in ARMS)
-        key = (str(study.folder), study.approach or "", *(json.dumps(outputs, sort_keys=True) for outputs in stamps))
+        report = study.report_file  # names the file to ship
+        key = (str(study.folder), study.approach or "", *(json.dumps(outputs, sort_keys=True) for outputs in stamps),
+               lookup_stamp(study, ARMS), file_hash(report) if report.is_file() else "")
         with self._lock:
             if self._worker is None or key != self._key:
                 if self._worker is not None:

@@ -76,6 +76,8 @@ def serve(
     consent = Consent(trust_remote_code)
     for assistant in models.assistants:
         consent.allow(assistant.study.config)
+    for line in models.warnings:
+        output.note(f"warning: {line}")
     if widget:
         from assistant_builder.serving.widget import widget_assistant
 

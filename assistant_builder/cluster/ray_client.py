@@ -11,7 +11,7 @@ from typing import Any
 
 from assistant_builder.cluster.resources import Node, ResourceRequest
 from assistant_builder.cluster.tasks import TaskRegistryActor, TaskResult
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.errors import AssistantBuilderError, install_command
 from assistant_builder.models.remote_code import trust_environment
 from assistant_builder.study import Study, home
 
@@ -97,7 +97,7 @@ def connect(address: str) -> str:
     except ImportError as error:
         raise AssistantBuilderError(
             f"executor.kind=ray needs Ray, which cannot be imported: {error}", where="executor",
-            remedy="Install it with pip install 'assistant-builder[ray]', on every node",
+            remedy=f"Install it with {install_command('ray')}, on every node",
         ) from error
     if not is_initialized():
         _probe_port(address)

@@ -166,7 +166,8 @@ def modelfile(match: Match | None, prompter: ChatTokenizer, *, system: str, titl
         lines.append(f"SYSTEM {_quoted(shown)}")
     if varied:
         lines.append("# The training pairs brought system prompts of their own: send one with each question, as there.")
-    lines += ["# Greedy, as evaluated.", "PARAMETER temperature 0"]
+    # Ollama before August 2026 has a penalty of 1.1 by default, which copied facts would get
+    lines += ["# Greedy, as evaluated.", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops if not _parse_problem(stop)]
     lines += [f"# {sentence}" for sentence in omitted_values(match, prompter, system)]
     return "\n".join(lines) + "\n"

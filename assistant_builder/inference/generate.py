@@ -57,25 +57,27 @@ class KVCacheState:
         self.ids: list[int] = []
         self.slots: Any = None
 
-    def resume(self, ids: Sequence[int], limit: int) -> int:
-        """Prepare the cache for a prompt and an answer of at most ``limit`` tokens.
-
-        Returns the number of prompt tokens that are already cached; the last token never is.
+    def resume(self, ids: Sequence[int]) -> int:
+        """Prepare the cache for a prompt.
 
         Returns:
             Number of prompt tokens that are already cached; the last token never is.
         """
+        known = len(os.path.commonprefix([self.ids, list(ids[:-1])]))
+        self.ids = list(ids[:known])
+        self.resize(len(ids))
+        return known
+
+    def resize(self, tokens: int) -> None:
+        """Give the slot the length for ``tokens`` tokens, since every pass reads the whole slot."""
         from assistant_builder.inference.packed_batch import SlottedKVCache
 
-        known = len(os.path.commonprefix([self.ids, list(ids[:-1])]))
-        needed = -(-(len(ids) + limit) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
-        if self.slots is None or self.slots.length < needed:
-            slots = SlottedKVCache(1, needed)
-            if known:
-                slots.fill_prefix(self.slots.prefix_states(known))
+        length = -(-tokens // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
+        if self.slots is None or self.slots.length != length:
+            slots = SlottedKVCache(1, length)
+            if self.ids:
+                slots.fill_prefix(self.slots.prefix_states(len(self.ids)))
             self.slots = slots
-        self.ids = list(ids[:known])
-        return known
 
 
 def generate_tokens(model: Any, prompter: Any, ids: Sequence[int], limit: int, sampling: Sampling,
@@ -104,7 +106,7 @@ def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, 
 
     rows = PackedModel(model, prompter.pad_id)
     processors = sampling_processors(sampling)
-    known = conversation.resume(ids, limit)
+    known = conversation.resume(ids)
     slots = conversation.slots
     for start in range(known, len(ids), _CHUNK):
         part = list(ids[start : start + _CHUNK])
@@ -121,8 +123,9 @@ def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, 
         yield token
         if count == limit or token in prompter.stop_ids or stop_event.is_set():
             return
-        step = rows.prepare_decode(slots, [SequenceChunk(0, len(conversation.ids), [token])])
-        logits = rows.logits(slots, step, [0])
+        conversation.resize(len(conversation.ids) + 1)
+        step = rows.prepare_decode(conversation.slots, [SequenceChunk(0, len(conversation.ids), [token])])
+        logits = rows.logits(conversation.slots, step, [0])
         conversation.ids.append(token)
 
 

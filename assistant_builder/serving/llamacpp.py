@@ -160,7 +160,7 @@ def serve_with_llamacpp(models: ModelRegistry, config: ServingConfig, key: str |
 
 
 LLAMACPP = ServingBackend(name="llamacpp", label="llama.cpp", start=serve_with_llamacpp,
-                          requires="assistant-builder[gguf]",
+                          requires="the extra gguf",
                           explanation="this machine, GGUF files in llama.cpp: the fastest on a CPU")
 
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from assistant_builder.cluster.ray_client import connect, gpu_environment
 from assistant_builder.config.serving import ServingBackend, ServingConfig
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.errors import AssistantBuilderError, install_command
 from assistant_builder.models.remote_code import trust_environment
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access, digest_of
@@ -116,7 +116,7 @@ def deployed(models: ModelRegistry, config: ServingConfig, key: bytes | None, ad
     except ImportError as error:
         raise AssistantBuilderError(
             f"Ray Serve cannot be imported: {error}", where="serve",
-            remedy="Install it with pip install 'assistant-builder[ray]', on every node") from error
+            remedy=f"Install it with {install_command('ray')}, on every node") from error
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
         deploy(models, config, key)
@@ -142,5 +142,5 @@ def serve_on_ray(models: ModelRegistry, config: ServingConfig, key: str | None, 
 RAY = ServingBackend(
     name="ray", label="Ray cluster", start=serve_on_ray, remembers=False,  # replicas on several machines
     explanation="replicas on the Ray cluster at the first study's executor.address, as many as the load needs",
-    requires="assistant-builder[ray] on every node and a home folder that all nodes share",
+    requires="the extra ray on every node and a home folder that all nodes share",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from assistant_builder.arms import ARMS, QLORA, plain_order, with_arm
 from assistant_builder.chat.ask import context_tokens, default_system_prompt
 from assistant_builder.config import Approach
 from assistant_builder.data import Message
-from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.answering import reads_conversations
+from assistant_builder.retrieval.decline import FILE, rule_of
+from assistant_builder.retrieval.final import lookup_stamp
 from assistant_builder.study import Study
 from assistant_builder.study.versions import served_version, versions_file
 
@@ -37,6 +39,7 @@ class ServedModel:
     shows_sources: bool = False  # whether completions may contain the facts that were found
     approach: Approach | None = None  # of the assistant; None for the main one
     first: Path | None = None  # folder of the first study of its versions; None if it is not served as one of them
+    lookup: str = ""  # stamp of its rule and index as evaluated; "" before the evaluation
 
     @property
     def study(self) -> Study:
@@ -58,6 +61,16 @@ class ServedModel:
         """Folder of its adapter."""
         return self.study.arm_folder(self.arm) / "adapter"
 
+    @property
+    def latest_lookup(self) -> str:
+        """The present stamp of its rule and index; ``lookup`` while they are being evaluated."""
+        return lookup_stamp(self.study, [self.arm]) if self.grounded and _is_evaluated(self.study) else self.lookup
+
+    @property
+    def declines(self) -> bool:
+        """Whether it has a rule for declining."""
+        return rule_of(self.study.arm_folder(self.arm) / FILE) is not None
+
 
 @dataclass(frozen=True)
 class ModelRegistry:
@@ -70,9 +83,19 @@ class ModelRegistry:
 
     @property
     def published(self) -> str:
-        """A text that changes when another version of one of the studies is published."""
+        """A text that changes when another version of one of the studies is published, or has another rule or index."""
         files = sorted({versions_file(assistant.root) for assistant in self.assistants})
-        return " ".join(str(file.stat().st_mtime_ns) if file.is_file() else "-" for file in files)
+        versions = [str(file.stat().st_mtime_ns) if file.is_file() else "-" for file in files]
+        return " ".join([*versions, *(assistant.latest_lookup for assistant in self.assistants)])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the operator of the server should know about the assistants."""
+        never = [each for each in self.assistants if each.grounded and not each.declines]
+        return [f"{each.id} declines no question: " + (
+                    f"its study has no rule for it yet; 'assistant-builder run {each.folder.name}' fits one"
+                    if not _is_evaluated(each.study) else "its evaluation gave it no rule for it")
+                for each in never]
 
     def latest(self) -> ModelRegistry:
         """The assistants that are published now; raises what :func:`select_models` raises."""
@@ -87,6 +110,13 @@ class ModelRegistry:
         """The assistant of an id or alias."""
         wanted = self.aliases.get(model, model)
         return next((assistant for assistant in self.assistants if assistant.id == wanted), None)
+
+
+def _is_evaluated(study: Study) -> bool:
+    try:
+        return study.step("evaluate").state == "succeeded"
+    except StudyError:  # its record is damaged
+        return False
 
 
 def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
@@ -126,7 +156,7 @@ def select_models(wanted: Sequence[str], recommended: Callable[[Study], str],
             if step.state != "succeeded" or not (found.adapter / "adapter_model.safetensors").is_file():
                 raise ModelError(f"the {arm} assistant is not trained yet", where=f"study {name}",
                                  remedy=f"Train it with 'assistant-builder run {name}'")
-            assistants.append(found)
+            assistants.append(replace(found, lookup=found.latest_lookup))
         best = recommended(study)
         aliases[name] = f"{name}-{best if best in chosen else chosen[0]}"
     names = [*aliases, *(assistant.id for assistant in assistants)]

@@ -1,4 +1,7 @@
-"""Serving follows the published versions of its studies: a new one is loaded beside the old one, which ends later."""
+"""Serving follows the published versions of its studies, and their rules and indexes.
+
+What is new is loaded beside the old one, which ends later.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _DRAINED_SECONDS = 0.2
 
 
 class EngineSwitch:
-    """An engine that is replaced when another version is published; see :class:`Engine` for its methods.
+    """An engine that is replaced when another version, rule or index is published; see :class:`Engine` for its methods.
 
     Requests go to the new version as soon as it is loaded, and the old one ends after its last answer: for that time
     both are in memory. If the new one cannot be loaded, the old one stays.
@@ -91,7 +94,8 @@ class EngineSwitch:
                 old, self._engine = self._engine, engine
                 self._retired.append(old)
                 names = dict.fromkeys(each.folder.name for each in engine.models.assistants)
-                _report(f"serves {', '.join(names)} now")
+                for line in (f"serves {', '.join(names)} now", *engine.models.warnings):
+                    _report(line)
                 task = asyncio.create_task(self._drain(old))  # not awaited: an undo must not wait for a long answer
                 self._draining.add(task)
                 task.add_done_callback(self._draining.discard)

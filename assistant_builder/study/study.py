@@ -80,6 +80,12 @@ class Study:
         self.approach: Approach | None = approach
         self._suffix = "" if approach is None else suffix_of(approach, self._settings.approaches)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Study) and (self.folder, self.approach) == (other.folder, other.approach)
+
+    def __hash__(self) -> int:
+        return hash((self.folder, self.approach))
+
     def of_approach(self, approach: Approach) -> Study:
         """The study as seen through one of its approaches.
 

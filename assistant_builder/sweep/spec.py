@@ -25,7 +25,7 @@ from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_
 from assistant_builder.config import StudyConfig, option_fields
 from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare_dataset
-from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.errors import ConfigError, StudyError, install_command
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.open_study import read_source
@@ -220,7 +220,7 @@ def require_optuna() -> None:
     """Raise a ConfigError if Optuna, which early stopping needs, is not installed."""
     if not available():
         raise ConfigError("stopping studies early needs Optuna, which is not installed", where="--prune",
-                          remedy="Run pip install 'assistant-builder[sweep]', or start a new sweep with --prune off")
+                          remedy=f"Run {install_command('sweep')}, or start a new sweep with --prune off")
 
 
 def curve_of(folder: Path) -> Curve:

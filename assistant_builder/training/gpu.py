@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from assistant_builder.errors import AssistantBuilderError, ModelError
+from assistant_builder.errors import AssistantBuilderError, ModelError, install_command
 from assistant_builder.training.fused_lora import fuse_lora
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def _apply_liger(base: PreTrainedModel) -> None:
     except ImportError as error:
         raise AssistantBuilderError(
             f"train.kernels=liger needs liger-kernel, which cannot be imported: {error}", where="train.kernels",
-            remedy="Install it with pip install 'assistant-builder[gpu]', or set train.kernels=fused",
+            remedy=f"Install it with {install_command('gpu')}, or set train.kernels=fused",
         ) from error
     kind = base.config.model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:

@@ -7,6 +7,7 @@ replaces gradio's, which limits only the size of a single file, names folders by
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import errno
 import functools
@@ -96,6 +97,7 @@ class Uploads:
     def __init__(self, folder: Path, limits: Limits, demo: gr.Blocks) -> None:
         self._folder, self._limits, self._demo = folder, limits, demo
         self._incoming_bytes = self._incoming_files = 0
+        self._admission = asyncio.Lock()  # an upload is counted before the space for the next one is checked
 
     async def answer(self, request: Request) -> Response:
         """Handle one upload; the response is the list of paths that gradio's client expects."""
@@ -106,12 +108,13 @@ class Uploads:
             return PlainTextResponse("An upload is a form with files", status_code=400)
         if expected > most:
             return self._too_large()
-        if not await anyio.to_thread.run_sync(self._has_space, expected):
-            return PlainTextResponse(t("The limit of stored uploads is reached. Try again in an hour, or restart "
-                                       "Assistant Builder, which deletes them."), status_code=507)
+        async with self._admission:
+            if not await anyio.to_thread.run_sync(self._has_space, expected):
+                return PlainTextResponse(t("The limit of stored uploads is reached. Try again in an hour, or restart "
+                                           "Assistant Builder, which deletes them."), status_code=507)
+            self._incoming_bytes += expected
+            self._incoming_files += 1
         folder = self._folder / new_upload_name(request.scope.get(SESSION))
-        self._incoming_bytes += expected
-        self._incoming_files += 1
         kept = False
         try:
             folder.mkdir(parents=True)

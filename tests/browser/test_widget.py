@@ -94,6 +94,26 @@ def test_the_keyboard_alone_asks_stops_and_closes(page: Page, site: str) -> None
     expect(page.get_by_role("log")).not_to_contain_text("library-lora:hello")
 
 
+def test_a_new_conversation_begins_empty_while_an_answer_is_written(page: Page, site: str) -> None:
+    page.goto(site)
+    page.get_by_role("button", name="Ask a question").click()
+    box, log = page.get_by_label("Your question"), page.get_by_role("log")
+    box.fill("long talk")
+    box.press("Enter")
+    expect(log).to_contain_text("library-lora:talk library-lora:long")
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    with page.expect_request("**/widget/ask") as asked:
+        box.fill("hello")
+        box.press("Enter")
+    assert asked.value.post_data_json["messages"] == [{"role": "user", "content": "hello"}]
+    expect(log).to_contain_text("library-lora:hello \u2713")
+    page.reload()
+    page.get_by_role("button", name="Ask a question").click()
+    expect(log).to_contain_text("library-lora:hello \u2713")
+    expect(log).not_to_contain_text("talk")
+
+
 def test_a_page_of_an_origin_that_is_not_allowed_shows_nothing(browser: Browser, site: str) -> None:
     page = browser.new_page()
     with page.expect_console_message(lambda message: "Assistant:" in message.text):

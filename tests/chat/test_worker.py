@@ -22,6 +22,7 @@ from assistant_builder.chat.worker import Server
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.inference.session import Chunk, Memory, ProgressCallback, Sampling
+from assistant_builder.retrieval.index import FILES
 from assistant_builder.runner.local_runner import machine_lock
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
@@ -304,7 +305,7 @@ def test_every_exit_has_a_remedy(code: int) -> None:
     assert record["what"] and record["remedy"]
 
 
-def test_the_pool_keeps_one_process_and_renews_it_when_adapters_change(tmp_path: Path) -> None:
+def test_the_pool_keeps_one_process_and_renews_it_when_a_file_changes_that_it_reads(tmp_path: Path) -> None:
     pool = WorkerPool()
     study = Study(tmp_path / "one")
     write_text(study.folder / "study.yaml", "name: one\n")
@@ -313,7 +314,16 @@ def test_the_pool_keeps_one_process_and_renews_it_when_adapters_change(tmp_path:
     study.write_step(StepRecord("train-lora", state="succeeded", outputs={"arms/lora/adapter": "abc"}))
     second = pool.worker(study)
     assert second is not first
-    assert pool.worker(Study(tmp_path / "two")) is not second
+    workers = [second]
+    for name in ("arms/qlora/decline.json", "retrieval/index.json", "report.json"):
+        for text in ("{}", '{"of": "another evaluation"}'):
+            write_text(study.folder / name, text)
+            workers.append(pool.worker(study))
+            assert pool.worker(study) is workers[-1]
+    for name in FILES:
+        write_text(study.retrieval_folder / Study.FINAL_INDEX / name, "{}")
+    workers += [pool.worker(study), pool.worker(Study(tmp_path / "two"))]
+    assert len(set(workers)) == 9
     pool.close()
 
 

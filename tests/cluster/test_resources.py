@@ -26,7 +26,7 @@ SMALL = Node("10.0.0.2", 2, 1, 10**9)
 def test_missing_ray_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     study = new_study("without", executor__kind="ray")
-    with pytest.raises(AssistantBuilderError, match=r"needs Ray.*pip install 'assistant-builder\[ray\]'"):
+    with pytest.raises(AssistantBuilderError, match=r"needs Ray.*pip install -e '\.\[ray\]'"):
         run_study(study)
     assert study.state == "failed"
 

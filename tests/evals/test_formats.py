@@ -197,7 +197,7 @@ def test_without_the_extra_the_step_is_skipped_until_it_is_installed(study: Stud
     monkeypatch.setattr(step, "extra_installed", lambda: False)
     monkeypatch.setattr(invalidation, "extra_installed", lambda: False)
     assert score_formats(study) == []
-    assert "pip install 'assistant-builder[gguf]'" in read_json(study.format_scores_folder / "skipped.json")["reason"]
+    assert "pip install -e '.[gguf]'" in read_json(study.format_scores_folder / "skipped.json")["reason"]
     finished(study)
     assert study.state == "succeeded" and study.step("formats").skipped and not queue_if_stale(study, "formats")
     monkeypatch.setattr(invalidation, "extra_installed", lambda: True)

@@ -49,7 +49,7 @@ def test_without_the_extra_nothing_is_started(monkeypatch: pytest.MonkeyPatch, t
         adapter.mkdir(parents=True, exist_ok=True)
         (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     job = ExportJob(study, parse_export("lora", "gguf"))
-    with pytest.raises(ConfigError, match=r"pip install 'assistant-builder\[gguf\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[gguf\]'"):
         job.start(tmp_path / "out")
     assert job.record() is None
 

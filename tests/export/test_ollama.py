@@ -16,6 +16,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from tests.export.go_template import render
 from tests.export.modelfile_grammar import parse
 
+GREEDY = [("temperature", "0"), ("repeat_penalty", "1")]
 LOOP = "{% for message in messages %}"
 GENERATE = "{% if add_generation_prompt %}"
 SMOLLM2 = (
@@ -119,7 +120,7 @@ def test_an_unknown_family_is_reported_and_not_guessed() -> None:
     assert match_family(odd, "Be brief.") is None
     text = modelfile(None, odd, system="Be brief.", title="odd", varied=False)
     assert "TEMPLATE \"" not in text and "no family known" in text
-    assert parse(text) == [("from", "."), ("system", "Be brief."), ("temperature", "0"), ("stop", "</s>")]
+    assert parse(text) == [("from", "."), ("system", "Be brief."), *GREEDY, ("stop", "</s>")]
 
 
 def test_the_modelfile_contains_all_that_ollama_needs() -> None:
@@ -128,7 +129,7 @@ def test_the_modelfile_contains_all_that_ollama_needs() -> None:
     assert match is not None
     text = modelfile(match, asked, system='Say """hello""".', title="ferries", varied=True)
     (_, template), *others = [command for command in parse(text) if command[0] != "from"]
-    assert others == [("system", 'Say """hello""".'), ("temperature", "0"), ("stop", "<|im_end|>")]
+    assert others == [("system", 'Say """hello""".'), *GREEDY, ("stop", "<|im_end|>")]
     assert "system prompts of their own" in text
     assert render(template, [("user", "Hi")]) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
@@ -144,8 +145,8 @@ ODD = LOOP + "{{ '<<' + message['role'] + '>>' + message['content'] }}{% endfor 
 ])
 def test_an_end_token_writes_no_commands(end: str) -> None:
     text = modelfile(None, prompter(ODD, eos=end), system="Be brief.", title="odd", varied=False)
-    first, system, temperature, *stops = parse(text)
-    assert [first, system, temperature] == [("from", "."), ("system", "Be brief."), ("temperature", "0")]
+    first, system, temperature, penalty, *stops = parse(text)
+    assert [first, system, temperature, penalty] == [("from", "."), ("system", "Be brief."), *GREEDY]
     assert stops in ([("stop", end)], [])
     assert stops or f"no stop for the token {ascii(end)[:80]}" in text
 
@@ -156,7 +157,7 @@ def test_an_end_token_writes_no_commands(end: str) -> None:
 def test_every_value_is_read_back_as_it_is_or_left_out(system: str, end: str, title: str) -> None:
     text = modelfile(None, prompter(ODD, eos=end), system=system, title=title, varied=False)
     found = parse(text)
-    assert [name for name, _ in found if name not in ("system", "stop")] == ["from", "temperature"]
+    assert [name for name, _ in found if name not in ("system", "stop")] == ["from", "temperature", "repeat_penalty"]
     values = {"system": system, "stop": end}
     assert all(value == values.get(name, value) for name, value in found)
     for name, omitted in (("system", "no SYSTEM command"), ("stop", "no stop for the token")):
@@ -170,7 +171,7 @@ def test_a_system_prompt_that_ollama_cannot_parse_is_reported() -> None:
         match = match_family(prompter(LLAMA3, "<|begin_of_text|>", "<|eot_id|>"), system)
         assert match is not None
         text = modelfile(match, prompter(LLAMA3), system=system, title="ferries", varied=False)
-        assert [name for name, _ in parse(text)] == ["from", "template", "temperature", "stop"]
+        assert [name for name, _ in parse(text)] == ["from", "template", "temperature", "repeat_penalty", "stop"]
         assert re.search(f"# The Modelfile has no SYSTEM command: .*{why}.* with each question", text)
 
 

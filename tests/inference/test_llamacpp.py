@@ -48,7 +48,7 @@ def ids(text: str) -> tuple[int, ...]:
 
 def test_without_the_package_the_error_names_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'assistant-builder\[gguf\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[gguf\]'"):
         LlamaServer(path)
 
 
@@ -185,6 +185,16 @@ def test_the_key_is_needed(server: LlamaServer) -> None:
 @needs_llamacpp
 def test_equal_prompts_pass(server: LlamaServer) -> None:
     check_prompts(server, prompter(), CONVERSATIONS)
+
+
+@needs_llamacpp
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_llama_cpp_gives_the_bos_token_of_a_base_without_a_template_once(tmp_path: Path, adds_bos: bool) -> None:
+    plain = prompter("", adds_bos=True)
+    assert all(plain.prompt_ids(messages).count(0) == 1 for messages in CONVERSATIONS.values())
+    path = write_tiny_gguf(tmp_path / "b.gguf", template=str(plain.tokenizer.chat_template), adds_bos=adds_bos)
+    with LlamaServer(path, context=512, threads=1) as server:
+        check_prompts(server, plain, CONVERSATIONS)
 
 
 @needs_llamacpp

@@ -11,6 +11,7 @@ import pytest
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,28 @@ def test_a_base_without_a_template_gets_a_plain_one(folder: Path) -> None:
     (example,) = prompter.examples(pair("Who rows?", "Otto.", system="Be brief."), 512)
     assert supervised(prompter, example) == "Otto.<|im_end|>"
     assert prompter.tokenizer.decode(list(example.input_ids)).startswith("Be brief.\n\n### Question:\nWho rows?")
+
+
+def test_a_base_without_a_template_gets_its_bos_token_once_where_its_tokenizer_adds_it(
+        folder: Path, tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), bos_token="<|endoftext|>")
+    tokenizer.chat_template = None
+    tokenizer.add_bos_token = True
+    tokenizer.save_pretrained(str(tmp_path))
+    prompter, talk = ChatTokenizer.load(tmp_path), pair("Hi?", "Hello.", "Who rows?", "Otto.", system="Be brief.")
+    (example,) = prompter.examples(talk, 512)
+    prompt = prompter.prompt_ids(talk.messages[:-1])
+    assert prompter.text(talk.messages, prompt=False).startswith("<|endoftext|>Be brief.\n\n### Question:\nHi?")
+    assert example.input_ids[: len(prompt)] == prompt and example.input_ids[0] == tokenizer.bos_token_id
+    assert example.input_ids.count(tokenizer.bos_token_id) == 1
+    process = TemplateProcess(tmp_path)
+    try:
+        assert LimitedChatTokenizer(process).prompt_ids(talk.messages[:-1]) == prompt
+        assert LimitedChatTokenizer(process).chat_template() == prompter.tokenizer.chat_template
+    finally:
+        process.close()
 
 
 def test_a_template_without_system_role_gets_the_instruction_in_the_question(prompter: ChatTokenizer) -> None:

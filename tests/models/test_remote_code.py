@@ -197,7 +197,6 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(
     started: list[bool] = []
     monkeypatch.setattr(
         "assistant_builder.ui.train.actions.start_run", lambda name, redo, now, trust: started.append(trust))
-    monkeypatch.setattr("assistant_builder.ui.train.actions.stale_changes", lambda study: [])
     monkeypatch.setattr("assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None)
     tab, study = inside_blocks(TrainTab), new_study("own", model__base=str(base))
     assert "model.trust_remote_code" not in tab.form.components

@@ -44,7 +44,7 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
     from assistant_builder.serving.registry import ModelRegistry
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"assistant-builder\[gguf\]"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[gguf\]'"):
         SERVING_BACKENDS["llamacpp"].start(ModelRegistry((), {}), ServingConfig(), None)
     with pytest.raises(ValueError, match="must be one of BF16"):
         ServingConfig(type="Q9")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -12,16 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from assistant_builder.atomic_io import write_json
+from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.chat.ask import MIN_CONTEXT, context_tokens
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.cli import app
 from assistant_builder.config import StudyConfig
-from assistant_builder.config.serving import ServingConfig
+from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.inference.session import Sampling
 from assistant_builder.models.checkpoint_dir import context_length
+from assistant_builder.retrieval.decline import FILE, NAMES, DeclineRule
 from assistant_builder.serving.auth import API_KEY_VARIABLE, check_access, take_key
 from assistant_builder.serving.engine import Engine, StopSequenceFilter
 from assistant_builder.serving.registry import select_models
@@ -29,7 +32,7 @@ from assistant_builder.serving.schemas import ChatRequest
 from assistant_builder.study import Study
 from assistant_builder.study.versions import add_version, publish
 from tests.serving.conftest import LONGEST, limits, models
-from tests.synthetic_study import new_study, trained, with_data
+from tests.synthetic_study import done, new_study, trained, with_data
 
 
 def with_adapters(name: str, **changes: object) -> Study:
@@ -232,6 +235,51 @@ def test_the_published_version_is_served_under_the_names_of_the_first_study() ->
     assert {each.folder.name for each in latest.assistants} == {"shop-v2"}
     assert {each.root.name for each in latest.assistants} == {"shop"}
     assert select_models(["shop-v2:lora"], lambda study: "lora").assistants[0].folder.name == "shop-v2"
+
+
+def test_a_rule_or_index_is_published_by_the_evaluation_that_made_it() -> None:
+    study = with_adapters("hall", approaches=["grounded"])
+    models = select_models(["hall"], lambda study: "lora")
+    seen = [(models.published, models.latest() == models)]
+
+    def changed(name: str, text: str) -> None:
+        write_json(study.folder / name, {"rule": None, "of": text})
+        seen.append((models.published, models.latest() == models))
+
+    for name in ("retrieval/index.json", "arms/qlora/decline.json"):
+        changed(name, "an evaluation that runs")
+    assert set(seen) == {(seen[0][0], True)}
+    done(study, "evaluate", 1.0)
+    for name in ("arms/qlora/decline.json", "retrieval/index.json"):
+        changed(name, "another evaluation")
+    assert not any(same for _, same in seen[3:]) and len(set(seen)) == 3
+    models = models.latest()
+    done(study, "report", 1.0)
+    assert models.latest() == models
+    write_text(study.status_file("evaluate"), "damaged")
+    assert models.latest().published == models.latest().published
+
+
+def test_serve_warns_that_an_assistant_without_a_rule_declines_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr("assistant_builder.cli.serve.SERVING_BACKENDS", {"local": replace(
+        SERVING_BACKENDS["local"], start=lambda models, *words, **more: started.append(models))})
+    study = with_adapters("hall", approaches=["grounded"])
+    with_adapters("memory")
+
+    def warnings() -> str:
+        result = CliRunner().invoke(app, ["serve", "hall:lora", "memory"])
+        assert result.exit_code == 0, result.output
+        return result.stderr
+
+    assert "warning: hall-lora declines no question: its study has no rule" in warnings()
+    assert "memory-" not in warnings() and "'assistant-builder run hall' fits one" in warnings()
+    done(study, "evaluate", 1.0)
+    assert "hall-lora declines no question: its evaluation gave it no rule" in warnings()
+    values = (0.0,) * len(NAMES)
+    rule = DeclineRule(values, values, values, 0.0, 0.5, 0.04, True, 9, 0, 9, 9, "I was not told.")
+    write_json(study.arm_folder("lora") / FILE, {"rule": rule.to_record()})
+    assert warnings() == "" and len(started) == 5
 
 
 def test_a_study_with_one_arm_brings_that_one_under_both_names() -> None:

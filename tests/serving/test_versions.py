@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from assistant_builder.atomic_io import write_json
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.chat.visitor_log import log_file, read_questions
 from assistant_builder.config.serving import ServingConfig
@@ -21,7 +23,7 @@ from assistant_builder.study.versions import add_version, publish, served_versio
 from tests.chat.fake_worker import parrot_command
 from tests.cluster.conftest import wait_until
 from tests.serving.conftest import Served, limits
-from tests.synthetic_study import new_study
+from tests.synthetic_study import done, new_study
 
 
 class Versions:
@@ -110,6 +112,23 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one(versions: Versions, 
     assert text(served).startswith("shop:") and served.url
     publish(versions.root, "shop-v2")
     wait_until(lambda: text(served).startswith("shop-v2:"), 30)
+
+
+def test_a_new_rule_of_the_served_study_is_loaded(versions: Versions, serve: Callable[..., Served]) -> None:
+    select = versions.select
+
+    def grounded() -> ModelRegistry:
+        (assistant,), aliases = select().assistants, select().aliases
+        assistant = replace(assistant, grounded=True, lookup=replace(assistant, grounded=True).latest_lookup)
+        return ModelRegistry((assistant,), aliases, grounded)
+
+    served = serve(switch=EngineSwitch(grounded(), versions.build))
+    assert text(served).startswith("shop:")
+    *_, old = versions.workers["shop"]
+    write_json(versions.root.arm_folder("lora") / "decline.json", {"rule": None})
+    done(versions.root, "evaluate", 1.0)
+    wait_until(lambda: not old.running, 30)
+    assert text(served).startswith("shop:") and versions.workers["shop"][-1] is not old
 
 
 def test_the_widget_keeps_its_token_and_its_visitors_over_versions(versions: Versions,

@@ -153,7 +153,7 @@ def test_store_errors_are_one_line_with_a_remedy(bucket: str, monkeypatch: pytes
     assert "fsspec does not support nothing://" in error_of("nothing://bucket/library")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "s3fs", None)
-        assert "pip install 'assistant-builder[store]'" in error_of("s3a://bucket/library")
+        assert "pip install 's3fs'" in error_of("s3a://bucket/library")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

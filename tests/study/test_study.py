@@ -16,6 +16,7 @@ from assistant_builder.errors import Cancelled, StudyError
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
 from assistant_builder.study.steps import STEPS, StepRecord, changed_inputs
+from tests.synthetic_study import new_study
 
 
 @pytest.fixture
@@ -141,3 +142,10 @@ def test_a_step_records_its_result(study: Study) -> None:
         assert error is not None and said in error["what"] and remedy in error["remedy"]
     assert run_as_step(study, "data", lambda: None) == 0 and study.step("data").state == "queued"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] in ("1", "True")  # gradio writes the other
+
+
+def test_studies_of_one_folder_and_approach_are_equal(tmp_path: Path) -> None:
+    study = new_study("seen", approaches=["grounded", "memory"])
+    views = [study, Study(study.folder), *study.views, *study.views, Study(tmp_path)]
+    assert study == views[1] and study.views == study.views and len(set(views)) == 4
+    assert study != study.folder

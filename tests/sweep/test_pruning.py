@@ -59,5 +59,5 @@ def test_a_curve_is_read_from_the_validations(tmp_path: Path) -> None:
 def test_without_optuna_it_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_spec.require_optuna()
     monkeypatch.setattr(sweep_spec, "available", lambda: False)
-    with pytest.raises(ConfigError, match=r"pip install 'assistant-builder\[sweep\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[sweep\]'"):
         sweep_spec.require_optuna()

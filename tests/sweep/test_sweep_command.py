@@ -61,7 +61,7 @@ def test_an_invalid_call_is_reported_in_one_line_and_starts_nothing(
         assert (code, out) == (1, "") and len(err.splitlines()) == 1
     monkeypatch.setattr(sweep_spec, "available", lambda: False)
     code, out, err = call(monkeypatch, capfd, *WORDS, "--prune", "median")
-    assert code == 1 and "assistant-builder[sweep]" in err and not scenario.ran
+    assert code == 1 and "pip install -e '.[sweep]'" in err and not scenario.ran
     assert not (home / "sweeps").exists()
 
 

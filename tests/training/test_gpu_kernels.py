@@ -47,7 +47,7 @@ def test_liger_without_the_model_or_the_package_is_refused(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     monkeypatch.delitem(sys.modules, "liger_kernel.transformers")
     monkeypatch.delitem(sys.modules, "liger_kernel.transformers.monkey_patch")
-    with pytest.raises(AssistantBuilderError, match=r"pip install 'assistant-builder\[gpu\]'"):
+    with pytest.raises(AssistantBuilderError, match=r"pip install -e '\.\[gpu\]'"):
         apply_kernels(model(), "liger")
 
 

@@ -20,6 +20,7 @@ from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
 from assistant_builder.study.example import example_folder
+from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import STEPS, StepRecord
 from assistant_builder.ui.app import _draw_frame, _opened, initial_study, initial_tab, ready_steps, study_choices
 from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, shipped_datasets, unused_name
@@ -35,9 +36,10 @@ from tests.synthetic_study import LARGE, SMALL, finished_study, new_study, runni
 ROOT = Path(__file__).parents[2]
 
 
-def inputs_of(study: Study, step: str) -> dict[str, Any]:
+def inputs_of(study: Study, step: str, *, config: StudyConfig | None = None,
+              source: Path | None = None) -> dict[str, Any]:
     """Replaces ``invalidation.step_inputs``, which needs the base model for training steps."""
-    config = study.config
+    config = config or study.config
     return {"data": {"seed": config.data.seed}, "data-embed": {}}.get(step, {"train.rank": config.train.rank})
 
 
@@ -179,6 +181,21 @@ def test_results_are_replaced_only_on_request(started: list[tuple[str, bool]]) -
     assert train_actions.start_or_resume(study, rank_8(study.config), replace=True) == ""
     assert started == [("library", True)]
     assert study.config.train.rank == 8
+
+
+def test_the_page_refuses_what_the_run_would_refuse(started: list[tuple[str, bool]]) -> None:
+    study = with_data(new_study())
+    study.write_step(StepRecord("train-lora", state="failed", inputs={"train.rank": 16}))
+    study.write_step(StepRecord("train-qlora", state="succeeded", outputs={"arms/qlora/adapter": "its hash"}))
+    made_from(study)
+    with pytest.raises(StudyError, match="arms/qlora/adapter, written by step 'train-qlora', is damaged"):
+        train_actions.start_or_resume(study, rank_8(study.config), replace=False)
+    study.write_step(replace(study.step("train-qlora"), outputs={}))
+    message = train_actions.start_or_resume(study, rank_8(study.config), replace=False)
+    assert "train.rank: 16 -&gt; 8" in message, "the other arm does not wait for the one that failed"
+    with study_lock(study), pytest.raises(StudyError, match="another process"):
+        train_actions.start_or_resume(study, rank_8(study.config), replace=True)
+    assert not started and study.config.train.rank == 16
 
 
 def test_a_resumed_failed_step_uses_changed_settings(started: list[tuple[str, bool]]) -> None:

@@ -8,11 +8,11 @@ import gradio as gr
 from markupsafe import Markup
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.errors import StudyError
+from assistant_builder.errors import ChangedInputsError, StudyError
 from assistant_builder.i18n import N_, t
+from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.study import Study
 from assistant_builder.study.locks import process_alive, process_identity
-from assistant_builder.study.steps import changed_inputs
 from assistant_builder.ui.html import callout, code
 from assistant_builder.ui.study_snapshot import log_tail, stamp
 
@@ -76,32 +76,14 @@ def start_or_resume(study: Study, new: StudyConfig, *, replace: bool, now: bool 
     if study.state == "running" or study.queued_behind or start_phase(study) == "starting":
         raise StudyError(t("the project is already running or queued"),
                          remedy=t("Wait until it is done, or pause it first"))
-    old = study.config
-    if new != old:
-        study.write_config(new)
-    stale = [] if replace else stale_changes(study)
-    if stale:
-        study.write_config(old)
+    try:
+        create_or_update(new, None, redo=replace)
+    except ChangedInputsError as error:
         remedy = t("Save the settings as a new project, or select “Replace results” to run the changed steps again.")
-        return callout("warn", t("This project has results from other settings"), "", remedy) + code("\n".join(stale))
+        return (callout("warn", t("This project has results from other settings"), "", remedy)
+                + code("\n".join(error.changes)))
     start_run(study.name, redo=replace, now=now, trust=trust)
     return Markup("")
-
-
-def stale_changes(study: Study) -> list[str]:
-    """Differences between the settings and the inputs of the first stale finished step; empty if no step is stale.
-
-    Steps after the first unfinished one are not checked: they will run with the present settings.
-    """
-    from assistant_builder.runner.invalidation import step_inputs
-
-    for step in study.steps:
-        record = study.step(step)
-        if record.state != "succeeded":
-            break
-        if changes := changed_inputs(record.inputs, step_inputs(study, step)):
-            return changes
-    return []
 
 
 def studies_ahead(study: Study) -> list[str]:
