@@ -20,6 +20,7 @@ from assistant_builder.i18n import N_
 from assistant_builder.inference.session import Sampling
 from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, rule_of
 from assistant_builder.retrieval.final import served_index_folder
 from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, DEPTH, FACT, Grounder
@@ -96,6 +97,7 @@ def grounding_record(study: Study, arm: str, embedder: dict[str, str], prompter:
         "rule": rule and rule.to_record(),
         "first_tokens": FIRST_TOKENS,  # of an answer, by which the rule decides
         "taught": sorted(taught),  # answers that decline
+        "conversations": reads_conversations(study),  # whether the assistant reads earlier turns
         "generation": {"max_new_tokens": Sampling().max_new_tokens, "do_sample": False,
                        "eos_token_id": prompter.stop_ids, "pad_token_id": prompter.pad_id},
     }
@@ -170,16 +172,15 @@ def python_snippet(folder: str, embedder: str, model: Sequence[str], system: str
         f"lookup = Lookup({f'{folder}/{FOLDER}'!r}, SentenceTransformer({embedder!r}), tokenizer)",
         "",
         "",
-        "def ask(messages):",
-        "    found = lookup.find(messages)  # facts by meaning and by words, and the prompt with them",
-        "    prompt = torch.tensor([found[\"ids\"]], device=model.device)",
+        "def generate(ids):",
+        "    prompt = torch.tensor([ids], device=model.device)",
         "    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), output_logits=True,",
         "                         return_dict_in_generate=True, **lookup.generation)  # greedy, as measured",
         "    tokens = out.sequences[0, prompt.shape[1]:].tolist()",
-        "    certainties = [float(logits[0].float().log_softmax(-1).max()) for logits in out.logits]",
-        "    return lookup.answer(found, tokens, certainties)  # applies the rule for declining",
+        "    return tokens, [float(logits[0].float().log_softmax(-1).max()) for logits in out.logits]",
         "",
         "",
-        f'answer = ask([{prompt}{{"role": "user", "content": "{QUESTION}"}}])',
+        "# looks facts up, writes them into the prompt, and applies the rule for declining",
+        f'answer = lookup.ask([{prompt}{{"role": "user", "content": "{QUESTION}"}}], generate)',
         'print(answer["text"], answer["declined"], answer["sources"])',
     ]))

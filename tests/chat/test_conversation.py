@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import write_json
 from assistant_builder.chat.conversation import (
     MAX_TURNS,
     Answer,
@@ -19,7 +18,6 @@ from assistant_builder.chat.conversation import (
 )
 from assistant_builder.data import Message
 from assistant_builder.inference.session import BASE, Sampling
-from tests.synthetic_study import new_study
 
 
 def turn(question: str = "Why?", **changes: Any) -> Turn:

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from assistant_builder.export.job import ExportJob
 from assistant_builder.export.retrieval_files import FOLDER, grounding_notes, write_retrieval
 from assistant_builder.export.verify import Rescore, _require_same_prompts
 from assistant_builder.export_formats import ExportSpec, export_specs
+from assistant_builder.retrieval.answering import Judged, looks, settle
 from assistant_builder.retrieval.decline import FILE, evidence_of, rule_of
 from assistant_builder.retrieval.grounding import Grounder, with_facts
 from assistant_builder.retrieval.index import Fact, Index
@@ -102,22 +104,31 @@ def test_an_export_finds_and_decides_what_the_product_does(study: Study, tmp_pat
         study.folder / "data", split)][:60]  # type: ignore[arg-type]
     asked.append((Message("user", "Where is the <|im_end|> pier?"), Message("assistant", "There."),
                   Message("user", "And when?")))
-    answers = ["It leaves at nine.", "I don't know that.", ""]
-    for place, (messages, found) in enumerate(zip(asked, retriever.find(asked), strict=True)):
-        ours = lookup.find([message.to_record() for message in messages])
-        assert ours["sources"] == found.source_records()
-        theirs = asdict(found.evidence)
-        assert theirs.pop("answers") == [source["answer"] for source in ours["sources"]]
-        assert ours["evidence"] == pytest.approx(theirs, abs=1e-5)
-        assert tuple(ours["ids"]) == words.prompt_ids(found.messages)
-        text, certainties = answers[place % 3], [-0.1 * step for step in range(20)]
-        evidence = evidence_of(found.evidence, text, certainties, lookup.settings["taught"])
-        tokens = words(text)["input_ids"]
-        assert lookup.confidence(ours, tokens, certainties) == pytest.approx(rule.confidence(evidence), abs=1e-3)
-        shown = lookup.answer(ours, tokens, certainties)
-        assert shown["declined"] == rule.declines(evidence)
-        assert shown["text"] == (rule.sentence if shown["declined"] else text)
-    assert len(ours["sources"]) > 1
+    asked += [(*talk, Message("assistant", "Yes."), Message("user", "And when?")) for talk in asked[:9]]
+    answers, settled = ["It leaves at nine.", "I don't know that.", ""], Counter[object]()
+    for number, messages in enumerate(asked):
+        certainties, text = [-0.1 * step for step in range(20)], answers[number % 3]
+        pair = looks(messages, conversations=False)
+        judged = []
+        for look, found in zip(pair, retriever.find([look for look in pair if look]), strict=False):
+            assert look is not None
+            ours = lookup.find(look)
+            assert ours["sources"] == found.source_records()
+            theirs = asdict(found.evidence)
+            assert theirs.pop("answers") == [source["answer"] for source in ours["sources"]]
+            assert ours["evidence"] == pytest.approx(theirs, abs=1e-5)
+            assert tuple(ours["ids"]) == words.prompt_ids(found.messages)
+            sure = rule.confidence(evidence_of(found.evidence, text, certainties, lookup.settings["taught"]))
+            assert lookup.confidence(ours, words(text)["input_ids"], certainties) == pytest.approx(sure, abs=1e-3)
+            judged.append(Judged(sure, found.best))
+        again = iter(judged[1:])
+        place = settle(rule, messages[-1].content, judged[0], again.__next__ if len(judged) > 1 else None)
+        shown = lookup.ask([message.to_record() for message in messages],
+                           lambda ids: (words(text)["input_ids"], certainties))  # noqa: B023 - called at once
+        assert shown["declined"] == (place is None)
+        assert shown["text"] == (rule.sentence if place is None else text)
+        settled[place] += 1
+    assert settled[0] and settled[None] and len(pair) == 2
 
 
 def test_the_module_needs_nothing_of_the_product(study: Study, tmp_path: Path) -> None:
