@@ -224,7 +224,8 @@
     };
 
     async function ask(question) {
-      said.push({ role: "user", content: question });
+      const talk = said; // a new conversation may begin before the answer ends
+      talk.push({ role: "user", content: question });
       turn("user", question);
       running = new AbortController();
       const { signal } = running;
@@ -235,9 +236,9 @@
       let shown = null;
       const problem = (message) => { (pending || (pending = note(""))).textContent = message; };
       try {
-        let from = Math.max(0, said.length - turns + 1);
-        while (said[from].role !== "user") from += 1;
-        const response = await post("/widget/ask", { visitor, messages: said.slice(from) }, signal);
+        let from = Math.max(0, talk.length - turns + 1);
+        while (talk[from].role !== "user") from += 1;
+        const response = await post("/widget/ask", { visitor, messages: talk.slice(from) }, signal);
         if (!response.ok) {
           const seconds = response.headers.get("retry-after");
           const wait = response.status === 429 && (seconds || 10);
@@ -278,8 +279,8 @@
       running = null;
       send.hidden = false;
       stop.hidden = true;
-      if (text) said.push({ role: "assistant", content: text });
-      else said.pop();
+      if (text) talk.push({ role: "assistant", content: text });
+      else talk.pop();
       keep(said);
     }
 
