@@ -4,13 +4,14 @@
 ``declaration.json`` when scoring starts; a report shows what was changed afterwards.
 
 A held-out item is *covered* if its fact was taught in another wording: a training pair has its cluster or, without a
-cluster column, its answer of three words or more.
+cluster column, its answer, which has three words or more or is that of no other training pair.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -116,7 +117,11 @@ class HeldOut:
         asked = [pair for pair in training if pair.answerable]
         taught = {(name, label) for pair in asked for name in ("cluster", "answer")
                   if (label := _label(pair, name)) is not None}
-        covered = frozenset(pair.row for pair in heldout if pair.answerable and _fact(pair) in taught)
+        shared = Counter(normalise(pair.answer) for pair in asked)
+        covered = frozenset(
+            pair.row for pair in heldout if pair.answerable and (
+                pair.respelled is not None or _fact(pair) in taught
+                or pair.cluster is None and shared[normalise(pair.answer)] == 1))
         return cls({pair.row: pair for pair in heldout}, covered)
 
     @classmethod

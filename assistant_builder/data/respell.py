@@ -3,6 +3,26 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+
+from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.data.types import Message, Pair
+
+_TRIES = 8
+
+
+def respelled(pair: Pair, row: int, seed: int) -> Pair:
+    """A copy of a pair with its questions as people type them, as row ``row`` of no group and of no given split."""
+    rng = random.Random(f"{seed}/{pair.compared_question}")
+    messages = tuple(Message("user", _otherwise(message.content, rng)) if message.role == "user" else message
+                     for message in pair.messages)
+    return replace(pair, row=row, messages=messages, group=None, split=None, respelled=pair.row)
+
+
+def _otherwise(question: str, rng: random.Random) -> str:
+    """The question as typed, with a word of it changed where that is possible."""
+    typed = [as_typed(question, rng) for _ in range(_TRIES)]
+    return next((text for text in typed if casefold_normalize(text) != casefold_normalize(question)), typed[0])
 
 
 def as_typed(question: str, rng: random.Random) -> str:
