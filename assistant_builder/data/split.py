@@ -278,7 +278,8 @@ def _complete_single_wordings(sets: _Sets, config: DataConfig, cut: Sequence[Spl
     """Add respelled questions where test or validation have no other wordings; returns notes."""
     if "heldout" in cut:
         leave_single_wordings(sets)
-    add_respelled(sets, config, ["heldout", *(["validation"] if "validation" in cut else [])], first_row)
+    names: list[SplitName] = ["heldout", "validation"] if "validation" in cut else ["heldout"]
+    add_respelled(sets, config, names, first_row)
     asked, validated = (sum(pair.respelled is not None for pair in sets[name]) for name in ("heldout", "validation"))
     return [
         t("most answers occur once, so each of them stays in training"),

@@ -28,11 +28,12 @@ from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_
 from evals.report.other_results import NAMES
 
 
-def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
+def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any], *, respelled: bool = False) -> str:
     """The items of the verdict, such as ``208 held-out questions``, with a note if they are too few."""
     several = any(row["turn"] for row in rows)
     few = any(text.startswith("too few") for text in verdict["warnings"])
-    asked = plural(verdict["n"], "held-out answer" if several else "held-out question")
+    kind = "respelled question" if respelled else "held-out answer" if several else "held-out question"
+    asked = plural(verdict["n"], kind)
     return f"{asked} (too few for a firm verdict)" if few else asked
 
 

@@ -1,4 +1,4 @@
-"""Files whose answers occur once: every fact is trained, and the test is made of other wordings or of respelled rows."""
+"""Files whose answers occur once: every fact is trained, and the test asks in other words or respelled questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import DataConfig
-from assistant_builder.data import Pair, Split, check_pairs, load_pairs, load_split, prepare_dataset, split_pairs
+from assistant_builder.data import Pair, check_pairs, load_pairs, load_split, prepare_dataset, split_pairs
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.wordings import Wording, add_wordings, count_wordings
@@ -26,7 +26,7 @@ ASKED = ["How much are the {}?", "Where do I find the {}?", "Who may borrow the 
 
 def sheet(**others: object) -> list[Pair]:
     """100 rows of a library, each with its own answer."""
-    return [pair(10 * i + j + 1, asked.format(thing), f"For {thing} it is rule {j + 1} of shelf {10 * i + j}.", **others)
+    return [pair(10 * i + j + 1, asked.format(thing), f"For {thing} it is rule {10 * i + j} of the house.", **others)
             for i, thing in enumerate(THINGS) for j, asked in enumerate(ASKED)]
 
 
@@ -152,7 +152,7 @@ def test_typed_wordings_become_the_test_of_a_file_that_gives_only_training(tmp_p
 def test_the_files_name_the_row_that_a_respelled_question_is_of(tmp_path: Path) -> None:
     source = tmp_path / "a.csv"
     source.write_text("question,answer\n" + "".join(f'"{p.question}","{p.answer}"\n' for p in sheet()))
-    split: Split = prepare_dataset(source, DataConfig(), folder=tmp_path / "data").split
+    prepare_dataset(source, DataConfig(), folder=tmp_path / "data")
     [first, *_] = load_split(tmp_path / "data", "heldout")
     assert first == Pair(first.row, first.messages, split="heldout", respelled=first.respelled)
     numbers = RowNumbers.of_record(read_json(tmp_path / "data" / "findings.json"))
@@ -167,7 +167,7 @@ def test_the_files_name_the_row_that_a_respelled_question_is_of(tmp_path: Path) 
     ("ostrel-sound-ferries/data.jsonl", {"split": ""}, "de2576fffb065576"),
     ("thimble-row-library/data.csv", {}, "1c4c4012ca695bed"),
 ])
-def test_data_with_several_wordings_are_split_as_by_version_0_1(name: str, columns: dict[str, str], digest: str) -> None:
+def test_data_with_several_wordings_are_split_as_before(name: str, columns: dict[str, str], digest: str) -> None:
     split = split_pairs(check_pairs(load_pairs(CARDS / name, columns=columns)).usable, DataConfig(columns=columns))
     record = json.dumps(split.to_record(), sort_keys=True).encode()
     assert sha256(record).hexdigest()[:16] == digest
