@@ -46,8 +46,9 @@ Estimand = Literal["wordings", "facts"]
 _LABELS: dict[Estimand, tuple[str, ...]] = {"wordings": ("cluster",), "facts": ("group", "family", "cluster")}
 LABEL_NAMES = {"cluster": "fact", "answer": "shared answer"}
 """Labels whose names in sentences differ."""
-CLAIMS: dict[str, str] = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind"}
-"""What a verdict is about, by the claim (``estimand``)."""
+CLAIMS: dict[str, str] = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind",
+                          "respelled": "questions of training, respelled"}
+"""What a verdict is about, by the claim (``estimand``); the last one is that of a test without other wordings."""
 LABELS = ("cluster", "family", "group", "answer")
 """Labels of a held-out item; ``answer`` is its normalised reference answer, if it has three words or more."""
 

@@ -114,9 +114,11 @@ def _build_report(study: Study) -> dict[str, Any]:
     if curve is not None:
         report["risk_coverage"] = curve
     report |= formats_of(study, cells, rules)
-    if config.compares:
+    if is_respelled(report):
+        verdict["estimand"] = "respelled"
+    elif config.compares:
         report["other_claim"] = other_claim(by_seed, usable[primary], rules)
-    else:
+    if not config.compares:
         report["not_compared"] = not_compared(config.arms)
     if unlike:
         report["uncovered"] = {"items": len(unlike), "cells": {

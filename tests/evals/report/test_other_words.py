@@ -69,6 +69,8 @@ def test_a_test_of_respelled_questions_judges_nobody(tmp_path: Path, right: int,
     assert not re.search(r"\b0 of 20", text) and "not ready" not in text
     assert all("not ready" not in (study.folder / f"report.{ending}").read_text().lower() for ending in ("md", "html"))
     assert "On your 20 respelled questions" in report["sentence"]
+    assert "about questions of training, respelled" in report["basis"][0] and "other_claim" not in report
+    assert not any("right answers" in line for line in report["summary"])
     codes = [warning["code"] for warning in report["warnings"]]
     assert "respelled" in codes and "not_better_than_copy" not in codes
     assert report["taught"] == {"items": 20, "covered": 20}
