@@ -4,13 +4,14 @@
 ``declaration.json`` when scoring starts; a report shows what was changed afterwards.
 
 A held-out item is *covered* if its fact was taught in another wording: a training pair has its cluster or, without a
-cluster column, its answer of three words or more.
+cluster column, its answer, which has three words or more or is that of no other training pair.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -45,8 +46,9 @@ Estimand = Literal["wordings", "facts"]
 _LABELS: dict[Estimand, tuple[str, ...]] = {"wordings": ("cluster",), "facts": ("group", "family", "cluster")}
 LABEL_NAMES = {"cluster": "fact", "answer": "shared answer"}
 """Labels whose names in sentences differ."""
-CLAIMS: dict[str, str] = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind"}
-"""What a verdict is about, by the claim (``estimand``)."""
+CLAIMS: dict[str, str] = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind",
+                          "respelled": "questions of training, respelled"}
+"""What a verdict is about, by the claim (``estimand``); the last one is that of a test without other wordings."""
 LABELS = ("cluster", "family", "group", "answer")
 """Labels of a held-out item; ``answer`` is its normalised reference answer, if it has three words or more."""
 
@@ -116,7 +118,11 @@ class HeldOut:
         asked = [pair for pair in training if pair.answerable]
         taught = {(name, label) for pair in asked for name in ("cluster", "answer")
                   if (label := _label(pair, name)) is not None}
-        covered = frozenset(pair.row for pair in heldout if pair.answerable and _fact(pair) in taught)
+        shared = Counter(normalise(pair.answer) for pair in asked)
+        covered = frozenset(
+            pair.row for pair in heldout if pair.answerable and (
+                pair.respelled is not None or _fact(pair) in taught
+                or pair.cluster is None and shared[normalise(pair.answer)] == 1))
         return cls({pair.row: pair for pair in heldout}, covered)
 
     @classmethod

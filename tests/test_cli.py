@@ -223,10 +223,10 @@ def write_faq(path: Path, number: int = 40) -> Path:
 def test_a_file_whose_answers_occur_once_is_told_and_wordings_are_added(tmp_path: Path) -> None:
     file, runner = write_faq(tmp_path / "faq.csv"), CliRunner()
     shown = runner.invoke(app, ["data", "check", str(file)]).stdout
-    assert "Each answer occurs once. The test asks 8 questions, and none of their answers" in shown
+    assert "Each answer occurs once. The assistant is trained on all of them" in shown
     assert f"data draft {file}" in shown
     counted = json.loads(runner.invoke(app, ["data", "check", str(file), "--json"]).stdout)["wordings"]
-    assert counted["occurs_once"] and (counted["facts"], counted["test"], counted["known"]) == (40, 8, 0)
+    assert counted["occurs_once"] and (counted["facts"], counted["test"], counted["respelled"]) == (40, 0, 8)
     more = tmp_path / "more.csv"
     more.write_text("question,answer\n" + "".join(f"How much for {n}?,It is {n} crowns today.\n" for n in range(1, 41)))
     added = runner.invoke(app, ["data", "add-wordings", str(file), str(more), "--to", str(tmp_path / "new.jsonl")])

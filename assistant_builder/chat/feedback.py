@@ -300,7 +300,7 @@ def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[in
     """
     if not questions:
         return {}
-    heldout = load_split(study.folder / "data", "heldout")
+    heldout = [pair for pair in load_split(study.folder / "data", "heldout") if pair.respelled is None]
     threshold = study.config.data.near_duplicate_threshold
     found: dict[int, list[int]] = {}
     for place, question in enumerate(questions):
@@ -362,7 +362,7 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, lo
     removed = {*plan.dropped, *plan.replaced}
     splits: dict[int, SplitName] = {
         pair.row: split for split in SPLITS for pair in load_split(study.folder / "data", split)
-        if pair.row not in removed
+        if pair.row not in removed and pair.respelled is None
     }
     with tempfile.TemporaryDirectory(prefix="assistant-builder-") as scratch:
         kept, corrected = Path(scratch) / "kept.jsonl", Path(scratch) / "corrected.jsonl"

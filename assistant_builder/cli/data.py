@@ -53,7 +53,8 @@ def check(
 
 def once_line(wordings: WordingCount, command: str) -> str:
     """What a test can show where each answer occurs once, and the command that helps."""
-    return f"note: {wordings.title}. {wordings.meaning} {wordings.remedy} Drafts to look over: {command}"
+    helps = f" {wordings.remedy} Drafts to look over: {command}" if wordings.remedy else ""
+    return f"note: {wordings.title}. {wordings.meaning}{helps}"
 
 
 def _split_record(pairs: Sequence[Pair], config: DataConfig) -> dict[str, Any] | None:

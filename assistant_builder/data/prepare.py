@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +61,8 @@ def prepare_dataset(source: Path, config: DataConfig, *, tokenizer: TokenCounter
         split.write(folder)
         left_out = findings.left_out
         write_jsonl(folder / "rejected.jsonl", ({**row.to_record(), "record": row.record} for row in left_out))
-        write_json(folder / "findings.json", findings.to_record())
+        numbers = replace(dataset.numbers, copies=split.copies)
+        write_json(folder / "findings.json", {**findings.to_record(), "row_numbers": asdict(numbers)})
         write_card(folder, dataset_card(findings, split, title=title or source.stem))
         write_json(folder / "split.json", split.to_record())  # written last: it marks the data as complete
     return PreparedData(findings, split)

@@ -1,15 +1,13 @@
 """Train, validation and held-out splits: drawn with a seed by units, checked for leaks, and frozen by their hashes.
 
-A unit (a group, or one question) is drawn by the hash of the seed and its text, not by its position in the file. The
-split therefore does not depend on machine and row order, and added rows change few of the others.
+Where most answers occur once, no fact is held out, see :mod:`assistant_builder.data.one_wording`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,92 +17,25 @@ from numpy.typing import NDArray
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_bytes
 from assistant_builder.config import DataConfig
+from assistant_builder.data.one_wording import add_respelled, draw_wordings, leave_single_wordings
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
 from assistant_builder.data.types import SPLITS, Pair, SplitName, group_by
+from assistant_builder.data.units import (
+    answers_occur_once,
+    count_facts,
+    draw,
+    has_given_split,
+    sample_units,
+    straddling_groups,
+    too_few_units,
+    unit_of,
+)
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import t, tn
 
 LeakKind = Literal["exact", "near", "embedding"]
 _Sets = dict[SplitName, list[Pair]]
 _EMBEDDING_BLOCK = 1024
-
-
-# Units
-
-
-def unit_of(pair: Pair) -> str:
-    """The unit that is never divided between splits: the group, or all rows with the same question."""
-    if pair.group is not None:
-        return f"group {pair.group}"
-    return f"question {casefold_normalize(pair.compared_question)}"
-
-
-def fact_of(pair: Pair) -> str | None:
-    """The fact that a pair is a wording of: its cluster, else its answer; None for declines and conversations."""
-    if not pair.answerable or pair.turns != 1:
-        return None
-    return f"cluster {pair.cluster}" if pair.cluster is not None else f"answer {casefold_normalize(pair.answer)}"
-
-
-def has_given_split(pairs: Iterable[Pair]) -> bool:
-    """Whether the file specifies the split of any row."""
-    return any(pair.split is not None for pair in pairs)
-
-
-def straddling_groups(sides: Iterable[tuple[Pair, object]]) -> list[str]:
-    """Groups whose pairs are on several sides, in order of appearance; only a given split can have any."""
-    seen: dict[str | None, set[object]] = {}
-    for pair, side in sides:
-        seen.setdefault(pair.group, set()).add(side)
-    return [group for group, found in seen.items() if group is not None and len(found) > 1]
-
-
-def too_few_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
-    """The problem and its remedy if train, validation and held-out cannot have one unit each, else None."""
-    if not pairs:
-        return t("no usable pair is left"), t("Check the reasons of the rejected rows, and correct or add rows")
-    if has_given_split(pairs):
-        return _too_few_given_units(pairs)
-    count, grouped = len(group_by(pairs, unit_of)), any(pair.group is not None for pair in pairs)
-    if count >= len(SPLITS):
-        return None
-    if len(pairs) < len(SPLITS):
-        return (tn("only {count} usable pair: training, validation and test each need one",
-                   "only {count} usable pairs: training, validation and test each need one", len(pairs)),
-                t("Add rows: 3 are the minimum, and a conclusive result needs several hundred"))
-    few = (tn("the {pairs} usable pairs form only {count} group, and a split needs at least 3",
-              "the {pairs} usable pairs form only {count} groups, and a split needs at least 3", count,
-              pairs=len(pairs))
-           if grouped else
-           tn("the {pairs} usable pairs form only {count} question, and a split needs at least 3",
-              "the {pairs} usable pairs form only {count} questions, and a split needs at least 3", count,
-              pairs=len(pairs)))
-    return (
-        few,
-        t("Map another column as the group (--set data.columns.group=NAME) or none (--set data.columns.group='')")
-        if grouped
-        else t("Add rows with other questions"),
-    )
-
-
-def _too_few_given_units(pairs: Sequence[Pair]) -> tuple[str, str] | None:
-    train = [pair for pair in pairs if pair.split == "train"]
-    if not train:
-        return t("the given split has no training rows"), t("Mark rows with the split 'train', or remove the split "
-                                                            "column")
-    absent = [split for split in SPLITS if not any(pair.split == split for pair in pairs)]
-    units = group_by(train, unit_of).keys()
-    free = units - {unit_of(pair) for pair in pairs if pair.split != "train"}
-    if len(free) >= len(absent) and len(units) > len(absent):
-        return None
-    names = t(" and ").join(absent)
-    return (
-        tn("the training rows form {count} unit ({free} in no other split), too few to draw {names} from them",
-           "the training rows form {count} units ({free} in no other split), too few to draw {names} from them",
-           len(units),
-           free=len(free), names=names),
-        t("Mark rows with the split {names}, or add training rows", names=names),
-    )
 
 
 # Leaks
@@ -219,7 +150,9 @@ class Split:
 
     def to_record(self) -> dict[str, Any]:
         """The content of ``split.json``; the hashes freeze the split."""
-        placed = [(pair, split) for split in SPLITS for pair in self.pairs(split)]
+        placed = [(pair, split) for split in SPLITS for pair in self.pairs(split) if pair.respelled is None]
+        respelled = {split: number for split in SPLITS
+                     if (number := sum(pair.respelled is not None for pair in self.pairs(split)))}
         ungrouped = sum(pair.group is None for pair, _ in placed)
         return {
             "given": self.given, "cut": list(self.cut), "seed": self.config.seed,
@@ -236,14 +169,19 @@ class Split:
                       "ungrouped_rows": ungrouped, "straddling": sorted(straddling_groups(placed))},
             "clusters": {split: len({pair.cluster for pair in self.pairs(split) if pair.cluster is not None})
                          for split in SPLITS},
-            "facts": self._fact_counts(), "notes": list(self.notes),
+            "facts": self._fact_counts(), **({"respelled": respelled} if respelled else {}), "notes": list(self.notes),
         }
 
+    @property
+    def copies(self) -> tuple[tuple[int, int], ...]:
+        """Rows of the respelled pairs, and the rows of the file that they are copies of."""
+        return tuple((pair.row, pair.respelled) for split in SPLITS for pair in self.pairs(split)
+                     if pair.respelled is not None)
 
     def _fact_counts(self) -> dict[str, int]:
         """Facts, those with one wording, test questions that have a fact, and those whose fact is in training."""
-        facts = _facts([*self.train, *self.validation, *self.heldout])
-        taught, test = _facts(self.train), _facts(self.heldout)
+        facts = count_facts([*self.train, *self.validation, *self.heldout])
+        taught, test = count_facts(self.train), count_facts(self.heldout)
         return {"facts": len(facts), "single": sum(number == 1 for number in facts.values()), "test": test.total(),
                 "known": sum(number for fact, number in test.items() if fact in taught)}
 
@@ -284,15 +222,19 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     if given and any(pair.split is None for pair in pairs):
         raise DataError(t("some pairs have a split and some have none"),
                         remedy=t("Check the pairs first (check_pairs)"))
-    sets, cut, notes = _complete_given_split(pairs, config) if given else _draw_split(pairs, config)
+    once = answers_occur_once(pair for pair in pairs if pair.split in (None, "train"))
+    sets, cut, notes = (_complete_given_split if given else _draw_split)(pairs, config, once=once)
     keep_leaks = config.remove_leaks == "never" or (config.remove_leaks == "auto" and given and "heldout" not in cut)
-    leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, notes=notes)
+    leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, once=once, notes=notes)
     sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
+    if once and cut:
+        notes += _complete_single_wordings(sets, config, cut, 1 + max(pair.row for pair in pairs))
     return Split(train=tuple(sets["train"]), validation=tuple(sets["validation"]), heldout=tuple(sets["heldout"]),
                  leaks=tuple(leaks), given=given, cut=cut, config=config, sampled_out=sampled_out, notes=tuple(notes))
 
 
-def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+def _complete_given_split(pairs: Sequence[Pair], config: DataConfig, *,
+                          once: bool) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
     sets: _Sets = {split: [pair for pair in pairs if pair.split == split] for split in SPLITS}
     notes = [t("the split is given by the file")]
     cut: list[SplitName] = []
@@ -301,91 +243,55 @@ def _complete_given_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_S
     for name, fraction in fractions.items():
         if sets[name]:
             continue
+        cut.append(name)
+        if once:  # what the file calls training is trained; respelled questions are added later
+            continue
         free = [pair for pair in sets["train"] if unit_of(pair) not in elsewhere]
         still_empty = sum(not sets[other] for other in fractions if other != name)
         train_keeps = 0 if len(free) < len(sets["train"]) else 1
-        drawn, _ = _draw(free, fraction, config.seed, name, leave=still_empty + train_keeps,
-                         elsewhere=_facts(pair for pair in pairs if pair.split != "train"))
+        drawn, _ = draw(free, fraction, config.seed, name, leave=still_empty + train_keeps,
+                        elsewhere=count_facts(pair for pair in pairs if pair.split != "train"))
         rows = {pair.row for pair in drawn}
         sets[name], sets["train"] = drawn, [pair for pair in sets["train"] if pair.row not in rows]
-        cut.append(name)
         notes.append(tn("the file has no {name} rows, so {name} takes {count} row from training",
                         "the file has no {name} rows, so {name} takes {count} rows from training", len(drawn),
                         name=name))
     return sets, tuple(cut), notes
 
 
-def _draw_split(pairs: Sequence[Pair], config: DataConfig) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
-    heldout, rest = _draw(pairs, config.heldout_fraction, config.seed, "heldout", leave=2)
-    validation, train = _draw(rest, config.validation_fraction, config.seed, "validation", leave=1,
-                              elsewhere=_facts(heldout))
+def _draw_split(pairs: Sequence[Pair], config: DataConfig, *,
+                once: bool) -> tuple[_Sets, tuple[SplitName, ...], list[str]]:
+    if once:
+        heldout, rest = draw_wordings(pairs, config, "heldout")
+        validation, train = draw_wordings(rest, config, "validation")
+    else:
+        heldout, rest = draw(pairs, config.heldout_fraction, config.seed, "heldout", leave=2)
+        validation, train = draw(rest, config.validation_fraction, config.seed, "validation", leave=1,
+                                 elsewhere=count_facts(heldout))
     grouped = any(pair.group is not None for pair in pairs)
     notes = [t("split by group, drawn with seed {seed}", seed=config.seed) if grouped else
              t("split by question, drawn with seed {seed}", seed=config.seed)]
     return {"train": train, "validation": validation, "heldout": heldout}, ("validation", "heldout"), notes
 
 
-def _hash_order(units: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """Units in the order of the hashes of seed, purpose and unit."""
-
-    def key(unit: str) -> tuple[bytes, str]:
-        return hashlib.sha256(f"{seed}\0{purpose}\0{unit}".encode(errors="surrogatepass")).digest(), unit
-
-    return sorted(units, key=key)
-
-
-def _draw(pairs: Sequence[Pair], fraction: float, seed: int, purpose: str, *, leave: int,
-          elsewhere: Collection[str] = ()) -> tuple[list[Pair], list[Pair]]:
-    """Draw complete units until their size is as close to the fraction as possible, leaving at least ``leave`` units.
-
-    Units whose facts keep another wording in the rest are drawn first, so that a test asks for answers that training
-    has; ``elsewhere`` are the facts of another set that was drawn. Returns the drawn pairs (at least one unit) and the
-    rest, both in file order.
-    """
-    units = group_by(pairs, unit_of)
-    order = _reworded_first(units, _hash_order(units, seed, purpose), elsewhere)
-    # a single held-out item has no confidence interval
-    minimum = 2 if purpose == "heldout" and len(units) > leave + 1 else 1
-    target = max(minimum, round(fraction * len(pairs)))
-    drawn: set[str] = set()
-    count = 0
-    for unit in order:
-        if len(units) - len(drawn) <= leave:
-            break
-        if abs(count + len(units[unit]) - target) < abs(count - target):
-            drawn.add(unit)
-            count += len(units[unit])
-    if not drawn:  # every unit is larger than twice the target
-        drawn.add(min(order, key=lambda unit: len(units[unit])))
-    chosen = [pair for pair in pairs if unit_of(pair) in drawn]
-    return chosen, [pair for pair in pairs if unit_of(pair) not in drawn]
+def _complete_single_wordings(sets: _Sets, config: DataConfig, cut: Sequence[SplitName], first_row: int) -> list[str]:
+    """Add respelled questions where test or validation have no other wordings; returns notes."""
+    if "heldout" in cut:
+        leave_single_wordings(sets)
+    names: list[SplitName] = ["heldout", "validation"] if "validation" in cut else ["heldout"]
+    add_respelled(sets, config, names, first_row)
+    asked, validated = (sum(pair.respelled is not None for pair in sets[name]) for name in ("heldout", "validation"))
+    return [
+        t("most answers occur once, so each of them stays in training"),
+        *([tn("the test asks {count} question of the file, respelled", "the test asks {count} questions of the file, "
+              "respelled", asked)] if asked else []),
+        *([tn("validation asks {count} question of the file, respelled", "validation asks {count} questions of the "
+              "file, respelled", validated)] if validated else []),
+    ]
 
 
-def _reworded_first(units: dict[str, list[Pair]], order: list[str], elsewhere: Collection[str]) -> list[str]:
-    """``order`` with the units first whose facts keep another wording, and those last that are the only wording left.
-
-    ``elsewhere`` are facts that are drawn already. Units without facts keep their places.
-    """
-    total = Counter(fact for pairs in units.values() for fact in _facts(pairs))
-    left = total.copy()
-    ranks: tuple[list[str], list[str], list[str]] = ([], [], [])
-    for unit in order:
-        facts = _facts(units[unit])
-        if facts and all(left[fact] > number for fact, number in facts.items()):
-            left.subtract(facts)
-            ranks[0].append(unit)
-        elif facts:
-            needed = any(fact in elsewhere or total[fact] > number for fact, number in facts.items())
-            ranks[2 if needed else 1].append(unit)
-    moved = iter([unit for rank in ranks for unit in rank])
-    return [next(moved) if _facts(units[unit]) else unit for unit in order]
-
-
-def _facts(pairs: Iterable[Pair]) -> Counter[str]:
-    return Counter(fact for pair in pairs if (fact := fact_of(pair)) is not None)
-
-
-def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, notes: list[str]) -> list[Leak]:
+def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, once: bool,
+                           notes: list[str]) -> list[Leak]:
     leaks = find_leaks(sets["heldout"], sets["train"], sets["validation"], config.near_duplicate_threshold)
     if not leaks:
         return leaks
@@ -399,7 +305,7 @@ def _find_and_remove_leaks(sets: _Sets, config: DataConfig, *, keep: bool, notes
         )
         notes.append(t("{summary}: kept, {reason}", summary=summary, reason=reason))
         return leaks
-    if len(leaks) == len(sets["heldout"]):
+    if len(leaks) == len(sets["heldout"]) and not once:  # else the test gets other questions
         raise DataError(
             t("every held-out question also occurs in training or validation (row {heldout_row} is similar to row "
               "{other_row})", heldout_row=leaks[0].heldout_row, other_row=leaks[0].other_row),
@@ -424,21 +330,8 @@ def _apply_limits(sets: _Sets, config: DataConfig, *, limit_validation: bool, no
     for split, limit in limits.items():
         before = len(sets[split])
         if limit is not None and before > limit:
-            sets[split] = _sample_units(sets[split], limit, config.seed, split)
+            sets[split] = sample_units(sets[split], limit, config.seed, split)
             sampled_out[split] = before - len(sets[split])
             notes.append(t("{sets} of {before} {split} pairs are used", sets=len(sets[split]), before=before,
                            split=split))
     return sampled_out
-
-
-def _sample_units(pairs: Sequence[Pair], limit: int, seed: int, split: str) -> list[Pair]:
-    units = group_by(pairs, unit_of)
-    order = _hash_order(units, seed, f"sample {split}")
-    kept: list[Pair] = []
-    for unit in order:
-        if len(kept) + len(units[unit]) <= limit:
-            kept += units[unit]
-    if not kept:  # every unit is larger than the limit
-        kept = units[order[0]][:limit]
-    rows = {pair.row for pair in kept}
-    return [pair for pair in pairs if pair.row in rows]

@@ -46,6 +46,7 @@ class Pair:
     split: SplitName | None = None  # given by the file
     answerable: bool = True  # False where the correct answer is to decline
     family: str | None = None  # facts of one kind, such as those of one sentence pattern; may span splits
+    respelled: int | None = None  # the training row whose question this is, typed otherwise; the file has no such row
 
     @property
     def question(self) -> str:
@@ -82,7 +83,7 @@ class Pair:
         """One line of a split file, whose name states the split."""
         return {"row": self.row, "messages": [message.to_record() for message in self.messages], "group": self.group,
                 "cluster": self.cluster, **({} if self.family is None else {"family": self.family}),
-                "answerable": self.answerable}
+                "answerable": self.answerable, **({} if self.respelled is None else {"respelled": self.respelled})}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], split: SplitName | None = None) -> Pair:
@@ -90,7 +91,8 @@ class Pair:
         return cls(row=record["row"],
                    messages=tuple(Message(message["role"], message["content"]) for message in record["messages"]),
                    group=record.get("group"), cluster=record.get("cluster"), split=split,
-                   answerable=record.get("answerable", True), family=record.get("family"))
+                   answerable=record.get("answerable", True), family=record.get("family"),
+                   respelled=record.get("respelled"))
 
 
 def group_by(pairs: Iterable[Pair], key: Callable[[Pair], _Key]) -> dict[_Key, list[Pair]]:
@@ -132,19 +134,23 @@ class RowNumbers:
     Attributes:
         note: What they are, in a sentence; empty if they are the numbers of :class:`Pair`.
         starts: First row (1-based, the header not counted) and what is added to it and to later rows, in order.
+        copies: Rows of respelled pairs, which the file does not have, and the rows that they are copies of.
     """
 
     note: str = ""
     starts: tuple[tuple[int, int], ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any] | None) -> RowNumbers:
         """The row numbers in ``Findings.to_record()``; plain ones for a record of an earlier version."""
         found = (record or {}).get("row_numbers") or {}
-        return cls(found.get("note", ""), tuple((first, added) for first, added in found.get("starts", ())))
+        return cls(found.get("note", ""), *(tuple((first, second) for first, second in found.get(name, ()))
+                                            for name in ("starts", "copies")))
 
     def shown(self, row: int) -> int:
         """The number that a person sees."""
+        row = dict(self.copies).get(row, row)
         return row + next((added for first, added in reversed(self.starts) if first <= row), 0)
 
     def row_of(self, shown: int) -> int:

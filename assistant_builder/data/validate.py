@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize, normalize_unicode
-from assistant_builder.data.split import has_given_split, straddling_groups, too_few_units
 from assistant_builder.data.types import Dataset, Pair, RejectedRow, group_by, has_visible_text
+from assistant_builder.data.units import has_given_split, straddling_groups, too_few_units
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, t, tn
 

@@ -1,7 +1,7 @@
 """Wordings of a fact: whether a test asks known answers in other words, and further wordings for a data file.
 
 Rows of one cluster, or without a cluster of one answer, are wordings of one fact. Where each answer occurs once, a test
-can only ask for answers that training does not have.
+needs wordings that a person adds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from assistant_builder.data.columns import normalize_name
 from assistant_builder.data.csv_reader import escape_formula, unescape_formula
 from assistant_builder.data.edit import NO_NUMBERS, write_rows
 from assistant_builder.data.load import load_pairs, load_rows, read_table
+from assistant_builder.data.one_wording import LEAST_WORDINGS
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
-from assistant_builder.data.split import fact_of
 from assistant_builder.data.types import Pair, RawRow, RowNumbers, is_empty
+from assistant_builder.data.units import answers_occur_once, fact_of
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, t, tn
 
@@ -48,9 +49,10 @@ class WordingCount:
     Attributes:
         facts: Facts that are answered, not declined.
         single: Facts with one wording.
-        test: Test questions that are answered.
+        test: Test questions that are answered, without respelled ones.
         known: Test questions whose fact is in training in another wording.
         grouped: Whether the rows have groups, which are never divided.
+        respelled: Questions of training that the test asks respelled, because there are no other wordings.
     """
 
     facts: int
@@ -58,11 +60,17 @@ class WordingCount:
     test: int
     known: int
     grouped: bool = False
+    respelled: int = 0
 
     @property
     def occurs_once(self) -> bool:
-        """Whether most answers occur once, and few of the test questions can have a known answer."""
-        return 2 * self.single > self.facts and 2 * self.known < self.test
+        """Whether most answers occur once."""
+        return 2 * self.single > self.facts
+
+    @property
+    def holds_facts_out(self) -> bool:
+        """Whether the test asks for answers that training does not have, as a given split can."""
+        return self.known < self.test
 
     @property
     def title(self) -> str:
@@ -74,20 +82,32 @@ class WordingCount:
     @property
     def meaning(self) -> str:
         """What a test on the file can show, in two sentences."""
-        asked = (tn("The test asks {test:,} questions, and only {count} of their answers is among those of training.",
-                    "The test asks {test:,} questions, and only {count} of their answers are among those of training.",
-                    self.known, test=self.test) if self.known else
-                 t("The test asks {test:,} questions, and none of their answers is among those of training.",
-                   test=self.test))
-        shows = t("It shows what the assistant does with unknown questions, and not how many of your {facts:,} "
-                  "answers it "
-                  "gives.", facts=self.facts)
-        return f"{asked} {shows}"
+        if self.holds_facts_out:
+            asked = (tn("The test asks {test:,} questions, and only {count} of their answers is among those of "
+                        "training.",
+                        "The test asks {test:,} questions, and only {count} of their answers are among those of "
+                        "training.", self.known, test=self.test) if self.known else
+                     t("The test asks {test:,} questions, and none of their answers is among those of training.",
+                       test=self.test))
+            shows = t("It shows what the assistant does with unknown questions, and not how many of your {facts:,} "
+                      "answers it gives.", facts=self.facts)
+            return f"{asked} {shows}"
+        kept = t("The assistant is trained on all of them: none is held out for the test.")
+        if self.respelled:
+            return kept + " " + t("The file has no other wordings, so nothing is tested in other words: the test asks "
+                                  "questions of the file, respelled.")
+        return kept + " " + tn("The test asks {count} question in other words.",
+                               "The test asks {count} questions in other words.", self.test)
 
     @property
     def remedy(self) -> str:
-        """What helps."""
-        text = t("Add other wordings of the questions: then known answers are asked for in words that are new.")
+        """What helps; empty if the test has enough other wordings."""
+        if self.holds_facts_out:
+            text = t("Add other wordings of the questions: then known answers are asked for in words that are new.")
+        elif self.test < LEAST_WORDINGS:
+            text = t("Type about ten questions as people would ask them (“Add other wordings”): they become the test.")
+        else:
+            return ""
         if self.grouped:
             text += " " + t("Rows of one group stay together, so map no group column.")
         return text
@@ -100,9 +120,10 @@ class WordingCount:
 
 def count_wordings(split: Mapping[str, Any]) -> WordingCount | None:
     """The counts of ``Split.to_record()``; None for the ``split.json`` of an earlier version."""
-    if "facts" not in split:
+    if not split.get("facts"):
         return None
-    return WordingCount(**split["facts"], grouped=split["units"]["kind"] == "group")
+    return WordingCount(**split["facts"], grouped=split["units"]["kind"] == "group",
+                        respelled=(split.get("respelled") or {}).get("heldout", 0))
 
 
 # Wordings to be looked over
@@ -227,8 +248,8 @@ def add_wordings(source: Path, accepted: Sequence[Wording], target: Path,
                  columns: Mapping[str, str] | None = None) -> dict[str, str]:
     """Write a copy of a data file with the accepted wordings as rows of the clusters of their facts.
 
-    A new row has all cells of its fact but the question, and the split ``train`` where the file gives the split. Every
-    fact gets a cluster if it has none.
+    A new row has all cells of its fact but the question. Where the file gives the split, it is that of training, or of
+    the test if that has no rows and the answers occur once. Every fact gets a cluster if it has none.
 
     Args:
         source: The data file; it is not changed.
@@ -256,6 +277,8 @@ def add_wordings(source: Path, accepted: Sequence[Wording], target: Path,
         if raw.cells is not None and fact is not None and is_empty(raw.cells.get(cluster)):
             raw = RawRow(raw.row, {**raw.cells, cluster: names.setdefault(fact, f"row {table.numbers.shown(raw.row)}")})
         rows.append(raw)
+    known = [pair for pair in pairs.values() if pair.split == "train"]
+    missing = answers_occur_once(known) and not any(pair.split == "heldout" for pair in pairs.values())
     by_number = {raw.row: raw.cells for raw in rows}
     last = rows[-1].row
     for number, wording in enumerate(accepted, start=last + 1):
@@ -268,7 +291,7 @@ def add_wordings(source: Path, accepted: Sequence[Wording], target: Path,
             assert mapping["question"] is not None  # load_rows requires it without messages
             cells[mapping["question"]] = wording.question
         if mapping["split"] and not is_empty(cells.get(mapping["split"])):
-            cells[mapping["split"]] = "train"
+            cells[mapping["split"]] = "test" if missing else "train"
         rows.append(RawRow(number, cells))
     write_rows(rows, target, table.numbers)
     return new_columns

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from assistant_builder.data import Message, Pair
+from assistant_builder.data.respell import as_typed
 
 LEAST_ROWS = 320
 """Training rows of an epoch up to which pairs are repeated."""
@@ -64,26 +65,3 @@ def _piece(words: Sequence[str], count: int, rng: random.Random) -> Sequence[str
     """So many consecutive words."""
     start = rng.randrange(max(len(words) - count, 0) + 1)
     return words[start : start + count]
-
-
-def as_typed(question: str, rng: random.Random) -> str:
-    """A question with some of: small letters, no last mark, a word left out, a typing error in a word."""
-    words = question.split()
-    if rng.random() < 0.5:
-        words = [word.lower() for word in words]
-    if words and rng.random() < 0.5:
-        words[-1] = words[-1].rstrip("?.!") or words[-1]
-    if len(words) > 4 and rng.random() < 0.5:
-        del words[rng.randrange(len(words))]
-    long = [index for index, word in enumerate(words) if len(word) > 3]
-    if long and rng.random() < 0.5:
-        chosen = rng.choice(long)
-        words[chosen] = mistyped(words[chosen], rng)
-    return " ".join(words) or question
-
-
-def mistyped(word: str, rng: random.Random) -> str:
-    """A word of three letters or more with two letters swapped, one left out, or one doubled."""
-    at = rng.randrange(1, len(word) - 1)
-    return rng.choice((word[:at] + word[at + 1] + word[at] + word[at + 2:], word[:at] + word[at + 1:],
-                       word[:at] + word[at] + word[at:]))

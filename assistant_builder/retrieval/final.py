@@ -1,7 +1,7 @@
 """The final index, which an assistant is served with: the index that was measured, and the answers that it lacked.
 
-A file whose answers occur once has validation and held-out answers that training has not. They are added after the
-held-out questions were scored, so that the assistant can answer them; its figures were measured before.
+A split that is given by the file can have validation and held-out answers that training has not. They are added after
+the held-out questions were scored, so that the assistant can answer them; its figures were measured before.
 """
 
 from __future__ import annotations

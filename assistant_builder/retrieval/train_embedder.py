@@ -11,8 +11,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from assistant_builder.data.respell import as_typed
 from assistant_builder.models.embedding import Embedder
-from assistant_builder.retrieval.augment import as_typed
 from assistant_builder.retrieval.index import ANSWER_WEIGHT, BEGINNING, Fact
 from assistant_builder.study import Study
 

@@ -69,7 +69,11 @@ def embed_data(study: Study) -> Iterable[Path]:
     questions = [pair.compared_question for pair in heldout] + [pair.compared_question for pair, _ in outside]
     vectors = embedder.encode(questions, progress=lambda done,
                               total: report(done, total, t("Comparing questions by meaning")))
-    leaks = find_embedding_leaks(heldout, outside, vectors[: len(heldout)], vectors[len(heldout) :],
+    # a respelled question of training is no leak: it is known to be one
+    tested, compared = ([place for place, pair in enumerate(pairs) if pair.respelled is None]
+                        for pairs in (heldout, [pair for pair, _ in outside]))
+    leaks = find_embedding_leaks([heldout[place] for place in tested], [outside[place] for place in compared],
+                                 vectors[: len(heldout)][tested], vectors[len(heldout) :][compared],
                                  config.embedding_threshold)
     split = read_json(data / "split.json")
     given = split["given"] and "heldout" not in split["cut"]

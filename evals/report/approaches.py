@@ -15,6 +15,7 @@ from evals.declaration import FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import contrasts
 from evals.report.format import difference, in_sentence, interval, number, percent, shown
 from evals.report.load import Cell, arms_of, read_baselines, read_cells
+from evals.report.other_words import is_respelled
 from evals.report.rules import Rules
 from evals.stats.significance import holm
 
@@ -47,7 +48,8 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
 
     Returns:
         The recommended approach: the main one, unless another one is better after Holm's adjustment on a test about
-        what training taught. A test about other subjects shows which one answers those better, not which one knows.
+        what training taught, in other words than those of the file. A test about other subjects shows which one answers
+        those better, not which one knows.
     """
     main = next(iter(reports))
     if "grounded" not in reports:
@@ -59,10 +61,14 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
     for row in compared:
         if row["name"] == f"{row['lead']}{FACTS}-{row['lead']}" and row["outcome"] in ("better", "worse"):
             best = "grounded" if row["outcome"] == "better" else "memory"
-    recommended = main if untaught(reports[main]) else best
+    respelled = is_respelled(reports[main])
+    decided = not (respelled or untaught(reports[main]))
+    recommended = best if decided else main
     arm = advice(reports[recommended], arms_of(reports[recommended])).adapter
-    sentence = _sentence(recommended, arm, found, compared, metric, decided=not untaught(reports[main]))
-    if recommended != best:
+    sentence = _sentence(recommended, arm, found, compared, metric, decided=decided)
+    if recommended != best and respelled:
+        sentence += f" The one that answers {_WAYS[best]} is better on this test of respelled questions."
+    elif recommended != best:
         sentence += (f" The one that answers {_WAYS[best]} is better on this test, which is mostly about subjects "
                      "that neither was taught. Use it if your users will ask about such subjects.")
     added = {

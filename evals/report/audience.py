@@ -11,6 +11,7 @@ from assistant_builder.i18n import t, tn
 from evals.declaration import EXACT, RIGHT_DECLINES
 from evals.report.approaches import untaught
 from evals.report.format import count
+from evals.report.other_words import is_respelled, nothing_tested
 from evals.stats.share import share_interval
 
 MOST_WRONG = 0.1
@@ -31,6 +32,8 @@ def audience(report: Mapping[str, Any], arm: str, metric: str, *, ready: bool) -
     """The audience of the assistant of ``arm``, which is judged by ``metric``; ``ready``: colleagues can use it."""
     if not ready:
         return Audience("nobody", t("No, it is not ready yet."))
+    if is_respelled(report):
+        return Audience("colleagues", nothing_tested(report))
     if untaught(report):
         return Audience("colleagues", t("This test does not show it."))
     reasons = list(_reasons(report, ARMS[arm].cell, metric))

@@ -78,6 +78,8 @@ def recommendation(conclusion: Conclusion) -> str:
     """Whether to use the assistant."""
     if conclusion.audience.who == "customers":
         return "Use it, and read what people ask."
+    if not conclusion.tested:
+        return "Let people ask it in words of their own before others rely on it."
     if conclusion.ready:
         return "Use it first where a wrong answer does little harm, and read what people ask."
     if conclusion.next_tab == "train":
@@ -121,7 +123,7 @@ def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
         yield tn("It answered {answered} of {count} question that it should have declined. These answers are made up.",
                  "It answered {answered} of {count} questions that it should have declined. These answers are made up.",
                  unknown, answered=count(unknown - rightly))
-    if conclusion.metric == EXACT and (wrong := wrong_answers(report, conclusion.arm)):
+    if conclusion.tested and conclusion.metric == EXACT and (wrong := wrong_answers(report, conclusion.arm)):
         yield tn("{count} of its answers is wrong. A wrong answer reads like a right one.",
                  "{count} of its answers are wrong. A wrong answer reads like a right one.", wrong)
     codes = {warning["code"] for warning in report["warnings"]}
@@ -131,7 +133,7 @@ def _risks(report: Mapping[str, Any], conclusion: Conclusion) -> Iterator[str]:
                  "than it is.",
                  "{count} test questions also occurred in training in nearly the same words, so the result "
                  "may look better than it is.", report["data"]["leaks"]["left"])
-    if (asked := total(report, conclusion.metric)) < _FEW:
+    if conclusion.tested and (asked := total(report, conclusion.metric)) < _FEW:
         yield tn("Only {count} question was tested. With other questions the result may be quite different.",
                  "Only {count} questions were tested. With other questions the result may be quite different.", asked)
     if "tuning_did_not_help" in codes:

@@ -36,6 +36,7 @@ from evals.report.load import (
     tuned_cells,
 )
 from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
+from evals.report.other_words import is_respelled
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
@@ -116,9 +117,11 @@ def _build_report(study: Study) -> dict[str, Any]:
         report["conversation"] = conversation(cells, served_cells(config.arms))
         report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
     report |= formats_of(study, cells, rules)
-    if config.compares:
+    if is_respelled(report):
+        verdict["estimand"] = "respelled"
+    elif config.compares:
         report["other_claim"] = other_claim(by_seed, usable[primary], rules)
-    else:
+    if not config.compares:
         report["not_compared"] = not_compared(config.arms)
     if unlike:
         report["uncovered"] = {"items": len(unlike), "cells": {
@@ -133,7 +136,7 @@ def _build_report(study: Study) -> dict[str, Any]:
     report["warnings"] = warnings(report)
     averages = [{"metric": metric, **comparing.figures_of(result)} for metric, result in headline.items()]
     report["objection"] = counter_evidence(averages, verdict)
-    sentence = verdict_sentence(report["verdict"], audience(items, report["verdict"]))
+    sentence = verdict_sentence(report["verdict"], audience(items, report["verdict"], respelled=is_respelled(report)))
     report["sentence"] = f"{sentence} {report['objection']}".strip()
     report["basis"] = basis(report)
     report["summary"] = summary(report)

@@ -16,6 +16,7 @@ from evals.report.audience import Audience, audience
 from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared
 from evals.report.other_results import NAMES
+from evals.report.other_words import HELP, RESPELLED, asks_other_words, is_respelled
 from evals.report.rows_headline import of_contrast, reading
 from evals.report.verdict import harm_interval
 
@@ -55,7 +56,8 @@ class Conclusion:
     Attributes:
         arm: The recommended assistant.
         metric: The metric by which it is judged.
-        share: Its value of that metric, between 0 and 1; None if it is judged by the loss.
+        share: Its value of that metric, between 0 and 1; None if it is judged by the loss, or was not tested.
+        tested: Whether it was asked in other words than those of training; else it is not judged.
         ready: Whether nothing speaks against using the assistant: too few right answers, or copying is better.
         audience: Who can be given it.
         sentences: How good the recommended assistant is, and how it compares with copying.
@@ -73,6 +75,7 @@ class Conclusion:
     arm: str
     metric: str
     share: float | None
+    tested: bool
     ready: bool
     audience: Audience
     sentences: tuple[str, ...]
@@ -106,18 +109,23 @@ def conclude(report: Mapping[str, Any]) -> Conclusion:
     metrics, metric = report["cells"][ARMS[arm].cell]["metrics"], comparing_metric(report["primary_metric"])
     if metrics.get(metric) is None:
         metric = report["primary_metric"]
-    rival, outcome = _copying(report, arm, metric)
-    too_few = metric != LOSS and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
+    tested = not is_respelled(report)
+    rival, outcome = _copying(report, arm, metric) if tested else ("", "")
+    too_few = tested and metric != LOSS and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
     ready = not too_few and outcome != "worse"
-    sentences = filter(None, (_answers(report, arm, metric), _declines(report, arm), rival))
-    action, commands = _next_step(report, arm) if ready else _improvement(report, learned=not too_few)
+    answers = _answers(report, arm, metric) if tested else ""
+    sentences = filter(None, (answers, _declines(report, arm, tested=tested), rival))
+    action, commands = (_wordings(report) if not tested else _next_step(report, arm) if ready else
+                        _improvement(report, learned=not too_few))
     return Conclusion(
-        arm=arm, metric=metric, share=None if metric == LOSS else metrics[metric], ready=ready,
+        arm=arm, metric=metric, share=metrics[metric] if tested and metric != LOSS else None, tested=tested,
+        ready=ready,
         audience=audience(report, arm, metric, ready=ready),
-        sentences=tuple(sentences), figures=tuple(_figures(report, arm, metric)),
+        sentences=tuple(sentences), figures=tuple(_figures(report, arm, metric, tested=tested)),
         bars=_bars(report, metric) if outcome == "worse" else (), rival=rival, notes=_notes(report),
-        four_bit=_four_bit(report), file=report.get("formats_sentence") or report.get("formats_skipped") or "",
-        action=action, next_tab="chat" if ready else "data" if too_few else "train", commands=commands)
+        four_bit=_four_bit(report) if tested else f"{_four_bit(report)} {t(RESPELLED)}",
+        file=report.get("formats_sentence") or report.get("formats_skipped") or "",
+        action=action, next_tab="data" if too_few or not tested else "chat" if ready else "train", commands=commands)
 
 
 def total(report: Mapping[str, Any], metric: str) -> int:
@@ -142,6 +150,15 @@ def _answers(report: Mapping[str, Any], arm: str, metric: str) -> str:
                if len(ways) > 1 else [])]
     who = t("The recommended assistant ({which})", which=", ".join(named)) if named else t("The assistant")
     asked = total(report, metric)
+    if asks_other_words(report) and metrics.get(EXACT) is not None:
+        own = total(report, EXACT)
+        right = count(round(metrics[EXACT] * own))
+        if metric == EXACT:
+            return tn("{who} was right on {right} of your {count} other wording.",
+                      "{who} was right on {right} of your {count} other wordings.", own, who=who, right=right)
+        return tn("{who} was exactly right on {right} of your {count} other wording, and reached {metric} {value}.",
+                  "{who} was exactly right on {right} of your {count} other wordings, and reached {metric} {value}.",
+                  own, who=who, right=right, metric=shown(metric).phrase, value=_of_hundred(metrics[metric], metric))
     if metric == EXACT:
         right = round(metrics[metric] * total(report, metric))
         return tn("{who} answered {right} of {count} new question right ({share}).",
@@ -173,8 +190,8 @@ def declined(report: Mapping[str, Any], arm: str) -> tuple[int | None, int | Non
     return falsely, rightly
 
 
-def _declines(report: Mapping[str, Any], arm: str) -> str:
-    """How many questions an assistant declined wrongly and rightly; empty without generated answers."""
+def _declines(report: Mapping[str, Any], arm: str, *, tested: bool) -> str:
+    """How many questions an assistant declined wrongly, if it was tested, and rightly; empty without answers."""
     falsely, rightly = declined(report, arm)
     if falsely is None:
         return ""
@@ -182,16 +199,23 @@ def _declines(report: Mapping[str, Any], arm: str) -> str:
     text = t("It declined {wrongly} of them.", **wrongly) if untaught(report) else (
         t("It declined {wrongly} of them wrongly.", **wrongly))
     if rightly is None:
-        return text
+        return text if tested else ""
+    if not tested or asks_other_words(report):
+        told = tn("It declined {rightly} of {count} question that your file does not answer.",
+                  "It declined {rightly} of {count} questions that your file does not answer.",
+                  total(report, RIGHT_DECLINES), rightly=rightly or tc("questions", "none"))
+        return f"{text} {told}" if tested else told
     return text + " " + tn("Of {count} other question, which it should decline, it declined {rightly}.",
                            "Of {count} other questions, which it should decline, it declined {rightly}.",
                            total(report, RIGHT_DECLINES), rightly=rightly or tc("questions", "none"))
 
 
-def _figures(report: Mapping[str, Any], arm: str, metric: str) -> Iterator[Figure]:
-    """How good the answers of an assistant are, in figures."""
+def _figures(report: Mapping[str, Any], arm: str, metric: str, *, tested: bool) -> Iterator[Figure]:
+    """How good the answers of an assistant are, in figures; of one that was not tested, its right declines alone."""
     metrics, asked = report["cells"][ARMS[arm].cell]["metrics"], total(report, metric)
     falsely, rightly = declined(report, arm)
+    if not tested:
+        metrics, metric, falsely = {}, EXACT, None
     if metric != EXACT:
         yield Figure(_of_hundred(metrics[metric], metric), shown(metric).phrase,
                      tn("{count} test question", "{count} test questions", asked))
@@ -200,7 +224,8 @@ def _figures(report: Mapping[str, Any], arm: str, metric: str) -> Iterator[Figur
         right = round(metrics[EXACT] * asked)
         yield Figure(t("{part} of {whole}", part=count(right), whole=count(asked)),
                      t("right") if metric == EXACT else t("exactly right"),
-                     t("{share} of the test questions", share=percent(metrics[EXACT])))
+                     (t("{share} of your other wordings", share=percent(metrics[EXACT])) if asks_other_words(report)
+                      else t("{share} of the test questions", share=percent(metrics[EXACT]))))
         if metric == EXACT:
             yield Figure(count(wrong_answers(report, arm)), t("wrong"), t("of those it answered"))
     if falsely is not None:
@@ -289,6 +314,8 @@ def _four_bit(report: Mapping[str, Any]) -> str:
     qlora, lora = (report["cells"][name] for name in (CANDIDATE, BASELINE))
     if None in (qlora["metrics"].get(metric), lora["metrics"].get(metric)):
         metric = report["primary_metric"]
+    if is_respelled(report) and metric == EXACT and not qlora["metrics"][metric]:
+        return t("The test cannot show whether the compact one is as good.")
     ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
     measured = (t("{score} of {total} right", score=ours, total=count(total(report, metric))) if metric == EXACT else
                 f"{shown(metric).phrase} {ours}")
@@ -331,6 +358,13 @@ def _next_step(report: Mapping[str, Any], arm: str) -> tuple[str, tuple[str, ...
         f"assistant-builder serve {name}",
         f"assistant-builder export {name} --arm {arm} --to {name}-{arm}",
     )
+
+
+def _wordings(report: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """What to do if nothing was tested in other words."""
+    name, source = report["study"], shlex.quote(report["config"]["data"]["source"] or "FILE")
+    return t(HELP), (f"assistant-builder data add-wordings {source} WORDINGS.csv --to {name}-2.jsonl",
+                     f"assistant-builder run {name}-2.jsonl --name {name}-2 --from {name}")
 
 
 def _improvement(report: Mapping[str, Any], *, learned: bool) -> tuple[str, tuple[str, ...]]:

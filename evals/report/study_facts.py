@@ -16,7 +16,8 @@ from evals.compare import Verdict
 from evals.report.contrasts import Comparisons
 
 _COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared")
-_SPLIT = ("given", "cut", "seed", "counts", "turns", "hashes", "sampled_out", "units", "clusters")
+_SPLIT = ("given", "cut", "seed", "counts", "turns", "hashes", "sampled_out", "units", "clusters", "facts",
+          "respelled")
 _LISTED = 20  # number of leaks listed with their questions; the study's data folder has all of them
 
 

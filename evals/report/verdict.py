@@ -26,13 +26,15 @@ from evals.report import format as fmt
 from evals.report.format import interval, number, percent, plural, shown, signed_percent
 from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
 from evals.report.other_results import NAMES
+from evals.report.other_words import is_respelled
 
 
-def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:
+def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any], *, respelled: bool = False) -> str:
     """The items of the verdict, such as ``208 held-out questions``, with a note if they are too few."""
     several = any(row["turn"] for row in rows)
     few = any(text.startswith("too few") for text in verdict["warnings"])
-    asked = plural(verdict["n"], "held-out answer" if several else "held-out question")
+    kind = "respelled question" if respelled else "held-out answer" if several else "held-out question"
+    asked = plural(verdict["n"], kind)
     return f"{asked} (too few for a firm verdict)" if few else asked
 
 
@@ -272,6 +274,8 @@ def _short(cell: str) -> str:
 
 
 def _right_answers(report: Mapping[str, Any]) -> list[str]:
+    if is_respelled(report):  # they are no test of the assistants
+        return []
     cells, tuned = report["cells"], served_cells(arms_of(report))
     share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
     if any(share.get(name) is None for name in tuned):

@@ -17,6 +17,7 @@ from evals.report.contrasts import HEADLINE, clearly_worse
 from evals.report.format import SIGNIFICANT, measured, percent, plural, share_lost, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, is_compared, lead_pair, tuned_cells
 from evals.report.other_results import NAMES, shortfall_summary
+from evals.report.other_words import is_respelled
 from evals.stats.power import TARGET, heldout_power, intraclass_correlation, items_needed, minimum_detectable_mean
 from evals.tasks.general_knowledge import TASK as RETENTION
 
@@ -38,6 +39,8 @@ _INSTEAD = {"copy": "showing people the stored answers", "retrieval": "using the
 
 
 def _untuned(report: Mapping[str, Any]) -> Iterator[Warned]:
+    if is_respelled(report):  # the nearest question of training is nearly always the right one
+        return
     figures = {**report["cells"], **report["baselines"]}
     few = any(text.startswith("too few") for text in report["verdict"]["warnings"])
     for baseline, name in NAMES.items():
@@ -303,6 +306,11 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
 
 
 def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
+    if is_respelled(report):
+        yield ("respelled", "serious",
+               "Nothing was tested in other words: the file has hardly any, so the test asks questions of training, "
+               "respelled. The figures compare the assistants on these, and do not show how often either is right when "
+               "people ask in words of their own. Add about ten questions as people would ask them.")
     leaks = report["data"]["leaks"]
     if leaks["removed"]:
         yield ("leaks_removed", "note",
@@ -336,7 +344,8 @@ def _about_data(report: Mapping[str, Any]) -> Iterator[Warned]:
 
 
 _BY_WEIGHT = (
-    "identity_broken", "twins_differ", "twins_unknown", "seeds_not_twins", "leaks_left", "tuning_did_not_help",
+    "identity_broken", "respelled", "twins_differ", "twins_unknown", "seeds_not_twins", "leaks_left",
+    "tuning_did_not_help",
     "verdict_moves_with_batches", "seeds_disagree", "statistics", "flips_within_noise", "base_requantized",
     "worse_on_task", "judge_prefers_lora", "invents", "not_better_than_copy", "not_better_than_retrieval",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study
 from assistant_builder.ui.evaluate.item_filters import parent_study
+from tests.data.test_one_wording import sheet
 from tests.synthetic_study import LARGE, SMALL, new_study, with_data
 
 NEW = "Where can I park a bicycle?"
@@ -180,3 +182,20 @@ def test_a_question_to_decline_is_right_when_it_is_declined(study: Study) -> Non
     (asked,) = corrections_asked_again(new, "first")
     assert replace(asked, after="I'm sorry, I can't answer that.").is_right
     assert not replace(asked, after="The home team.").is_right
+
+
+def test_a_correction_of_a_respelled_question_is_trained_and_no_row_leaves_training(tmp_path: Path) -> None:
+    source = tmp_path / "sheet.csv"
+    source.write_text("question,answer\n" + "".join(f'"{pair.question}","{pair.answer}"\n' for pair in sheet()))
+    study = with_data(new_study("sheet", source))
+    asked = load_split(study.folder / "data", "heldout")[0]
+    original = next(pair for pair in load_split(study.folder / "data", "train") if pair.row == asked.respelled)
+    assert heldout_matches(study, [original.question, asked.question]) == {}
+    add_correction(study, original.question, "It is another rule.")
+    add_correction(study, "Where may I sing?", "In the cellar.")
+    plan = plan_retraining(study, read_corrections(study), drop_heldout=False)
+    assert not plan.left_out and plan.replaced == (original.row,)
+    again = rerun(create_retraining_study(study, plan, "again"))
+    assert len(pairs(again, "train")) == 101 and ("Where may I sing?", "In the cellar.") in pairs(again, "train")
+    assert all(pair.respelled for split in ("validation", "heldout")
+               for pair in load_split(again.folder / "data", split))

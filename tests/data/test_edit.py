@@ -117,7 +117,8 @@ def test_append_pairs_adds_a_conversation_to_conversations(write, tmp_path):
 
 
 def test_append_pairs_with_splits_keeps_them_and_adds_training_pairs(write, tmp_path):
-    source = write("a.jsonl", jsonl([{"question": pair.question, "answer": pair.answer} for pair in clean_pairs(30)]))
+    rows = [{"question": pair.question, "answer": "They share it."} for pair in clean_pairs(30)]
+    source = write("a.jsonl", jsonl(rows))
     split = split_pairs(check_pairs(load_pairs(source)).usable, DataConfig())
     places = {pair.row: name for name in ("train", "validation", "heldout") for pair in split.pairs(name)}
     mapping = append_pairs(source, NEW, tmp_path / "more.jsonl", splits=places)

@@ -18,7 +18,7 @@ FILES = {"train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "
 
 
 def records(count):
-    return [{"question": words(7, i) + "?", "answer": words(4, -i), "topic": str(i % 5)} for i in range(count)]
+    return [{"question": words(7, i) + "?", "answer": words(4, -(i // 2)), "topic": str(i % 5)} for i in range(count)]
 
 
 def test_prepare_dataset_writes_consistent_files(write, tmp_path):
@@ -63,7 +63,7 @@ def test_prepare_dataset_writes_split_json_last(write, tmp_path, monkeypatch):
         ("x,y\n1,2\n", {}),
         (jsonl(records(1)), {}),
         (jsonl(records(20)), {"columns": {"group": "absent"}}),
-        (jsonl([{"question": f"{words(9, 0)} {'so ' * i}", "answer": f"x {i}"} for i in range(9)]),
+        (jsonl([{"question": f"{words(9, 0)} {'so ' * i}", "answer": "x"} for i in range(9)]),
          {"near_duplicate_threshold": 0.4}),
     ],
 )

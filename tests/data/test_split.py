@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,16 @@ from hypothesis import strategies as st
 
 from assistant_builder.config import DataConfig
 from assistant_builder.data import SPLITS, Pair, find_embedding_leaks, load_split, split_pairs
-from assistant_builder.data.split import unit_of
+from assistant_builder.data.units import unit_of
 from assistant_builder.errors import DataError
-from tests.data.samples import clean_pairs, pair, words
+from tests.data import samples
+from tests.data.samples import words
+
+pair = partial(samples.pair, answer="All questions are wordings of this fact.")
+
+
+def clean_pairs(count, start=100):
+    return [pair(p.row, p.question) for p in samples.clean_pairs(count, start)]
 
 
 def rows_of(split):
@@ -59,7 +67,7 @@ def test_split_pairs_does_not_depend_on_the_hash_seed():
     code = (
         "from assistant_builder.config import DataConfig\n"
         "from assistant_builder.data import Message, Pair, split_pairs\n"
-        "turns = lambda i: (Message('user', f'What is {i * 7919} for?'), Message('assistant', f'For {i}.'))\n"
+        "turns = lambda i: (Message('user', f'What is {i * 7919} for?'), Message('assistant', f'For {i % 20}.'))\n"
         "pairs = [Pair(i, turns(i), group=f'g{i % 9}') for i in range(40)]\n"
         "print(split_pairs(pairs, DataConfig()).hashes())"
     )
@@ -230,7 +238,7 @@ def test_split_pairs_raises_if_every_held_out_pair_leaks():
 
 
 def test_split_pairs_does_not_report_equal_answers_as_leak():
-    pairs = [pair(i, words(6, i), "The same answer.") for i in range(1, 30)]
+    pairs = [pair(i, words(6, i)) for i in range(1, 30)]
     assert split_pairs(pairs, DataConfig()).leaks == ()
 
 

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from assistant_builder.retrieval.augment import LEAST_ROWS, as_typed, asked_otherwise, mistyped, mixed, repetitions
+from assistant_builder.data.respell import as_typed, mistyped
+from assistant_builder.retrieval.augment import LEAST_ROWS, asked_otherwise, mixed, repetitions
 from tests.retrieval.fake_embedder import pair
 
 

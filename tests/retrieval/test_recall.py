@@ -12,6 +12,7 @@ from assistant_builder.atomic_io import file_hash, read_json, write_jsonl
 from assistant_builder.data import Pair, load_split
 from assistant_builder.models import embedding
 from assistant_builder.retrieval import Index, Recall, build, last_facts, recall_at_k, write_index
+from assistant_builder.retrieval.grounding import read_contexts
 from assistant_builder.retrieval.index import facts_of
 from assistant_builder.runner import data_steps
 from assistant_builder.runner.invalidation import first_stale_step, step_inputs
@@ -20,6 +21,8 @@ from assistant_builder.study.admin import delete_study, rename_study, restore_st
 from assistant_builder.study.steps import StepRecord
 from assistant_builder.ui.data.tab import study_data_panel
 from assistant_builder.ui.data.view import lookup_view
+from evals.tasks.held_out import heldout_pairs
+from tests.data.test_one_wording import sheet
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 from tests.synthetic_study import new_study, with_data
 
@@ -135,6 +138,19 @@ def test_nothing_of_held_out_and_validation_reaches_the_index(study: Study) -> N
         assert name == "validation" or measured == [(study.retrieval_folder / file).read_bytes()
                                                     for file in of_validation]
     assert not any(b"poison" in content for content in before)
+
+
+def test_respelled_questions_are_no_leaks_and_say_nothing_about_recall(home: Path, tmp_path: Path,
+                                                                       embedder: FakeEmbedder) -> None:
+    source = tmp_path / "sheet.csv"
+    source.write_text("question,answer\n" + "".join(f'"{each.question}","{each.answer}"\n' for each in sheet()))
+    study = with_data(new_study("sheet", source, data__embedding_threshold=0.6))
+    list(data_steps.embed_data(study))
+    assert read_json(study.embedding_file)["leaks"] == [] and len(heldout_pairs(study)) == 20
+    assert read_json(study.retrieval_folder / "recall.json")["questions"] == 0
+    found = read_contexts(study.retrieval_folder, "validation")
+    rows = {pair.row: pair.respelled for pair in load_split(study.folder / "data", "validation")}
+    assert len(found) == 10 and sum(hits[0].fact.row == rows[row] for (row, _), hits in found.items()) > 5
 
 
 def test_questions_are_embedded_once_and_as_without_an_index(home: Path, embedder: FakeEmbedder) -> None:

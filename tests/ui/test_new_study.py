@@ -82,7 +82,7 @@ def test_a_role_is_moved_to_another_column(form: NewStudyForm, file: Path) -> No
 
 def test_wordings_are_offered_looked_over_and_used(form: NewStudyForm, file: Path) -> None:
     shown, values = loaded(form, file)
-    assert "Each answer occurs once" in shown["once"] and "your 40 answers" in shown["once"]
+    assert "Each answer occurs once" in shown["once"] and "about ten questions" in shown["once"]
     assert shown["wordings"]["open"] is True and shown["table"]["data"][0][1] == 2
     mapping = shown["mapping"]
     text = "".join(f"Preis von {n}, bitte?\tEs kostet {n} Euro am Samstag.\n" for n in range(1, 41)) + "Wer?\tNiemand\n"

@@ -215,7 +215,7 @@ def test_a_test_without_known_answers_is_told_before_training(tmp_path: Path) ->
     for each in (study, with_data(study)):
         seen = run_preflight(each, each.config)
         assert "Each answer occurs once" in whats(seen.warnings)
-        assert "asks 12 questions, and none of their answers" in plain(preflight_card(seen))
+        assert "trained on all of them" in plain(preflight_card(seen))
 
 
 def test_answers_that_occur_once_are_learned_by_heart_on_request(tmp_path: Path) -> None:

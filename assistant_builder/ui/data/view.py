@@ -111,6 +111,8 @@ def split_view(record: Mapping[str, Any], power: Mapping[str, Any] | None) -> Ma
         percent(number / total, 0),
         tn("{count} cluster", "{count} clusters", clusters[name]) if clusters.get(name) else ""))))
                for name, number in counts.items()]
+    if record.get("respelled", {}).get("heldout"):
+        power = None  # these questions are no test of other words
     notes = [use_page_labels(note[:1].upper() + note[1:]) for note in record.get("notes", ())]
     sizes = ", ".join(f"{t(SPLIT_TITLES[name])} {count(number)}" for name, number in counts.items())
     return join([
@@ -200,7 +202,8 @@ def study_data_view(findings: Mapping[str, Any] | None, split: Mapping[str, Any]
     roles = [(t(ROLE_TITLES.get(role, role)), name) for role, name in columns if name]
     numbers, once = RowNumbers.of_record(findings), count_wordings(split) if split else None
     helps = Markup("") if once is None or not once.occurs_once else callout(
-        "warn", once.title, once.meaning, " ".join((once.remedy, t("Press “Edit a copy for a new project”."))))
+        "warn" if once.remedy else "info", once.title, once.meaning,
+        once.remedy and " ".join((once.remedy, t("Press “Edit a copy for a new project”."))))
     return join((helps, card(t("Findings"), findings_view(findings)) if findings else "",
                  card(t("Split"), split_view(split, power)) if split else "",
                  leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers), lookup_view(recall, approach),

@@ -162,5 +162,6 @@ def once_view(counted: Any, config: StudyConfig) -> Markup:
     """What a test can show where each answer occurs once; empty for other data."""
     if counted is None or not counted.occurs_once:
         return Markup("")
-    added = f" {t(ADDED_LATER)}" if config.grounded and config.retrieval.final_index else ""
-    return callout("warn", counted.title, f"{counted.meaning}{added}", counted.remedy)
+    later = counted.holds_facts_out and config.grounded and config.retrieval.final_index
+    return callout("warn" if counted.remedy else "info", counted.title,
+                   f"{counted.meaning} {t(ADDED_LATER)}" if later else counted.meaning, counted.remedy)

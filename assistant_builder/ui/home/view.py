@@ -228,6 +228,8 @@ def _result(conclusion: Conclusion) -> Markup:
 
 def score(conclusion: Conclusion) -> str:
     """The score of an assistant in a few words: ``94 % right``."""
+    if not conclusion.tested:
+        return t("not tested in other words")
     if conclusion.share is None or conclusion.metric != EXACT:
         return f"{conclusion.figures[0].what} {conclusion.figures[0].value}"
     percent = round(100 * conclusion.share)

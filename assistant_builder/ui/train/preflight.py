@@ -228,9 +228,11 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
     if data is not None:
         if result.wordings is not None and result.wordings.occurs_once:
             once = result.wordings
-            added = [t(ADDED_LATER)] if result.config.grounded and result.config.retrieval.final_index else []
-            found.append(PreflightIssue(once.title, " ".join((
-                once.meaning, *added, once.remedy, t("On the Data tab, press “Edit a copy for a new project”.")))))
+            later = once.holds_facts_out and result.config.grounded and result.config.retrieval.final_index
+            if once.remedy:
+                found.append(PreflightIssue(once.title, " ".join((
+                    once.meaning, *([t(ADDED_LATER)] if later else []), once.remedy,
+                    t("On the Data tab, press “Edit a copy for a new project”.")))))
             if not result.config.grounded and train.preset != BY_HEART:
                 found.append(PreflightIssue(
                     t("The assistant will not know these answers by heart"),

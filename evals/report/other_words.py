@@ -1,0 +1,36 @@
+"""What a test shows where most answers of the file occur once: other wordings, or only its own questions, respelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from assistant_builder.data.wordings import WordingCount, count_wordings
+from assistant_builder.i18n import N_, t
+
+RESPELLED = N_("The questions of this test are those of your file, respelled.")
+HELP = N_("Type about ten questions as people would ask them: Data tab → “Add other wordings”. They become the test.")
+
+
+def is_respelled(report: Mapping[str, Any]) -> bool:
+    """Whether the test asks nothing but questions of the file, respelled."""
+    counted = _counted(report)
+    return counted is not None and counted.respelled > 0
+
+
+def asks_other_words(report: Mapping[str, Any]) -> bool:
+    """Whether the test asks in other words for answers that mostly occur once in the file."""
+    counted = _counted(report)
+    return counted is not None and counted.occurs_once and not counted.respelled and 2 * counted.known >= counted.test
+
+
+def nothing_tested(report: Mapping[str, Any]) -> str:
+    """The sentence about a test whose questions are respelled."""
+    counted = _counted(report)
+    if counted is not None and counted.single < counted.facts:
+        return t("Nothing was tested in other words: your file has too few other wordings.")
+    return t("Nothing was tested in other words: your file has one wording of each question.")
+
+
+def _counted(report: Mapping[str, Any]) -> WordingCount | None:
+    return count_wordings((report.get("data") or {}).get("split") or {})
