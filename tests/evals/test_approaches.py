@@ -189,19 +189,30 @@ def test_the_facts_in_a_prompt_are_listed_with_the_answers() -> None:
     assert "The wicker one." in render_markdown(report)
 
 
-def test_the_report_names_a_rule_that_is_left_out_at_its_top() -> None:
+def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fact() -> None:
     study = both({"copy": 8, "lora+facts": 9, "qlora+facts": 9})
-    for cell in (LORA.cell, QLORA.cell):
+    counts = {"items": 9, "to_decline": 4, "right": {"0": 8, "1": 8, "4": 7}, "declined": {"0": 3, "1": 3, "4": 2},
+              "follow_ups": {"right": 0, "items": 0}}
+    answers = 0
+    for arm, cell in (("lora", LORA.cell), ("qlora", QLORA.cell)):
         folder = study.cell_folder(cell)
         samples = read_jsonl(folder / "samples.jsonl")
         for place, sample in enumerate(samples):
-            sample |= {"generated": sample["answer"], "confidence": place / len(samples)}
+            fact = {"row": 1, "question": sample["question"], "answer": sample["reference"]}
+            sample |= {"generated": f"Not {sample['reference']}" if place == 0 else sample["answer"],
+                       "confidence": 0.9, "sources": [fact], "answer": sample["reference"], "declined": False}
+        answers += len(samples)
         write_jsonl(folder / "samples.jsonl", samples)
-        write_json(folder / "scores.json", {**read_json(folder / "scores.json"), "rule_left_out": 0.9})
+        write_json(folder / "scores.json", {**read_json(folder / "scores.json"), "conversation": counts})
+        write_json(study.arm_folder(arm) / "decline.json", {
+            "inputs": {}, "rule": {"own_words": True}, "shown": 20, "verbatim": 19})
     write_report(study)
     report = read_json(study.folder / "report.json")
-    start = "Compact (QLoRA, 4-bit): the rule for declining is not"
-    notes = [note for note in conclude(report).notes if note.startswith(start)]
-    assert len(notes) == 1 and "it declined 90.0%" in notes[0]
-    assert notes[0] in render_html(report).split("<nav")[0]
-    assert report["risk_coverage"]["cells"]["Q4"]["left_out"] == 0.9
+    assert report["conversation"]["after_turns"] == {"0": 8 / 9, "1": 8 / 9, "4": 7 / 9}
+    assert report["conversation"]["follow_ups"] is None
+    words = report["not_verbatim"]
+    assert (words["shown"], words["right"], words["answers"]) == (0, 0, answers)
+    assert words["generated"] >= 2 and words["own_words"] and words["validation"] == {"shown": 40, "verbatim": 38}
+    for text in (render_html(report), render_markdown(report)):
+        assert "8 are answered exactly right alone, and 8 and 7 after 1 and 4 questions about something else" in text
+        assert "38 of 40 answers were word for word a fact, so other answers are replaced" in text
