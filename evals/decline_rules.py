@@ -31,6 +31,7 @@ from assistant_builder.retrieval.decline import (
 from assistant_builder.retrieval.grounding import supporting
 from assistant_builder.retrieval.index import facts_of
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from evals.cells import Variant, load_cells
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retr
             answers: dict[int, list[int]] = {}
             scorer = reader(cell.model, prompter, study.config.eval.batch_size)
             scorer.run([(prompt, ()) for prompt in prompts],
-                       max_new_tokens=min(FIRST_TOKENS, study.config.eval.max_new_tokens),
+                       max_new_tokens=min(FIRST_TOKENS, answer_limit(study)),
                        on_scores=lambda scores: None, on_answers=answers.update)
             certainties = scorer.certainties
             texts = {index: prompter.decode(ids) for index, ids in answers.items()}
@@ -99,7 +100,7 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
     return {"adapter": read_json(study.arm_folder(run) / "summary.json")["adapter_sha256"],
             "validation": file_hash(study.split_file("validation")),
             "retrieval": study.config.retrieval.model_dump(mode="json", exclude={"sources_in_endpoint", "final_index"}),
-            "max_new_tokens": study.config.eval.max_new_tokens,
+            "max_new_tokens": answer_limit(study),
             "index": {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}}
 
 

@@ -41,6 +41,7 @@ from assistant_builder.retrieval.decline import (
     rule_of,
 )
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import FORMATS
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
@@ -155,7 +156,7 @@ class _FormatScoring:
             self._conversations[str(item["item"])] = messages
         self._common = {
             "code": __version__, "items": file_hash(tasks), "compute_dtype": self._config.eval.compute_dtype,
-            "similarity": self._config.eval.similarity, "max_new_tokens": self._config.eval.max_new_tokens}
+            "similarity": self._config.eval.similarity, "max_new_tokens": answer_limit(self._study)}
         self.pending = {arm: found for arm in self._config.arms
                         if (found := [type for type in self._config.file_types(arm) if not self._done(arm, type)])}
 
@@ -242,7 +243,7 @@ class _FormatScoring:
 
     def _answer(self, path: Path, title: str) -> _Answers:
         """Check the file's prompts and answer all of them with llama.cpp."""
-        limit = self._config.eval.max_new_tokens
+        limit = answer_limit(self._study)
         prompts = [self._prompter.split_ids(item["prompt"], item["target"])[0] for item in self._items]
         options: dict[str, Any] = {"stop_ids": self._prompter.stop_ids, "logprobs": self._config.grounded}
         timed = evenly_spaced(range(len(prompts)), TIMED)

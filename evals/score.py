@@ -23,6 +23,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence, evidence_of
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, base_of, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, HeldOut, freeze
@@ -290,7 +291,7 @@ class _Scoring:
         from evals.lm_eval_model import StudyLM
 
         return StudyLM(cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation),
-                       batch_size=batch_size, max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks,
+                       batch_size=batch_size, max_new_tokens=answer_limit(self.study), fixed_blocks=fixed_blocks,
                        answering=True, certain=bool(self.rules), observer=observer,
                        tick=lambda kind, items: self.clock.tick(counted(kind), items))
 
@@ -316,6 +317,6 @@ class _Scoring:
     def _retrieval_prompts(self) -> tuple[list[str], list[list[Neighbour]]]:
         context = read_config(self.base).get("max_position_embeddings")
         longest = min(context, _LONGEST_PROMPT) if isinstance(context, int) else _LONGEST_PROMPT
-        found = [retrieval_prompt(item, near, self.prompter, longest - self.config.max_new_tokens)
+        found = [retrieval_prompt(item, near, self.prompter, longest - answer_limit(self.study))
                  for item, near in zip(self.items, self._neighbours, strict=True)]
         return [prompt for prompt, _ in found], [kept for _, kept in found]

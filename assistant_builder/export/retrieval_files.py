@@ -81,7 +81,7 @@ def write_retrieval(study: Study, arm: str, folder: Path, prompter: ChatTokenize
 def grounding_record(study: Study, arm: str, embedder: dict[str, str], prompter: ChatTokenizer,
                      context: int) -> dict[str, Any]:
     """Content of ``grounding.json``: all that is needed to answer as in the study, apart from index and weights."""
-    config, grounder = study.config, Grounder.of(study.config, prompter)
+    config, grounder = study.config, Grounder.of(study, prompter)
     rule = rule_of(study.arm_folder(arm) / FILE)
     taught = {pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable}
     return {

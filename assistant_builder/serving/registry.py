@@ -167,8 +167,7 @@ def is_long(messages: Sequence[Message]) -> bool:
 
 def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimits:
     """The limits of a study's assistants; reads the tokenizer of its base."""
-    config = study.config
-    model = config.model
+    model = study.config.model
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     # two processes, so that a prompt of megabytes, which takes seconds, does not delay short ones
@@ -183,5 +182,5 @@ def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimit
         for process in processes:
             process.close()
 
-    most_tokens = context_tokens([config], context_length(folder), context) - 1
+    most_tokens = context_tokens(study, context_length(folder), context) - 1
     return PromptLimits(count, most_tokens, default_system_prompt(study), end)
