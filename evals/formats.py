@@ -227,7 +227,8 @@ class _FormatScoring:
         samples = [sample_record(item, answer=text, target=target, scores=found, taught=self._taught)
                    for item, text, target, found in zip(self._items, texts, likelihoods.targets, scores, strict=True)]
         for sample, text, sure, completion in zip(samples, generated, confidence, answers.completions, strict=True):
-            sample |= {"finish": completion.finish, **({} if rule is None else {"generated": text, "confidence": sure})}
+            sample |= {"finish": completion.finish if sample["answer"] == text else "stop",
+                       **({} if rule is None else {"generated": text, "confidence": sure})}
         if self._config.eval.similarity:
             self._clock.tick("similarity", len(texts))
         write_scores(format_folder(self._study, arm, type), samples, {

@@ -206,6 +206,7 @@ class _Scoring:
         self.clock.set_message(
             N_("{cell}: scoring the reference answers and answering the test questions").format(cell=title))
         if neighbours is None:
+            prompts = [item["prompt"] for item in self.items]
             targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
         else:
             pairs = [(text, item["target"]) for text, item in zip(prompts, self.items, strict=True)]
@@ -229,8 +230,9 @@ class _Scoring:
         scores = self._model_scores(texts)
         seconds["similarity"] = time.monotonic() - began
         samples = [
-            sample_record(item, answer=text, target=target, scores=found, taught=self.taught)
-            for item, text, target, found in zip(self.items, texts, targets, scores, strict=True)
+            sample_record(item, answer=text, target=target, scores=found, taught=self.taught,
+                          finish=lm.finishes[prompt] if text == lm.answers[prompt] else "stop")
+            for item, text, target, found, prompt in zip(self.items, texts, targets, scores, prompts, strict=True)
         ]
         if rule is not None:
             for sample, text, sure in zip(samples, generated, confidence, strict=True):
