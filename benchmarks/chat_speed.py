@@ -28,6 +28,7 @@ from assistant_builder.inference.session import ChatSession, Sampling, Session
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.serving.llamacpp import LlamaCppSession
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 
 AT_ONCE = 8
 CONTEXT = 1024
@@ -37,7 +38,7 @@ PYTORCH, SHIPPED, OWN = "chat in PyTorch", "chat as shipped", "llama.cpp's own c
 def one_at_a_time(study: Study, arm: str, types: Sequence[str], rounds: int, questions: int, *,
                   look_up: bool) -> dict[str, Any]:
     """Seconds for an answer by way, in each round, and the tokens of the answers."""
-    limit = study.config.eval.max_new_tokens
+    limit = answer_limit(study)
     sampling, system = Sampling(max_new_tokens=limit, look_up=look_up), default_system_prompt(study)
     pytorch = ChatSession(study, [arm])
     pytorch.load(arm)
@@ -132,7 +133,7 @@ def main() -> None:
     paths = files.ensure(words.types)
     found = one_at_a_time(study, words.arm, words.types, words.rounds, words.questions,
                           look_up=not words.no_look_up)
-    limit = study.config.eval.max_new_tokens
+    limit = answer_limit(study)
     result = summarized(found, {kind: at_once(paths[kind], found["prompts"], limit, words.rounds)
                                 for kind in words.types})
     if words.json:

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from assistant_builder.arms import QLORA, TWINS
 from assistant_builder.atomic_io import write_text
-from assistant_builder.config import PRESETS, RegistryName, StudyConfig, option_fields
+from assistant_builder.config import PRESETS, RegistryName, StudyConfig, constraints_of, option_fields
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import EvaluationError
 from assistant_builder.models.catalog import CATALOG
@@ -139,10 +139,8 @@ def _allowed(field: FieldInfo) -> str:
     if callable(field.json_schema_extra):
         field.json_schema_extra(schema)
     choices = registry.choices() if registry else get_args(kinds[0]) if kinds else schema.get("enum", ())
-    if choices:
-        return ", ".join(f"`{choice}`" for choice in choices)
-    limits = []
-    for bound in field.metadata:
+    limits = [f"`{choice}`" for choice in choices]
+    for bound in constraints_of(field):
         for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
             if isinstance(bound, getattr(annotated_types, name.capitalize())):
                 limits.append(f"{sign} {getattr(bound, name):g}")
@@ -313,7 +311,7 @@ def large_model_table() -> str:
     config = StudyConfig().with_changes({"model.base": model})
     for card in (_CARD, "H100 80 GB"):
         machine = replace(CARDS[card], devices=devices)
-        lengths = Lengths.assume(config.train.max_length)
+        lengths = Lengths.assume(config.train.assumed_length)
         seen = distribute(Plan(name, architecture, config, machine, ASSUMED_PAIRS, lengths))
         for method in (seen.lora, seen.qlora):
             assert method.seconds is not None and machine.price_per_hour is not None

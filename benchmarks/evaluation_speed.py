@@ -28,6 +28,7 @@ from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 
 _ONE_AT_A_TIME = 12
 """Questions answered one at a time in a round."""
@@ -43,7 +44,7 @@ def answering(study: Study, base: Path, items: Sequence[dict[str, Any]], rounds:
     from evals.lm_eval_model import reader
 
     prompter = ChatTokenizer.load(base)
-    longest = study.config.eval.max_new_tokens
+    longest = answer_limit(study)
     ids = [prompter.split_ids(item["prompt"], "")[0] for item in items]
     found: list[dict[str, float]] = []
     for cell in load_cells(study, base, [Variant(CELLS["L16"])]):
@@ -112,7 +113,7 @@ def score_four(study: Study, base: Path, items: Sequence[dict[str, Any]]) -> Non
         tasks = write_tasks(shortened, items)
         for cell in load_cells(study, base, [Variant(CELLS[name]) for name in main_cells(TWINS)]):
             lm = StudyLM(cell.model, prompter, own_tasks=(tasks.nll, tasks.generation), answering=True,
-                         batch_size=study.config.eval.batch_size, max_new_tokens=study.config.eval.max_new_tokens,
+                         batch_size=study.config.eval.batch_size, max_new_tokens=answer_limit(study),
                          tick=lambda kind, count: None)
             run_own_tasks(lm, tasks, items, study.config.eval.seed)
             del cell, lm  # otherwise their memory stays in use while the next base is loaded
@@ -195,7 +196,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.only_score:
         score_four(study, base, items)
         return
-    record = {"study": study.name, "items": len(items), "max_new_tokens": study.config.eval.max_new_tokens,
+    record = {"study": study.name, "items": len(items), "max_new_tokens": answer_limit(study),
               "processors": os.cpu_count(),
               "answering": answering(study, base, items, args.rounds) if "answering" in args.parts else [],
               "cells": four_cells(study, base, len(items), args.rounds) if "cells" in args.parts else [],

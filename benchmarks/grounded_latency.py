@@ -20,6 +20,7 @@ from assistant_builder.data import load_split
 from assistant_builder.inference.generate import KVCacheState
 from assistant_builder.inference.session import ChatSession, Sampling
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 
 WAYS = ("without looking up", "with facts", "with facts and rule")
 
@@ -36,7 +37,7 @@ def measure(study: Study, arm: str, questions: int) -> dict[str, Any]:
     for number, messages in enumerate([asked[0], *asked[:: max(1, len(asked) // questions)][:questions]]):
         for way in WAYS:
             session._grounded[arm], session._conversations = served if way == WAYS[2] else free, caches[way]
-            sampling = Sampling(max_new_tokens=study.config.eval.max_new_tokens, look_up=way != WAYS[0])
+            sampling = Sampling(max_new_tokens=answer_limit(study), look_up=way != WAYS[0])
             last = list(session.stream(arm, messages, sampling, threading.Event()))[-1]
             if number and last.first_token_seconds is not None:  # the first question warms up
                 found[way].append((last.first_token_seconds, last.seconds))

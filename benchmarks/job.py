@@ -40,7 +40,7 @@ class Job:
 
     def examples(self, prompter: ChatTokenizer) -> list[Example]:
         """The training pairs as token sequences."""
-        return [example for pair in self.pairs for example in prompter.examples(pair, self.train.max_length)]
+        return [example for pair in self.pairs for example in prompter.examples(pair)]
 
     def with_seed(self, seed: int) -> Job:
         """The same task with another seed of initialisation, order and dropout."""
@@ -75,14 +75,15 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
                    revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = ChatTokenizer.load(folder)
     source = Path(config.data.source)
-    split = prepare_dataset(source, config.data, tokenizer=prompter, max_length=config.train.max_length).split
-    train = config.train.model_copy(update={"epochs": 1.0, "max_steps": steps, "evaluations": 1,
+    longest = config.train.assumed_length  # every candidate gets the same number
+    split = prepare_dataset(source, config.data, tokenizer=prompter, max_length=longest).split
+    train = config.train.model_copy(update={"max_length": longest, "epochs": 1.0, "max_steps": steps, "evaluations": 1,
                                             "micro_batch_size": config.train.micro_batch})
     wanted = steps * train.batch_size
-    pairs = _comparable(split.train, prompter, train.max_length)
+    pairs = _comparable(split.train, prompter, longest)
     if len(pairs) < wanted:
         raise DataError(
-            f"{len(pairs)} training pairs have one answer and fit into {train.max_length} tokens, and {steps} steps of "
+            f"{len(pairs)} training pairs have one answer and fit into {longest} tokens, and {steps} steps of "
             f"{train.batch_size} take {wanted}", where=str(source),
             remedy="Use fewer --steps, or a larger file with --data",
         )
@@ -91,7 +92,7 @@ def make_job(config: StudyConfig, *, warmup_steps: int, timed_steps: int, valida
     if model.compute_dtype == "auto":
         settled = {"compute_dtype": this_machine().compute_dtype, "allow_float32_compute": True}
         model = model.model_copy(update=settled)
-    validation = _comparable(split.validation, prompter, train.max_length)
+    validation = _comparable(split.validation, prompter, longest)
     return Job(model, train, folder, warmup_steps, tuple(rng.sample(pairs, wanted)),
                tuple(rng.sample(validation, min(validation_pairs, len(validation)))))
 

@@ -101,7 +101,7 @@ def measure(file: Path | None, rows: int, length: int) -> dict[str, Any]:
         findings = timed("check, near-duplicates included", lambda: check_pairs(dataset))
         timed("split", lambda: split_pairs(findings.usable, config.data))
         timed("data step, tokens counted", lambda: prepare_dataset(
-            source, config.data, tokenizer=prompter, max_length=config.train.max_length, folder=folder, title="rows"))
+            source, config.data, tokenizer=prompter, folder=folder, title="rows"))
         examples = timed("tokenise for training", lambda: [
             example for pair in load_split(folder, "train") for example in prompter.examples(pair, 512)])
         timed("order of training", lambda: sample_order([len(one.input_ids) for one in examples], config.train))

@@ -27,6 +27,7 @@ from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.decline import SENTENCE
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from evals.cells import Variant, load_cells
 
 SEED = 0
@@ -76,7 +77,7 @@ def answers(study: Study, arm: str, conversations: Sequence[Sequence[Message]]) 
     given: dict[int, list[int]] = {}
     for cell in load_cells(study, base, [Variant(CELLS[ARMS[arm].cell])]):
         scorer = reader(cell.model, prompter, config.eval.batch_size)
-        scorer.run([(prompt, ()) for prompt in prompts], max_new_tokens=config.eval.max_new_tokens,
+        scorer.run([(prompt, ()) for prompt in prompts], max_new_tokens=answer_limit(study),
                    on_scores=lambda scores: None, on_answers=given.update)
         certainties = scorer.certainties
     texts = [prompter.decode(given[index]).strip() for index in range(len(prompts))]

@@ -40,6 +40,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
 from assistant_builder.runner.data_steps import embed_data, prepare_data
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.study import studies_folder
 from evals.work_items import evenly_spaced
 
@@ -146,7 +147,7 @@ def answers(study: Study, arm: str, type: str, *, weighted: bool = False, values
     with patch.object(lora_layers, "merge", merged):
         path = written(study, arm, type)
     prompts = [prompter.split_ids(item["prompt"], item["target"])[0] for item in items]
-    limit = study.config.eval.max_new_tokens
+    limit = answer_limit(study)
     with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=16) as server:
         found = [prompter.decode(answer.ids) for answer in
                  server.complete_all(prompts, limit, stop_ids=prompter.stop_ids)]

@@ -85,7 +85,7 @@ def _validation_loss(job: Job, model: Any, device: str) -> float:
     from benchmarks.trainers import validation_loss
 
     prompter = ChatTokenizer.load(job.folder)
-    examples = [example for pair in job.validation for example in prompter.examples(pair, job.train.max_length)]
+    examples = [example for pair in job.validation for example in prompter.examples(pair)]
     return validation_loss(model, examples, prompter.pad_id, device)
 
 

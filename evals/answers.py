@@ -41,12 +41,14 @@ class Given:
     Attributes:
         text: What a user reads.
         generated: What the model generated for the look that is answered, or for the last one if it is declined.
+        prompt: The prompt of that look.
         confidence: The rule's confidence in that look; 0 without a rule.
         sources: Records of the facts in its prompt.
     """
 
     text: str
     generated: str
+    prompt: str
     confidence: float
     sources: Sequence[Mapping[str, Any]]
 
@@ -78,7 +80,7 @@ def given_answer(looks: Sequence[Item], question: str, rule: DeclineRule | None,
     """
     if rule is None:
         answer = generated[looks[0]["prompt"]]
-        return Given(answer.text, answer.text, 0.0, looks[0].get("sources", ()))
+        return Given(answer.text, answer.text, looks[0]["prompt"], 0.0, looks[0].get("sources", ()))
     judged = [_judged(look, rule, generated[look["prompt"]], taught) for look in looks]
     place = settle(rule, question, judged[0], (lambda: judged[1]) if len(judged) > 1 else None)
     shown = len(looks) - 1 if place is None else place
@@ -86,7 +88,7 @@ def given_answer(looks: Sequence[Item], question: str, rule: DeclineRule | None,
     text = rule.sentence if place is None else answer.text
     if place is not None and rule.own_words:
         text = str(own_words(text, [source["answer"] for source in look["sources"]]))
-    return Given(text, answer.text, judged[shown].confidence, look["sources"])
+    return Given(text, answer.text, look["prompt"], judged[shown].confidence, look["sources"])
 
 
 def _judged(look: Item, rule: DeclineRule, answer: Generated, taught: Sequence[str]) -> Judged:

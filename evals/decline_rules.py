@@ -37,6 +37,7 @@ from assistant_builder.retrieval.decline import (
 from assistant_builder.retrieval.grounding import supporting
 from assistant_builder.retrieval.index import Query, facts_of
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from evals.cells import LoadedCell, Variant, load_cells
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _fitted(study: Study, asked: ValidationQuestions, cell: LoadedCell, prompter
     """The rule of an assistant, and how many of the answers that it shows repeat a fact word for word."""
     from evals.lm_eval_model import reader
 
-    most = study.config.eval.max_new_tokens
+    most = answer_limit(study)
     texts: dict[int, list[int]] = {}
     certainties: dict[int, list[float]] = {}
     looked_up = [*asked.found, *asked.follow_ups]
@@ -125,7 +126,7 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
     return {"adapter": read_json(study.arm_folder(run) / "summary.json")["adapter_sha256"],
             "validation": file_hash(study.split_file("validation")),
             "retrieval": study.config.retrieval.model_dump(mode="json", exclude={"sources_in_endpoint", "final_index"}),
-            "max_new_tokens": study.config.eval.max_new_tokens, "version": _VERSION,
+            "max_new_tokens": answer_limit(study), "version": _VERSION,
             "index": {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}}
 
 

@@ -38,6 +38,7 @@ from assistant_builder.retrieval.decline import (
     rule_of,
 )
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import FORMATS
 from evals.answers import Generated, after_turns, further_prompts, given_answer, looks_of
 from evals.metric_resources import MetricResources
@@ -154,7 +155,7 @@ class _FormatScoring:
             self._conversations[str(item["item"])] = messages
         self._common = {
             "code": __version__, "items": file_hash(tasks), "compute_dtype": self._config.eval.compute_dtype,
-            "similarity": self._config.eval.similarity, "max_new_tokens": self._config.eval.max_new_tokens}
+            "similarity": self._config.eval.similarity, "max_new_tokens": answer_limit(self._study)}
         self.pending = {arm: found for arm in self._config.arms
                         if (found := [type for type in self._config.file_types(arm) if not self._done(arm, type)])}
 
@@ -212,6 +213,8 @@ class _FormatScoring:
         generated = {prompt: Generated(self._prompter.decode(completion.ids),
                                        self._prompter.decode(completion.ids[:FIRST_TOKENS]), completion.logprobs)
                      for prompt, completion in zip(answers.prompts, answers.completions, strict=True)}
+        finishes = {prompt: completion.finish
+                    for prompt, completion in zip(answers.prompts, answers.completions, strict=True)}
         given = [given_answer(looks_of(item), item["question"], rule, generated, self._given) for item in self._items]
         texts = [answer.text for answer in given]
         self._clock.set_message(
@@ -224,9 +227,10 @@ class _FormatScoring:
                                embedder=self._config.eval.similarity)
         samples = [sample_record(item, answer=text, target=target, scores=found, taught=self._taught)
                    for item, text, target, found in zip(self._items, texts, likelihoods.targets, scores, strict=True)]
-        for sample, answer, completion in zip(samples, given, answers.completions[: len(samples)], strict=True):
-            sample |= {"finish": completion.finish, **({} if rule is None else {
-                "generated": answer.generated, "confidence": answer.confidence, "sources": list(answer.sources)})}
+        for sample, answer in zip(samples, given, strict=True):
+            sample |= {"finish": finishes[answer.prompt] if sample["answer"] == answer.generated else "stop",
+                       **({} if rule is None else {"generated": answer.generated, "confidence": answer.confidence,
+                                                   "sources": list(answer.sources)})}
         conversation = {} if rule is None else {
             "conversation": after_turns(self._items, samples, rule, generated, self._given)}
         if self._config.eval.similarity:
@@ -240,7 +244,7 @@ class _FormatScoring:
 
     def _answer(self, path: Path, title: str) -> _Answers:
         """Check the file's prompts and answer all of them with llama.cpp."""
-        limit = self._config.eval.max_new_tokens
+        limit = answer_limit(self._study)
         texts = [*(item["prompt"] for item in self._items), *further_prompts(self._items)]
         prompts = [self._prompter.split_ids(text, "")[0] for text in texts]
         options: dict[str, Any] = {"stop_ids": self._prompter.stop_ids, "logprobs": self._config.grounded}

@@ -39,7 +39,8 @@ class StudyLM(HFLM):
 
     Requests of the study's own tasks are tokenized as in training and computed batch-invariantly; requests of other
     tasks use lm-eval's own code. ``targets`` has the score of every target, ``answers`` the answer to every prompt,
-    ``seconds`` their times, and ``documents`` the number of documents of other tasks.
+    ``finishes`` whether it ended (``stop``) or reached ``max_new_tokens`` (``length``), ``seconds`` their times, and
+    ``documents`` the number of documents of other tasks.
 
     Args:
         model: The cell, a base with or without an active adapter.
@@ -66,6 +67,7 @@ class StudyLM(HFLM):
         self._reader = reader(model, prompter, batch_size, fixed=fixed_blocks)
         self.targets: dict[tuple[str, str], ReferenceScore] = {}
         self.answers: dict[str, str] = {}
+        self.finishes: dict[str, str] = {}
         self._certain, self._observer = certain, observer
         self.beginnings: dict[str, tuple[str, list[float]]] = {}
         self.documents = self._share = 0.0
@@ -123,6 +125,7 @@ class StudyLM(HFLM):
         def on_answers(found: dict[int, list[int]]) -> None:
             for index, answer in found.items():
                 self.answers[pairs[index][0]] = self._prompter.decode(answer)
+                self.finishes[pairs[index][0]] = "stop" if answer[-1] in self._prompter.stop_ids else "length"
                 first[index] = self._prompter.decode(answer[:FIRST_TOKENS])
             self._tick("answers", len(found))
 

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def sample_record(item: Mapping[str, Any], *, answer: str, target: ReferenceScore | None, scores: Mapping[str, float],
-                  taught: Collection[str]) -> dict[str, Any]:
+                  taught: Collection[str], finish: str | None = None) -> dict[str, Any]:
     """One line of ``samples.jsonl`` for an item of :func:`evals.tasks.held_out.build_items`.
 
     ``target`` is None without a model; ``scores`` are those of metrics that need one; ``taught`` are the refusals in
-    the data.
+    the data; ``finish`` is ``length`` if the answer stopped at the limit of tokens.
     """
     metrics = {} if target is None else {"nll_per_token": target.nll / target.tokens}
     context = Context(item["question"], item["answerable"], item["messages"])
     metrics |= {**score_answer(answer, item["reference"], context), **scores}
     return {**{key: item[key] for key in ("item", "row", "turn", "cluster", "answerable", "question")},
             "prompt": item["messages"], **{key: item[key] for key in ("sources",) if key in item},
-            "reference": item["reference"], "answer": answer,
+            "reference": item["reference"], "answer": answer, **({"finish": finish} if finish else {}),
             "nll": None if target is None else target.nll, "tokens": item["tokens"],
             "mean_probability": None if target is None else target.mean_probability, "metrics": metrics,
             "declined": is_refusal(answer, taught)}
@@ -47,6 +47,7 @@ def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     unanswerable = [sample for sample in samples if not sample["answerable"]]
     return {
         "items": len(samples), "tokens": tokens, "nll_per_token": nll,
+        "cut_answers": sum(sample.get("finish") == "length" for sample in samples),
         "perplexity": None if nll is None else math.exp(min(nll, 700.0)),  # exp(710) overflows
         "metrics": means if nll is None else {**means, "nll_per_token": nll},
         "declining": {

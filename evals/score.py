@@ -24,6 +24,7 @@ from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from evals.answers import Generated, Given, after_turns, further_prompts, given_answer, looks_of
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, base_of, load_cells
@@ -196,6 +197,7 @@ class _Scoring:
         self.clock.set_message(
             N_("{cell}: scoring the reference answers and answering the test questions").format(cell=title))
         if neighbours is None:
+            prompts = [item["prompt"] for item in self.items]
             targets, texts = run_own_tasks(lm, self.tasks, self.items, self.config.seed)
         else:
             pairs = [(text, item["target"]) for text, item in zip(prompts, self.items, strict=True)]
@@ -209,14 +211,15 @@ class _Scoring:
             generated = {prompt: Generated(text, *lm.beginnings[prompt]) for prompt, text in lm.answers.items()}
             given = [given_answer(looks_of(item), item["question"], rule, generated, self.refusals)
                      for item in self.items]
-            texts = [answer.text for answer in given]
+            texts, prompts = [answer.text for answer in given], [answer.prompt for answer in given]
         self.clock.set_message(N_("{cell}: similarity of answer and reference").format(cell=title))
         began = time.monotonic()
         scores = self._model_scores(texts)
         seconds["similarity"] = time.monotonic() - began
         samples = [
-            sample_record(item, answer=text, target=target, scores=found, taught=self.taught)
-            for item, text, target, found in zip(self.items, texts, targets, scores, strict=True)
+            sample_record(item, answer=text, target=target, scores=found, taught=self.taught,
+                          finish=lm.finishes[prompt] if text == lm.answers[prompt] else "stop")
+            for item, text, target, found, prompt in zip(self.items, texts, targets, scores, prompts, strict=True)
         ]
         for sample, answer in zip(samples, given, strict=bool(given)):
             sample |= {"generated": answer.generated, "confidence": answer.confidence,
@@ -275,7 +278,7 @@ class _Scoring:
         from evals.lm_eval_model import StudyLM
 
         return StudyLM(cell.model, self.prompter, own_tasks=(self.tasks.nll, self.tasks.generation),
-                       batch_size=batch_size, max_new_tokens=self.config.max_new_tokens, fixed_blocks=fixed_blocks,
+                       batch_size=batch_size, max_new_tokens=answer_limit(self.study), fixed_blocks=fixed_blocks,
                        answering=True, certain=bool(self.rules), observer=observer,
                        tick=lambda kind, items: self.clock.tick(counted(kind), items))
 
@@ -295,6 +298,6 @@ class _Scoring:
     def _retrieval_prompts(self) -> tuple[list[str], list[list[Neighbour]]]:
         context = read_config(self.base).get("max_position_embeddings")
         longest = min(context, _LONGEST_PROMPT) if isinstance(context, int) else _LONGEST_PROMPT
-        found = [retrieval_prompt(item, near, self.prompter, longest - self.config.max_new_tokens)
+        found = [retrieval_prompt(item, near, self.prompter, longest - answer_limit(self.study))
                  for item, near in zip(self.items, self._neighbours, strict=True)]
         return [prompt for prompt, _ in found], [kept for _, kept in found]

@@ -20,6 +20,7 @@ from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.i18n import N_
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import Progress
 from evals.cells import Variant, fidelity_pairs, in_order_of_loading
 
@@ -177,7 +178,7 @@ class EvaluationPlan:
     def _common(self) -> dict[str, Any]:
         return {"code": __version__, "base model": base_model_hash(self._base), "items": file_hash(self._items),
                 "model": self._study.config.model.model_dump(mode="json"), "compute_dtype": self._config.compute_dtype,
-                "similarity": self._config.similarity, "max_new_tokens": self._config.max_new_tokens, **self._rule}
+                "similarity": self._config.similarity, "max_new_tokens": answer_limit(self._study), **self._rule}
 
     @property
     def _rule(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from tests.synthetic_study import SMALL, new_study
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = {
     "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2", "train.evaluations": "1",
-    "train.rank": "4", "train.max_length": "96", "data.max_heldout": "4", "eval.max_new_tokens": "8",
+    "train.rank": "4", "data.max_heldout": "4", "eval.max_new_tokens": "8",
     "eval.bootstrap_resamples": "500", "eval.fidelity": "false", "eval.noise_floor": "false", "eval.baselines": "false",
     "eval.similarity": "false", "eval.cells": "L16,Q4", "formats.types": "[]",
 }

@@ -195,7 +195,7 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
         "model.base": tiny_base(tmp_path / "base"), "model.quant_type": "int8_rows", "arms": "qlora",
         "train.max_steps": 2,
         "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 1, "train.rank": 4,
-        "train.max_length": 96, "train.sample_answers": 0, "data.max_heldout": 4, "eval.max_new_tokens": 4,
+        "train.sample_answers": 0, "data.max_heldout": 4, "eval.max_new_tokens": 4,
         "eval.bootstrap_resamples": 500, "eval.cells": "Q4", "eval.retention": "false",
         "eval.baselines": "false", "eval.similarity": "false", "eval.noise_floor": "false",
     }
@@ -218,7 +218,7 @@ def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path: 
     settings = {
         "model.base": tiny_base(tmp_path / "base"), "model.quant_type": "int8", "approaches": "memory",
         "train.max_steps": 2, "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 1,
-        "train.rank": 4, "train.max_length": 96, "train.sample_answers": 0, "data.max_heldout": 4,
+        "train.rank": 4, "train.sample_answers": 0, "data.max_heldout": 4,
         "eval.max_new_tokens": 4, "eval.bootstrap_resamples": 500, "eval.cells": "B16,B4,L16,Q4,LR,QR",
         "eval.retention": "false", "eval.baselines": "false", "eval.similarity": "false", "formats.types": "[]",
     }

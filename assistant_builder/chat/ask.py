@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from assistant_builder.atomic_io import read_jsonl
-from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.inference.session import ChatSession, Sampling, Session
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit, pair_limit
 
 MIN_CONTEXT = 4096
 """Smallest default context in tokens, enough for several questions and answers. Its KV cache takes 0.5 GiB with
@@ -38,7 +38,7 @@ def ask_arms(study: Study, question: str, arms: Sequence[str], *, look_up: bool 
     answers: dict[str, dict[str, Any]] = {}
     for arm in arms:
         try:
-            chunks = list(session.stream(arm, messages, Sampling(look_up=look_up), threading.Event()))
+            chunks = list(session.stream(arm, messages, Sampling(longest_answer(study), look_up=look_up), threading.Event()))
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
@@ -60,12 +60,12 @@ def default_system_prompt(study: Study) -> str:
     return found.pop() if len(found) == 1 and all(r["messages"][0]["role"] == "system" for r in records) else ""
 
 
-def context_tokens(configs: Iterable[StudyConfig], limit: int, requested: int | None = None) -> int:
+def context_tokens(study: Study, limit: int, requested: int | None = None) -> int:
     """Maximum tokens of a prompt and its answer together, for every serving backend.
 
-    The default is ``train.max_length`` plus the longest answer of the evaluation or of a request without a limit, but
-    at least :data:`MIN_CONTEXT` and at most the context length of the base model. ``limit`` is that context length;
-    ``requested`` is the value set by the user, None for the default.
+    The default is the longest pair of the training plus the longest answer of the evaluation or of a request without a
+    limit, but at least :data:`MIN_CONTEXT` and at most the context length of the base model. ``limit`` is that context
+    length; ``requested`` is the value set by the user, None for the default.
 
     Raises:
         ConfigError: The value set by the user exceeds the context length of the base model.
@@ -73,5 +73,9 @@ def context_tokens(configs: Iterable[StudyConfig], limit: int, requested: int | 
     if requested is not None and requested > limit:
         raise ConfigError(f"--context {requested} exceeds the context length of the base model ({limit} tokens)",
                           where="serve", remedy=f"Set at most {limit}, or omit --context")
-    pairs = [config.train.max_length + max(config.eval.max_new_tokens, Sampling().max_new_tokens) for config in configs]
-    return requested or min(limit, max(MIN_CONTEXT, *pairs))
+    return requested or min(limit, max(MIN_CONTEXT, pair_limit(study) + longest_answer(study)))
+
+
+def longest_answer(study: Study) -> int:
+    """Most tokens of an answer where a user sets no limit: those of the data's longest answer, but not fewer than 256."""
+    return max(answer_limit(study), Sampling().max_new_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from assistant_builder.config import DataConfig, StudyConfig, printable
 from assistant_builder.errors import DataError
 
 if TYPE_CHECKING:
-    from assistant_builder.data import Pair
+    from assistant_builder.data import Dataset, Findings, Pair
     from assistant_builder.data.types import RowNumbers
     from assistant_builder.data.wordings import WordingCount
 
@@ -27,15 +28,16 @@ def check(
 ) -> None:
     """Show which rows of a data file can be used.
 
+    If rows may be too long for the base model, its tokenizer counts their tokens, if it is on this machine.
     The exit code is 0 if a study can start from the file, else 1.
     """
-    from assistant_builder.data import check_pairs, load_pairs
+    from assistant_builder.data import load_pairs
     from assistant_builder.data.wordings import count_wordings
     from evals.stats.power import power_sentence, split_power
 
-    config = StudyConfig().with_changes(parse_settings(settings)).data
-    dataset = load_pairs(file, columns=config.columns, system=config.system)
-    findings = check_pairs(dataset, near_duplicate_threshold=config.near_duplicate_threshold)
+    study = StudyConfig().with_changes(parse_settings(settings))
+    config = study.data
+    findings = _check(load_pairs(file, columns=config.columns, system=config.system), study)
     split = _split_record(findings.usable, config)
     power = split_power(split) if split else None
     wordings = count_wordings(split) if split else None
@@ -49,6 +51,26 @@ def check(
         if power:
             typer.echo(f"power: {power_sentence(power.to_record())}")
     findings.require_start()
+
+
+def _check(dataset: Dataset, config: StudyConfig) -> Findings:
+    """Check a dataset, with the tokens of its pairs if one of them may be too long."""
+    from assistant_builder.data import check_pairs
+    from assistant_builder.models.checkpoint_dir import context_length
+    from assistant_builder.models.template_preview import local_model_folder
+    from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
+    from assistant_builder.retrieval.grounding import with_own_fact
+    from assistant_builder.retrieval.whole_rows import may_be_longer, row_limit
+
+    options: dict[str, Any] = {"near_duplicate_threshold": config.data.near_duplicate_threshold}
+    folder, grounded = local_model_folder(config.model), config.grounded
+    context = context_length(folder) if folder is not None else 0
+    limit = row_limit(config.train.max_length, context)
+    if folder is None or not any(may_be_longer(pair, limit, grounded=grounded) for pair in dataset.pairs):
+        return check_pairs(dataset, **options)
+    with closing(TemplateProcess(folder)) as process:
+        return check_pairs(dataset, **options, tokenizer=LimitedChatTokenizer(process), max_length=limit,
+                           max_pair_tokens=context, as_trained=with_own_fact if grounded else None)
 
 
 def once_line(wordings: WordingCount, command: str) -> str:

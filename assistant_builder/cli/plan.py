@@ -32,7 +32,7 @@ def plan(
     = None,
     pairs: Annotated[int, typer.Option(min=0, help="Number of training pairs. 0 means 10,000.")] = 0,
     tokens: Annotated[int, typer.Option(min=0, help="Mean number of tokens per pair. 0 means half of "
-                                        "train.max_length.")] = 0,
+                                        "train.max_length, 256 where that follows the data.")] = 0,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write chart and tables to this HTML file.")]
     = None,
     settings: Settings = [],  # noqa: B006 - typer reads the default and never changes it
@@ -50,7 +50,10 @@ def plan(
     settings, consent = split_consent(settings, trust_remote_code)
     config = StudyConfig().with_changes({**parse_settings(settings), "model.base": model})
     consent.allow(config)
-    lengths = Lengths.about(tokens, config.train.max_length) if tokens else None
+    longest = config.train.assumed_length
+    if config.train.max_length == "auto":
+        longest = max(longest, 2 * tokens)
+    lengths = Lengths.about(tokens, longest) if tokens else None
     planned = plan_study(config, pairs, lengths, choose_machine(memory, card))
     if html is not None:
         from assistant_builder.ui.plan.tab import write_plan_file

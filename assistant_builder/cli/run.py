@@ -60,7 +60,8 @@ def run(
 
 
 def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Display events; after the data steps also print the verdict's rules, its power, memory, and the approach."""
+    """Display events; print the verdict's rules, its power, memory and approach after the data steps, and lost rows."""
+    notes: set[str] = set()
 
     def show(event: Event) -> None:
         display(event)
@@ -85,6 +86,14 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
             from assistant_builder.retrieval import recommended_approach
 
             typer.echo(recommended_approach(study))
+
+        if event.step.startswith("train-") and event.state == "succeeded" and not event.reused:
+            from assistant_builder.training.sequences import left_out_note
+
+            note = left_out_note(study.of_run(run := event.step.removeprefix("train-")), run)
+            if note and note not in notes:  # all arms leave out the same rows
+                notes.add(note)
+                typer.echo(note)
 
     return show
 

@@ -17,6 +17,7 @@ from assistant_builder.config.study_config import (
     Approach,
     StudyConfig,
     check_name,
+    constraints_of,
     load_config,
     name_and_title,
     option_fields,
@@ -29,5 +30,5 @@ from assistant_builder.config.train import MICRO_BATCH, TrainConfig
 
 __all__ = ["BEFORE_APPROACHES", "BY_HEART", "MICRO_BATCH", "PRESETS", "PRESET_LABELS", "Approach", "DataConfig",
            "EvalConfig", "ExecutorConfig", "FormatsConfig", "ModelConfig", "RegistryName", "StudyConfig", "TrainConfig",
-           "check_name", "load_config", "name_and_title", "option_fields", "parse_config", "printable", "read_value",
-           "slug"]
+           "check_name", "constraints_of", "load_config", "name_and_title", "option_fields", "parse_config",
+           "printable", "read_value", "slug"]

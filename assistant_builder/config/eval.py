@@ -13,6 +13,8 @@ from assistant_builder.i18n import N_
 
 METRIC_REGISTRY = "evals.metrics:METRICS"
 """Location of the registry of metrics."""
+MIN_ANSWER, ANSWER_STEP = 64, 32
+"""Least limit of generated answers in tokens where it follows the data, and what it is a multiple of."""
 CellName = Annotated[str, RegistryName("assistant_builder.arms:CELLS")]
 
 
@@ -46,9 +48,11 @@ class EvalConfig(ConfigModel):
                                               "taught. facts: new facts of the same kind. auto: wordings if most "
                                               "test facts were taught in other words."),
     )
-    max_new_tokens: int = Field(64, ge=1, title=N_("Longest answer"),
-                                description=N_("Maximum tokens of a generated answer."),
-                                json_schema_extra=BASIC)
+    max_new_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", title=N_("Longest answer"),
+        description=N_("Maximum tokens of a generated answer. auto: a quarter more than the longest answer of the "
+                       "data, at least 64."),
+        json_schema_extra=BASIC)
     batch_size: int = Field(64, ge=1, title=N_("Scoring batch"),
                             description=N_("Items per batch; scores on a CPU do not "
                                                                             "depend on it."))
@@ -93,6 +97,15 @@ class EvalConfig(ConfigModel):
     )
     seed: int = Field(0, ge=0, title=N_("Evaluation seed"), description=N_("Seed of the bootstrap and the permutation "
                                                                        "tests."))
+
+    def answer_limit(self, longest: int) -> int:
+        """Most tokens of a generated answer, for data whose longest answer has ``longest`` tokens with its end token.
+
+        ``auto`` leaves a quarter more than the longest answer, because an assistant words answers differently.
+        """
+        if self.max_new_tokens != "auto":
+            return self.max_new_tokens
+        return max(MIN_ANSWER, -(-5 * longest // (4 * ANSWER_STEP)) * ANSWER_STEP)
 
     @model_validator(mode="after")
     def _check_judge(self) -> EvalConfig:

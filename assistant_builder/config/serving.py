@@ -82,7 +82,7 @@ class ServingConfig(ConfigModel):
                          description="Requests to one assistant that may wait; further ones are rejected.")
     context: int | None = Field(
         None, ge=64, title="Context", description="Maximum tokens of a prompt and its answer together. Empty: "
-        "train.max_length plus the longest answer, at least 4096, limited by the context of the base model.",
+        "the longest pair plus the longest answer, at least 4096, limited by the context of the base model.",
     )
     type: str | None = Field(None, title="GGUF type", description="llamacpp: type of the GGUF files, as of export "
                              "--type. Empty: the smallest that the report calls no worse, else Q8_0.")

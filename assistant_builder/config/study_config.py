@@ -8,7 +8,7 @@ import reprlib
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
@@ -278,6 +278,13 @@ def option_fields() -> dict[str, tuple[Any, Any]]:
     return options
 
 
+def constraints_of(field: Any) -> list[Any]:
+    """The bounds of a number, also of one that may be a word instead (``int | Literal["auto"]``)."""
+    inner = [item for argument in get_args(field.annotation) if get_origin(argument) is Annotated
+             for item in get_args(argument)[1:]]
+    return [*field.metadata, *(constraint for item in inner for constraint in getattr(item, "metadata", ()))]
+
+
 def read_value(dotted: str, text: str) -> Any:
     """Read the value of ``--set key=text`` as YAML, which gives typed numbers, null, booleans and lists."""
     try:
@@ -307,9 +314,11 @@ def parse_config(tree: Any, *, where: str = "study.yaml") -> StudyConfig:
     except ValidationError as error:
         problems = []
         found = error.errors()
+        found = [item for item in found if item["loc"][-1:] != ("literal['auto']",)]
         for item in found[:_MAX_PROBLEMS]:
-            key = ".".join(str(part)[:80] for part in item["loc"]) or "config"
-            message = item["msg"].removeprefix("Value error, ")
+            or_auto = item["loc"][-1:] == ("constrained-int",)  # pydantic reports each member of a union
+            key = ".".join(str(part)[:80] for part in item["loc"][: -or_auto or None]) or "config"
+            message = item["msg"].removeprefix("Value error, ") + (", or 'auto'" if or_auto else "")
             if item["type"] == "extra_forbidden":
                 problems.append(f"{key}: no such setting{_suggestion(key)}")
             elif item["type"] == "value_error" and isinstance(item["input"], dict):

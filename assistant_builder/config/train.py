@@ -15,6 +15,9 @@ QAT_TYPES = ("Q4_0", "Q4_1", "Q5_1", "Q8_0", "NF4")
 MICRO_BATCH = 8
 """Most pairs per pass where no plan allows more."""
 
+ASSUMED_LENGTH = 512
+"""Tokens of the longest pair before the data are known."""
+
 
 class TrainConfig(ConfigModel):
     """LoRA and optimization, shared by both arms."""
@@ -63,8 +66,12 @@ class TrainConfig(ConfigModel):
         description=N_("Pairs per forward and backward pass; gradients are accumulated over batch_size / "
                        "micro_batch_size passes. Empty: at most 8, and on a GPU as many as its memory allows."),
     )
-    max_length: int = Field(512, ge=32, title=N_("Longest pair"), description=N_("Tokens; longer pairs are truncated."),
-                            json_schema_extra=BASIC)
+    max_length: Annotated[int, Field(ge=32)] | Literal["auto"] = Field(
+        "auto", title=N_("Longest pair"),
+        description=N_("Most tokens of a pair with the facts in its prompt. Longer ones lose facts, the farthest "
+                       "first, and are left out if they are still too long; an answer is never cut. auto: as many as "
+                       "the longest pair has, at most the context of the base model."),
+        json_schema_extra=BASIC)
     optimizer: Literal["adamw", "paged_adamw_32bit", "paged_adamw_8bit"] = Field(
         "adamw", title=N_("Optimizer"),
         description=N_("Paged optimizers move their state to main memory when GPU memory is full (QLoRA paper). They "
@@ -110,6 +117,11 @@ class TrainConfig(ConfigModel):
                           description=N_("Validations without improvement before the early stop."))
     seed: int = Field(0, ge=0, title=N_("Training seed"), description=N_("Seed of adapter initialization, order and "
                                                                      "dropout."))
+
+    @property
+    def assumed_length(self) -> int:
+        """``max_length``, or what is assumed for it before the data are known."""
+        return ASSUMED_LENGTH if self.max_length == "auto" else self.max_length
 
     @property
     def micro_batch(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from assistant_builder.config import DataConfig
 from assistant_builder.data.card import dataset_card, write_card
 from assistant_builder.data.load import load_pairs
 from assistant_builder.data.split import Split, split_pairs
-from assistant_builder.data.types import RowNumbers
+from assistant_builder.data.types import Pair, RowNumbers
 from assistant_builder.data.validate import Findings, TokenCounter, check_pairs
 from assistant_builder.errors import DataError
 
@@ -39,19 +40,20 @@ class PreparedData(NamedTuple):
 
 
 def prepare_dataset(source: Path, config: DataConfig, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
-                    max_pair_tokens: int | None = None, folder: Path | None = None, title: str = "") -> PreparedData:
+                    max_pair_tokens: int | None = None, as_trained: Callable[[Pair], Pair] | None = None,
+                    folder: Path | None = None, title: str = "") -> PreparedData:
     """Read, check and split a data file, and write the result to ``folder``, the study's ``data`` folder, if given.
 
     The files are ``{train,validation,heldout,rejected}.jsonl``, ``findings.json``, ``card.md`` and ``split.json``.
     Nothing is written if the data cannot be used. Pairs of more than ``max_length`` tokens are reported, those of more
-    than ``max_pair_tokens``, which do not fit the context of the base model, are left out.
+    than ``max_pair_tokens``, which do not fit the context of the base model, are left out, see :func:`check_pairs`.
 
     Raises:
         DataError: The file cannot be read, has too few usable rows, or every held-out pair leaks.
     """
     dataset = load_pairs(source, columns=config.columns, system=config.system)
     findings = check_pairs(dataset, tokenizer=tokenizer, max_length=max_length, max_pair_tokens=max_pair_tokens,
-                           near_duplicate_threshold=config.near_duplicate_threshold)
+                           near_duplicate_threshold=config.near_duplicate_threshold, as_trained=as_trained)
     findings.require_start()
     try:
         split = split_pairs(findings.usable, config)

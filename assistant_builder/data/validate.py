@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
@@ -17,8 +17,8 @@ from assistant_builder.i18n import N_, t, tn
 
 Severity = Literal["error", "warning", "info"]
 MAX_LISTED = 200  # entries of one kind in the record of the findings; the counts include all
-_COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "answers_shared",
-            "straddling_groups")
+_COUNTED = ("exact_duplicates", "near_duplicates", "conflicts", "one_word_answers", "over_long", "too_long",
+            "answers_shared", "straddling_groups")
 _MAX_PROBLEM_ROWS = 100
 _SMALL_DATASET = 100
 _SEVERITY_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
@@ -97,10 +97,13 @@ class Findings:
     tokens: dict[int, int] = field(repr=False)  # row → tokens under the chat template; empty without a tokenizer
     max_length: int
     threshold: float  # minimum similarity of near-duplicates
+    too_long: dict[int, int] = field(default_factory=dict, repr=False)
+    """Rejected row → tokens, of those that the model cannot read whole."""
+    max_pair_tokens: int | None = None  # tokens that the model reads
 
     @property
     def over_long(self) -> tuple[int, ...]:
-        """Rows of more than ``max_length`` tokens, which training truncates."""
+        """Rows of more than ``max_length`` tokens, which training leaves out."""
         return tuple(row for row, count in self.tokens.items() if count > self.max_length)
 
     @property
@@ -169,6 +172,8 @@ class Findings:
                         "near_duplicates": listed(self.near_duplicates), "conflicts": listed(self.conflicts),
                         "one_word_answers": list(self.one_word_answers[:MAX_LISTED]),
                         "over_long": [{"row": row, "tokens": self.tokens[row]} for row in self.over_long[:MAX_LISTED]],
+                        "too_long": [{"row": row, "tokens": tokens}
+                                     for row, tokens in list(self.too_long.items())[:MAX_LISTED]],
                         "answers_shared": listed(self.answers_shared),
                         "straddling_groups": list(self.straddling_groups[:MAX_LISTED]),
                         "odd_texts": {kind: list(rows[:MAX_LISTED]) for kind, rows in self.odd_texts.items()},
@@ -177,26 +182,35 @@ class Findings:
 
 
 def check_pairs(dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_length: int = 512,
-                near_duplicate_threshold: float = 0.8, max_pair_tokens: int | None = None) -> Findings:
+                near_duplicate_threshold: float = 0.8, max_pair_tokens: int | None = None,
+                as_trained: Callable[[Pair], Pair] | None = None) -> Findings:
     """Check a dataset for duplicates, conflicts, lengths and unusual texts.
 
     Without a tokenizer, lengths are not checked. Pairs of more than ``max_length`` tokens are reported, those of more
     than ``max_pair_tokens`` are left out. ``near_duplicate_threshold`` is a Jaccard similarity of word pairs.
+    ``as_trained`` adds to a pair what its prompt has at least in the training: texts of the pair itself, once more.
     """
     rejected = [*dataset.rejected, *_unusable(dataset.pairs)]
     excluded = {entry.row for entry in rejected}
     pairs = [pair for pair in dataset.pairs if pair.row not in excluded]
     tokens = {pair.row: tokenizer.count_tokens(pair) for pair in pairs} if tokenizer else {}
-    if max_pair_tokens is not None and tokens:
+    too_long: dict[int, int] = {}
+    if max_pair_tokens is not None and tokenizer:
+        for pair in pairs:
+            needed = tokens[pair.row]
+            if as_trained is not None and max_pair_tokens / 3 < needed <= max_pair_tokens:  # twice its texts at most
+                needed = tokenizer.count_tokens(as_trained(pair))
+            if needed > max_pair_tokens:
+                too_long[pair.row] = needed
         rejected += (
             RejectedRow(
                 pair.row, t("it has {tokens:,} tokens, and at most {max_pair_tokens:,} fit in the model's context",
-                            tokens=tokens[pair.row], max_pair_tokens=max_pair_tokens), pair.to_record(),
+                            tokens=too_long[pair.row], max_pair_tokens=max_pair_tokens), pair.to_record(),
             )
             for pair in pairs
-            if tokens[pair.row] > max_pair_tokens
+            if pair.row in too_long
         )
-        pairs = [pair for pair in pairs if tokens[pair.row] <= max_pair_tokens]
+        pairs = [pair for pair in pairs if pair.row not in too_long]
     usable, duplicates = _without_exact_duplicates(pairs)
     conflicts, reworded = _repeated_questions(usable)
     near = reworded + _near_duplicates(usable, near_duplicate_threshold)
@@ -210,7 +224,7 @@ def check_pairs(dataset: Dataset, *, tokenizer: TokenCounter | None = None, max_
                     one_word_answers=one_word, answers_shared=tuple(_shared_answers(usable)),
                     odd_texts=_odd_texts(usable), straddling_groups=tuple(straddling),
                     tokens={pair.row: tokens[pair.row] for pair in usable} if tokens else {}, max_length=max_length,
-                    threshold=near_duplicate_threshold)
+                    threshold=near_duplicate_threshold, too_long=too_long, max_pair_tokens=max_pair_tokens)
 
 
 def _unusable(pairs: Sequence[Pair]) -> Iterable[RejectedRow]:
@@ -303,13 +317,15 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
             t("A test of this size can only detect large differences; several hundred pairs give a more precise "
               "result."),
         )
-    if findings.rejected:
-        reasons = Counter(_general_reason(entry.reason) for entry in findings.rejected).most_common(4)
-        yield _problem("warning",
-                       tn("{count} row cannot be used", "{count} rows cannot be used", len(findings.rejected)),
+    rejected = [entry for entry in findings.rejected if entry.row not in findings.too_long]
+    if rejected:
+        reasons = Counter(_general_reason(entry.reason) for entry in rejected).most_common(4)
+        yield _problem("warning", tn("{count} row cannot be used", "{count} rows cannot be used", len(rejected)),
                        t("Left out: {reasons}.",
                          reasons="; ".join(f"{reason} ({count:,})" for reason, count in reasons)),
-                       (entry.row for entry in findings.rejected))
+                       (entry.row for entry in rejected))
+    if findings.too_long:
+        yield _problem("warning", *too_long_words(findings.too_long, findings.max_pair_tokens or 0), findings.too_long)
     if findings.exact_duplicates:
         yield _problem(
             "warning", tn("{count} exact duplicate", "{count} exact duplicates", len(findings.exact_duplicates)),
@@ -317,6 +333,16 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
               "are left out."),
             (copy.row for copy in findings.exact_duplicates),
         )
+
+
+def too_long_words(too_long: Mapping[int, int], limit: int) -> tuple[str, str]:
+    """Title and detail of rows (→ tokens) that are longer than the ``limit`` tokens that are read."""
+    row = max(too_long, key=lambda row: too_long[row])
+    return (tn("{count} row is longer than the model reads", "{count} rows are longer than the model reads",
+               len(too_long)),
+            t("Row {row} has {tokens:,} tokens with what its prompt needs, and at most {limit:,} are read. Such rows "
+              "are left out: shorten them, set train.max_length=auto, or choose a base model with a longer context.",
+              row=row, tokens=too_long[row], limit=limit))
 
 
 def _content_problems(findings: Findings) -> Iterable[Problem]:
@@ -368,9 +394,8 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
             "warning",
             tn("{count} row longer than {tokens} tokens", "{count} rows longer than {tokens} tokens", len(over),
                           tokens=findings.max_length),
-            t("Training truncates them at the end; the longest has {longest:,} tokens. Raise train.max_length to "
-              "train on the "
-              "complete text, which needs more memory.", longest=longest),
+            t("Training leaves them out; the longest has {longest:,} tokens. Set train.max_length=auto, or raise it.",
+              longest=longest),
             over,
         )
 

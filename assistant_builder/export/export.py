@@ -46,6 +46,7 @@ from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit, pair_limit
 
 VERSION = 1
 Report = Callable[[int, str], None]
@@ -171,14 +172,14 @@ def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str, 
     if local is not None and (local / "config.json").is_file():
         limit = context_length(local)
     else:
-        limit = ref.entry.context_length if ref.entry else config.train.max_length
+        limit = ref.entry.context_length if ref.entry else pair_limit(study)
     known = load_measured(study, spec)
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
         study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
     context = LoadingContext(arm=spec.arm, folder=folder, base=base, name=study.name,
                              system=default_system_prompt(study), model=config.model, compute_dtype=dtype,
-                             max_new_tokens=config.eval.max_new_tokens, rank=config.train.rank,
-                             context=context_tokens([config], limit))
+                             max_new_tokens=answer_limit(study), rank=config.train.rank,
+                             context=context_tokens(study, limit))
     model = spec.export_format.model_lines(context) if with_data else []
     grounded = [python_snippet(folder, embedder or embedder_source(study, f"{folder}/{FOLDER}"), model, context.system)
                 ] if model else []

@@ -17,6 +17,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.quantization.ggml import Importance, Report
 from assistant_builder.retrieval.grounding import Grounder, grounded_pairs, read_contexts
 from assistant_builder.study import Study
+from assistant_builder.study.limits import pair_limit
 from evals.work_items import evenly_spaced
 
 ROWS = 64
@@ -33,9 +34,9 @@ def importance_rows(study: Study, prompter: ChatTokenizer) -> list[tuple[int, ..
     pairs: Sequence[Pair] = load_split(study.folder / "data", "train")
     if config.grounded:
         contexts = read_contexts(study.retrieval_folder, "train")
-        pairs = list(grounded_pairs(pairs, contexts, Grounder.of(config, prompter), None))
+        pairs = list(grounded_pairs(pairs, contexts, Grounder.of(study, prompter), None, pair_limit(study)))
     chosen = evenly_spaced(pairs, ROWS)
-    return [example.input_ids for pair in chosen for example in prompter.examples(pair, config.train.max_length)][:ROWS]
+    return [example.input_ids for pair in chosen for example in prompter.examples(pair, pair_limit(study))][:ROWS]
 
 
 def importance_matrix(checkpoint: Path, architecture: str, rows: Sequence[Sequence[int]], dtype: str,

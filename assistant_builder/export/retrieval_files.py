@@ -26,6 +26,7 @@ from assistant_builder.retrieval.final import served_index_folder
 from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, DEPTH, FACT, Grounder
 from assistant_builder.retrieval.index import FILES, RECORD, Index
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from evals.metrics.refusal import WEIGHTS_FILE
 
 FOLDER, GROUNDING, LOOKUP, TRAINED = "retrieval", "grounding.json", "lookup.py", "embedder"
@@ -82,7 +83,7 @@ def write_retrieval(study: Study, arm: str, folder: Path, prompter: ChatTokenize
 def grounding_record(study: Study, arm: str, embedder: dict[str, str], prompter: ChatTokenizer,
                      context: int) -> dict[str, Any]:
     """Content of ``grounding.json``: all that is needed to answer as in the study, apart from index and weights."""
-    config, grounder = study.config, Grounder.of(study.config, prompter)
+    config, grounder = study.config, Grounder.of(study, prompter)
     rule = rule_of(study.arm_folder(arm) / FILE)
     taught = {pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable}
     return {
@@ -98,7 +99,7 @@ def grounding_record(study: Study, arm: str, embedder: dict[str, str], prompter:
         "first_tokens": FIRST_TOKENS,  # of an answer, by which the rule decides
         "taught": sorted(taught),  # answers that decline
         "conversations": reads_conversations(study),  # whether the assistant reads earlier turns
-        "generation": {"max_new_tokens": Sampling().max_new_tokens, "do_sample": False,
+        "generation": {"max_new_tokens": max(answer_limit(study), Sampling().max_new_tokens), "do_sample": False,
                        "eos_token_id": prompter.stop_ids, "pad_token_id": prompter.pad_id},
     }
 

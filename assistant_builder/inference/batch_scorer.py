@@ -340,11 +340,14 @@ class PaddedBatchScorer:
         Unfinished answers to short prompts continue in new batches after ``ROUND`` tokens, so that a few long answers
         do not delay all others. Long prompts are not split into rounds, since reading them again would take longer.
         """
+        # learned positions end with the context
+        context = getattr(self._model.config, "max_position_embeddings", None) or longest + max(map(len, ids))
+        limits = [max(1, min(longest, context - len(prompt))) for prompt in ids]
         known = [begun.get(index, ([], [])) for index in range(len(ids))]
         answers = [list(tokens) for tokens, _ in known]
         self.certainties = {index: list(certainties) for index, (_, certainties) in enumerate(known)}
         waiting = [index for index, answer in enumerate(answers)
-                   if len(answer) < longest and not (answer and answer[-1] in self._stop)]
+                   if len(answer) < limits[index] and not (answer and answer[-1] in self._stop)]
         on_answers({index: answers[index] for index in set(range(len(ids))) - set(waiting)})
         while waiting:
             unfinished = []
@@ -352,14 +355,15 @@ class PaddedBatchScorer:
             for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=MAX_CACHED_TOKENS):
                 began = time.monotonic()
                 rows = [waiting[place] for place in batch]
-                left = longest - min(len(answers[index]) for index in rows)
+                left = min(longest - min(len(answers[index]) for index in rows),
+                           max(1, context - max(lengths[place] for place in batch)))
                 length = left if padded(max(lengths[place] for place in batch)) > LONG_PROMPT else min(ROUND, left)
                 found = self._generate([ids[i] + answers[i] for i in rows], length)
                 for index, (new, certainties) in zip(rows, found, strict=True):
-                    room = longest - len(answers[index])
+                    room = limits[index] - len(answers[index])
                     answers[index] += new[:room]
                     self.certainties[index] += certainties[:room]
-                    if len(answers[index]) < longest and answers[index][-1] not in self._stop:
+                    if len(answers[index]) < limits[index] and answers[index][-1] not in self._stop:
                         unfinished.append(index)
                 self.seconds["generate"] += time.monotonic() - began
                 on_answers({index: answers[index] for index in rows if index not in set(unfinished)})

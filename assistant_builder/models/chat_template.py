@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
+from assistant_builder.models.checkpoint_dir import UNKNOWN_LENGTH, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -105,11 +106,13 @@ class Example:
 class ChatTokenizer:
     """Tokenizer and chat template of one base model.
 
-    ``day`` is the date for templates with today's date, by default the current day.
+    ``day`` is the date for templates with today's date, by default the current day; ``context`` the number of tokens
+    that a prompt and its answer may have together.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, day: date | None = None) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, day: date | None = None,
+                 context: int = UNKNOWN_LENGTH) -> None:
+        self.tokenizer, self.context = tokenizer, context
         if not tokenizer.chat_template:
             # the base expects the token if its tokenizer adds it to plain text, as servers do
             adds_bos = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
@@ -130,7 +133,7 @@ class ChatTokenizer:
         """Load the tokenizer of a base model's folder without network access.
 
         Raises:
-            ModelError: The folder has no fast tokenizer.
+            ModelError: The folder has no fast tokenizer or no config.json.
         """
         with _IMPORTING:
             from transformers import PreTrainedTokenizerFast  # does not import torch
@@ -138,8 +141,9 @@ class ChatTokenizer:
         if not (folder / "tokenizer.json").is_file():
             raise ModelError("the base model has no tokenizer.json", where=str(folder),
                              remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)")
+        context = context_length(folder)
         try:
-            return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True), day)
+            return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True), day, context)
         except (MemoryError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a PanicException of the Rust code is not an Exception
@@ -254,8 +258,8 @@ class ChatTokenizer:
                 return rest[: end.end()]
         return self._escape_special_tokens(content).strip() + str(self.tokenizer.eos_token or "")
 
-    def examples(self, pair: Pair, max_length: int) -> list[Example]:
-        """Return the training sequences of a pair, cut at ``max_length``; those without supervised tokens are dropped.
+    def examples(self, pair: Pair, max_length: int | None = None) -> list[Example]:
+        """Return the training sequences of a pair; those of more than ``max_length`` tokens are left out.
 
         A conversation is one sequence with all assistant turns supervised if the template renders earlier turns like
         their prompts; otherwise it is one sequence per turn.
@@ -268,15 +272,15 @@ class ChatTokenizer:
                 earlier = chained.pop()[1]
                 marks[: len(earlier)] = earlier
             chained.append((whole, marks))
-        cut = [(ids[:max_length], marks[:max_length]) for ids, marks in chained]
-        return [Example(tuple(ids), tuple(marks)) for ids, marks in cut if any(marks)]
+        return [Example(tuple(ids), tuple(marks)) for ids, marks in chained
+                if max_length is None or len(ids) <= max_length]
 
     def count_tokens(self, pair: Pair) -> int:
-        """Return the tokens of the pair's longest sequence before the cut."""
+        """Return the tokens of the pair's longest sequence."""
         return sum(self.lengths([pair])[0])
 
     def lengths(self, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
-        """Return the tokens of each pair's last prompt and answer before the cut, computed in one fast batch."""
+        """Return the tokens of each pair's last prompt and answer, computed in one fast batch."""
         texts = [self._turn_text(pair.messages) for pair in pairs]
         prompts = self._tokenize([prompt for prompt, _ in texts])
         joints = self._tokenize([prompt + answer for prompt, answer in texts])

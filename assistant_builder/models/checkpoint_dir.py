@@ -19,7 +19,8 @@ _IDENTITY = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.py")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WRAPPERS = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5", "qwen3_5_moe"}
 """Multimodal model types that AutoModelForCausalLM of transformers loads."""
-_UNKNOWN_LENGTH = 2048  # assumed context length if the config does not contain it; chat and vLLM assume the same
+UNKNOWN_LENGTH = 2048
+"""Assumed context length if the config does not contain it; chat and vLLM assume the same."""
 ALLOW_CODE = "allow it for one run: give --trust-remote-code to the command, or tick it on the page's Train tab"
 """Instruction for the user to allow a model's own Python code."""
 _SHARD = re.compile(r"[^/\\\0:]+\.safetensors")
@@ -112,7 +113,7 @@ def context_length(folder: Path) -> int:
         ModelError: config.json is missing or damaged.
         StudyError: tokenizer_config.json is damaged.
     """
-    limit = max_pair_tokens(folder, 0) or _UNKNOWN_LENGTH
+    limit = max_pair_tokens(folder, 0) or UNKNOWN_LENGTH
     path = folder / "tokenizer_config.json"
     settings = atomic_io.read_json(path) if path.is_file() else None
     maximum = settings.get("model_max_length") if isinstance(settings, dict) else None

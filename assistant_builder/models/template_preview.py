@@ -18,15 +18,14 @@ from assistant_builder.models.remote_code import allows_code
 
 MAX_MEASURED_PAIRS = 3_000  # maximum number of measured pairs; tokenizing twelve thousand takes several seconds
 
-Part = Literal["given", "learned", "cut"]
-_UNCUT = 2**31
+Part = Literal["given", "learned"]
 
 
 @dataclass(frozen=True)
 class Segment:
     """A section of a training sequence; ``control`` marks a special token of the template."""
 
-    part: Part  # given: prompt; learned: supervised; cut: beyond the maximum length
+    part: Part  # given: prompt; learned: supervised
     text: str
     control: bool = False
 
@@ -36,8 +35,8 @@ class RenderedSequence:
     """One training sequence of a pair with its complete text."""
 
     segments: tuple[Segment, ...]
-    tokens: int  # before the cut
-    learned: int  # supervised tokens after the cut
+    tokens: int
+    learned: int  # supervised tokens
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,8 @@ class Lengths:
     """Token counts of pairs."""
 
     pairs: int  # in the data
-    tokens: tuple[int, ...]  # of each measured pair before the cut
+    tokens: tuple[int, ...]  # of each measured pair
     answers: tuple[int, ...]  # tokens of its last answer
-    max_length: int
-    cut: int  # measured pairs that are longer
-    dropped: int  # of these, without supervised tokens after the cut
 
 
 def local_model_folder(model: ModelConfig) -> Path | None:
@@ -76,22 +72,20 @@ def download_bytes(model: ModelConfig) -> int | None:
     return None if ref.entry is None else weight_bytes(ref.entry)
 
 
-def render(prompter: ChatTokenizer, pair: Pair, max_length: int) -> list[RenderedSequence]:
-    """Return the training sequences of a pair, including those without supervised tokens after the cut."""
-    return [_sequence(prompter, example.input_ids, example.supervised, max_length)
-            for example in prompter.examples(pair, _UNCUT)]
+def render(prompter: ChatTokenizer, pair: Pair) -> list[RenderedSequence]:
+    """Return the training sequences of a pair."""
+    return [_sequence(prompter, example.input_ids, example.supervised) for example in prompter.examples(pair)]
 
 
-def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool], max_length: int) -> RenderedSequence:
+def _sequence(prompter: ChatTokenizer, ids: Sequence[int], marks: Sequence[bool]) -> RenderedSequence:
     controls = prompter.special_ids
 
     def kind(place: int) -> tuple[Part, bool]:
-        part: Part = "cut" if place >= max_length else "learned" if marks[place] else "given"
-        return part, ids[place] in controls
+        return "learned" if marks[place] else "given", ids[place] in controls
 
     segments = tuple(Segment(part, prompter.decode_with_special_tokens([ids[place] for place in places]), control)
                      for (part, control), places in itertools.groupby(range(len(ids)), kind))
-    return RenderedSequence(segments, len(ids), sum(marks[:max_length]))
+    return RenderedSequence(segments, len(ids), sum(marks))
 
 
 def sample_pairs(pairs: Sequence[Pair]) -> list[Pair]:
@@ -100,15 +94,8 @@ def sample_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     return list(pairs[::stride])
 
 
-def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair], max_length: int) -> Lengths:
-    """Count the tokens of pairs, and the pairs that are cut at ``max_length``."""
-    measured = sample_pairs(pairs)
-    lengths = prompter.lengths(measured)
-    over = [(pair, prompt) for pair, (prompt, answer) in zip(measured, lengths, strict=True)
-            if prompt + answer > max_length]
-    # a part of the last answer is supervised if its prompt is shorter than the cut
-    dropped = sum(prompt >= max_length and (pair.turns == 1 or not prompter.examples(pair, max_length))
-                  for pair, prompt in over)
+def measure_lengths(prompter: ChatTokenizer, pairs: Sequence[Pair]) -> Lengths:
+    """Count the tokens of pairs."""
+    lengths = prompter.lengths(sample_pairs(pairs))
     return Lengths(pairs=len(pairs), tokens=tuple(prompt + answer for prompt, answer in lengths),
-                   answers=tuple(answer for _, answer in lengths), max_length=max_length, cut=len(over),
-                   dropped=dropped)
+                   answers=tuple(answer for _, answer in lengths))

@@ -227,15 +227,19 @@ class LimitedChatTokenizer:
         return int(self._request("prompt_tokens", messages=_turns(messages)))
 
     def count_tokens(self, pair: Pair) -> int:
-        """Return the tokens of the pair's longest sequence before the cut."""
+        """Return the tokens of the pair's longest sequence."""
         return int(self._request("count_tokens", pair=_turns(pair.messages)))
 
-    def render(self, pairs: Sequence[Pair], max_length: int) -> list[list[template_preview.RenderedSequence]]:
-        """Return the training sequences of each pair (see ``template_preview.render``)."""
-        return [[_rendered(one) for one in self._request("render", pair=_turns(pair.messages), max_length=max_length)]
-                for pair in pairs]
+    def longest_answer(self, pairs: Sequence[Pair]) -> int:
+        """Return the tokens of the longest answer of all turns, with its end token; 0 without pairs."""
+        return max((int(self._request("longest_answer", pairs=[_turns(pair.messages) for pair in some]))
+                    for some in _batches(pairs)), default=0)
 
-    def measure(self, pairs: Sequence[Pair], max_length: int) -> template_preview.Lengths:
+    def render(self, pairs: Sequence[Pair]) -> list[list[template_preview.RenderedSequence]]:
+        """Return the training sequences of each pair (see ``template_preview.render``)."""
+        return [[_rendered(one) for one in self._request("render", pair=_turns(pair.messages))] for pair in pairs]
+
+    def measure(self, pairs: Sequence[Pair]) -> template_preview.Lengths:
         """Count the tokens of pairs (see ``template_preview.measure_lengths``)."""
         end = time.monotonic() + MEASURE_SECONDS
         parts = []
@@ -244,12 +248,10 @@ class LimitedChatTokenizer:
                 raise ModelError(f"measuring {len(pairs):,} pairs took longer than {MEASURE_SECONDS:g} seconds",
                                  where=str(self._process.folder), remedy=_REMEDY)
             turns = [_turns(pair.messages) for pair in some]
-            parts.append(self._request("measure", pairs=turns, max_length=max_length))
+            parts.append(self._request("measure", pairs=turns))
         return template_preview.Lengths(
             pairs=len(pairs), tokens=tuple(count for part in parts for count in part["tokens"]),
-            answers=tuple(count for part in parts for count in part["answers"]), max_length=max_length,
-            cut=sum(part["cut"] for part in parts), dropped=sum(part["dropped"] for part in parts),
-        )
+            answers=tuple(count for part in parts for count in part["answers"]))
 
     def _request(self, operation: str, **values: Any) -> Any:
         return self._process.request(operation, day=self._day, **values)
@@ -339,10 +341,12 @@ class _Worker:
         if operation == "count_tokens":
             return prompter.count_tokens(_pair(request["pair"]))
         if operation == "render":
-            sequences = template_preview.render(prompter, _pair(request["pair"]), request["max_length"])
+            sequences = template_preview.render(prompter, _pair(request["pair"]))
             return [asdict(sequence) for sequence in sequences]
         pairs = [_pair(turns) for turns in request["pairs"]]
-        return asdict(template_preview.measure_lengths(prompter, pairs, request["max_length"]))
+        if operation == "longest_answer":
+            return max(len(turn.answer_ids) for pair in pairs for turn in prompter.turns(pair))
+        return asdict(template_preview.measure_lengths(prompter, pairs))
 
     def _prompter(self, day: str | None) -> ChatTokenizer:
         if day not in self._prompters:

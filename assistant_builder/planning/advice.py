@@ -25,7 +25,8 @@ def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
     """Return the settings with the lowest cost that make all these methods fit; empty if they fit or none suffice.
 
     They are tried in this order: smaller micro-batches (slightly slower, same result), recomputed activations (one
-    third slower), a lower ``train.max_length`` (the longest pairs are cut).
+    third slower), a lower ``train.max_length`` (the longest pairs lose facts or
+    are left out; at least the mean length, so that most are kept).
     """
     if all(plan.methods[name].fit != "no" for name in methods):
         return {}
@@ -44,13 +45,14 @@ def _smaller_settings(plan: Plan) -> Iterator[dict[str, Any]]:
     train = plan.config.train
     current = train.micro_batch
     micro = [rows for rows in _halvings(current, 1) if train.batch_size % rows == 0]
-    for length, recompute, rows in itertools.product(_halvings(train.max_length, _MIN_TOKENS), (False, True), micro):
+    least = _MIN_TOKENS if plan.lengths.assumed else max(_MIN_TOKENS, math.ceil(plan.lengths.mean))
+    for length, recompute, rows in itertools.product(_halvings(plan.max_length, least), (False, True), micro):
         changes: dict[str, Any] = {}
         if rows != current:
             changes["train.micro_batch_size"] = rows
         if recompute and not plan.lora.checkpointing:
             changes["train.gradient_checkpointing"] = "on"
-        if length != train.max_length:
+        if length != plan.max_length:
             changes["train.max_length"] = length
         if changes:
             yield changes
@@ -209,7 +211,7 @@ def warnings(plan: Plan) -> list[str]:
     if train.optimizer != "adamw" and plan.machine.device == "cpu":
         found.append(t("train.optimizer={optimizer} needs a CUDA GPU. Use train.optimizer=adamw on a CPU.",
                        optimizer=train.optimizer))
-    if context and train.max_length > context:
+    if context and train.max_length != "auto" and train.max_length > context:
         found.append(t("train.max_length={length} is longer than the model's context. Set it to {context} tokens or "
                        "fewer.", length=str(train.max_length), context=str(context)))
     if not plan.architecture.known:

@@ -125,5 +125,6 @@ def _shipped(model: str) -> tuple[str, Mapping[str, Any]] | None:
     entries: list[CatalogEntry | PublishedModel] = [*CATALOG.values(), *PUBLISHED_MODELS.values()]
     for entry in entries:
         if text == entry.name or (entry.hub_id and text == entry.hub_id.casefold()):
-            return entry.name, entry.config
+            context = {"max_position_embeddings": entry.context_length} if isinstance(entry, CatalogEntry) else {}
+            return entry.name, {**context, **entry.config}
     return None

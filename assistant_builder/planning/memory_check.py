@@ -28,6 +28,7 @@ from assistant_builder.planning.memory import Batch, Method, base_storage, distr
 from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, MethodPlan, Plan
 from assistant_builder.planning.training_time import WorkRemaining, extrapolated_seconds, load_measured_runs
 from assistant_builder.study import Study
+from assistant_builder.study.limits import pair_limit
 from assistant_builder.study.steps import evaluates, split_run
 
 KNOWN_ERROR = 0.15  # assumed error of a predicted peak; the measured errors in docs/planner.md are smaller
@@ -139,7 +140,7 @@ def memory_note(study: Study) -> str:
     """Return a warning if a local training needs more memory than is currently free; otherwise an empty string."""
     if study.config.executor.kind != "local":
         return ""
-    plan = _plan_on(this_machine(), study, Lengths.assume(study.config.train.max_length))
+    plan = _plan_on(this_machine(), study, Lengths.assume(pair_limit(study)))
     if plan is None:
         return ""
     needed = max(method.expected_bytes for method in plan.arms)
@@ -152,7 +153,7 @@ def memory_note(study: Study) -> str:
 def where_both_fit(study: Study) -> str:
     """Return where a study of one arm could train both: ``here``, the name of the cheapest card, or an empty string."""
     config = study.config.with_changes({"arms": list(TWINS)})
-    lengths = Lengths.assume(config.train.max_length)
+    lengths = Lengths.assume(pair_limit(study))
     try:
         plan = _plan_on(this_machine(), study, lengths, config=config)
     except ResourceError:  # the settings request more devices than this machine has
@@ -210,7 +211,7 @@ def _measured_lengths(study: Study) -> Lengths | None:
     counted: dict[str, Any] = (read_json(path).get("token_lengths") or {}) if path.exists() else {}
     if not counted.get("max"):
         return None
-    longest = min(int(counted["max"]), study.config.train.max_length)
+    longest = min(int(counted["max"]), pair_limit(study))
     mean = min(float(counted.get("mean") or longest), longest)
     return Lengths(mean, longest, mean / 2, longest // 2)
 

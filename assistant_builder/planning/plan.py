@@ -143,7 +143,7 @@ class Lengths:
     """Lengths of the training sequences in tokens."""
 
     mean: float
-    longest: int  # before the cut to train.max_length
+    longest: int  # before train.max_length
     supervised: float  # mean positions per sequence
     longest_answer: int  # supervised positions of the longest sequence
     assumed: bool = False  # because no data is known
@@ -185,13 +185,18 @@ class Plan:
         wanted = self.config.model.compute_dtype
         return self.machine.compute_dtype if wanted == "auto" else wanted
 
+    @property
+    def max_length(self) -> int:
+        """``train.max_length``; where it follows the data, the longest sequence, at most the context of the base."""
+        length, longest = self.config.train.max_length, self.lengths.longest
+        return min(longest, self.architecture.context or longest) if length == "auto" else length
+
     @cached_property
     def batch(self) -> Batch:
         """The largest micro-batch."""
         if self.largest is not None:
             return self.largest
-        train = self.config.train
-        rows, length = train.micro_batch, min(self.lengths.longest, train.max_length)
+        rows, length = self.config.train.micro_batch, min(self.lengths.longest, self.max_length)
         answer = max(1, min(self.lengths.longest_answer, length - 1))
         return Batch(rows, length, rows * answer, answer, padded=rows > 1 and not self.lengths.assumed)
 
@@ -238,8 +243,8 @@ class Plan:
     def with_changes(self, changes: Mapping[str, Any]) -> Plan:
         """Return the plan with other settings; assumed lengths follow ``train.max_length``."""
         config = self.config.with_changes(dict(changes))
-        longest = config.train.max_length
-        follows = self.lengths.assumed and longest != self.config.train.max_length
+        longest = config.train.assumed_length
+        follows = self.lengths.assumed and config.train.max_length != self.config.train.max_length
         return replace(self, config=config,
                        lengths=Lengths.about(self.lengths.mean, longest) if follows else self.lengths)
 
@@ -336,7 +341,8 @@ class Plan:
         else:
             weights = sum(module_bytes(module, method, self.config.model, self.compute_dtype)
                           for module in self.architecture.modules)
-        tokens = self.config.train.max_length + self.config.eval.max_new_tokens
+        answer = self.config.eval.answer_limit(0 if self.lengths.assumed else self.lengths.longest_answer)
+        tokens = self.max_length + answer
         cache = sum(2 * wide * block.key_value * tokens for block in self.architecture.blocks)
         largest = max(module.weights for module in self.architecture.modules)
         adapters = 0 if method == FULL_TUNING else 4 * trained
@@ -373,5 +379,5 @@ def plan_study(config: StudyConfig, pairs: int = 0, lengths: Lengths | None = No
     """
     name, architecture = load_architecture(config.model.base, config.model.revision)
     return distribute(Plan(name, architecture, config, with_speed(machine or this_machine()), pairs or ASSUMED_PAIRS,
-                           lengths or Lengths.assume(config.train.max_length),
+                           lengths or Lengths.assume(config.train.assumed_length),
                            load_measured_runs(architecture.parameters)))

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
-from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of, on_grid
 from assistant_builder.retrieval.ranking import WITHIN
+from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 
 if TYPE_CHECKING:
     from assistant_builder.models.chat_template import ChatTokenizer, Example
@@ -77,7 +78,7 @@ class Grounder:
     Attributes:
         prompter: Tokenizer of the base.
         count: Most facts in a prompt.
-        limit: Most tokens of a prompt with facts, without earlier turns.
+        limit: Most tokens of a prompt with facts: the context of the base without the room for an answer.
         answer: Tokens of a context that facts leave to the answer.
     """
 
@@ -87,10 +88,10 @@ class Grounder:
     answer: int = 0
 
     @classmethod
-    def of(cls, config: StudyConfig, prompter: ChatTokenizer) -> Grounder:
-        """The grounder of a study: prompts leave room for the longest answer of the evaluation."""
-        answer = min(config.eval.max_new_tokens, config.train.max_length // 2)
-        return cls(prompter, config.retrieval.facts, config.train.max_length - answer, answer)
+    def of(cls, study: Study, prompter: ChatTokenizer) -> Grounder:
+        """The grounder of a study: prompts leave room for the longest answer, at most half of the base's context."""
+        answer = min(answer_limit(study), prompter.context // 2)
+        return cls(prompter, study.config.retrieval.facts, prompter.context - answer, answer)
 
     def ground(self, messages: Sequence[Message], facts: Sequence[Fact],
                context: int | None = None) -> tuple[list[Message], list[Fact]]:
@@ -99,16 +100,16 @@ class Grounder:
         Args:
             messages: A conversation that ends with a question.
             facts: Facts, the nearest first; of those that do not fit the farthest are left out.
-            context: Tokens that the whole prompt and its answer may have together.
+            context: Tokens that a prompt and its answer may have together, if fewer than the context of the base.
+
+        Returns:
+            The conversation as it is, and no facts, if not even the nearest fact fits.
         """
-        last = [message for message in messages if message.role == "system"] + list(messages[-1:])
+        limit = self.limit if context is None else min(self.limit, context - self.answer)
         for count in range(min(self.count, len(facts)), 0, -1):
-            kept = list(facts[:count])
-            if len(self.prompter.prompt_ids(with_facts(last, kept))) > self.limit:
-                continue
-            grounded = with_facts(messages, kept)
-            if context is None or len(self.prompter.prompt_ids(grounded)) <= context - self.answer:
-                return grounded, kept
+            grounded = with_facts(messages, facts[:count])
+            if len(self.prompter.prompt_ids(grounded)) <= limit:
+                return grounded, list(facts[:count])
         return list(messages), []
 
 
@@ -209,13 +210,16 @@ def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
 
 
 def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[Hit]], grounder: Grounder,
-                   seed: int | None) -> Iterable[Pair]:
+                   seed: int | None, longest: int) -> Iterable[Pair]:
     """One pair for each answerable assistant turn, with facts in its system prompt.
 
     Questions that should be declined are left out: declining is decided by a rule, because adapters that learn it
     decline unusual wordings too. Without a seed (validation) nothing is left to chance. The prompts of validation hold
     a supporting fact as well: else the few questions whose fact was not found would decide the loss, which grows for
     them as the assistant learns to trust what it reads.
+
+    A pair of more than ``longest`` tokens loses its farthest facts, but never the last one that supports its answer, so
+    that it may still be longer.
     """
     for pair in pairs:
         if not pair.answerable:
@@ -224,22 +228,42 @@ def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[H
         for target, end in zip(facts_of(pair), ends, strict=True):
             hits = contexts.get((target.row, target.turn), [])
             facts = training_facts(target, hits, grounder.count, seed)
-            messages, _ = grounder.ground(pair.messages[:end], facts)
-            yield replace(pair, messages=(*messages, pair.messages[end]))
+            turn = replace(pair, messages=pair.messages[: end + 1])
+            yield _fitted(turn, facts, target, grounder.prompter, longest)
 
 
-def grounded_examples(pairs: Iterable[Pair], prompter: ChatTokenizer, max_length: int) -> list[Example]:
-    """The training sequences of grounded pairs; only the last answer of each is supervised."""
+def _fitted(turn: Pair, facts: Sequence[Fact], target: Fact, prompter: ChatTokenizer, longest: int) -> Pair:
+    """The turn with as many of the facts, the nearest first, as ``longest`` tokens allow, but always a supporting one.
+
+    The last resort is the turn itself as its only fact, which may be shorter than another wording.
+    """
+    kept = list(facts)
+    needed = next(fact for fact in kept if supports(fact, target))
+    while True:
+        whole = with_facts_before(turn, kept)
+        if kept == [target] or prompter.count_tokens(whole) <= longest:
+            return whole
+        farthest = next((fact for fact in reversed(kept) if fact is not needed), None)
+        kept = [target] if farthest is None else [fact for fact in kept if fact is not farthest]
+
+
+def with_facts_before(pair: Pair, facts: Sequence[Fact]) -> Pair:
+    """A pair with facts in the prompt of its last answer."""
+    return replace(pair, messages=(*with_facts(pair.messages[:-1], facts), pair.messages[-1]))
+
+
+def with_own_fact(pair: Pair) -> Pair:
+    """The shortest pair that the grounded approach can train on; one to decline, which is not trained, as it is."""
+    return with_facts_before(pair, facts_of(pair)[-1:]) if pair.answerable else pair
+
+
+def grounded_example(pair: Pair, prompter: ChatTokenizer) -> Example:
+    """The training sequence of a grounded pair; only its last answer is supervised."""
     from assistant_builder.models.chat_template import Example
 
-    found = []
-    for pair in pairs:
-        turn = prompter.turns(pair)[-1]
-        ids = (*turn.prompt_ids, *turn.answer_ids)[:max_length]
-        marks = ((False,) * len(turn.prompt_ids) + (True,) * len(turn.answer_ids))[:max_length]
-        if any(marks):
-            found.append(Example(ids, marks))
-    return found
+    turn = prompter.turns(pair)[-1]
+    return Example((*turn.prompt_ids, *turn.answer_ids),
+                   (False,) * len(turn.prompt_ids) + (True,) * len(turn.answer_ids))
 
 
 Lookup = Callable[[Sequence[Message]], list[Hit]]

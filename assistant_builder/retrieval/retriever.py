@@ -68,7 +68,7 @@ class Retriever:
         if embedder.sha256 != index.embedder["sha256"]:
             raise StudyError(f"the index was made with {index.embedder['name']}, not with {embedder.name} as it is now",
                              where=str(folder), remedy=f"Run 'assistant-builder run {study.name} --redo'")
-        return cls(study, index, embedder, Grounder.of(study.config, prompter))
+        return cls(study, index, embedder, Grounder.of(study, prompter))
 
     def find(self, looks: Sequence[Look], *, exclude: Sequence[Collection[int]] | None = None,
              context: int | None = None) -> list[Found]:

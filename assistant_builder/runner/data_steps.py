@@ -11,12 +11,14 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import SplitName, load_split, prepare_dataset
 from assistant_builder.i18n import t
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.checkpoint_dir import max_pair_tokens
+from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.provenance import collect_provenance
+from assistant_builder.retrieval.grounding import with_own_fact
 from assistant_builder.study import Study
+from assistant_builder.study.limits import LENGTHS
 from assistant_builder.study.steps import Progress
 
 
@@ -37,14 +39,18 @@ def prepare_data(study: Study) -> Iterable[Path]:
     process = TemplateProcess(folder)
     try:
         # the limits turn a template or tokenizer that exceeds them into an error of the first step
-        prepare_dataset(source, config.data, tokenizer=LimitedChatTokenizer(process, day),
-                        max_length=config.train.max_length,
-                        max_pair_tokens=max_pair_tokens(folder, config.eval.max_new_tokens),
-                        folder=study.folder / "data", title=study.title)
+        tokenizer, context = LimitedChatTokenizer(process, day), context_length(folder)
+        longest = context if config.train.max_length == "auto" else config.train.max_length
+        prepared = prepare_dataset(source, config.data, tokenizer=tokenizer, max_length=longest,
+                                   max_pair_tokens=context, as_trained=with_own_fact if config.grounded else None,
+                                   folder=study.folder / "data", title=study.title)
+        write_json(study.folder / "data" / LENGTHS,
+                   {"longest_answer": tokenizer.longest_answer(prepared.findings.usable)})
     finally:
         process.close()
     study.write_progress("data", Progress(1, 1, "file", t("Data ready")))
-    names = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "split.json")
+    names = ("train.jsonl", "validation.jsonl", "heldout.jsonl", "rejected.jsonl", "findings.json", "split.json",
+             LENGTHS)
     return [study.folder / "data" / name for name in names]
 
 

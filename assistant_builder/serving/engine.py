@@ -159,7 +159,8 @@ class Engine:
         if assistant is None:
             raise ApiError(404, f"the model {body.model!r} does not exist; there are: {', '.join(self.models.ids)}",
                           code="model_not_found", param="model")
-        limits, sampling = self._limits[assistant.id], body.sampling()
+        limits = self._limits[assistant.id]
+        sampling = body.sampling(limits.longest_answer)
         messages = body.conversation(limits.system)
         read = messages if limits.conversations else alone(messages)
         try:

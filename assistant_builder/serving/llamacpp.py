@@ -33,6 +33,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
+from assistant_builder.study.limits import pair_limit
 
 SLOTS = 4
 """Questions to one assistant that are answered at a time by default."""
@@ -99,8 +100,8 @@ class LlamaCppSession(Session):
                      trust_remote_code=allows_code(model))
         prompter = ChatTokenizer.load(base, study.template_date)
         limit = context_length(base)
-        facts = study.config.train.max_length if study.config.grounded else 0
-        context = min(limit, context_tokens([study.config], limit, self._requested) + facts)
+        facts = pair_limit(study) if study.config.grounded else 0
+        context = min(limit, context_tokens(study, limit, self._requested) + facts)
         server = LlamaServer(path, context=context, slots=self._slots)
         try:
             items = heldout_prompts(study, _CHECKED)

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from assistant_builder.arms import ARMS, QLORA, plain_order, with_arm
-from assistant_builder.chat.ask import context_tokens, default_system_prompt
+from assistant_builder.chat.ask import context_tokens, default_system_prompt, longest_answer
 from assistant_builder.config import Approach
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
+from assistant_builder.inference.session import Sampling
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch
@@ -177,6 +178,7 @@ class PromptLimits:
     system: str  # the system prompt that the assistants were trained with; empty without one
     close: Callable[[], None] = lambda: None  # ends the processes that count
     conversations: bool = False  # whether the assistants read earlier turns
+    longest_answer: int = Sampling().max_new_tokens  # most tokens of an answer, unless a request sets its own limit
 
 
 def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:
@@ -199,8 +201,7 @@ def is_long(messages: Sequence[Message]) -> bool:
 
 def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimits:
     """The limits of a study's assistants; reads the tokenizer of its base."""
-    config = study.config
-    model = config.model
+    model = study.config.model
     ref = resolve(model.base, trust_remote_code=allows_code(model))
     folder = fetch(ref, revision=model.revision, trust_remote_code=allows_code(model))
     # two processes, so that a prompt of megabytes, which takes seconds, does not delay short ones
@@ -215,5 +216,6 @@ def study_prompt_limits(study: Study, context: int | None = None) -> PromptLimit
         for process in processes:
             process.close()
 
-    most_tokens = context_tokens([config], context_length(folder), context) - 1
-    return PromptLimits(count, most_tokens, default_system_prompt(study), end, reads_conversations(study))
+    most_tokens = context_tokens(study, context_length(folder), context) - 1
+    return PromptLimits(count, most_tokens, default_system_prompt(study), end, reads_conversations(study),
+                        longest_answer(study))

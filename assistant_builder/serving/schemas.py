@@ -187,10 +187,13 @@ class ChatRequest(_Strict):
         own = any(turn.role == "system" for turn in turns)
         return turns if own or not system else [Message("system", system), *turns]
 
-    def sampling(self) -> Sampling:
-        """Generation settings, greedy by default, as evaluated; raises ApiError if a value is out of bounds."""
+    def sampling(self, longest_answer: int) -> Sampling:
+        """Generation settings, greedy by default, as evaluated; raises ApiError if a value is out of bounds.
+
+        ``longest_answer``: most tokens of the answer, unless the request sets its own limit.
+        """
         standard = Sampling()
-        limit = self.max_completion_tokens or self.max_tokens or standard.max_new_tokens
+        limit = self.max_completion_tokens or self.max_tokens or longest_answer
         try:
             return Sampling(max_new_tokens=limit,
                             temperature=standard.temperature if self.temperature is None else self.temperature,

@@ -45,6 +45,7 @@ from assistant_builder.quantization import METHODS
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
+from assistant_builder.study.limits import pair_limit
 
 SLOTS = 64
 """Questions to one assistant that are answered at a time by default: vLLM computes them in one batch."""
@@ -82,8 +83,8 @@ def _need(name: str, study: Study, arm: str) -> _Need:
 
 def assistant_context(study: Study, limit: int, requested: int | None) -> int:
     """Tokens of a prompt with its facts and of its answer; ``limit`` is the context length of the base."""
-    facts = study.config.train.max_length if study.config.grounded else 0
-    return min(limit, context_tokens([study.config], limit, requested) + facts)
+    facts = pair_limit(study) if study.config.grounded else 0
+    return min(limit, context_tokens(study, limit, requested) + facts)
 
 
 def vllm_command(assistants: Mapping[str, tuple[Study, str]], requested: int | None = None) -> list[str]:

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from assistant_builder.atomic_io import write_text
 from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.data.card import inline
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
+from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.template_preview import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.planning.plan import Lengths, plan_study
@@ -200,8 +201,9 @@ def estimate(sweep: Sweep) -> SweepEstimate:
     return SweepEstimate(studies, len(sweep.trials), trainings, total, lengths is None)
 
 
-def _lengths(folder: Path, pairs: Sequence[Pair], max_length: int) -> Lengths:
+def _lengths(folder: Path, pairs: Sequence[Pair], max_length: int | Literal["auto"]) -> Lengths:
+    limit = context_length(folder) if max_length == "auto" else max_length
     with closing(TemplateProcess(folder)) as process:
-        measured = LimitedChatTokenizer(process).measure(pairs, max_length)
-    cut = [min(tokens, measured.max_length) for tokens in measured.tokens]
-    return replace(Lengths.about(fmean(cut), max(cut)), assumed=False)
+        measured = LimitedChatTokenizer(process).measure(pairs)
+    read = [min(tokens, limit) for tokens in measured.tokens]
+    return replace(Lengths.about(fmean(read), max(read)), assumed=False)

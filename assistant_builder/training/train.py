@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,9 @@ from assistant_builder.arms import ARMS, continued
 from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.child_process import peak_memory_bytes
 from assistant_builder.config import StudyConfig
-from assistant_builder.data import load_split
-from assistant_builder.errors import Cancelled, ConfigError, DataError, ResourceError
+from assistant_builder.errors import Cancelled, ConfigError, ResourceError
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.chat_template import ChatTokenizer, Example
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import Machine, this_machine
@@ -31,8 +30,6 @@ from assistant_builder.planning.memory import (
 )
 from assistant_builder.planning.memory_check import plan_run, prediction, require_device, require_fit, write_plan
 from assistant_builder.planning.plan import MethodPlan, Plan
-from assistant_builder.retrieval.augment import asked_otherwise, repetitions
-from assistant_builder.retrieval.grounding import Grounder, grounded_examples, grounded_pairs, read_contexts
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, continued_run, run_of, split_run
 from assistant_builder.training import checkpoints
@@ -40,10 +37,10 @@ from assistant_builder.training.micro_batch import plan_with_micro_batch
 from assistant_builder.training.progress import validation_losses
 from assistant_builder.training.sample_generations import choose_samples
 from assistant_builder.training.schedule import best_step, early_stop_decision, sample_order
+from assistant_builder.training.sequences import Sequences, load_sequences
 from assistant_builder.training.sft_config import ArmConfig, twin
 
 if TYPE_CHECKING:
-    from assistant_builder.data import Pair, SplitName
     from assistant_builder.training.trainer import TwinTrainer
 
 
@@ -51,12 +48,12 @@ if TYPE_CHECKING:
 class _TrainingInputs:
     """Inputs of a training."""
 
-    config: StudyConfig  # the study's settings, with ``train.micro_batch_size`` per device
+    config: StudyConfig  # with ``train.micro_batch_size`` per device, and ``train.max_length`` as a number
     base: Path
     base_name: str  # name of the base model in ``adapter_config.json``
     prompter: ChatTokenizer
-    pairs: dict[str, list[Pair]]  # with facts in their prompts if the approach is grounded
-    examples: dict[str, list[Example]]
+    train: Sequences
+    validation: Sequences
     planned: Plan
     spread: ParallelStrategy
 
@@ -72,7 +69,7 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     Raises:
         Cancelled: The user cancelled; a checkpoint of the last step exists.
         ConfigError: The settings need a GPU.
-        DataError: No training pair fits into ``train.max_length``.
+        DataError: Most rows are longer than ``train.max_length`` or the context of the base.
         ResourceError: The training does not fit the memory of this machine, or devices are missing.
     """
     study.write_progress(f"train-{run}", Progress(0, 1, "steps", "Loading the base model"))
@@ -110,12 +107,14 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
     ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     base = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model))
     prompter = ChatTokenizer.load(base, study.record_template_date())
-    pairs = {split: _pairs(study, split, prompter) for split in ("train", "validation")}
-    examples = {split: _examples(study, split, found, prompter) for split, found in pairs.items()}
+    training, validation = load_sequences(study, "train", prompter), load_sequences(study, "validation", prompter)
+    if config.train.max_length == "auto":
+        longest = min(max(training.longest, validation.longest), prompter.context)
+        config = config.with_changes({"train.max_length": longest})
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)
         machine = machine.with_devices(devices)
-        sequences = [(len(example.input_ids), sum(example.supervised)) for example in examples["train"]]
+        sequences = [(len(example.input_ids), sum(example.supervised)) for example in training.examples]
         order = sample_order([length for length, _ in sequences], config.train)
         planned = plan_with_micro_batch(study, config, devices, machine.device,
                                         lambda changed: plan_run(changed, base, sequences, order, machine))
@@ -124,7 +123,7 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_parallelism(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
-    return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, pairs, examples, planned, spread)
+    return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, training, validation, planned, spread)
 
 
 def _require_planned_device(machine: Machine) -> None:
@@ -145,7 +144,7 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     from assistant_builder.models import loading
     from assistant_builder.models.lora_layers import train_through_rounding
 
-    config, spread, examples = prepared.config, prepared.spread, prepared.examples
+    config, spread, examples = prepared.config, prepared.spread, prepared.train.examples
     arm, seed = split_run(run)
     settings = twin(config, seed)[arm]
     if ARMS[arm].rounds and spread.kind == "fsdp":  # a process would need the whole adapter of a layer to round it
@@ -173,7 +172,9 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
                "gradient_checkpointing": method.checkpointing, "held": method.dequantized, "base_bytes": base_bytes,
                "adapter_bytes": sum(value.nbytes for value in trainable),
                "trainable_parameters": sum(value.numel() for value in trainable),
-               "total_parameters": loading.count_parameters(model), "train_pairs": len(examples["train"])}
+               "total_parameters": loading.count_parameters(model), "train_pairs": len(examples),
+               "max_length": config.train.max_length,
+               "left_out": {**prepared.validation.too_long, **prepared.train.too_long}}
     trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method, on_leader)
     if trainer.is_main_process:
         write_json(folder / "config.json", {"arm": arm, **settings.model_dump(mode="json"),
@@ -189,39 +190,12 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         raise Cancelled("cancelled on request")
     if early and trainer.early_stop_move(reached) == "wait":
         return None
-    summary |= {"steps": reached, "epochs": reached * config.train.batch_size / len(examples["train"]),
+    summary |= {"steps": reached, "epochs": reached * config.train.batch_size / len(examples),
                 "tokens": trainer.metrics.tokens, "train_seconds": trainer.metrics.elapsed,
                 "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
                 "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
                 "predicted": prediction(prepared.planned, arm)}
     return _publish(folder, trainer, summary, last=config.grounded) if trainer.is_main_process else []
-
-
-def _pairs(study: Study, split: SplitName, prompter: ChatTokenizer) -> list[Pair]:
-    """The pairs of a split; with the grounded approach, with the facts that were found for them."""
-    pairs, config = load_split(study.folder / "data", split), study.config
-    if not config.grounded:
-        return pairs
-    contexts, grounder = read_contexts(study.retrieval_folder, split), Grounder.of(config, prompter)
-    if split != "train":
-        return list(grounded_pairs(pairs, contexts, grounder, None))
-    seed, found = config.train.seed, []
-    for time in range(repetitions(sum(pair.turns for pair in pairs if pair.answerable))):
-        other = seed + 1000 * time  # seeds of a study are consecutive
-        found += grounded_pairs(asked_otherwise(pairs, other, typed=time > 0), contexts, grounder, other)
-    return found
-
-
-def _examples(study: Study, split: SplitName, pairs: Sequence[Pair], prompter: ChatTokenizer) -> list[Example]:
-    length = study.config.train.max_length
-    if study.config.grounded:
-        examples = grounded_examples(pairs, prompter, length)
-    else:
-        examples = [example for pair in pairs for example in prompter.examples(pair, length)]
-    if not examples:
-        raise DataError(f"no {split} pair fits into train.max_length={length} tokens with its answer",
-                        where=f"study {study.name}", remedy="Raise train.max_length")
-    return examples
 
 
 def _trainer(study: Study, run: str, settings: ArmConfig, model: Any, prepared: _TrainingInputs, device: str,
@@ -243,13 +217,14 @@ def _trainer(study: Study, run: str, settings: ArmConfig, model: Any, prepared: 
         return early_stop_decision(losses, others, step, plan.steps, study.config.train.patience)
 
     plan = TrainingRun(
-        train=train, train_examples=prepared.examples["train"], validation_examples=prepared.examples["validation"],
+        train=train, train_examples=prepared.train.examples,
+        validation_examples=prepared.validation.examples,
         folder=study.arm_folder(run), device=device, gradient_checkpointing=method.checkpointing,
         dequantize=method.dequantized and not ARMS[split_run(run)[0]].rounds,  # rounding starts from float16
         spread=prepared.spread, on_leader=on_leader,
         cancelled=lambda: study.cancel_requested, next_move=next_move, on_step=on_step,
         samples=choose_samples(
-            prepared.pairs["validation"], prepared.prompter, train.sample_answers, train.max_length),
+            prepared.validation.pairs, prepared.prompter, train.sample_answers, train.assumed_length),
     )
     return TwinTrainer(model, plan, prepared.prompter)
 

@@ -23,6 +23,7 @@ from assistant_builder.config import (
     PRESETS,
     RegistryName,
     StudyConfig,
+    constraints_of,
     option_fields,
     parse_config,
 )
@@ -48,7 +49,7 @@ class Option:
         kind: Type of the value, which selects the component.
         basic: Whether it is shown outside of the advanced section.
         optional: Whether it may be empty.
-        choices: Allowed values of ``choice`` and ``choices``.
+        choices: Allowed values of ``choice`` and ``choices``; of a number, words that it may be instead (``auto``).
         meanings: What a choice means, in a few words, for choices that say it.
     """
 
@@ -62,13 +63,18 @@ class Option:
     default: Any
     meanings: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_typed(self) -> bool:
+        """Whether it is shown as text: a number component has no value for "not set" and for a word."""
+        return self.kind == "text" or self.optional or (self.kind == "integer" and bool(self.choices))
+
     def to_widget(self, value: Any) -> Any:
         """Convert a value to that of the component."""
         if self.kind == "list":
             return ", ".join(value)
         if self.kind == "mapping":
             return "\n".join(f"{key} = {item}" for key, item in value.items())
-        if self.kind == "text" or self.optional:
+        if self.is_typed:
             return "" if value is None else str(value)
         return list(value) if self.kind == "choices" else value
 
@@ -81,6 +87,8 @@ class Option:
             return {key.strip(): value.strip() for key, _, value in pairs}
         if self.optional and (shown is None or not str(shown).strip()):
             return None
+        if self.kind == "integer" and self.choices and isinstance(shown, str):
+            return int(shown) if shown.strip().isdecimal() else shown.strip().lower() or self.default
         if self.kind == "text":
             return shown or ""
         if self.kind == "integer" and isinstance(shown, float) and shown.is_integer():
@@ -113,9 +121,9 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
     """Kind, choices, and whether None is valid."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        inner = [argument for argument in arguments if argument is not type(None)]
-        kind, choices, _ = _kind(inner[0])
-        return kind, choices, True
+        kind, choices, _ = _kind(arguments[0])
+        words = tuple(word for other in arguments[1:] if get_origin(other) is Literal for word in get_args(other))
+        return kind, choices or words, type(None) in arguments
     if origin is Annotated:
         name_of = next((item for item in arguments[1:] if isinstance(item, RegistryName)), None)
         return _kind(arguments[0]) if name_of is None else ("choice", name_of.choices(), False)
@@ -134,7 +142,7 @@ def bounds_text(field: FieldInfo) -> str:
     """The bounds of a number in words: ``above 0, below 0.9``; empty if it has none."""
     bounds = ((annotated_types.Gt, N_("above {bound}"), "gt"), (annotated_types.Ge, N_("at least {bound}"), "ge"),
               (annotated_types.Lt, N_("below {bound}"), "lt"), (annotated_types.Le, N_("at most {bound}"), "le"))
-    return ", ".join(t(words, bound=getattr(constraint, name)) for constraint in field.metadata
+    return ", ".join(t(words, bound=getattr(constraint, name)) for constraint in constraints_of(field)
                      for kind, words, name in bounds if isinstance(constraint, kind))
 
 
@@ -182,7 +190,7 @@ def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) 
     if option.key == "train.preset":
         return gr.Radio(preset_choices(by_heart=False), value=value, elem_classes="ab-preset-cards", show_label=False,
                         **{**shared, "info": None})
-    if option.kind in ("integer", "number") and not option.optional:  # gr.Number turns "not set" into 0
+    if option.kind in ("integer", "number") and not option.is_typed:  # gr.Number turns "not set" into 0
         # No bounds here: the component would round, and refuse one value at a time without a remedy.
         return gr.Number(value=value, step=number_step(option), **shared)
     if option.kind == "flag":

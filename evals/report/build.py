@@ -13,6 +13,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.final import answers_added
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
@@ -106,7 +107,7 @@ def _build_report(study: Study) -> dict[str, Any]:
         "config": config.model_dump(mode="json", exclude={
             *(["arms"] if config.arms == list(TWINS) else []),
             *([] if config.grounded else ["approaches", "retrieval"])}),
-        "context": list(CONTEXT),
+        "context": list(CONTEXT), "answer_limit": answer_limit(study),
     }
     report["taught"] = rules.taught(cells[tuned[0]])
     if config.grounded and (added := answers_added(study)):
@@ -205,7 +206,7 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     """A cell's figures; ``metrics`` repeats ``nll_per_token`` so that it has every metric."""
     figures = {metric: figure(cell, metric, items) for metric, items in usable.items() if cell.has(metric)}
     loss = figures.get("nll_per_token")
-    kept = ("base", "adapter", "base_bytes", "compute_dtype", "batch_size", "seconds")
+    kept = ("base", "adapter", "base_bytes", "compute_dtype", "batch_size", "seconds", "cut_answers")
     if cell.name in CELLS:
         label, about = CELLS[cell.name].label, CELLS[cell.name].about
     else:

@@ -193,6 +193,12 @@ def metric_table(report: Report) -> dict[str, Any]:
             "figures": [number(cell["metrics"].get(name), name) for cell in cells.values()],
             "difference": "–", "interval": "–", "p": "", "holm": "", "reading": "the untuned base was not scored",
         } for name in METRICS if any(cell["metrics"].get(name) is not None for cell in cells.values())]
+    cut = [cell.get("cut_answers") for cell in cells.values()]
+    if any(cut):
+        rows.append({"label": "Answers cut at the limit", "primary": False,
+                     "scale": f"of {report['answer_limit']:,} tokens; lower is better",
+                     "figures": ["–" if number is None else f"{number:,}" for number in cut], "difference": "",
+                     "interval": "", "p": "", "holm": "", "reading": "scored without their end"})
     caption, words = (("QLoRA minus LoRA", "QLoRA − LoRA") if compared else
                       ("the assistant minus the untuned base", "Tuned − untuned"))
     return {"cells": [{"name": name, "label": cell["label"]} for name, cell in cells.items()], "rows": rows,

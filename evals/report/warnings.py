@@ -24,13 +24,14 @@ from evals.tasks.general_knowledge import TASK as RETENTION
 Warned = tuple[str, str, str]  # code, level and text of a warning
 IDENTITY_TOLERANCE = 1e-12  # largest rounding error at which an identity holds
 _FAILURE_SHARE = 0.1
+_CUT_SHARE = 0.02  # share of answers that stop at the limit of tokens above which the scores are in doubt
 _POSITION_BIAS = 0.6  # share of decided judgements for one position from which a judge counts as biased
 _LOSS_TOLERANCE = 1e-3
 
 
 def secondary_warnings(report: Mapping[str, Any]) -> Iterator[Warned]:
-    """Warnings from untuned baselines, identities, fidelity, noise floor, seeds, exports, tasks, refusals and judge."""
-    for about in (_untuned, _arithmetic, _noise, _seeds, _exports_and_tasks, _declining, _judge):
+    """Warnings from baselines, arithmetic, fidelity, noise, seeds, exports, tasks, cut answers, refusals and judge."""
+    for about in (_untuned, _arithmetic, _noise, _seeds, _exports_and_tasks, _cut, _declining, _judge):
         yield from about(report)
 
 
@@ -146,6 +147,18 @@ def _exports_and_tasks(report: Mapping[str, Any]) -> Iterator[Warned]:
             yield ("forgetting", "note",
                    f"Tuning made the model forget general knowledge: {'; '.join(forgot)}. If the assistant needs it, "
                    "train more gently (fewer epochs, a lower learning rate).")
+
+
+def _cut(report: Mapping[str, Any]) -> Iterator[Warned]:
+    tuned = [report["cells"][name] for name in tuned_cells(arms_of(report))]
+    cut = {cell["label"]: cell["cut_answers"] for cell in tuned if cell.get("cut_answers")}
+    if cut:
+        listed = " and ".join(f"{plural(number, 'answer')} of {label}" for label, number in cut.items())
+        share = max(cut.values()) / tuned[0]["items"]
+        yield ("cut_answers", "serious" if share > _CUT_SHARE else "note",
+               f"Of {plural(tuned[0]['items'], 'test question')}, {listed} stopped at the limit of "
+               f"{report['answer_limit']:,} tokens before they had ended, and were scored without their end. Set "
+               "eval.max_new_tokens=auto or raise it, and train longer if the answers repeat themselves.")
 
 
 def _declining(report: Mapping[str, Any]) -> Iterator[Warned]:

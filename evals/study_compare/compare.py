@@ -12,6 +12,7 @@ from assistant_builder.data import load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from evals.metrics import METRICS
 from evals.report.contrasts import clusters_of, figures_of, with_holm
 from evals.report.format import plain, plural, shown
@@ -125,7 +126,8 @@ def differences(a: Study, b: Study, cell_a: Cell, cell_b: Cell) -> list[dict[str
 
 def _facts(study: Study, cell: Cell) -> Iterator[tuple[str, Any]]:
     config = study.config
-    yield from ((key, value) for key, value in flatten(config.model_dump(mode="json")) if key not in _IRRELEVANT)
+    settings = dict(flatten(config.model_dump(mode="json"))) | {"eval.max_new_tokens": answer_limit(study)}
+    yield from ((key, value) for key, value in settings.items() if key not in _IRRELEVANT)
     provenance = read_record(study.folder / "provenance.json")
     hashes = read_record(study.folder / "data" / "split.json").get("hashes", {})
     digests = {f"{name} data, SHA-256": hashes.get(split) for split, name in (

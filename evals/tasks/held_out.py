@@ -18,6 +18,7 @@ from assistant_builder.data import Message, Pair, load_split
 from assistant_builder.errors import EvaluationError
 from assistant_builder.retrieval.answering import Look, alone, looks
 from assistant_builder.study import Study
+from assistant_builder.study.limits import answer_limit
 from evals.answers import AFTER, AFTER_TURNS
 from evals.metrics import Context, score_answer, text_metrics
 
@@ -173,7 +174,7 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     write_text(folder / f"{generation}.yaml", _yaml({
         "task": generation, **shared, "output_type": "generate_until", "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{reference}}",
-        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": study.config.eval.max_new_tokens},
+        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": answer_limit(study)},
         "process_results": _Function("scoring.score_generation"),
         # lm-eval averages over the items with a score
         "metric_list": [

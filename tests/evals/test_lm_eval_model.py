@@ -90,6 +90,12 @@ def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder: Path
                      tick=lambda kind, items: None)
         answers.append(lm.generate_until([Request(prompt) for prompt in prompts]))  # type: ignore[misc]
     assert answers[0] == answers[1] and all(answers[0])
+    assert lm.finishes == dict.fromkeys(prompts, "length"), "a model with random weights does not end in 6 tokens"
+    prompter.stop_ids = list(range(len(prompter.tokenizer)))
+    ended = StudyLM(model, prompter, own_tasks=["own_gen"], batch_size=1, max_new_tokens=6,
+                    tick=lambda kind, items: None)
+    ended.answer(prompts)
+    assert set(ended.finishes.values()) == {"stop"}
 
 
 def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_size(

@@ -88,6 +88,9 @@ def test_everything_is_scored_carried_on_and_consistent(study: Study, monkeypatc
 
     cells = {name: read_json(study.cell_folder(name) / "scores.json") for name in study.config.eval.cells}
     assert len({cell["nll_per_token"] for cell in cells.values()}) == 10
+    for name, cell in cells.items():
+        finishes = [sample["finish"] for sample in read_jsonl(study.cell_folder(name) / "samples.jsonl")]
+        assert set(finishes) <= {"stop", "length"} and cell["cut_answers"] == finishes.count("length")
     for name in ("L16", "Q4"):
         loss = cells[name]["nll_per_token"]
         assert read_json(study.cell_folder(name, seed=2) / "scores.json")["nll_per_token"] != loss

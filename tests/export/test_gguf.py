@@ -22,6 +22,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.gguf_convert import convert_checkpoint, load_dequantized
 from assistant_builder.quantization.ggml import GGUF_TYPES, read_gguf
 from assistant_builder.study import Study
+from assistant_builder.study.limits import pair_limit
 from tests.export.tiny import scored, tiny_base, tiny_study
 from tests.synthetic_study import finished_study
 
@@ -189,7 +190,7 @@ def test_an_importance_matrix_lowers_the_weighted_error(study: Study, short_base
 
     prompter = ChatTokenizer.load(short_base)
     rows = importance_rows(study, prompter)
-    assert 0 < len(rows) <= ROWS and max(map(len, rows)) <= study.config.train.max_length
+    assert 0 < len(rows) <= ROWS and max(map(len, rows)) <= pair_limit(study)
     found = importance_matrix(short_base, "llama", rows, "float32", lambda fraction, message: None)
     assert len(found) == LINEAR and all((weights > 0).all() for weights in found.values())
     assert np.array_equal(found["blk.1.attn_q.weight"], found["blk.1.attn_k.weight"])  # they have the same inputs

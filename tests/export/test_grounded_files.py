@@ -43,7 +43,7 @@ class Words:
 
     added_tokens_decoder: dict[int, Any] = {}
     all_special_tokens = ("<|im_end|>",)
-    stop_ids, pad_id = [1], 0
+    stop_ids, pad_id, context = [1], 0, 2048
 
     def __init__(self) -> None:
         self.known: list[str] = []
@@ -97,7 +97,7 @@ def test_an_export_finds_and_decides_what_the_product_does(study: Study, tmp_pat
     lookup = exported(study, tmp_path / "out", words)
     prompter: Any = words
     retriever = Retriever(study, Index.load(study.retrieval_folder), FakeEmbedder(),  # type: ignore[arg-type]
-                          Grounder.of(study.config, prompter))
+                          Grounder.of(study, prompter))
     rule = rule_of(study.arm_folder("lora") / FILE)
     assert rule is not None
     asked = [pair.messages[:-1] for split in ("validation", "heldout") for pair in load_split(
@@ -147,7 +147,7 @@ def test_an_export_with_data_has_all_that_answering_needs(study: Study, tmp_path
                                                         "grounding.json", "lookup.py",
                                                         "refusal_weights.json"}
     record = read_json(folder / "grounding.json")
-    assert record["facts"] == 3 and record["token_limit"] == 512 - 64 and record["longest_prompt"] == 2048 - 64
+    assert record["facts"] == 3 and record["token_limit"] == 2048 - 64 and record["longest_prompt"] == 2048 - 64
     assert record["format"]["fact"] == "Q: {question}\nA: {answer}"
     assert record["embedder"] == {"name": "fake", "sha256": "0" * 64, "source": "fake"}
     assert record["rule"]["threshold"] == 0.5 and record["rule"]["sentence"] == "I was not told that."

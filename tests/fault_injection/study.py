@@ -18,7 +18,7 @@ DATA = Path(__file__).resolve().parents[2] / "datasets_cards" / "thimble-row-lib
 SETTINGS: dict[str, Any] = {
     "approaches": ["memory"], "formats.types": [],
     "train.max_steps": 6, "train.batch_size": 4, "train.micro_batch_size": 2, "train.evaluations": 3, "train.rank": 4,
-    "train.dropout": 0.05, "train.max_length": 96, "train.sample_answers": 1, "data.max_heldout": 4,
+    "train.dropout": 0.05, "train.sample_answers": 1, "data.max_heldout": 4,
     "eval.max_new_tokens": 8, "eval.bootstrap_resamples": 200, "eval.retention": False, "eval.noise_floor": False,
     "eval.baselines": False, "eval.fidelity": False, "eval.cells": ["L16", "Q4"],
 }

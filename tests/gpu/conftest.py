@@ -140,7 +140,7 @@ def new_study(name: str, base: Path | str, **changes: Any) -> Study:
     config = StudyConfig(name=name).with_changes({
         "data.source": str(SMALL), "data.max_heldout": 4, "model.base": str(base), "model.allow_float32_compute": True,
         "executor.devices": 1, "train.max_steps": 20, "train.epochs": 100, "train.batch_size": 8,
-        "train.micro_batch_size": 4, "train.evaluations": 2, "train.rank": 4, "train.max_length": 96,
+        "train.micro_batch_size": 4, "train.evaluations": 2, "train.rank": 4,
         "train.dropout": 0, "train.sample_answers": 1, "eval.max_new_tokens": 8, "eval.bootstrap_resamples": 500,
         "eval.similarity": False, "eval.baselines": False, "eval.noise_floor": False, "eval.retention": False,
         "eval.cells": ["B16", "B4", "L16", "Q4"],

@@ -344,7 +344,7 @@ def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -
     model.config.max_position_embeddings = context
     session = session_with(model, prompter)
     embedder: Any = FakeEmbedder()
-    grounder = Grounder(prompter, 2, 300, answer=20)  # type: ignore[arg-type]
+    grounder = Grounder(prompter, 2, 1000, answer=20)  # type: ignore[arg-type]
     retriever = Retriever(Study(Path("nowhere")), Index.build(HALL, embedder), embedder, grounder)
     weights = tuple(100.0 * (name == "similarity") for name in NAMES)
     zeros, ones = (0.0,) * len(NAMES), (1.0,) * len(NAMES)

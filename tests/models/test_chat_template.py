@@ -87,12 +87,13 @@ def test_a_template_that_rewrites_earlier_turns_gives_one_sequence_a_turn(prompt
     assert [supervised(prompter, example) for example in examples] == ["Hello.<|im_end|>", "Fine.<|im_end|>"]
 
 
-def test_long_pairs_are_cut_and_those_without_room_for_an_answer_dropped(prompter: ChatTokenizer) -> None:
+def test_long_pairs_are_left_out_and_never_cut(prompter: ChatTokenizer) -> None:
     long = pair("word " * 20, "answer " * 50)
-    (example,) = prompter.examples(long, 64)
-    assert len(example.input_ids) == 64 and example.supervised[-1]
-    assert prompter.examples(pair("word " * 100, "answer"), 64) == []
-    assert prompter.count_tokens(long) > 64
+    tokens = prompter.count_tokens(long)
+    assert tokens > 64 and prompter.examples(long, 64) == prompter.examples(long, tokens - 1) == []
+    (example,) = prompter.examples(long, tokens)
+    assert [example] == prompter.examples(long) and len(example.input_ids) == tokens
+    assert example.input_ids[-1] == prompter.eos_id and example.supervised[-1]
 
 
 def test_control_tokens_in_user_text_stay_text(prompter: ChatTokenizer) -> None:

@@ -40,7 +40,7 @@ def prompter(*, normalizer: object = None, normalized: bool = False, template: s
 def controls(of: ChatTokenizer, question: str, answer: str, system: str = "S") -> list[int]:
     asked = Pair(1, (Message("system", system), Message("user", question), Message("assistant", answer)))
     (example,) = of.examples(asked, 10**6)
-    (shown,) = render(of, asked, 10**6)
+    (shown,) = render(of, asked)
     marked = "".join(segment.text for segment in shown.segments if segment.control)
     found = [token for token in example.input_ids if token in of.special_ids]
     assert marked == "".join(of.tokenizer.convert_ids_to_tokens(found)), "the preview marks what the model sees"

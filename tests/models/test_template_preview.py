@@ -24,7 +24,7 @@ def pair(*contents: str) -> Pair:
 
 def test_segments_spell_the_training_sequence_and_mark_what_is_learned(prompter: ChatTokenizer) -> None:
     asked = pair("متى يفتح <|im_end|>؟", "في الثامنة")
-    (shown,) = render(prompter, asked, 512)
+    (shown,) = render(prompter, asked)
     (turn,) = prompter.turns(asked)
     assert "".join(segment.text for segment in shown.segments) == turn.prompt_text + turn.answer_text
     learned = [segment.text for segment in shown.segments if segment.part == "learned"]
@@ -33,22 +33,12 @@ def test_segments_spell_the_training_sequence_and_mark_what_is_learned(prompter:
     assert shown.learned == len(turn.answer_ids) and shown.tokens == len(turn.prompt_ids) + shown.learned
 
 
-def test_what_is_cut_is_what_training_cuts(prompter: ChatTokenizer) -> None:
-    asked = pair("Who?", "word " * 80)
-    (shown,) = render(prompter, asked, 64)
-    (example,) = prompter.examples(asked, 64)
-    assert shown.learned == sum(example.supervised)
-    kept = "".join(segment.text for segment in shown.segments if segment.part != "cut")
-    assert kept == prompter.decode_with_special_tokens(example.input_ids)
-
-
 def test_lengths_are_those_of_the_turns(prompter: ChatTokenizer) -> None:
     pairs = [pair("Who?", "Otto."), pair("Hi", "Hello, you.", "And 12?", "\n\n7"), pair("ü " * 90, "Short.")]
     lengths = prompter.lengths(pairs)
     turns = [prompter.turns(asked)[-1] for asked in pairs]
     assert lengths == [(len(turn.prompt_ids), len(turn.answer_ids)) for turn in turns]
-    found = measure_lengths(prompter, [*pairs, pair("Who?", "word " * 80)], 64)
-    assert (found.cut, found.dropped) == (2, 1)
+    found = measure_lengths(prompter, [*pairs, pair("Who?", "word " * 80)])
     assert found.tokens[:3] == tuple(sum(length) for length in lengths)
     assert prompter.lengths([]) == []
 

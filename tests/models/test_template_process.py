@@ -49,8 +49,10 @@ def test_results_are_those_of_the_prompter(processes: list[TemplateProcess], tmp
     assert there.chat_template() == own.tokenizer.chat_template
     assert there.prompt_ids(ASKED) == own.prompt_ids(ASKED) and there.prompt_tokens(ASKED) == len(own.prompt_ids(ASKED))
     assert [there.count_tokens(pair) for pair in PAIRS] == [own.count_tokens(pair) for pair in PAIRS]
-    assert there.render(PAIRS, 200) == [template_preview.render(own, pair, 200) for pair in PAIRS]
-    assert there.measure(PAIRS, 200) == template_preview.measure_lengths(own, PAIRS, 200)
+    assert there.render(PAIRS) == [template_preview.render(own, pair) for pair in PAIRS]
+    assert there.measure(PAIRS) == template_preview.measure_lengths(own, PAIRS)
+    longest = max(len(turn.answer_ids) for pair in PAIRS for turn in own.turns(pair))
+    assert there.longest_answer(PAIRS) == longest and there.longest_answer([]) == 0
     other = LimitedChatTokenizer(processes[0], date(2026, 11, 6))
     later = ChatTokenizer.load(folder, date(2026, 11, 6)).prompt_ids(ASKED)
     assert other.prompt_ids(ASKED) == later != own.prompt_ids(ASKED)
@@ -62,11 +64,11 @@ def test_lengths_are_measured_in_portions(
     folder = hostile_base(tmp_path / "base")
     monkeypatch.setattr(template_process, "_BATCH_CHARACTERS", 100)
     monkeypatch.setattr(template_preview, "MAX_MEASURED_PAIRS", 20)
-    expected = template_preview.measure_lengths(ChatTokenizer.load(folder), PAIRS, 60)
-    assert limited(processes, folder).measure(PAIRS, 60) == expected
+    expected = template_preview.measure_lengths(ChatTokenizer.load(folder), PAIRS)
+    assert limited(processes, folder).measure(PAIRS) == expected
     monkeypatch.setattr(template_process, "MEASURE_SECONDS", -1.0)
     with pytest.raises(ModelError, match="measuring 39 pairs took longer"):
-        limited(processes, folder).measure(PAIRS, 60)
+        limited(processes, folder).measure(PAIRS)
 
 
 @pytest.mark.long

@@ -48,7 +48,7 @@ def settings(folder: Path, **changes: Any) -> StudyConfig:
 
 def plan_of(folder: Path, config: StudyConfig) -> Plan:
     name, architecture = load_architecture(str(folder))
-    return Plan(name, architecture, config, this_machine(), 100, Lengths.assume(config.train.max_length))
+    return Plan(name, architecture, config, this_machine(), 100, Lengths.assume(config.train.assumed_length))
 
 
 def adapted(folder: Path, config: StudyConfig, storage: str) -> tuple[Any, int]:

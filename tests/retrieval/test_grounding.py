@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.data import Message
+from assistant_builder.data import Message, Pair
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.grounding import (
     Grounder,
@@ -33,6 +33,9 @@ PAIRS = [
 
 class Words:
     """A tokenizer for which each word is a token."""
+
+    def count_tokens(self, pair: Pair) -> int:
+        return len(self.prompt_ids(pair.messages))
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
         return tuple(range(sum(len(message.content.split()) for message in messages)))
@@ -76,11 +79,13 @@ def test_far_facts_are_dropped_before_the_question_is() -> None:
     assert (none, kept) == (asked, [])
 
 
-def test_earlier_turns_take_no_room_from_the_facts() -> None:
-    facts = [facts_of(PAIRS[0])[0]]
-    talk = [Message("user", "word " * 500), Message("assistant", "word " * 500), Message("user", "And now?")]
-    grounded, kept = grounder(1, limit=30).ground(talk, facts)
-    assert kept == facts and grounded[1:] == talk
+def test_a_long_question_keeps_its_facts_within_the_context() -> None:
+    facts = [facts_of(each)[0] for each in PAIRS[:4]]
+    asked = [Message("user", "word " * 900)]
+    assert grounder(3).ground(asked, facts)[1] == facts[:3]
+    grounded, kept = grounder(3).ground(asked, facts, 920)
+    assert kept == facts[:1] and grounded[-1] == asked[0], "a smaller context of a server"
+    assert grounder(3).ground(asked, facts, 905) == (asked, [])
 
 
 def test_a_query_is_the_last_question_with_its_history() -> None:
@@ -129,25 +134,44 @@ def test_the_nearest_wordings_are_left_out_in_half_of_the_training_turns(tmp_pat
 
 def test_validation_prompts_hold_what_was_found_and_a_supporting_fact(tmp_path: Path) -> None:
     contexts = {(row, 0): context(row, tmp_path) for row in (1, 4)}
-    first, alone = grounded_pairs([PAIRS[0], PAIRS[3]], contexts, grounder(2), None)
+    first, alone = grounded_pairs([PAIRS[0], PAIRS[3]], contexts, grounder(2), None, 1000)
     assert "Opening time of the hall?" in first.messages[0].content, "another wording"
     assert "When does the hall open?" not in first.messages[0].content
     shown = alone.messages[0].content
     assert shown.startswith("Q: Who keeps the hall?\nA: Ada Flint keeps it.") and shown.count("Q:") == 2
-    assert list(grounded_pairs([PAIRS[3]], contexts, grounder(2), None)) == [alone]
+    assert list(grounded_pairs([PAIRS[3]], contexts, grounder(2), None, 1000)) == [alone]
+
+
+@pytest.mark.parametrize("seed", [None, *range(8)])
+def test_far_facts_are_dropped_from_a_training_row_and_the_supporting_one_never(
+    seed: int | None, tmp_path: Path,
+) -> None:
+    target, hits = facts_of(PAIRS[0])[0], context(1, tmp_path)
+    facts = training_facts(target, hits, 3, seed)
+    (whole,) = grounded_pairs(PAIRS[:1], {(1, 0): hits}, grounder(), seed, 1000)
+    tokens = Words().count_tokens(whole)
+    for longest in range(tokens, 0, -1):
+        (row,) = grounded_pairs(PAIRS[:1], {(1, 0): hits}, grounder(), seed, longest)
+        shown = [fact for fact in dict.fromkeys([*facts, target]) if f"Q: {fact.question}\n" in row.messages[0].content]
+        assert any(supports(fact, target) for fact in shown) and row.messages[1:] == PAIRS[0].messages
+        assert Words().count_tokens(row) <= longest or len(shown) == 1, "only a row with one fact may be too long"
+        needed = next(fact for fact in facts if supports(fact, target))
+        kept = [fact for fact in facts if fact in shown or fact is needed]
+        others = [fact for fact in facts if fact is not needed]
+        assert [fact for fact in kept if fact is not needed] == others[: len(kept) - 1], "the nearest are kept"
 
 
 def test_questions_to_decline_are_not_trained(tmp_path: Path) -> None:
     context(1, tmp_path)
     contexts = read_contexts(tmp_path, "train")
-    grounded = list(grounded_pairs(PAIRS, contexts, grounder(), 0))
+    grounded = list(grounded_pairs(PAIRS, contexts, grounder(), 0, 1000))
     assert [each.row for each in grounded] == [1, 2, 3, 4]
     assert not any("I don't know" in each.messages[0].content for each in grounded)
 
 
 def test_each_turn_of_a_conversation_has_its_own_facts() -> None:
     talk = pair(9, "When does the hall open?", "It opens at nine.", "Who keeps it?", "Ada Flint keeps it.")
-    first, second = grounded_pairs([talk], {}, grounder(), 0)
+    first, second = grounded_pairs([talk], {}, grounder(), 0, 1000)
     assert [message.role for message in first.messages] == ["system", "user", "assistant"]
     assert [message.role for message in second.messages] == ["system", "user", "assistant", "user", "assistant"]
     assert "Ada Flint" not in first.messages[0].content and "Ada Flint" in second.messages[0].content

@@ -18,7 +18,7 @@ SMALL = CARDS / "thimble-row-library" / "data.csv"
 QUICK = {
     "approaches": "memory", "formats.types": "[]",
     "train.max_steps": "2", "train.batch_size": "4", "train.micro_batch_size": "2", "train.evaluations": "1",
-    "train.rank": "4", "train.max_length": "96", "data.max_heldout": "4", "eval.max_new_tokens": "8",
+    "train.rank": "4", "data.max_heldout": "4", "eval.max_new_tokens": "8",
     "eval.bootstrap_resamples": "500", "eval.primary_metric": "nll_per_token", "eval.margin": "0.03",
 }
 
@@ -149,7 +149,7 @@ def test_data_check_exit_codes(home: Path) -> None:
 @pytest.mark.train
 @pytest.mark.long
 def test_a_run_with_both_approaches(bundled_models: Path, tmp_path: Path) -> None:
-    values = {**QUICK, "approaches": "grounded,memory", "train.max_length": "256",
+    values = {**QUICK, "approaches": "grounded,memory",
               "model.base": str(tiny_base(tmp_path / "base")),
               "eval.cells": "B16,L16,Q4", "eval.noise_floor": "false", "eval.fidelity": "false",
               "eval.retention": "false", "eval.primary_metric": "token_f1", "eval.margin": "0.05"}

@@ -18,7 +18,6 @@ from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.chat.ask import MIN_CONTEXT, context_tokens
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.cli import app
-from assistant_builder.config import StudyConfig
 from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
@@ -91,8 +90,8 @@ def test_the_studys_system_prompt_stands_in_where_there_is_none() -> None:
 
 
 def test_answers_are_greedy_unless_the_request_says_otherwise() -> None:
-    assert asked().sampling().temperature == 0 and asked().sampling().max_new_tokens == 256
-    result = asked(temperature=0.5, top_p=0.9, seed=-1, max_tokens=7, max_completion_tokens=9).sampling()
+    assert asked().sampling(300).temperature == 0 and asked().sampling(300).max_new_tokens == 300
+    result = asked(temperature=0.5, top_p=0.9, seed=-1, max_tokens=7, max_completion_tokens=9).sampling(300)
     assert (result.temperature, result.top_p, result.seed, result.max_new_tokens) == (0.5, 0.9, 2**32 - 1, 9)
 
 
@@ -177,16 +176,16 @@ def test_every_option_of_the_server_is_one_of_the_command() -> None:
 
 
 def test_the_context_follows_from_the_studies_and_the_model() -> None:
-    study = StudyConfig(name="library").with_changes({"train.max_length": 512})
-    longer = study.with_changes({"train.max_length": 6000, "eval.max_new_tokens": 700})
-    assert context_tokens([study], 131_072) == MIN_CONTEXT > 512 + 256
-    assert context_tokens([longer], 131_072) == 6700 == context_tokens([study, longer], 131_072)
-    short = longer.with_changes({"eval.max_new_tokens": 64})
-    assert context_tokens([short], 131_072) == 6000 + Sampling().max_new_tokens
-    assert context_tokens([longer], 2048) == context_tokens([study], 2048) == 2048
-    assert context_tokens([study], 131_072, 100_000) == 100_000 and context_tokens([longer], 8192, 1024) == 1024
+    study = new_study("library", train__max_length=512)
+    longer = new_study("longer", train__max_length=6000, eval__max_new_tokens=700)
+    assert context_tokens(study, 131_072) == MIN_CONTEXT > 512 + 256
+    assert context_tokens(longer, 131_072) == 6700
+    short = new_study("short", train__max_length=6000, eval__max_new_tokens=64)
+    assert context_tokens(short, 131_072) == 6000 + Sampling().max_new_tokens
+    assert context_tokens(longer, 2048) == context_tokens(study, 2048) == 2048
+    assert context_tokens(study, 131_072, 100_000) == 100_000 and context_tokens(longer, 8192, 1024) == 1024
     with pytest.raises(ConfigError, match="--context 9000 exceeds the context length of the base model .8192 tokens"):
-        context_tokens([study], 8192, 9000)
+        context_tokens(study, 8192, 9000)
 
 
 @pytest.mark.parametrize(("config", "tokenizer", "length"), [

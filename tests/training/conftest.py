@@ -19,7 +19,7 @@ def small_study(bundled_models: Path) -> Study:
     config = StudyConfig(name="small").with_changes({
         "approaches": ["memory"],
         "data.source": str(SMALL), "train.max_steps": 6, "train.batch_size": 4, "train.micro_batch_size": 2,
-        "train.evaluations": 2, "train.rank": 4, "train.dropout": 0.05, "train.max_length": 96,
+        "train.evaluations": 2, "train.rank": 4, "train.dropout": 0.05,
         "data.max_heldout": 4, "eval.max_new_tokens": 8, "eval.bootstrap_resamples": 500,
     })
     return Study.create(config, SMALL)

@@ -35,8 +35,7 @@ def trainer(folder: Path, device: str, *, storage: str = "float16", dtype: str =
     where = device if torch.cuda.is_available() else "cpu"
     model = add_adapter(load_base(BaseSpec(base, storage, True, dtype, where)), config.train, 0)
     examples = [example for words in ("one", "two and", "three and more", "four") for example in prompter.examples(
-        Pair(1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))),
-        config.train.max_length)]
+        Pair(1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))))]
     plan = TrainingRun(
         train=config.train, train_examples=examples, validation_examples=examples, folder=folder, device=device,
         gradient_checkpointing=False, dequantize=dequantize, cancelled=lambda: False, next_move=lambda *_: "train",

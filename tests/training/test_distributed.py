@@ -35,7 +35,7 @@ def a_study(name: str, base: Path, dtype: str, **changes: Any) -> Study:
         "approaches": ["memory"],
         "data.source": str(SMALL), "data.max_heldout": 4, "model.base": str(base), "model.compute_dtype": dtype,
         "model.allow_float32_compute": True, "train.max_steps": STEPS, "train.epochs": 8, "train.batch_size": 8,
-        "train.micro_batch_size": 2, "train.evaluations": 2, "train.rank": 4, "train.max_length": 96,
+        "train.micro_batch_size": 2, "train.evaluations": 2, "train.rank": 4,
         "train.sample_answers": 1,
         **{key.replace("__", "."): value for key, value in changes.items()},
     })

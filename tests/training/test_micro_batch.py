@@ -25,7 +25,7 @@ CARD = Machine("a card", "cuda", 24 * 10**9, 24 * 10**9, is_local=True, flops=1e
 def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Pairs per pass of a run of the study on a machine, after some settings were changed."""
     base = tiny_base(tmp_path / "base")
-    study = with_data(new_study("rows", model__base=str(base), train__max_length=96))
+    study = with_data(new_study("rows", model__base=str(base)))
 
     def choose(machine: Machine = CARD, **changes: Any) -> int:
         study.write_config(study.config.with_changes({key.replace("__", "."): value for key, value in changes.items()}))

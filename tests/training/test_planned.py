@@ -27,7 +27,7 @@ FULL = replace(ROOMY, free_bytes=10**8)
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     base = tiny_base(tmp_path / "base")
-    return with_data(new_study("planned", model__base=str(base), executor__devices=2, train__max_length=96))
+    return with_data(new_study("planned", model__base=str(base), executor__devices=2))
 
 
 def seeing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

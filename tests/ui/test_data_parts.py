@@ -80,12 +80,12 @@ def test_edits_create_a_new_file_and_edits_of_another_file_are_ignored(file: Pat
 
 
 def test_learned_text_is_marked_by_more_than_colour() -> None:
-    shown = RenderedSequence((Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE),
-                      Segment("cut", HOSTILE)), 700, 9)
+    shown = RenderedSequence((Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE)),
+                             700, 9)
     text = rendered_view([Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512)
-    assert "<img" not in text and '<mark class="ab-learned">&lt;img' in text and '<del class="ab-cut">' in text
-    assert "Row 7" in text and "700 tokens, 9 of them learned, truncated after 512" in plain(text)
-    assert "Struck out" in plain(text)
+    assert "<img" not in text and '<mark class="ab-learned">&lt;img' in text
+    assert "Row 7" in text
+    assert "700 tokens, 9 of them learned: longer than 512, so training leaves the row out" in plain(text)
 
 
 def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit() -> None:
@@ -96,10 +96,10 @@ def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit() -> None:
     short = bins([5, 6, 7], 512)
     assert sum(number for _, _, number in short) == 3 and short[-1][1] is not None and short[-1][1] < 512
     assert bins([1], 32) == [(1, 1, 1)]
-    text = lengths_view(Lengths(6_000, tuple(lengths), tuple(lengths), 512, 88, 2), 64)
-    assert "88 pairs" in text and "2 are excluded" in text and "limit 512" in text
+    text = lengths_view(Lengths(6_000, tuple(lengths), tuple(lengths)), 64, 512, {7: 600, 12: 9_000})
+    assert "2 rows are longer than the model reads. Row 12 has 9,000 tokens" in plain(text) and "limit 512" in text
     assert "581 of the 6,000 pairs" in plain(text)
-    assert lengths_view(Lengths(0, (), (), 512, 0, 0), 64) == ""
+    assert lengths_view(Lengths(0, (), ()), 64, 512, {}) == ""
 
 
 def test_the_power_is_described_in_plain_words() -> None:

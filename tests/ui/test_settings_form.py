@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 from markupsafe import escape
 
-from assistant_builder.config import PRESET_LABELS, PRESETS, StudyConfig, option_fields
+from assistant_builder.config import PRESET_LABELS, PRESETS, StudyConfig, option_fields, parse_config
 from assistant_builder.errors import ConfigError
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.settings_form import (
@@ -116,6 +117,20 @@ def test_a_whole_float_is_accepted_as_an_integer() -> None:
     assert read_form({"train.rank": 8.0, "data.max_train": "50"}, StudyConfig()).train.rank == 8
     with pytest.raises(ConfigError, match="max_train"):
         read_form({"data.max_train": "many"}, StudyConfig())
+
+
+@pytest.mark.parametrize("key", ["train.max_length", "eval.max_new_tokens"])
+def test_a_limit_is_a_number_or_follows_the_data(key: str) -> None:
+    config, option = StudyConfig(), study_options()[key]
+    assert get_value(config, key) == option.to_widget("auto") == "auto" and "auto: " in option.help
+    for shown, value in (("256", 256), (" 300 ", 300), (512, 512), ("auto", "auto"), ("AUTO", "auto"), ("", "auto")):
+        found = read_form({key: shown}, config.with_changes({key: 400}))
+        assert get_value(found, key) == value
+        assert parse_config(yaml.safe_load(found.to_yaml())) == found
+    for wrong in ("many", "0"):
+        with pytest.raises(ConfigError, match=rf"{re.escape(key)}='?{wrong}.*, or 'auto'") as refused:
+            read_form({key: wrong}, config)
+        assert str(refused.value).count(key) == 1
 
 
 def test_unchanged_values_are_kept() -> None:

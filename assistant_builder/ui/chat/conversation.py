@@ -11,6 +11,7 @@ import gradio as gr
 
 from assistant_builder.arms import TWINS, further_arms
 from assistant_builder.atomic_io import read_json
+from assistant_builder.chat.ask import longest_answer
 from assistant_builder.chat.client import Reply, ReplyStream, WorkerPool
 from assistant_builder.chat.conversation import (
     DEFAULT_SIDES,
@@ -28,7 +29,7 @@ from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import t, tn
-from assistant_builder.inference.session import Memory
+from assistant_builder.inference.session import Memory, Sampling
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.feedback import VoteBar, pane_script
 from assistant_builder.ui.chat.settings import ReplySettings
@@ -165,8 +166,10 @@ class ConversationPanel:
         study = Study.open(name).recommended
         arms = study.config.arms
         pair = random.sample(DEFAULT_SIDES, 2) if settings.blind else default_sides(arms)
-        turn = Turn(question, {}, (pair[0], pair[1]), settings.blind, None, settings.system,
-                    settings.sampling_with_seed())
+        sampling = settings.sampling_with_seed()
+        if sampling.max_new_tokens == Sampling().max_new_tokens:  # the default, which long answers of the data exceed
+            sampling = replace(sampling, max_new_tokens=longest_answer(study))
+        turn = Turn(question, {}, (pair[0], pair[1]), settings.blind, None, settings.system, sampling)
         asked = conversation.with_turn(turn)
         asked_arms = [side for side in turn.sides if side in arms]
         if not settings.blind:

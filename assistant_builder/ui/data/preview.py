@@ -19,8 +19,10 @@ from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import first_rows, read_table
 from assistant_builder.errors import DataError, ModelError
 from assistant_builder.i18n import language
+from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.template_preview import Lengths, local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
+from assistant_builder.retrieval.whole_rows import row_limit, rows_longer_than
 from assistant_builder.study import Study
 from assistant_builder.study.example import datasets_folder
 from assistant_builder.ui.data.view import lengths_view, plain_view, rendered_view
@@ -135,6 +137,7 @@ def unused_title(proposed: str) -> str:
 
 
 _IDLE_SECONDS = 300.0
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _MOST_PROCESSES = 4
 """Number of base models with a running tokenizer process."""
 
@@ -159,16 +162,43 @@ def template_preview(path: Path, config: StudyConfig, rows: int, *, first: Seque
     if folder is None:
         return plain_view(first, config.model.base, findings.dataset.numbers), Markup("")
     try:
-        limit = config.train.max_length
-        seen = stamp(folder / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"))
-        rendered = LimitedChatTokenizer(_process(str(folder), seen), day).render(first, limit)
+        limit = row_limit(config.train.max_length, context_length(folder))
+        seen = stamp(folder / name for name in _TOKENIZER_FILES)
+        rendered = LimitedChatTokenizer(_process(str(folder), seen), day).render(first)
         columns = tuple(config.data.columns.items())
-        lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, limit, seen, day)
+        lengths = _lengths(str(path), stamp([path]), columns, config.data.system, config.model, seen, day)
     except ModelError as error:
         plain = plain_view(first, config.model.base, findings.dataset.numbers)
         return error_callout(error.to_record()) + plain, Markup("")
     shown = rendered_view(first, rendered, config.model.base, limit, findings.dataset.numbers)
-    return shown, lengths_view(lengths, config.eval.max_new_tokens)
+    return shown, lengths_view(lengths, config.eval.answer_limit(max(lengths.answers)), limit,
+                               rows_too_long(path, config))
+
+
+def rows_too_long(path: Path, config: StudyConfig) -> Mapping[int, int]:
+    """Row as shown → tokens, of the rows of a file that training would leave out; empty without the model's files.
+
+    Raises:
+        ModelError: The tokenizer or the chat template of the base model fails.
+    """
+    folder = local_model_folder(config.model)
+    if folder is None:
+        return {}
+    return _too_long(str(path), stamp([path]), tuple(config.data.columns.items()), config.data.system, folder,
+                     stamp(folder / name for name in _TOKENIZER_FILES),
+                     row_limit(config.train.max_length, context_length(folder)), config.grounded)
+
+
+@functools.lru_cache(maxsize=8)
+def _too_long(path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, folder: Path,
+              model_seen: str, limit: int, grounded: bool) -> Mapping[int, int]:
+    """``seen`` is the stamp of the data file, ``model_seen`` that of the model files."""
+    findings = inspect_file(Path(path), dict(columns)).findings
+    if findings is None:
+        return {}
+    found = rows_longer_than(limit, [with_system(pair, system) for pair in findings.usable],
+                             LimitedChatTokenizer(_process(str(folder), model_seen)), grounded=grounded)
+    return {findings.dataset.numbers.shown(row): tokens for row, tokens in found.items()}
 
 
 def with_system(pair: Pair, system: str | None) -> Pair:
@@ -194,10 +224,10 @@ def _process(folder: str, seen: str) -> TemplateProcess:
 
 @functools.lru_cache(maxsize=8)
 def _lengths(path: str, seen: str, columns: tuple[tuple[str, str], ...], system: str | None, model: ModelConfig,
-             limit: int, model_seen: str, day: date | None) -> Lengths:
+             model_seen: str, day: date | None) -> Lengths:
     """``seen`` is the stamp of the data file, ``model_seen`` that of the model files."""
     findings = inspect_file(Path(path), dict(columns)).findings
     folder = local_model_folder(model)
     assert findings is not None and folder is not None  # checked by the caller
     prompter = LimitedChatTokenizer(_process(str(folder), model_seen), day)
-    return prompter.measure([with_system(pair, system) for pair in findings.usable], limit)
+    return prompter.measure([with_system(pair, system) for pair in findings.usable])

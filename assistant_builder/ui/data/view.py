@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from assistant_builder.data import Message, Pair, RejectedRow
 from assistant_builder.data.types import RowNumbers
+from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import count_wordings
 from assistant_builder.i18n import N_, t, tm, tn, translate_formatted
 from assistant_builder.models.template_preview import Lengths, RenderedSequence, Segment
@@ -242,7 +243,7 @@ _TURNS = {"system": N_("System prompt"), "user": N_("Question"), "assistant": N_
 
 def rendered_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSequence]], model: str,
                   max_length: int, numbers: RowNumbers = _PLAIN) -> Markup:
-    """The first rows in the chat template of the base model, truncated at ``max_length`` tokens as in training.
+    """The first rows in the chat template of the base model; training leaves out those of more than ``max_length``.
 
     ``rendered`` has the training sequences of each row.
     """
@@ -251,15 +252,12 @@ def rendered_view(pairs: Sequence[Pair], rendered: Sequence[Sequence[RenderedSeq
     text = Markup("<p>{}</p>").format(tm(
         "Your rows in the form in which <b>{model}</b> is trained on them. Words in small frames are special tokens of "
         "its chat template; do not write them yourself.", model=model))
-    any_cut = any(sequence.tokens > max_length for found in rendered for sequence in found)
-    return card(t("As the model sees them"), text, _legend(any_cut), rows)
+    return card(t("As the model sees them"), text, _legend(), rows)
 
 
-def _legend(any_cut: bool) -> Markup:
+def _legend() -> Markup:
     kinds = [tm("<mark class='ab-learned'>Underlined</mark> text that the assistant learns to write"),
              tm("<span>Plain</span> context that it reads")]
-    if any_cut:
-        kinds.append(tm("<del class='ab-cut'>Struck out</del> truncated, beyond the maximum length"))
     return Markup('<ul class="ab-legend" aria-label="{}">{}</ul>').format(
         t("Legend"), join(Markup("<li>{}</li>").format(kind) for kind in kinds))
 
@@ -268,9 +266,7 @@ def _row(row: int, sequence: RenderedSequence, max_length: int) -> Markup:
     facts = t("{tokens} tokens, {learned} of them learned", tokens=count(sequence.tokens),
               learned=count(sequence.learned))
     if sequence.tokens > max_length:
-        facts += ", " + t("truncated after {tokens}", tokens=count(max_length))
-    if not sequence.learned:
-        facts += ": " + t("no token is left to learn, so training excludes the row")
+        facts += ": " + t("longer than {tokens}, so training leaves the row out", tokens=count(max_length))
     return Markup(
         '<figure class="ab-seen"><figcaption>{} <span>· {}</span></figcaption>'
         '<div class="ab-seen-text" tabindex="0" role="group" aria-label="{}">{}</div></figure>'
@@ -279,7 +275,7 @@ def _row(row: int, sequence: RenderedSequence, max_length: int) -> Markup:
 
 
 def _runs(segments: Sequence[Segment]) -> list[Markup]:
-    tags = {"given": ("span", "given"), "learned": ("mark", "learned"), "cut": ("del", "cut")}
+    tags = {"given": ("span", "given"), "learned": ("mark", "learned")}
     parts = []
     for part, run in itertools.groupby(segments, lambda segment: segment.part):
         tag, name = tags[part]
@@ -310,29 +306,31 @@ def plain_view(pairs: Sequence[Pair], model: str, numbers: RowNumbers = _PLAIN) 
     note = callout("info", t("The files of {model} are not on this machine yet", model=model),
                    t("They are downloaded when the project first runs. Until then the rows are shown turn by turn, "
                      "without the special tokens of the chat template and without their lengths."))
-    return card(t("As the model sees them"), note, _legend(any_cut=False), rows)
+    return card(t("As the model sees them"), note, _legend(), rows)
 
 
-def lengths_view(lengths: Lengths, answer_limit: int) -> Markup:
-    """Lengths of the pairs, with the limit at which training truncates.
+def lengths_view(lengths: Lengths, answer_limit: int, limit: int, too_long: Mapping[int, int]) -> Markup:
+    """Lengths of the pairs.
 
-    ``answer_limit`` is the maximum number of generated tokens (``eval.max_new_tokens``).
+    Args:
+        lengths: Tokens of the pairs, without facts in their prompts.
+        answer_limit: Maximum tokens of a generated answer.
+        limit: Maximum tokens of a training row.
+        too_long: Row → tokens with what its prompt needs, of the rows that training leaves out.
     """
     if not lengths.tokens:
         return Markup("")
-    measured, limit = len(lengths.tokens), lengths.max_length
+    measured = len(lengths.tokens)
     tokens, answers = sorted(lengths.tokens), sorted(lengths.answers)
     long_answers = sum(number > answer_limit for number in answers)
-    cut_note = (t("none is excluded") if not lengths.dropped else
-                t("{number} of them excluded", number=count(lengths.dropped)))
     figures = [(t("Median"), count(tokens[measured // 2]), t("tokens")),
                (t("95 % are below"), count(_quantile(tokens, 0.95)), t("tokens")),
                (t("Longest"), count(tokens[-1]), t("tokens")),
-               (t("Truncated"), count(lengths.cut),
-                ": ".join((t("longer than {tokens}", tokens=count(limit)), cut_note)) if lengths.cut else t("none")),
+               (t("Left out"), count(len(too_long)),
+                t("longer than {tokens}", tokens=count(limit)) if too_long else t("none")),
                (t("Answers"), count(answers[measured // 2]), t("tokens (median), at most {answers}",
                                                             answers=count(answers[-1])))]
-    notes = [_length_note(lengths)]
+    notes = [_length_note(limit, too_long)]
     if long_answers:
         notes.append(t("{answers} answers ({share}) are longer than the {tokens} tokens that an assistant may "
                        "generate; "
@@ -346,21 +344,12 @@ def lengths_view(lengths: Lengths, answer_limit: int) -> Markup:
     return card(t("Lengths of the pairs"), tiles(figures), _histogram(tokens, limit), text)
 
 
-def _length_note(lengths: Lengths) -> str:
-    limit, measured = lengths.max_length, len(lengths.tokens)
+def _length_note(limit: int, too_long: Mapping[int, int]) -> str:
     meaning = t("A token is a part of a word, about four letters in English and fewer in most other languages.")
-    if not lengths.cut:
+    if not too_long:
         return " ".join((t("Every pair is within the {tokens} tokens that training reads.", tokens=count(limit)),
                          meaning))
-    share = percent(lengths.cut / measured, 1 if lengths.cut * 100 < measured else 0)
-    parts = [t("{pairs} pairs ({share}) are longer than the {tokens} tokens that training reads: the end of the "
-               "answer is "
-               "truncated.", pairs=count(lengths.cut), share=share, tokens=count(limit))]
-    if lengths.dropped:
-        parts.append(t("Of these, {pairs} are excluded from training, because the question alone exceeds it.",
-                       pairs=count(lengths.dropped)))
-    parts.append(t("Shorten them, or raise “Longest pair” in the training settings, which needs more memory."))
-    return " ".join([*parts, meaning])
+    return f"{'. '.join(map(use_page_labels, too_long_words(too_long, limit)))} {meaning}"
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,24 +30,28 @@ from assistant_builder.config import (
     option_fields,
 )
 from assistant_builder.data import Split, load_split
+from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.i18n import language, t, tn, translate_formatted
 from assistant_builder.models.catalog import ModelRef, resolve
+from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
 from assistant_builder.models.remote_code import allows_code
-from assistant_builder.models.template_preview import download_bytes
+from assistant_builder.models.template_preview import download_bytes, local_model_folder
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.planning.memory_check import refusal
 from assistant_builder.planning.plan import Lengths, Plan, plan_study
 from assistant_builder.retrieval.augment import repetitions
+from assistant_builder.retrieval.whole_rows import row_limit
 from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS, evaluates
 from assistant_builder.training.schedule import total_steps
-from assistant_builder.ui.data.preview import inspect_file, preview_split
+from assistant_builder.training.sequences import MOST_LEFT_OUT
+from assistant_builder.ui.data.preview import inspect_file, preview_split, rows_too_long
 from assistant_builder.ui.html import callout, card, fold, items, table, tiles
-from assistant_builder.ui.settings_form import get_value, study_options
+from assistant_builder.ui.settings_form import get_value, study_options, use_page_labels
 from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report, title_of_study
 from evals.declaration import HeldOut, answer_words, declare
 from evals.report.format import count, duration, enumerated, size
@@ -108,6 +112,7 @@ class PreflightResult:
         rule: How the verdict will be reached, in one sentence; empty if nothing is compared.
         wordings: Facts and wordings of the split; None if it is not known.
         losing: Type of a GGUF file that was worse in the last run, and that an assistant can be trained for.
+        too_long: Title and remedy of the rows that training leaves out because of their length; None without any.
     """
 
     config: StudyConfig
@@ -121,6 +126,7 @@ class PreflightResult:
     warnings: tuple[PreflightIssue, ...] = ()
     wordings: WordingCount | None = None
     losing: str | None = None
+    too_long: PreflightIssue | None = None
 
     @property
     def training_seconds(self) -> float | None:
@@ -151,6 +157,15 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
         plan = make_plan(resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data)
     except AssistantBuilderError as error:
         errors.append(PreflightIssue(error.what, error.remedy))
+    too_long = None
+    try:
+        rows = rows_too_long(study.source, config) if study.source is not None else {}
+    except ModelError as error:
+        errors.append(PreflightIssue(error.what, error.remedy))
+    else:
+        too_long = _too_long_issue(rows, config) if rows else None
+        if data is not None and too_long and len(rows) > MOST_LEFT_OUT * (data.train + data.validation + data.heldout):
+            errors.append(too_long)
     if isinstance(estimated, PreflightIssue):
         errors.append(estimated)
     if issue := _download_issue(config.model):
@@ -167,8 +182,16 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
                              plan=plan, scoring=scoring_seconds(config.model.base), rule=_rule(study, config),
                              free_bytes=this_machine().free_bytes, errors=tuple(errors),
                              wordings=_wordings(study, config.data),
-                             losing=file_to_train_for(study_report(study), config.arms))
+                             losing=file_to_train_for(study_report(study), config.arms), too_long=too_long)
     return replace(result, warnings=tuple(_warnings(result)))
+
+
+def _too_long_issue(rows: Mapping[int, int], config: StudyConfig) -> PreflightIssue:
+    """The rows (→ tokens) that training leaves out, and the limit that would keep them."""
+    folder = local_model_folder(config.model)
+    assert folder is not None  # else no row was measured
+    words = too_long_words(rows, row_limit(config.train.max_length, context_length(folder)))
+    return PreflightIssue(*map(use_page_labels, words))
 
 
 def _download_issue(model: ModelConfig) -> PreflightIssue | None:
@@ -223,7 +246,7 @@ def about_time(seconds: float, *, complete: bool) -> str:
 
 
 def _warnings(result: PreflightResult) -> list[PreflightIssue]:
-    found = []
+    found = [result.too_long] if result.too_long else []
     data, train = result.data, result.config.train
     if data is not None:
         if result.wordings is not None and result.wordings.occurs_once:
@@ -262,7 +285,7 @@ def _warnings(result: PreflightResult) -> list[PreflightIssue]:
             t("Training will probably not fit into the free memory"),
             t("Close other programs, lower the micro-batch size ({micro_batch_size}) or the maximum length of a pair "
               "({max_length}), or choose a smaller base model.", micro_batch_size=train.micro_batch,
-              max_length=train.max_length)))
+              max_length=result.plan.max_length if result.plan else train.max_length)))
     return found
 
 
@@ -281,9 +304,9 @@ def training_rows(data: DataEstimate, config: StudyConfig) -> int:
 
 
 def lengths_of(data: DataEstimate, config: StudyConfig) -> Lengths:
-    """Lengths of the training pairs with the facts in their prompts, truncated at ``train.max_length``."""
-    facts = config.retrieval.facts if config.grounded else 0
-    typical, longest = (min(math.ceil(tokens), config.train.max_length)
+    """Lengths of the training pairs with the facts in their prompts, at most ``train.max_length``."""
+    facts, limit = config.retrieval.facts if config.grounded else 0, config.train.max_length
+    typical, longest = (math.ceil(tokens) if limit == "auto" else min(math.ceil(tokens), limit)
                         for tokens in (data.tokens * (1 + facts), data.longest + data.tokens * facts))
     return replace(Lengths.about(typical, longest), assumed=False)
 

@@ -11,6 +11,7 @@ import pytest
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.study import Study
 from evals.report.build import build_report
+from evals.report.render import render_html, render_markdown
 from evals.report.warnings import secondary_warnings
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import with_judge, with_noise, with_seeds, with_tasks
@@ -45,6 +46,20 @@ def test_a_clean_study_has_none_of_them(clean: Report) -> None:
     assert codes(clean) == {}
     assert any("clearly beat copying" in line and "retrieved pairs by every measure" in line
                for line in clean["summary"])
+
+
+@pytest.mark.parametrize(("cut", "level"), [(1, "note"), (60, "serious")])
+def test_answers_that_stop_at_the_limit_are_said_and_counted(clean: Report, cut: int, level: str) -> None:
+    assert "Answers cut at the limit" not in render_html(clean) + render_markdown(clean)
+    clean["cells"]["Q4"]["cut_answers"], clean["answer_limit"] = cut, 64
+    ((code, found, text),) = secondary_warnings(clean)
+    assert (code, found) == ("cut_answers", level)
+    assert f"{cut} answer{'s' * (cut > 1)} of " in text and "stopped at the limit of 64 tokens" in text
+    clean["warnings"] = [{"code": code, "level": level, "text": text}]
+    assert "stopped at the limit of 64 tokens" in render_markdown(clean)
+    (row,) = [line for line in render_markdown(clean).splitlines() if line.startswith("| Answers cut at the limit")]
+    assert f"| {cut} |" in row and "of 64 tokens" in row
+    assert render_html(clean).count("Answers cut at the limit") == 1
 
 
 def first(name: str) -> Callable[[Report], Any]:
