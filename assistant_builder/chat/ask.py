@@ -38,7 +38,8 @@ def ask_arms(study: Study, question: str, arms: Sequence[str], *, look_up: bool 
     answers: dict[str, dict[str, Any]] = {}
     for arm in arms:
         try:
-            chunks = list(session.stream(arm, messages, Sampling(longest_answer(study), look_up=look_up), threading.Event()))
+            sampling = Sampling(longest_answer(study), look_up=look_up)
+            chunks = list(session.stream(arm, messages, sampling, threading.Event()))
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
@@ -77,5 +78,5 @@ def context_tokens(study: Study, limit: int, requested: int | None = None) -> in
 
 
 def longest_answer(study: Study) -> int:
-    """Most tokens of an answer where a user sets no limit: those of the data's longest answer, but not fewer than 256."""
+    """Most tokens of an answer where a user sets no limit: those of the data's longest answer, but at least 256."""
     return max(answer_limit(study), Sampling().max_new_tokens)
