@@ -297,11 +297,13 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
     try:
         config = LoraConfig.from_pretrained(str(folder))
         config._register_custom_module(ADAPTER_LAYERS)
+        device = str(next(model.parameters()).device)  # PEFT would read to any GPU, also of Apple or Intel
         if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), name, peft_config=config)
+            model.load_adapter(str(folder), name, torch_device=device, peft_config=config)
             adapted = model
         else:
-            adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, config=config)
+            adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, config=config,
+                                                torch_device=device)
     except (torch.AcceleratorError, torch.OutOfMemoryError, MemoryError):  # not caused by the files
         raise
     except Exception as error:  # malicious files can cause any exception in PEFT

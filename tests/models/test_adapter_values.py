@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch._lazy.ts_backend
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.models.loading import add_adapter
+from assistant_builder.models.loading import add_adapter, load_adapter
 
 SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -50,3 +51,17 @@ def test_they_have_values_over_a_base_that_another_process_has_read(monkeypatch:
     here, _ = adapted("cpu", monkeypatch)
     there, _ = adapted("meta", monkeypatch)
     assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
+
+
+def test_trained_values_are_read_to_the_device_of_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to a GPU that PEFT finds and the product does not use, for which meta stands."""
+    base = LlamaForCausalLM(LlamaConfig(**SIZES))
+    trained = add_adapter(base, StudyConfig().train, 7)
+    trained.save_pretrained(str(tmp_path))
+    wanted = [value.clone() for name, value in trained.named_parameters() if "lora_A" in name]
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: "meta")
+    model = load_adapter(trained.unload(), tmp_path, "one")
+    load_adapter(model, tmp_path, "other")
+    for adapter in ("one", "other"):
+        found = [value for name, value in model.named_parameters() if f"lora_A.{adapter}" in name]
+        assert len(found) == len(wanted) and all(map(torch.equal, found, wanted))
