@@ -297,7 +297,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
     try:
         config = LoraConfig.from_pretrained(str(folder))
         config._register_custom_module(ADAPTER_LAYERS)
-        device = str(model.device)  # PEFT would read the values to any GPU that it finds, also of Apple or Intel
+        device = str(next(model.parameters()).device)  # PEFT would read to any GPU, also of Apple or Intel
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), name, torch_device=device, peft_config=config)
             adapted = model
