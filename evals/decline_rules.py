@@ -87,8 +87,9 @@ def _fitted(study: Study, asked: ValidationQuestions, cell: LoadedCell, prompter
     most = answer_limit(study)
     texts: dict[int, list[int]] = {}
     certainties: dict[int, list[float]] = {}
-    looked_up = [*asked.found, *asked.follow_ups]
-    whole = [place for place, kind in enumerate(asked.kinds) if kind == ANSWERABLE]
+    looked_up = [*asked.found, *asked.follow_ups, *asked.respelled]
+    count, end = len(asked.found), len(asked.found) + len(asked.follow_ups)
+    whole = [*(place for place, kind in enumerate(asked.kinds) if kind == ANSWERABLE), *range(end, len(looked_up))]
     for places, limit in ((whole, most), (sorted(set(range(len(looked_up))) - set(whole)), min(FIRST_TOKENS, most))):
         answers: dict[int, list[int]] = {}
         scorer = reader(cell.model, prompter, study.config.eval.batch_size)
@@ -98,8 +99,7 @@ def _fitted(study: Study, asked: ValidationQuestions, cell: LoadedCell, prompter
         certainties |= {places[index]: sure for index, sure in scorer.certainties.items()}
     evidence = [evidence_of(found.evidence, prompter.decode(texts[place][:FIRST_TOKENS]), certainties[place],
                             asked.taught) for place, found in enumerate(looked_up)]
-    count = len(asked.found)
-    rule = asked.fit(evidence[:count], study.config.retrieval.false_declines, evidence[count:])
+    rule = asked.fit(evidence[:count], study.config.retrieval.false_declines, evidence[count:end])
     shown = [place for place in whole if not rule.declines(evidence[place])]
     return {"rule": rule.to_record(), "shown": len(shown), "verbatim": sum(is_verbatim(
         prompter.decode(texts[place]), [hit.fact.answer for hit in looked_up[place].sources]) for place in shown)}
@@ -139,11 +139,14 @@ class ValidationQuestions:
             the data should be declined.
         found: What was found for it.
         follow_ups: What was found for questions to decline with an unrelated question before them.
+        respelled: What was found for respelled questions, which show how the assistant answers and not when it should.
     """
 
     def __init__(self, study: Study, retriever: Retriever) -> None:
         training, pairs = (load_split(study.folder / "data", split) for split in ("train", "validation"))
+        respelled = [pair for pair in pairs if pair.respelled is not None and pair.answerable]
         pairs = tuple(pair for pair in pairs if pair.respelled is None)  # people ask in words that are farther away
+        self.respelled = retriever.find([_look(pair) for pair in _some(respelled)])
         self._retriever, self._training = retriever, _some([pair for pair in training if pair.answerable])
         self.sentence = decline_sentence(training)
         self.taught = sorted({pair.answer for pair in training if not pair.answerable})

@@ -10,7 +10,6 @@ have earlier turns, read them in their prompts as well.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,6 +32,8 @@ ELLIPTIC_WORDS = 1
 """Content words up to which the second look may replace an answer of the first."""
 FAR_SURER = 9.0
 """Ratio of the odds from which the second look of an elliptic question replaces an answer of the first."""
+_CHOOSING = 2
+"""Words of a fact with which an answer must begin to choose it: many facts begin with "The"."""
 _EARLIER = 3
 """Earlier questions that the second look reads at most; more than one only where the later ones are elliptic."""
 CONVERSATIONS = 0.2
@@ -128,7 +129,7 @@ def own_words(text: str, answers: Sequence[str], *, complete: bool = True) -> st
     """The fact that an answer repeats, in the fact's own words.
 
     An assistant that repeats facts word for word is wrong where it does not, so its answer only chooses the fact: the
-    one with which it has the longest beginning in common, or the best where it begins as none.
+    one with which it has most words of its beginning in common, or the best where it begins as none.
 
     Args:
         text: The answer so far.
@@ -138,12 +139,21 @@ def own_words(text: str, answers: Sequence[str], *, complete: bool = True) -> st
     Returns:
         One of ``answers``; ``None`` while more text is needed to choose.
     """
-    begun = casefold_normalize(text)
-    common = [len(os.path.commonprefix([begun, casefold_normalize(answer)])) for answer in answers]
+    begun = bare_words(text)
+    whole = begun if complete else begun[:-1]  # the last word may go on
+    facts = [bare_words(answer) for answer in answers]
+    common = [_common(whole, fact) for fact in facts]
     longest = max(common)
-    if not complete and longest == len(begun) and common.count(longest) > 1:
+    if not complete and longest == len(whole) and (longest < _CHOOSING or common.count(longest) > 1):
         return None
-    return answers[common.index(longest)]
+    same = [answer for answer, fact in zip(answers, facts, strict=True) if fact == whole]
+    return same[0] if same else answers[common.index(longest) if longest >= _CHOOSING else 0]
+
+
+def _common(words: Sequence[str], others: Sequence[str]) -> int:
+    """Words that two texts have in common before they differ."""
+    return next((place for place, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]),
+                min(len(words), len(others)))
 
 
 def is_verbatim(text: str, answers: Sequence[str]) -> bool:

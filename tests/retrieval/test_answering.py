@@ -110,7 +110,7 @@ def test_without_a_fact_in_the_prompt_nothing_is_answered() -> None:
 
 @pytest.mark.parametrize(("text", "chosen"), [
     (SHOP, SHOP), (SHOP.upper(), SHOP), ("The shop is open from 8 to 13.", SHOP), ("A hut costs 64 pounds", HUT),
-    ("Yes, a hut costs 64 pounds.", SHOP), ("", SHOP)])
+    ("Yes, a hut costs 64 pounds.", SHOP), ("A hat", SHOP), ("", SHOP)])
 def test_an_answer_is_given_in_the_words_of_the_fact_that_it_begins(text: str, chosen: str) -> None:
     assert own_words(text, [SHOP, HUT]) == chosen
 
@@ -118,8 +118,12 @@ def test_an_answer_is_given_in_the_words_of_the_fact_that_it_begins(text: str, c
 def test_a_fact_is_chosen_as_soon_as_only_one_is_left() -> None:
     tea = ["The tea hut at Fennick sells pasties.", "The tea hut at Harl Point sells flapjack."]
     assert own_words("The tea hut at", tea, complete=False) is None
-    assert own_words("The tea hut at H", tea, complete=False) == tea[1]
-    assert own_words("The tea hut in", tea, complete=False) == tea[0]  # neither goes on so: the better one
+    assert own_words("The tea hut at Ha", tea, complete=False) is None  # the word may go on
+    assert own_words("The tea hut at Harl P", tea, complete=False) == tea[1]
+    assert own_words("The tea hut in Fennick", tea, complete=False) == tea[0]  # neither goes on so: the better one
+    assert own_words("Ten", tea, complete=False) is None
+    assert own_words("Ten pasties", tea, complete=False) == tea[0]
+    assert own_words("Yes", ["No.", "Yes."]) == "Yes."
 
 
 def test_a_changed_number_is_not_verbatim() -> None:
