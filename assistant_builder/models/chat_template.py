@@ -141,7 +141,8 @@ class ChatTokenizer:
         if not (folder / "tokenizer.json").is_file():
             raise ModelError("the base model has no tokenizer.json", where=str(folder),
                              remedy="Save it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)")
-        context = context_length(folder)
+        # the folder of an adapter or of a tokenizer alone has no config
+        context = context_length(folder) if (folder / "config.json").is_file() else UNKNOWN_LENGTH
         try:
             return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True), day, context)
         except (MemoryError, KeyboardInterrupt, SystemExit):

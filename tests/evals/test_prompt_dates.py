@@ -42,7 +42,7 @@ def prompts_of_training(study: Study) -> list[str]:
     from assistant_builder.training.train import _prepare
 
     prepared = _prepare(study, None)
-    return [prepared.prompter.decode_with_special_tokens(example.input_ids) for example in prepared.examples["train"]]
+    return [prepared.prompter.decode_with_special_tokens(example.input_ids) for example in prepared.train.examples]
 
 
 def prompts_of_scoring(study: Study) -> list[str]:
