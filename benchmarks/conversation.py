@@ -60,12 +60,13 @@ def after_turns(client: Client, study: Study, most: int) -> dict[str, Counter[in
     """Right answers and right declines by the number of unrelated questions before."""
     held_out, training = (load_split(study.folder / "data", split) for split in ("heldout", "train"))
     asked = [pair for pair in held_out if pair.answerable]
-    asked = asked[:: -(-len(asked) // most)]
+    asked, unknown = (pairs[:: -(-len(pairs) // most) or 1] for pairs in (
+        asked, [pair for pair in held_out if not pair.answerable]))
     rng = random.Random(0)
     others = rng.sample([pair for pair in training if pair.answerable], 12)
     said = {pair.question: client.ask(pair.question).text for pair in others}
     counts: dict[str, Counter[int]] = {name: Counter() for name in ("answered", "kept", "declined")}
-    for pair in [*asked, *(pair for pair in held_out if not pair.answerable)]:
+    for pair in [*asked, *unknown]:
         alone = False
         for turns in TURNS:
             before = rng.sample([each for each in others if each.answer != pair.answer], turns)
@@ -78,7 +79,7 @@ def after_turns(client: Client, study: Study, most: int) -> dict[str, Counter[in
             alone = right if turns == 0 else alone
             counts["answered"][turns] += right
             counts["kept"][turns] += right and alone
-    counts["asked"] = Counter({0: len(asked), 1: sum(not pair.answerable for pair in held_out)})
+    counts["asked"] = Counter({0: len(asked), 1: len(unknown)})
     return counts
 
 
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="address of the endpoint")
     parser.add_argument("--model", help="id of the model; default: the study's name")
     parser.add_argument("--key", default="none", help="key of the endpoint")
-    parser.add_argument("--questions", type=int, default=150, help="held-out questions that are asked at most")
+    parser.add_argument("--questions", type=int, default=150, help="held-out questions of each kind, at most")
     parser.add_argument("--numbers", type=int, default=60, help="statements with false numbers of each form")
     options = parser.parse_args()
     study = Study.open(options.study)
