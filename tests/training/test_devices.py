@@ -190,8 +190,8 @@ def test_a_step_whose_float16_gradients_overflow_is_skipped(base: Path, monkeypa
     train_in_process(study, "lora", ParallelStrategy())
     steps = [event for event in read_jsonl(study.arm_folder("lora") / "metrics.jsonl") if event["event"] == "step"]
     norms = [event["grad_norm"] for event in steps]
-    skipped = norms.count(None)
-    assert 5 < skipped < 35 and norms[:skipped] == [None] * skipped
+    skipped = next(place for place, norm in enumerate(norms) if norm is not None)
+    assert 5 < skipped < 35 and norms[skipped:].count(None) <= 1  # a larger gradient may overflow at the last scale
     assert steps[-1]["loss"] < steps[0]["loss"]
 
 
