@@ -112,7 +112,7 @@ def test_the_example_study_runs_from_the_wheel(installed: Path, bundled_models: 
     study = examples(installed, home)[0].with_name("study.yaml")
     changes = {
         "model.base": str(short_base), "train.max_steps": 2, "train.batch_size": 2, "train.micro_batch_size": 2,
-        "train.evaluations": 1, "data.max_train": 16, "eval.similarity": "false",
+        "train.evaluations": 1, "train.max_length": "auto", "data.max_train": 16, "eval.similarity": "false",
         "train.sample_answers": 0, "data.max_heldout": 4, "eval.max_new_tokens": 4, "eval.bootstrap_resamples": 200,
         "eval.retention": "false", "eval.noise_floor": "false", "eval.baselines": "false", "eval.fidelity": "false",
         "eval.cells": "L16,Q4",

@@ -50,7 +50,7 @@ equally, unless there are few of the second."""
 WITHHELD_SHARE = 0.8
 """Share of the validation questions with a withheld fact that is declined, at most. On facts of 12 places with
 colloquial test questions, the threshold for 4 % of validation declines all test questions, and this one 3 %."""
-FOLLOW_UP_SHARE = 0.03
+FOLLOW_UP_SHARE = 0.05
 """Largest share of the questions to decline that the second look answers after an unrelated question."""
 LEAST_WITHHELD, LOWEST_SHARE, FAR = 10, 0.05, 0.3
 """Where validation has too few facts: least training questions for a threshold, their share that it declines, and the

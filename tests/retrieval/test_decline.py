@@ -139,4 +139,4 @@ def test_few_second_looks_of_questions_to_decline_are_answered() -> None:
     rule = fit([*known, *unknown], [ANSWERABLE] * 200 + [WITHHELD] * 200, [str(place) for place in range(200)] * 2,
                target=0.05, sentence="No.", follow_ups=second)
     assert rule is not None and rule.follow_up_threshold >= rule.threshold
-    assert 0 < sum(rule.confidence(each) >= rule.follow_up_threshold for each in second) <= 6  # 3 %
+    assert 0 < sum(rule.confidence(each) >= rule.follow_up_threshold for each in second) <= 10  # 5 %
