@@ -1,6 +1,6 @@
 """Serving follows the published versions of its studies, and their rules and indexes.
 
-What is new is loaded beside the old one, which ends later.
+The new models are loaded in addition to the old ones, which end later.
 """
 
 from __future__ import annotations

@@ -201,10 +201,10 @@ def _declines(report: Mapping[str, Any], arm: str, *, tested: bool) -> str:
     if rightly is None:
         return text if tested else ""
     if not tested or asks_other_words(report):
-        told = tn("It declined {rightly} of {count} question that your file does not answer.",
+        rest = tn("It declined {rightly} of {count} question that your file does not answer.",
                   "It declined {rightly} of {count} questions that your file does not answer.",
                   total(report, RIGHT_DECLINES), rightly=rightly or tc("questions", "none"))
-        return f"{text} {told}" if tested else told
+        return f"{text} {rest}" if tested else rest
     return text + " " + tn("Of {count} other question, which it should decline, it declined {rightly}.",
                            "Of {count} other questions, which it should decline, it declined {rightly}.",
                            total(report, RIGHT_DECLINES), rightly=rightly or tc("questions", "none"))

@@ -54,7 +54,7 @@ def test_they_have_values_over_a_base_that_another_process_has_read(monkeypatch:
 
 
 def test_trained_values_are_read_to_the_device_of_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not to a GPU that PEFT finds and the product does not use, for which meta stands."""
+    """Not to a GPU that PEFT finds and the product does not use, which is named by meta."""
     base = LlamaForCausalLM(LlamaConfig(**SIZES))
     trained = add_adapter(base, StudyConfig().train, 7)
     trained.save_pretrained(str(tmp_path))
