@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_QUESTIONS, MOST_FOLLOW_UPS = 300, 100
 """Questions of a kind that are used at most; of more, every n-th."""
-_VERSION = 2  # of the rule; another one is fitted again
+_VERSION = 3  # of the rule; another one is fitted again
 
 
 def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retriever, variants: Sequence[Variant],

@@ -4,8 +4,9 @@ Every client may send a whole conversation. An assistant that was trained on sin
 after other turns, so the question is looked up and prompted alone: earlier turns cannot change the answer to a question
 that needs none of them. A short question may refer to the turn before ("And on Mondays?"). It is looked up a second
 time with that turn, and the second answer is given where the first look declines, where the fact of the second also has
-the words of the question, or where the second is far more certain. Assistants of conversations, whose training data
-have earlier turns, read them in their prompts as well.
+the words of the question, or where the second is far more certain. A fact with the words of the question needs less
+confidence: without them, the second look often finds what was asked before ("How old is she?"). Assistants of
+conversations, whose training data have earlier turns, read them in their prompts as well.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FOLLOW_UP_WORDS = 2
 """Content words up to which a question may refer to an earlier turn: 15 of 26 follow-ups have one at most, 23 two; of
 the 352 held-out questions of the demo none has one, and one has two."""
 ELLIPTIC_WORDS = 1
-"""Content words up to which the second look may replace an answer of the first."""
+"""Content words up to which the second look replaces an answer of the first where it is far more certain."""
 FAR_SURER = 9.0
 """Ratio of the odds from which the second look of an elliptic question replaces an answer of the first."""
 _CHOOSING = 2
@@ -105,13 +106,16 @@ def settle(rule: DeclineRule, question: str, first: Judged, second: Callable[[],
     """
     answered = first.fact is not None and first.confidence >= rule.threshold
     words = content_words(question)
-    if second is None or (answered and len(words) > ELLIPTIC_WORDS):
+    if second is None or (answered and len(words) > FOLLOW_UP_WORDS):
         return 0 if answered else None
     other = second()
-    if other.fact is None or other.confidence < rule.follow_up_threshold:
+    if other.fact is None:
         return 0 if answered else None
-    replaces = not answered or _mentions(other.fact, words) or _odds(other) >= FAR_SURER * _odds(first)
-    return 1 if replaces else 0
+    named = _mentions(other.fact, words)
+    if other.confidence < (rule.named_threshold if named and words else rule.follow_up_threshold):
+        return 0 if answered else None
+    far_surer = len(words) <= ELLIPTIC_WORDS and _odds(other) >= FAR_SURER * _odds(first)
+    return 1 if not answered or named or far_surer else 0
 
 
 def _mentions(fact: Fact, words: Sequence[str]) -> bool:

@@ -50,8 +50,9 @@ equally, unless there are few of the second."""
 WITHHELD_SHARE = 0.8
 """Share of the validation questions with a withheld fact that is declined, at most. On facts of 12 places with
 colloquial test questions, the threshold for 4 % of validation declines all test questions, and this one 3 %."""
-FOLLOW_UP_SHARE = 0.05
-"""Largest share of the questions to decline that the second look answers after an unrelated question."""
+FOLLOW_UP_SHARE, NAMED_SHARE = 0.03, 0.3
+"""Largest share of the questions to decline that the second look answers after an unrelated question, and that share
+for facts with all the words of the question, which the second look rarely finds by chance."""
 LEAST_WITHHELD, LOWEST_SHARE, FAR = 10, 0.05, 0.3
 """Where validation has too few facts: least training questions for a threshold, their share that it declines, and the
 score below which a question is far from everything where they are fewer. With a share of a third, 34 of the 45
@@ -128,6 +129,7 @@ class DeclineRule:
         recognised: Of those, the declined ones.
         sentence: What the assistant says instead of an answer.
         follow_up_threshold: Confidence below which the second look of a follow-up is not answered.
+        named_threshold: The same where the fact has all the words of the question.
         own_words: Whether an answer is replaced by the fact that it repeats.
     """
 
@@ -144,6 +146,7 @@ class DeclineRule:
     recognised: int
     sentence: str
     follow_up_threshold: float = FOLLOW_UPS
+    named_threshold: float = FOLLOW_UPS
     own_words: bool = False
 
     def confidence(self, evidence: Evidence) -> float:
@@ -237,8 +240,11 @@ def fit(evidence: Sequence[Evidence], kinds: Sequence[str], facts: Sequence[str]
                    answerable=n, declined=int((sure < threshold).sum()), to_decline=len(unsure),
                    recognised=int((unsure < threshold).sum()))
     second = [rule.confidence(each) for each in follow_ups]
-    return rule if not second else replace(rule, follow_up_threshold=max(
-        threshold, float(np.nextafter(np.quantile(second, 1 - FOLLOW_UP_SHARE, method="higher"), 1))))
+    if not second:
+        return rule
+    follow_up, named = (max(threshold, float(np.nextafter(np.quantile(second, 1 - share, method="higher"), 1)))
+                        for share in (FOLLOW_UP_SHARE, NAMED_SHARE))
+    return replace(rule, follow_up_threshold=follow_up, named_threshold=named)
 
 
 def far_from_everything(scores: Sequence[float], *, target: float, sentence: str) -> DeclineRule:

@@ -31,9 +31,9 @@ def talk(*questions: str) -> list[Message]:
     return turns[:-1]
 
 
-def rule(threshold: float = 0.5, second: float = 0.75) -> DeclineRule:
+def rule(threshold: float = 0.5, second: float = 0.75, named: float = 0.65) -> DeclineRule:
     plain = (0.0,) * len(NAMES)
-    return DeclineRule(plain, (1.0,) * len(NAMES), plain, 0.0, threshold, 0.04, True, 9, 0, 9, 9, "No.", second)
+    return DeclineRule(plain, (1.0,) * len(NAMES), plain, 0.0, threshold, 0.04, True, 9, 0, 9, 9, "No.", second, named)
 
 
 def fact(answer: str, question: str = "When is the shop open?") -> Fact:
@@ -93,14 +93,21 @@ def test_an_answer_is_replaced_only_by_a_fact_of_the_same_words_or_far_more_cert
     assert settled("And the shop?", 0.6, 0.8) == 0
     assert settled("And a hut?", 0.6, 0.8) == 1
     assert settled("From what time?", 0.6, 0.99) == 1
-    assert settled("Which captain commands it?", 0.6, 0.99) == 0  # it needs no other words
+    assert settled("Which captain commands it?", 0.6, 0.99) == 0
+    assert settled("And a hut at night?", 0.6, 0.7) == 1
+
+
+def test_a_fact_with_the_words_of_the_question_needs_less_confidence() -> None:
+    assert settled("And a hut?", 0.2, 0.7) == 1
+    assert settled("And a hut?", 0.2, 0.6) is None
+    assert settled("Until when?", 0.2, 0.7) is None
 
 
 def test_the_second_look_is_not_taken_without_need() -> None:
     def never() -> Judged:
         raise AssertionError
 
-    assert settle(rule(), "Which captain commands it?", Judged(0.6, fact(SHOP)), never) == 0
+    assert settle(rule(), "Which old captain commands it?", Judged(0.6, fact(SHOP)), never) == 0
 
 
 def test_without_a_fact_in_the_prompt_nothing_is_answered() -> None:
