@@ -144,8 +144,8 @@ _BUILT_IN = (
     ),
     Metric(
         "exact_match", N_("Exact match"),
-        "Share of answers that equal the reference once case, punctuation, English articles and spacing are set "
-        "aside.",
+        "Share of answers that equal the reference once case, punctuation, English articles, spacing and the notation "
+        "of numbers are set aside; signs, units and symbols count.",
         "A right answer in other words counts as wrong.", _of_texts(text.exact_match), data="binary", format="percent",
         unit=N_("share of items"), phrase=N_("share of exactly right answers"), hub_type="exact_match",
     ),

@@ -22,20 +22,68 @@ def normalise(text: str) -> str:
 
     The steps of SQuAD's script (lower case, punctuation deleted, ``a``/``an``/``the`` dropped, spacing collapsed),
     carried over to all of Unicode: NFKC first, case folding for lower case, punctuation and symbols of any script.
-    Unlike SQuAD's, numbers keep their value: a mark between two digits stays (``3.5``, ``10:30``), as does a minus
-    sign in front of a number, and commas between thousands go. A text of nothing but marks keeps them.
+    Unlike SQuAD's, what has a meaning stays: fractions, exponents, signs, currencies, ``%``, ``°``, ``<``; marks
+    between two digits (``3.5``, ``10:30``) and at the end of a name (``C++``, ``Rh-``); addresses with ``@``; and a
+    capital ``A`` that names something (``Vitamin A``). Notation does not count: ``.5`` is ``0.5``, ``£5.00`` is ``5 £``
+    and ``9am`` is ``9 am``. A text of nothing but marks keeps them.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    folded = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", re.sub(r"[‐‑‒–—−]", "-", folded))
-    kept = ""
-    for i, char in enumerate(folded):
-        before, after = folded[i - 1 : i], folded[i + 1 : i + 2]
-        between_digits = char in ".,:/-" and before.isdecimal() and after.isdecimal()
-        minus = char == "-" and after.isdecimal() and not before.isalnum()
-        if between_digits or minus or unicodedata.category(char)[0] not in "PS":
-            kept += char
-    plain = " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
-    return plain or " ".join(folded.split())
+    spelled = _VULGAR_FRACTION.sub(r" \g<0>", _EXPONENT.sub(r"^\g<0>", text))
+    plain = unicodedata.normalize("NFKC", spelled).replace("\u2044", "/")
+    folded = unicodedata.normalize("NFKC", _without_article_a(plain).casefold())
+    for pattern, replacement in _NOTATION:
+        folded = pattern.sub(replacement, folded)
+    kept = "".join(char for place, char in enumerate(folded)
+                   if unicodedata.category(char)[0] not in "PS" or _has_meaning(folded, place))
+    kept = " ".join(re.sub(r"\b(an|the)\b", " ", _DIGIT_LETTER.sub(" ", kept)).split())
+    return kept or " ".join(plain.casefold().split())
+
+
+_EXPONENT = re.compile("(?<=[0-9])[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
+_VULGAR_FRACTION = re.compile("(?<=[0-9])[\u00bc-\u00be\u2150-\u215e]")
+_CURRENCY = "$\u00a2-\u00a5\u0e3f\u20a0-\u20c0"
+_NOTATION = [(re.compile(pattern), replacement) for pattern, replacement in (
+    ("[—―]", " "), ("[‐‑‒–−]", "-"),
+    (r"(?<=\d),(?=\d{3}(?!\d))", ""),  # between thousands
+    (r"(?<![\w.])\.(?=\d)", "0."),
+    (r"(?<![\d.,])(\d+)[.,]0{1,2}(?![.,]?\d)", r"\1"),  # 5.00, but neither the version 1.0.3 nor the German 5.000
+    (rf"(?<!\d)(?<!\d )([-+]?)([{_CURRENCY}]) ?([-+]?\d[\d.,]*)", r" \1\3 \2"),
+    (r"(?<=\d) *[x×] *(?=\d)", " x "),
+    (rf"(?<=\d) *(?=[{_CURRENCY}%‰°])", " "),
+    ("([<>≤≥≠≈~±]) +", r"\1"),
+)]
+"""Notations of the same value, each with what it becomes."""
+_DIGIT_LETTER = re.compile(r"(?<=\d)(?=[^\W\d_])")  # 9am, 5mg
+_ALWAYS = frozenset("%‰°≤≥≠≈±×÷√∞")
+_JOINING, _ENDING, _BEFORE_NUMBERS = frozenset(".,:/-+^"), frozenset("+-#"), frozenset("+-<>~")
+
+
+def _has_meaning(text: str, place: int) -> bool:
+    """Whether a punctuation mark or symbol is kept."""
+    char, before, after = text[place], text[place - 1 : place], text[place + 1 : place + 2]
+    if char in _ALWAYS or unicodedata.category(char) == "Sc":
+        return True
+    if before.isdecimal() and after.isdecimal():
+        return char in _JOINING
+    if before.isalnum() and after.isalnum():
+        return char == "@" or char in "._+-" and _in_address(text, place)
+    if after.isdecimal():
+        return char in _BEFORE_NUMBERS and not before.isalnum()
+    if char == "\u2032":  # of feet and minutes; that of inches and seconds is two of them
+        return before.isdecimal() or before == char
+    return char in _ENDING and not after.isalnum() and (before.isalnum() or before == char)
+
+
+def _in_address(text: str, place: int) -> bool:
+    """Whether a mark is within a word that has an ``@``."""
+    start = max(text.rfind(" ", 0, place), place - 100) + 1
+    return "@" in text[start : place + 100].split(" ", 1)[0]
+
+
+def _without_article_a(text: str) -> str:
+    """Drop the article ``a``; a capital one is an article only where a sentence begins, or where all is in capitals."""
+    if text.isupper():
+        return re.sub(r"\bA\b", " ", text)
+    return re.sub(r"(?<![\w@.])a(?![\w@]|\.\w)|(?:^|(?<=[.!?:\n] ))A(?= \w)", " ", text)
 
 
 UNSPACED = re.compile(
