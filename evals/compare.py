@@ -54,8 +54,10 @@ SKEWNESS_FACTOR = 30.0
 BOUNDED_SKEWNESS_FACTOR = 10.0
 """The same for bounded scores, whose rare large differences are not far beyond those that were seen."""
 _ROUNDING = 1e-5  # a float32 cosine may pass 1 by that much
+MOST_ITEMS = 20
+"""More than this many times the present number of items is no advice."""
 SATURATED = 0.05
-"""A right/wrong metric whose good outcome is rarer than this in both arms cannot give the verdict "no worse"."""
+"""A score between 0 and 1 whose mean is worse than this in both arms cannot give the verdict "no worse"."""
 CORRELATED = 0.05
 """Level of the test of correlation within labels that are no clusters, divided by the number of labels."""
 
@@ -75,6 +77,8 @@ class Comparison:
         warnings: Limitations, one sentence each.
         within_margin_but_worse: The verdict is ``no worse``, but the whole interval is on the harmful side of zero.
         margin: Largest harm that counts as no worse.
+        clusters_needed: Clusters at which the present differences would be decided; further items of the same clusters
+            would not. ``None`` without clusters, if they are decided, or if no affordable number decides them.
     """
 
     delta: float
@@ -92,6 +96,7 @@ class Comparison:
     clustered_by: tuple[str, ...] = ()
     leave_one_out: tuple[float, float] = (math.nan, math.nan)
     correlation: Mapping[str, float] = field(default_factory=dict)
+    clusters_needed: int | None = None
 
     @property
     def harm(self) -> tuple[float, float, float]:
@@ -105,7 +110,8 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
                       clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None = None,
                       weights: ArrayLike | None = None, margin: float | None = None, higher_is_better: bool = True,
                       seed: int = 0, bounds: tuple[float, float] | None = None, resamples: int = RESAMPLES,
-                      related: Mapping[str, Labels] | None = None, level: float = LEVEL) -> Comparison:
+                      related: Mapping[str, Labels] | None = None, level: float = LEVEL,
+                      floor: bool = True) -> Comparison:
     """Compare two arms, item by item; the same input gives the same result, bit for bit.
 
     Args:
@@ -128,6 +134,7 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
         related: Further labels by name, which are no clusters. A warning names those within which the differences are
             correlated, because the interval is then too short for a claim about other items of the kind.
         level: Coverage of the interval; above 0.95 where several comparisons share an error rate.
+        floor: Whether two arms whose mean is below :data:`SATURATED` are not shown to be no worse.
 
     Raises:
         EvaluationError: Fewer than two items or clusters, different shapes, a score or weight that is not finite, a
@@ -159,7 +166,7 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
         interval = _possible(interval, span)
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
-    saturated = binary and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
+    saturated = floor and span == 1 and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
     verdict = _verdict(low, high, margin, saturated)
     warnings = _warnings(units, interval, span, saturated, table)
     correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed,
@@ -169,7 +176,40 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
                       warnings=(*warnings, *_correlation_warnings(correlation)),
                       within_margin_but_worse=verdict == "no worse" and low > 0, margin=margin,
                       higher_is_better=higher_is_better, clustered_by=tuple(names),
-                      leave_one_out=leave_one_out_range(units), correlation=correlation)
+                      leave_one_out=leave_one_out_range(units), correlation=correlation,
+                      clusters_needed=_clusters_needed(units, span if len(ways) == 1 else None, low, high, margin,
+                                                       higher_is_better, level) if ways else None)
+
+
+def times_to_decide(harm: float, low: float, high: float, margin: float) -> float:
+    """How many times the units decide, if an interval shrinks with their square root around the same harm.
+
+    Args:
+        harm: Estimated harm, with ``low`` and ``high`` the ends of its interval.
+        margin: Largest harm that counts as no worse; the interval is to end within it or beyond 0.
+
+    Returns:
+        The factor, infinite if no number decides.
+    """
+    within = ((high - harm) / (margin - harm)) ** 2 if margin > harm else math.inf
+    return min(within, ((harm - low) / harm) ** 2 if harm > 0 else math.inf)
+
+
+def _clusters_needed(units: Units, span: float | None, low: float, high: float, margin: float, higher_is_better: bool,
+                     level: float) -> int | None:
+    if high <= margin or low > margin:
+        return None
+    harm = -units.delta if higher_is_better else units.delta
+    if span is None or not (units.rare or units.spread_is_zero):
+        times = times_to_decide(harm, low, high, margin)
+        return math.ceil(units.count * times) if times <= MOST_ITEMS else None
+    step = units.count if units.differing else max(1, units.count // 10)
+    for count in range(units.count + step, MOST_ITEMS * units.count + 1, step):
+        ends = rare_interval(units.repeated(count), span, level)
+        low, high = (-ends[1], -ends[0]) if higher_is_better else ends
+        if high <= margin or low > 0:
+            return count
+    return None
 
 
 def _named_labels(clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None) -> dict[str, Labels]:
@@ -317,8 +357,8 @@ def _warnings(units: Units, interval: Interval, span: float | None, saturated: b
     elif interval[0] == interval[1]:
         found.append("all differences are equal, so the interval cannot show any uncertainty")
     if saturated:
-        found.append(f"in both arms fewer than {SATURATED:.0%} of the answers are right by this metric, so that it "
-                     "cannot show on these items that nothing was lost")
+        found.append(f"in both arms the mean score by this metric is below {SATURATED:.0%}, so that it cannot show on "
+                     "these items that nothing was lost")
     return found
 
 

@@ -11,10 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evals.compare import Comparison, Verdict
-
-MOST_ITEMS = 20
-"""More than this many times the present number of items is no advice."""
+from evals.compare import MOST_ITEMS, Comparison, Verdict, times_to_decide
 
 
 @dataclass(frozen=True)
@@ -26,13 +23,15 @@ class Component:
         passed: Whether the interval of the harm ends within the margin.
         beyond: Whether the whole interval is beyond the margin.
         needed: Number of items at which the present difference would be decided either way, at least the present
-            number; ``None`` if it is decided, or if no number of items decides it.
+            number; ``None`` if it is decided, if no number of items decides it, or if clusters are the limit.
+        clusters: The same in clusters, where the items are clustered.
     """
 
     metric: str
     passed: bool
     beyond: bool
     needed: int | None
+    clusters: int | None
 
 
 @dataclass(frozen=True)
@@ -43,25 +42,29 @@ class Decision:
         outcome: ``no worse``, ``worse`` or ``inconclusive``.
         components: The bounds, the primary metric first.
         failed: Metrics whose bound was not shown, in the same order.
-        needed: Number of items at which all open bounds would be decided; ``None`` if none is open, or if one stays
-            open at any affordable number.
+        needed: Number of items at which all open bounds would be decided; ``None`` if none is open, if one stays open
+            at any affordable number, or if clusters are the limit.
+        clusters: The number of clusters at which they would be, where some are clustered.
     """
 
     outcome: Verdict
     components: tuple[Component, ...]
     failed: tuple[str, ...]
     needed: int | None
+    clusters: int | None
 
 
-def decide(compared: Mapping[str, Comparison]) -> Decision:
+def decide(compared: Mapping[str, Comparison], bounds: Sequence[str] = ()) -> Decision:
     """Decide by every comparison together.
 
     Args:
         compared: Metric → comparison with the margin of that metric; the primary metric first. At least one.
+        bounds: All metrics of the decision; the bound of one that was not compared is not shown.
     """
     components = tuple(_component(metric, result) for metric, result in compared.items())
     primary = next(iter(compared.values()))
-    failed = tuple(component.metric for component in components if not component.passed)
+    failed = (*(component.metric for component in components if not component.passed),
+              *(metric for metric in bounds if metric not in compared))
     outcome: Verdict
     if not failed:
         outcome = "no worse"
@@ -69,37 +72,21 @@ def decide(compared: Mapping[str, Comparison]) -> Decision:
         outcome = "worse"
     else:
         outcome = "inconclusive"
-    open_ones = [component.needed for component in components if not component.passed and not component.beyond]
-    affordable = [number for number in open_ones if number is not None]
-    complete = bool(open_ones) and len(affordable) == len(open_ones)
-    return Decision(outcome, components, failed, max(affordable) if complete else None)
+    open_ones = [component for component in components if not component.passed and not component.beyond]
+    decidable = all(component.needed or component.clusters for component in open_ones)
+    clusters = max((component.clusters or 0 for component in open_ones), default=0)
+    needed = max((component.needed or 0 for component in open_ones), default=0)
+    return Decision(outcome, components, failed, needed if decidable and needed and not clusters else None,
+                    clusters if decidable and clusters else None)
 
 
 def _component(metric: str, result: Comparison) -> Component:
     harm, low, high = result.harm
-    passed = result.verdict == "no worse"
-    beyond = low > result.margin
-    return Component(metric, passed, beyond, None if passed or beyond else _items_to_decide(result.n, harm, low, high,
-                                                                                         result.margin))
-
-
-def _items_to_decide(n: int, harm: float, low: float, high: float, margin: float) -> int | None:
-    """Items at which an interval that shrinks with √n, around the same difference, ends within the margin or beyond 0.
-
-    Args:
-        n: Present number of items.
-        harm: Estimated harm.
-        low: Lower end of its interval.
-        high: Upper end of its interval.
-        margin: Largest harm that counts as no worse.
-    """
-    factors = []
-    if margin > harm:
-        factors.append(((high - harm) / (margin - harm)) ** 2)
-    if harm > 0:
-        factors.append(((harm - low) / harm) ** 2)
-    factor = min(factors, default=math.inf)
-    return max(n, math.ceil(n * factor)) if factor <= MOST_ITEMS else None
+    passed, beyond = result.verdict == "no worse", low > result.margin
+    times = times_to_decide(harm, low, high, result.margin)
+    decided = passed or beyond or result.n_clusters is not None or times > MOST_ITEMS
+    return Component(metric, passed, beyond, None if decided else max(result.n, math.ceil(result.n * times)),
+                     None if passed or beyond else result.clusters_needed)
 
 
 def harmful(compared: Mapping[str, Comparison]) -> list[str]:
@@ -107,12 +94,13 @@ def harmful(compared: Mapping[str, Comparison]) -> list[str]:
     return [metric for metric, result in compared.items() if result.harm[1] > 0]
 
 
-def action(decision: Decision, *, n: int, seeds: int, seeds_decide: bool = False) -> str:
+def action(decision: Decision, *, n: int, n_clusters: int | None = None, seeds: int, seeds_decide: bool = False) -> str:
     """What to do, in one or two sentences.
 
     Args:
         decision: The decision.
         n: Held-out items of the headline.
+        n_clusters: Their clusters, if they are clustered.
         seeds: Training seeds of the comparison.
         seeds_decide: Whether most of the uncertainty comes from training, so that more items would not help.
     """
@@ -124,12 +112,24 @@ def action(decision: Decision, *, n: int, seeds: int, seeds_decide: bool = False
         more = max(2, seeds)
         return (f"Train {more} more seeds (--set seeds={seeds + more}): most of the uncertainty comes from training, "
                 "not from the held-out questions. Until then, use the 16-bit assistant.")
-    if decision.needed is None:
+    advice = more_questions(decision, n, n_clusters)
+    if not advice:
         return ("Use the 16-bit assistant: no affordable number of further questions would decide this. A wider margin "
                 "would, if you can justify it.")
+    return f"{advice} Until then, use the 16-bit assistant."
+
+
+def more_questions(decision: Decision, n: int, n_clusters: int | None) -> str:
+    """How many more questions would decide, in one sentence; empty if no affordable number would."""
+    if decision.clusters is not None and n_clusters:
+        more = rounded(decision.clusters - n_clusters)
+        return (f"Add held-out questions about {more:,} more facts: with {n_clusters + more:,} facts about half of all "
+                f"differences like this one are decided; more questions about the same {n_clusters:,} would not do.")
+    if decision.needed is None or decision.needed <= n:
+        return ""
     more = rounded(decision.needed - n)
     return (f"Add about {more:,} held-out questions: with {n + more:,} about half of all differences like this one are "
-            "decided. Until then, use the 16-bit assistant.")
+            "decided.")
 
 
 def rounded(count: int) -> int:

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from statistics import median
@@ -28,8 +28,10 @@ from evals.tasks.held_out import heldout_pairs
 
 FILE = "declaration.json"
 """File in the study folder; it is kept when scores are deleted."""
-LOSS, EXACT, OVERLAP = "nll_per_token", "exact_match", "token_f1"
+LOSS, EXACT, OVERLAP, FACTS = "nll_per_token", "exact_match", "token_f1", "facts_kept"
 FALSE_DECLINES, RIGHT_DECLINES = "false_decline", "right_decline"
+ENOUGH_TO_DECLINE = 40
+"""Questions to decline from which the share of right declines is judged: 66 equal pairs give an interval of ±5.5."""
 SIMILAR_QUESTIONS = "similar_questions.json"
 """File in the folder of the scores: the group of similar questions of each item."""
 _FACT_WORDS = 3
@@ -69,6 +71,10 @@ class Declaration:
         items: Items of the headline: ``covered`` or ``all``, without those that should be declined.
         arms: Arms that are compared.
         cells: Cells that are scored, which include the formats of exports.
+        right_decline_margin: Margin of the share of rightly declined questions; ``None`` if the test has fewer than
+            :data:`ENOUGH_TO_DECLINE` of them, or in a declaration of an earlier version.
+        facts_margin: Margin of the share of facts kept; ``None`` if most references have none, if exact match is a
+            bound, which counts each lost fact, or in a declaration of an earlier version.
     """
 
     primary_metric: str
@@ -82,6 +88,16 @@ class Declaration:
     items: Literal["covered", "all"]
     arms: tuple[str, ...]
     cells: tuple[str, ...]
+    right_decline_margin: float | None = None
+    facts_margin: float | None = None
+
+    @property
+    def bounds(self) -> dict[str, float | None]:
+        """The metrics whose bounds a "no worse" needs together → margin, the primary one first."""
+        further = {RIGHT_DECLINES: self.right_decline_margin, FACTS: self.facts_margin}
+        return {self.primary_metric: self.margin, self.second_metric: self.second_margin,
+                FALSE_DECLINES: self.decline_margin,
+                **{metric: margin for metric, margin in further.items() if margin is not None}}
 
     @property
     def sha256(self) -> str:
@@ -95,7 +111,8 @@ class Declaration:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Declaration:
         """The inverse of :meth:`to_record`."""
-        values: dict[str, Any] = {field.name: record[field.name] for field in fields(cls)}
+        values: dict[str, Any] = {field.name: record[field.name] for field in fields(cls)
+                                  if field.name in record or field.default is MISSING}
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**values)
 
@@ -180,10 +197,13 @@ def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair]) -> 
         "wordings" if 2 * covered >= max(len(asked), 1) else "facts")
     other: Estimand = "facts" if estimand == "wordings" else "wordings"
     return Declaration(primary_metric=primary, margin=chosen.margin if chosen.margin is not None else _margin(primary),
-                       second_metric=second, second_margin=_margin(second), decline_margin=chosen.decline_margin,
+                       second_metric=second, decline_margin=chosen.decline_margin,
+                       second_margin=chosen.second_margin if chosen.second_margin is not None else _margin(second),
                        estimand=estimand, clusters=_clusters(estimand, asked), other_clusters=_clusters(other, asked),
                        items="covered" if estimand == "wordings" and covered else "all", arms=tuple(config.arms),
-                       cells=tuple(config.cells))
+                       cells=tuple(config.cells), facts_margin=_facts_margin(asked, primary, second),
+                       right_decline_margin=chosen.right_decline_margin if (
+                           len(heldout.pairs) - len(asked) >= ENOUGH_TO_DECLINE) else None)
 
 
 def answer_words(training: Sequence[Pair]) -> float:
@@ -202,6 +222,15 @@ def _margin(metric: str) -> float | None:
     from evals.metrics import metric_of
 
     return None if metric == LOSS else metric_of(metric).default_margin
+
+
+def _facts_margin(pairs: Sequence[Pair], primary: str, second: str) -> float | None:
+    from evals.metrics.fact_recall import facts_kept
+
+    if {EXACT, FACTS} & {primary, second}:
+        return None
+    found = sum(facts_kept(pair.answer, pair.answer, pair.question) is not None for pair in pairs)
+    return _margin(FACTS) if 2 * found > len(pairs) else None
 
 
 def _clusters(estimand: Estimand, pairs: Sequence[Pair]) -> tuple[str, ...]:

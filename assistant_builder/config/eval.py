@@ -37,10 +37,20 @@ class EvalConfig(ConfigModel):
                                                    "primary metric. Empty: 0.05 (5 points), and for the loss 3 % of "
                                                    "what tuning gained."),
     )
+    second_margin: float | None = Field(
+        None, ge=0, title=N_("Margin of the second metric"),
+        description=N_("The same for the second metric of the verdict, which is the loss, or with the loss as the "
+                       "primary metric exact match or token F1."),
+    )
     decline_margin: float = Field(
         0.05, ge=0, le=1, title=N_("Margin of false declines"), description=N_("Largest increase of the share of "
                                                                            "answerable questions that are declined "
                                                                            "which still counts as no worse."),
+    )
+    right_decline_margin: float = Field(
+        0.1, ge=0, le=1, title=N_("Margin of right declines"),
+        description=N_("Largest decrease of the share of questions to decline that are declined which still counts as "
+                       "no worse. Fewer than 40 such test questions are not judged."),
     )
     estimand: Literal["auto", "wordings", "facts"] = Field(
         "auto", title=N_("Claim"),

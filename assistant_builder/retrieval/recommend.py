@@ -36,8 +36,8 @@ def recommend(recall: Mapping[str, Any] | None, facts: int) -> Recommendation:
     covered = recall["covered"]
     if not covered:
         return Recommendation(
-            "grounded", t("Validation asks for no training answer in other words, so finding answers cannot be measured. "
-                          "Looking up serves questions about answers that occur once."))
+            "grounded", t("Validation asks for no training answer in other words, so finding answers cannot be "
+                          "measured. Looking up serves questions about answers that occur once."))
     at = max((int(k) for k in recall["hits"] if int(k) <= facts), default=min(map(int, recall["hits"])))
     found, first = recall["hits"][str(at)], recall["hits"]["1"]
     most = t("the first {at} facts", at=at) if at > 1 else t("the first fact")

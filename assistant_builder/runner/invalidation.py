@@ -42,7 +42,8 @@ from assistant_builder.study.steps import (
 
 _MEMORY_SIGNALS = (-signal.SIGABRT, -9)
 """A library that cannot allocate memory aborts the process; the operating system kills it with signal 9."""
-_REPORT_ONLY = {"primary_metric", "margin", "decline_margin", "estimand", "bootstrap_resamples", "price_per_hour"}
+_REPORT_ONLY = {"primary_metric", "margin", "second_margin", "decline_margin", "right_decline_margin", "estimand",
+                "bootstrap_resamples", "price_per_hour"}
 """Settings of ``eval`` that change the interpretation of scores, but no score."""
 _NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
 """Settings of ``train`` that change no adapter."""

@@ -15,7 +15,7 @@ from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, further_arms
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
 from evals.compare import Comparison, holm
-from evals.decision import action, decide, harmful
+from evals.decision import Decision, action, decide, harmful
 from evals.metrics import metric_of
 from evals.report.format import decimals, interval, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, Cell
@@ -154,9 +154,9 @@ def verdict(compared: Mapping[str, Comparison], rules: Rules, *, seeds: Mapping[
         seeds: ``count`` and ``trained_again`` of the report's seeds.
         uncovered: Number of held-out items that the verdict is not about, because their facts were not taught.
     """
-    bounds = {metric: compared[metric] for metric in dict.fromkeys(rules.bounds) if metric in compared}
+    bounds = {metric: compared[metric] for metric in rules.bounds if metric in compared}
     metric, result = next(iter(bounds.items()))
-    decision = decide(bounds)
+    decision = decide(bounds, rules.bounds)
     again = seeds["trained_again"]
     return {
         "outcome": decision.outcome, "metric": metric, "margin": result.margin, "delta": float(result.delta),
@@ -167,17 +167,24 @@ def verdict(compared: Mapping[str, Comparison], rules: Rules, *, seeds: Mapping[
         "perplexity_change": None if metric != "nll_per_token" else {
             "share": math.expm1(result.delta), "ci": [math.expm1(result.ci_low), math.expm1(result.ci_high)],
         },
-        "bounds": [{"metric": name, "margin": each.margin, "delta": float(each.delta),
-                    "ci": [float(each.ci_low), float(each.ci_high)], "passed": name not in decision.failed,
-                    "outcome": each.verdict, "higher_is_better": each.higher_is_better, "n": int(each.n)}
-                   for name, each in bounds.items()],
+        "bounds": bound_records(bounds, decision),
+        "not_shown": [name for name in rules.bounds if name not in bounds],
+        "to_decline": rules.to_decline,
         "possible_harm": harmful(compared),
         "estimand": rules.declared.estimand, "clustered_by": list(result.clustered_by),
         "leave_one_out": list(result.leave_one_out), "uncovered": uncovered, "frozen": rules.record(),
         "seeds": seeds["count"], "trained_again": again,
-        "action": action(decision, n=result.n, seeds=seeds["count"],
+        "action": action(decision, n=result.n, n_clusters=result.n_clusters, seeds=seeds["count"],
                          seeds_decide=again is not None and again["seed_share"] > 0.5),
     }
+
+
+def bound_records(bounds: Mapping[str, Comparison], decision: Decision) -> list[dict[str, Any]]:
+    """The compared bounds of a decision as records."""
+    return [{"metric": name, "margin": each.margin, "delta": float(each.delta),
+             "ci": [float(each.ci_low), float(each.ci_high)], "passed": name not in decision.failed,
+             "outcome": each.verdict, "higher_is_better": each.higher_is_better, "n": int(each.n)}
+            for name, each in bounds.items()]
 
 
 IDENTITIES = ((HEADLINE, "L4-L16", "Q4-L4"), ("QR-Q4", "QR-QD", "QD-Q4"), ("LR-L16", "LR-LM", "LM-L16"))

@@ -18,7 +18,7 @@ from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.study import Study
 from evals.compare import Comparison
-from evals.decision import Decision, decide, rounded
+from evals.decision import Decision, decide, more_questions
 from evals.metrics import METRICS
 from evals.report import format as fmt
 from evals.report.format import difference, interval, number, percent, shown
@@ -57,17 +57,19 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
     @cache
     def decided(arm: str, type: str, level: float) -> tuple[dict[str, Comparison], Decision]:
         compared = _compare(reference, files[arm][type], rules, level)
-        return compared, decide(compared)
+        return compared, decide(compared, rules.bounds)
 
     tested = graphical_test(sequences_graph([[(arm, type) for type in files[arm]] for arm in arms]),
                             lambda file, share: decided(*file, _level(share))[1].outcome == "no worse")
-    rows, harms, needed = [], {}, {}
+    rows, harms, advice = [], {}, {}
     for (arm, type), result in tested.items():
         level = _level(result.share)
         compared, decision = decided(arm, type, level)
         rows.append(_row(files[arm][type], arm, reference, rules, compared) | {
             "level": level, "outcome": decision.outcome, "verdict": decision.outcome if result.share else NOT_TESTED})
-        harms[arm, type], needed[arm, type] = next(iter(compared.values())).harm[0], decision.needed
+        primary = next(iter(compared.values()))
+        harms[arm, type] = primary.harm[0]
+        advice[arm, type] = more_questions(decision, primary.n, primary.n_clusters)
     passed = [row for row in rows if row["verdict"] == "no worse"]
     order = list(GGUF_TYPES)
     smallest = min(passed, key=lambda row: (-order.index(row["name"]), harms[row["arm"], row["name"]]), default=None)
@@ -82,7 +84,7 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
         metric = rules.declared.primary_metric
         first = smallest or next((row for row in rows if row["verdict"] != NOT_TESTED), rows[0])
         found |= {"formats_sentence": _sentence(first, metric, reference, found=smallest is not None),
-                  "formats_action": _action(study, first, needed[first["arm"], first["name"]])}
+                  "formats_action": _action(study, first, advice[first["arm"], first["name"]])}
     return found
 
 
@@ -113,9 +115,9 @@ def _level(share: Fraction) -> float:
 
 
 def _compare(reference: Cell, cell: Cell, rules: Rules, level: float) -> dict[str, Comparison]:
-    """The bounds of the decision that were scored, the primary metric first."""
+    """Those bounds of the decision that were scored, the primary metric first."""
     found = {}
-    for metric in dict.fromkeys(rules.bounds):
+    for metric in rules.bounds:
         items = _items(reference, cell, rules, metric)
         if len(items) > 1:
             found[metric] = rules.compare(reference, cell, metric, items, level=level)
@@ -142,6 +144,7 @@ def _row(cell: Cell, arm: str, reference: Cell, rules: Rules, compared: Mapping[
         "bounds": [{"metric": metric, "margin": each.margin, "delta": float(each.delta),
                     "ci": [float(each.ci_low), float(each.ci_high)], "outcome": each.verdict, "n": each.n}
                    for metric, each in compared.items()],
+        "not_shown": [metric for metric in rules.bounds if metric not in compared],
         "flips": {"lost": sum(was == 1 and now != 1 for was, now in right),
                   "gained": sum(was != 1 and now == 1 for was, now in right)},
         "same_answers": {"same": sum(sample["answer"] == reference.by_item[item]["answer"]
@@ -174,15 +177,13 @@ def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, *, found: bo
             f"{_measured(row)}.")
 
 
-def _action(study: Study, row: Mapping[str, Any], needed: int | None) -> str:
+def _action(study: Study, row: Mapping[str, Any], advice: str) -> str:
     """What to do about the file that is named, or about the first one that was tested if none is."""
     if row["verdict"] == "no worse":
         return (f"Ship it: 'assistant-builder export {study.name} --arm {row['arm']} --format gguf --type "
                 f"{row['name']} --to DIR'.")
-    if needed is not None and needed > row["n"]:
-        more = rounded(needed - row["n"])
-        return (f"Add about {more:,} held-out questions: with {row['n'] + more:,} a difference like this one would be "
-                "decided. Until then, ship the 16-bit model (--format merged).")
+    if advice:
+        return f"{advice} Until then, ship the 16-bit model (--format merged)."
     larger = "" if row["name"] == "BF16" else (
         f", or score a larger file ('assistant-builder run {study.name} --redo --set "
         f"formats.types=BF16,{','.join(study.config.formats.types)}')")

@@ -12,7 +12,6 @@ from assistant_builder.data import load_split
 from assistant_builder.study import Study
 from evals.compare import Comparison, paired_comparison
 from evals.declaration import (
-    FALSE_DECLINES,
     LABELS,
     LOSS,
     RIGHT_DECLINES,
@@ -85,16 +84,13 @@ class Rules:
     @property
     def bounds(self) -> tuple[str, ...]:
         """The metrics whose bounds a "no worse" needs together, the primary one first."""
-        return self.declared.primary_metric, self.declared.second_metric, FALSE_DECLINES
+        return tuple(self.declared.bounds)
 
     def margin(self, metric: str) -> float | None:
         """The margin of a metric of the decision; ``None`` for another metric."""
-        declared = self.declared
-        margins = {declared.second_metric: declared.second_margin, FALSE_DECLINES: declared.decline_margin,
-                   declared.primary_metric: declared.margin}
-        if metric not in margins:
+        if metric not in self.declared.bounds:
             return None
-        chosen = margins[metric]
+        chosen = self.declared.bounds[metric]
         return self.loss_margin if chosen is None else chosen
 
     def items(self, cell: Cell, metric: str) -> list[str]:
@@ -110,6 +106,12 @@ class Rules:
         """How many of the ``items`` to answer are ``covered``: their facts were taught in another wording."""
         rows = [sample["row"] for sample in cell.by_item.values() if sample["answerable"]]
         return {"items": len(rows), "covered": sum(row in self.heldout.covered for row in rows)}
+
+    @property
+    def to_decline(self) -> dict[str, Any]:
+        """The number of held-out questions to decline, and whether they are ``judged``."""
+        return {"questions": sum(not pair.answerable for pair in self.heldout.pairs.values()),
+                "judged": RIGHT_DECLINES in self.bounds}
 
     def uncovered(self, cell: Cell) -> list[str]:
         """The answerable items whose facts were not taught, if the headline is about the others."""
@@ -155,6 +157,7 @@ class Rules:
             weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
             margin=self.margin(metric), higher_is_better=info.higher_is_better, seed=self.settings.seed,
             bounds=info.bounds, resamples=self.settings.bootstrap_resamples, level=level,
+            floor=metric != RIGHT_DECLINES,  # of assistants that decline nothing, none declines less
         )
 
     def record(self) -> dict[str, Any]:

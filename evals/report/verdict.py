@@ -11,8 +11,11 @@ from assistant_builder.data import load_split
 from assistant_builder.study import Study
 from evals.declaration import (
     CLAIMS,
+    ENOUGH_TO_DECLINE,
+    FACTS,
     FALSE_DECLINES,
     LABEL_NAMES,
+    RIGHT_DECLINES,
     SHARE_OF_GAIN,
     Declaration,
     HeldOut,
@@ -39,14 +42,27 @@ def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any], *, respelle
 
 
 def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
-    """The verdict in one sentence; a report without a comparison gets the reason and the remedy instead."""
+    """The verdict in one sentence, and what it did not test; without a comparison the reason and the remedy."""
     if verdict["contrast"] is None:
         return f"{verdict['reason']} {verdict['action']}"
+    return " ".join(filter(None, (_outcome_sentence(verdict, asked), untested_text(verdict))))
+
+
+def untested_text(verdict: Mapping[str, Any]) -> str:
+    """What the verdict did not test: declining, where the test has too few questions for it."""
+    found = verdict.get("to_decline")
+    if found is None or found["judged"]:
+        return ""
+    has = f"has only {plural(found['questions'], 'question')}" if found["questions"] else "has no questions"
+    return (f"Whether 4-bit still declines what it should was not tested: the test {has} to decline, and "
+            f"{ENOUGH_TO_DECLINE} are needed.")
+
+
+def _outcome_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     low, high = harm_interval(verdict)
     primary, *others = verdict["bounds"]
     measured = measured_text(verdict, "QLoRA's", "that of its 16-bit twin")
     limit = f"the {_amount(primary)} allowed"
-    beyond = [bound for bound in others if harm_interval(bound)[0] > bound["margin"]]
     if verdict["outcome"] == "no worse":
         also = f" The {_named(others)} {'is' if len(others) == 1 else 'are'} no worse either." if others else ""
         if verdict["within_margin_but_worse"]:
@@ -59,16 +75,26 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
         return f"On your {asked}, 4-bit made the assistant worse: {measured}, {reach}."
     if verdict["outcome"] == "worse":
         return (f"On your {asked}, 4-bit made the assistant worse in another respect, beyond the margin: "
-                f"{_details(beyond)}. {measured}.")
+                f"{harmed_bounds(verdict)}. {measured}.")
     if primary["passed"]:
-        failed = [bound for bound in others if not bound["passed"]]
         return (f"On your {asked}, the result is inconclusive: {measured}, within {limit}, but more harm than allowed "
-                f"is not ruled out for the {_details(failed)}.")
+                f"is not ruled out for the {open_bounds(verdict)}.")
     if high <= primary["margin"]:
         return (f"On your {asked}, this metric cannot show whether 4-bit cost anything, because nearly all answers of "
                 f"both assistants are wrong: {measured}.")
     return (f"On your {asked}, the result is inconclusive: {measured}, which reaches from no harm to more than "
             f"{limit}.")
+
+
+def open_bounds(verdict: Mapping[str, Any]) -> str:
+    """The bounds beside the primary one that were not shown, each with its difference and its margin."""
+    failed = [_details([bound]) for bound in verdict["bounds"][1:] if not bound["passed"]]
+    return fmt.enumerated([*failed, *(f"{shown(name).phrase} (not measured)" for name in verdict.get("not_shown", ()))])
+
+
+def harmed_bounds(verdict: Mapping[str, Any]) -> str:
+    """The bounds beside the primary one whose whole interval is beyond the margin, with difference and margin."""
+    return _details([bound for bound in verdict["bounds"][1:] if harm_interval(bound)[0] > bound["margin"]])
 
 
 def _amount(bound: Mapping[str, Any]) -> str:
@@ -205,16 +231,19 @@ def changed_text(frozen: Mapping[str, Any]) -> str:
     return f"Changed after scoring: {'; '.join(changed)}."
 
 
+_NO_BOUND = {"right_decline_margin": RIGHT_DECLINES, "facts_margin": FACTS}
 _MARGINS = {"margin": "primary_metric", "second_margin": "second_metric"}
 
 
 def _value(name: str, declared: Mapping[str, Any]) -> str:
     """A field of a declaration as text; margins have the unit of their metric."""
-    value = declared[name]
+    value = declared.get(name)
+    if value is None and name in _NO_BOUND:
+        return "no bound"
     if value is None:
         return f"{SHARE_OF_GAIN:.0%} of what tuning gained"
-    if name == "decline_margin" or name in _MARGINS:
-        metric = declared[_MARGINS[name]] if name in _MARGINS else FALSE_DECLINES
+    if name == "decline_margin" or name in _MARGINS or name in _NO_BOUND:
+        metric = declared[_MARGINS[name]] if name in _MARGINS else _NO_BOUND.get(name, FALSE_DECLINES)
         return fmt.margin(metric, value)
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
@@ -340,7 +369,7 @@ def explain(declaration: Declaration, length: float) -> str:
         declaration: What is or will be frozen.
         length: Median words of the answers (:func:`answer_words`).
     """
-    primary, second = declaration.primary_metric, declaration.second_metric
+    primary = declaration.primary_metric
     if primary == metric_for_length(length):
         reason = f"Answers have a median of {length:g} words: the verdict is by"
     else:
@@ -348,8 +377,8 @@ def explain(declaration: Declaration, length: float) -> str:
     labels = " and ".join(LABEL_NAMES.get(name, name) for name in declaration.clusters)
     return (
         f"{reason} {_with_margin(primary, declaration.margin)}; the bounds of "
-        f"{_with_margin(second, declaration.second_margin)} and "
-        f"{_with_margin(FALSE_DECLINES, declaration.decline_margin)} must hold as well; the claim is about "
+        f"{fmt.enumerated([_with_margin(*bound) for bound in list(declaration.bounds.items())[1:]])} must hold as "
+        f"well; the claim is about "
         f"{CLAIMS[declaration.estimand]}{f', clustered by {labels}' if labels else ''}, and is tested on "
         f"{'the questions whose facts were taught' if declaration.items == 'covered' else 'all answerable questions'}."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -96,6 +96,12 @@ class Units:
     def rare(self) -> bool:
         """Whether so few units differ that unseen differences matter more than the observed ones."""
         return self.differing < RARE_UNITS and 2 * self.differing < self.count
+
+    def repeated(self, count: int) -> Units:
+        """So many units like these, which are repeated in their order."""
+        share = count / self.count
+        return replace(self, sums=np.resize(self.sums, count), weights=np.resize(self.weights, count),
+                       items=round(self.items * share), items_differing=round(self.items_differing * share))
 
     def with_unseen(self, span: float, unseen: Sequence[float]) -> Units:
         """These units and more that differ.

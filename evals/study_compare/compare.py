@@ -13,8 +13,9 @@ from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
+from evals.decision import decide
 from evals.metrics import METRICS
-from evals.report.contrasts import clusters_of, figures_of, with_holm
+from evals.report.contrasts import bound_records, clusters_of, figures_of, with_holm
 from evals.report.format import plain, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, independent_units, read_cells
 from evals.report.rules import Rules
@@ -326,18 +327,36 @@ def _compared(sides: Sequence[tuple[Cell, Cell]], rules: Rules, *, per_byte: boo
                 continue
             result = rules.compare(one, other, metric, items)
             named = PER_BYTE if per_byte and metric == "nll_per_token" else metric
-            row = {"name": f"{one.name}: B-A", "cell": one.name, "metric": named, "baseline": "A", "candidate": "B",
-                   "a": figure(one, metric, items), "b": figure(other, metric, items), **figures_of(result)}
-            family.append(row)
-            if metric == rules.declared.primary_metric and one.name in JUDGED:
-                verdicts.append({
-                    "cell": one.name, "outcome": result.verdict, "metric": named, "margin": result.margin,
-                    "delta": row["delta"], "ci": [row["ci_low"], row["ci_high"]],
-                    "within_margin_but_worse": bool(result.within_margin_but_worse),
-                    **{key: row[key] for key in ("p_value", "n", "n_clusters", "higher_is_better", "warnings")},
-                })
+            family.append({
+                "name": f"{one.name}: B-A", "cell": one.name, "metric": named, "baseline": "A", "candidate": "B",
+                "a": figure(one, metric, items), "b": figure(other, metric, items), **figures_of(result)})
+        if one.name in JUDGED:
+            verdicts += _verdict(one, other, rules, per_byte=per_byte)
         rows += with_holm(family)
     if not rows:
         raise EvaluationError("the shared items belong to a single cluster, which has no interval", where="compare",
                               remedy="Compare studies that share more of their held-out items")
     return {"verdicts": sorted(verdicts, key=lambda verdict: JUDGED.index(verdict["cell"])), "contrasts": rows}
+
+
+def _verdict(one: Cell, other: Cell, rules: Rules, *, per_byte: bool) -> list[dict[str, Any]]:
+    """The decision of all bounds on the items of the headline; none if the primary metric cannot be compared."""
+    bounds = {}
+    for metric in rules.bounds:
+        items = [item for item in rules.items(one, metric)
+                 if one.value(item, metric) is not None and other.value(item, metric) is not None]
+        if independent_units(one, items) > 1:
+            bounds[metric] = rules.compare(one, other, metric, items)
+    primary = rules.declared.primary_metric
+    if primary not in bounds:
+        return []
+    decision, result, figures = decide(bounds, rules.bounds), bounds[primary], figures_of(bounds[primary])
+    return [{
+        "cell": one.name, "outcome": decision.outcome,
+        "metric": PER_BYTE if per_byte and primary == "nll_per_token" else primary, "margin": result.margin,
+        "delta": figures["delta"], "ci": [figures["ci_low"], figures["ci_high"]],
+        "within_margin_but_worse": decision.outcome == "no worse" and result.harm[1] > 0,
+        "bounds": bound_records(bounds, decision),
+        "not_shown": [metric for metric in rules.bounds if metric not in bounds],
+        **{key: figures[key] for key in ("p_value", "n", "n_clusters", "higher_is_better", "warnings")},
+    }]

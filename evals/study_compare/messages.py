@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.report.format import difference, interval, number, p_value, plain, plural, shown
-from evals.report.verdict import harm_interval, measured_text
+from evals.report.verdict import harm_interval, harmed_bounds, measured_text, open_bounds
 
 _ASSISTANTS = {"Q4": "the QLoRA assistant (Q4)", "L16": "the 16-bit LoRA assistant (L16)"}
 _EVERY_METRIC = ("Q4", "L16")
@@ -19,6 +19,9 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> str:
     unit = f" {how.unit}" if how.factor != 1 else ""
     limit = f"the {plain(float(f'{margin * how.factor:.3g}'))}{unit} that {a} allows"
     measured = measured_text(verdict, "its")
+    if verdict["outcome"] == "worse" and low <= 0:
+        return (f"In {b}, {who} is worse than in {a} in another respect, beyond the margin: {harmed_bounds(verdict)}. "
+                f"{measured[0].upper()}{measured[1:]}.")
     if verdict["outcome"] == "worse":
         beyond = "all of it beyond" if low > margin else "which may exceed"
         return f"In {b}, {who} is worse than in {a}: {measured}, {beyond} {limit}."
@@ -26,6 +29,9 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> str:
         if verdict["within_margin_but_worse"]:
             return f"In {b}, {who} is measurably worse than in {a}, but within {limit}: {measured}."
         return f"In {b}, {who} is {'better' if high < 0 else 'no worse'} than in {a}: {measured}, within {limit}."
+    if verdict["bounds"][0]["passed"]:
+        return (f"It is inconclusive whether {who} is worse in {b} than in {a}: {measured}, within {limit}, but "
+                f"more harm than it allows is not ruled out for the {open_bounds(verdict)}.")
     if high <= margin:
         return (f"This metric cannot show whether {who} is worse in {b} than in {a}, because nearly all answers in "
                 f"both are right, or nearly all are wrong: {measured}.")

@@ -59,6 +59,29 @@ def test_the_items_that_would_decide() -> None:
     assert decide({"loss": compared(0.0, 0.0499 * MOST_ITEMS**0.5, 0.05)}).needed == 3985
 
 
+def test_a_bound_that_was_not_compared_is_not_shown() -> None:
+    decision = decide({"match": GOOD}, ("match", "loss"))
+    assert (decision.outcome, decision.failed) == ("inconclusive", ("loss",))
+    assert decide({"match": HARMFUL}, ("match", "loss")).outcome == "worse"
+
+
+@pytest.mark.parametrize("flips", [0, 2, 30])
+def test_as_many_facts_as_are_asked_for_decide(flips: int) -> None:
+    def match(facts: int) -> Comparison:
+        before, after = np.ones(5 * facts), np.ones(5 * facts)
+        for place in range(flips * facts // 40):
+            (before, after)[place % 2][5 * place : 5 * place + 2] = 0
+        return paired_comparison(before, after, margin=0.05, bounds=(0, 1), resamples=400,
+                                 clusters=np.repeat(np.arange(facts), 5).tolist())
+
+    decision = decide({"match": match(40)})
+    assert decision.outcome == "inconclusive" and decision.needed is None and decision.clusters is not None
+    text = action(decision, n=200, n_clusters=40, seeds=1)
+    more = rounded(decision.clusters - 40)
+    assert f"questions about {more:,} more facts" in text
+    assert decide({"match": match(40 + more)}).outcome == "no worse"
+
+
 def test_more_items_like_these_do_decide() -> None:
     rng = np.random.default_rng(0)
     differences = rng.normal(0.01, 0.4, 200)

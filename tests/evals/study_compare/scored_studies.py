@@ -16,8 +16,9 @@ CELLS = ("B16", "L16", "Q4")
 
 
 def make(name: str, **changes: Any) -> Study:
-    """A scored study of few cells, so that comparing is quick."""
-    settings = {"eval__bootstrap_resamples": 400, "eval__estimand": "wordings", **changes}
+    """A scored study of few cells, so that comparing is quick; its few items can only be decided by the loss."""
+    settings = {"eval__bootstrap_resamples": 400, "eval__estimand": "wordings", "eval__second_margin": 1.0,
+                "eval__decline_margin": 1.0, **changes}
     study = evaluated(trained(with_data(new_study(name, **settings))))
     for folder in (study.folder / "evals").iterdir():
         if folder.is_dir() and folder.name not in CELLS:
