@@ -185,7 +185,9 @@ def times_to_decide(harm: float, low: float, high: float, margin: float) -> floa
     """How many times the units decide, if an interval shrinks with their square root around the same harm.
 
     Args:
-        harm: Estimated harm, with ``low`` and ``high`` the ends of its interval.
+        harm: Estimated harm.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
         margin: Largest harm that counts as no worse; the interval is to end within it or beyond 0.
 
     Returns:

@@ -101,6 +101,11 @@ def difference(value: float, metric: str, row: Mapping[str, Any]) -> str:
     return signed(value * shown(metric).factor, decimals(metric, row))
 
 
+def level_text(level: float) -> str:
+    """The level of an interval: ``97.5%``."""
+    return f"{100 * level:.3g}%"
+
+
 def interval(row: Mapping[str, Any], metric: str, *, plus: bool = True) -> str:
     """The interval as ``−0.003 to +0.011``; without ``plus``, for sentences, ``−0.003 to 0.011``."""
     low, high = (difference(row[key], metric, row) for key in ("ci_low", "ci_high"))

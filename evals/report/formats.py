@@ -21,7 +21,7 @@ from evals.compare import Comparison
 from evals.decision import Decision, decide, more_questions
 from evals.metrics import METRICS
 from evals.report import format as fmt
-from evals.report.format import difference, interval, number, percent, shown
+from evals.report.format import difference, interval, level_text, number, percent, shown
 from evals.report.load import Cell, figure, read_formats, tuned_cells
 from evals.report.rules import Rules
 from evals.stats.graphical import graphical_test, sequences_graph
@@ -162,11 +162,6 @@ def _measured(row: Mapping[str, Any]) -> str:
     return (f"{shown(row['metric']).phrase} {number(row['metrics'][row['metric']], row['metric'])}, "
             f"{difference(row['delta'], row['metric'], ends)} {shown(row['metric']).unit} "
             f"({level_text(row['level'])} interval {interval(ends, row['metric'], plus=False)})")
-
-
-def level_text(level: float) -> str:
-    """The level of an interval: ``97.5%``."""
-    return f"{100 * level:.3g}%"
 
 
 def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, *, found: bool) -> str:

@@ -30,6 +30,7 @@ from evals.report.format import interval, number, percent, plural, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
 from evals.report.other_results import NAMES
 from evals.report.other_words import is_respelled
+from evals.stats.intervals import LEVEL
 
 
 def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any], *, respelled: bool = False) -> str:
@@ -265,7 +266,8 @@ def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> st
     compared = "the same" if same else f"{amount} {how.unit} {'higher' if delta > 0 else 'lower'}"
     if other:
         compared += f" {'as' if same else 'than'} {other}"
-    return f"{whose} {how.phrase} is {compared} (95% interval {interval(row, verdict['metric'], plus=False)})"
+    level = fmt.level_text(verdict.get("level", LEVEL))
+    return f"{whose} {how.phrase} is {compared} ({level} interval {interval(row, verdict['metric'], plus=False)})"
 
 
 def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from evals.report.format import plain, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, independent_units, read_cells
 from evals.report.rules import Rules
 from evals.report.study_facts import flatten, read_record
+from evals.stats.intervals import LEVEL
 from evals.study_compare.messages import summary, verdict_sentence
 
 Sample = Mapping[str, Any]
@@ -233,10 +234,15 @@ PER_BYTE = "nll_per_byte"
 """The loss for studies with different tokenizers: Σ nll / Σ UTF-8 bytes of the references, in nats."""
 
 
-def compare_studies(a: Study, b: Study) -> dict[str, Any]:
+def compare_studies(a: Study, b: Study, *, level: float = LEVEL) -> dict[str, Any]:
     """Compare study ``b`` (candidate) with study ``a`` (baseline) on the held-out items that both have.
 
-    The primary metric and margin of ``a`` determine the verdicts. Both may be the same study.
+    The metrics and margins of ``a`` determine the verdicts. Both may be the same study.
+
+    Args:
+        a: The baseline.
+        b: The candidate.
+        level: Coverage of the intervals of the verdicts; above 0.95 where several looks share an error rate.
 
     Returns:
         ``a``, ``b`` (names), ``shared_items``, ``only_a``, ``only_b`` (counts), ``loss`` (``nll_per_token``, or
@@ -271,7 +277,7 @@ def compare_studies(a: Study, b: Study) -> dict[str, Any]:
     record: dict[str, Any] = {"a": a.name, "b": b.name, "shared_items": len(pairs), "only_a": len(matching.only_a),
                               "only_b": len(matching.only_b), "loss": PER_BYTE if per_byte else "nll_per_token",
                               "differences": differences(a, b, cells_a[like], cells_b[like]),
-                              **_compared(sides, rules, per_byte=per_byte)}
+                              **_compared(sides, rules, level, per_byte=per_byte)}
     for verdict in record["verdicts"]:
         verdict["sentence"] = verdict_sentence(verdict, a.name, b.name)
     record["warnings"] = warnings(record, a, b, (cells_a[like], cells_b[like]), matching)
@@ -316,7 +322,7 @@ def _aligned(a: Cell, b: Cell, matching: Matching, weights: Sequence[int]) -> tu
     return sides[0], sides[1]
 
 
-def _compared(sides: Sequence[tuple[Cell, Cell]], rules: Rules, *, per_byte: bool) -> dict[str, Any]:
+def _compared(sides: Sequence[tuple[Cell, Cell]], rules: Rules, level: float, *, per_byte: bool) -> dict[str, Any]:
     verdicts, rows = [], []
     for one, other in sides:
         family = []
@@ -331,7 +337,7 @@ def _compared(sides: Sequence[tuple[Cell, Cell]], rules: Rules, *, per_byte: boo
                 "name": f"{one.name}: B-A", "cell": one.name, "metric": named, "baseline": "A", "candidate": "B",
                 "a": figure(one, metric, items), "b": figure(other, metric, items), **figures_of(result)})
         if one.name in JUDGED:
-            verdicts += _verdict(one, other, rules, per_byte=per_byte)
+            verdicts += _verdict(one, other, rules, level, per_byte=per_byte)
         rows += with_holm(family)
     if not rows:
         raise EvaluationError("the shared items belong to a single cluster, which has no interval", where="compare",
@@ -339,20 +345,20 @@ def _compared(sides: Sequence[tuple[Cell, Cell]], rules: Rules, *, per_byte: boo
     return {"verdicts": sorted(verdicts, key=lambda verdict: JUDGED.index(verdict["cell"])), "contrasts": rows}
 
 
-def _verdict(one: Cell, other: Cell, rules: Rules, *, per_byte: bool) -> list[dict[str, Any]]:
+def _verdict(one: Cell, other: Cell, rules: Rules, level: float, *, per_byte: bool) -> list[dict[str, Any]]:
     """The decision of all bounds on the items of the headline; none if the primary metric cannot be compared."""
     bounds = {}
     for metric in rules.bounds:
         items = [item for item in rules.items(one, metric)
                  if one.value(item, metric) is not None and other.value(item, metric) is not None]
         if independent_units(one, items) > 1:
-            bounds[metric] = rules.compare(one, other, metric, items)
+            bounds[metric] = rules.compare(one, other, metric, items, level=level)
     primary = rules.declared.primary_metric
     if primary not in bounds:
         return []
     decision, result, figures = decide(bounds, rules.bounds), bounds[primary], figures_of(bounds[primary])
     return [{
-        "cell": one.name, "outcome": decision.outcome,
+        "cell": one.name, "outcome": decision.outcome, "level": level,
         "metric": PER_BYTE if per_byte and primary == "nll_per_token" else primary, "margin": result.margin,
         "delta": figures["delta"], "ci": [figures["ci_low"], figures["ci_high"]],
         "within_margin_but_worse": decision.outcome == "no worse" and result.harm[1] > 0,

@@ -19,9 +19,11 @@ from assistant_builder.export_formats import advice
 from assistant_builder.i18n import t
 from assistant_builder.study import Study
 from assistant_builder.study.versions import add_version, next_name, publish, read_versions, reject, served_version
+from evals.stats.intervals import LEVEL
 from evals.study_compare.compare import compare_studies
 
 Outcome = Literal["not trained", "no worse", "worse", "inconclusive"]
+_WORST_FIRST: tuple[Outcome, ...] = ("worse", "inconclusive", "no worse")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ def create_next_version(root: Study, *, drop_heldout: bool = True) -> tuple[Stud
 
 
 def version_verdict(root: Study, version: Study) -> VersionVerdict:
-    """Compare a version with the served one on the test questions of both, by the metric and margin of the latter.
+    """Compare a version with the served one, and with the first one, on the test questions that they share.
+
+    The bounds are those of the earlier version. The k-th version that is tried on the same questions is compared at the
+    level 1 − 0.05/k, so that trying until one passes gains nothing (Bonferroni).
 
     Args:
         root: The first study of the versions.
@@ -80,14 +85,20 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     """
     if version.step("evaluate").state != "succeeded":
         return VersionVerdict("not trained")
-    served = served_version(root).recommended
-    record = compare_studies(served, version.recommended)
+    names, served = read_versions(root).names, served_version(root).recommended
+    tries = max(1, names.index(version.name)) if version.name in names else 1
     report = read_json(served.report_file) if served.report_file.is_file() else None
     cell = ARMS[advice(report, served.config.arms).adapter].cell
-    verdict = next((each for each in record["verdicts"] if each["cell"] == cell), None)
-    if verdict is None:
-        return VersionVerdict("inconclusive", t("The metric that decides was not scored in both versions."), record)
-    return VersionVerdict(verdict["outcome"], verdict["sentence"], record)
+    records = [compare_studies(earlier, version.recommended, level=1 - (1 - LEVEL) / tries)
+               for earlier in ([served] if served.name == root.name else [served, root.recommended])]
+    verdicts = [next((each for each in record["verdicts"] if each["cell"] == cell), None) for record in records]
+    if None in verdicts:
+        return VersionVerdict("inconclusive", t("The metric that decides was not scored in both versions."), records[0])
+    outcomes = {each["outcome"] for each in verdicts if each}
+    outcome: Outcome = next(each for each in _WORST_FIRST if each in outcomes)
+    tried = "" if tries == 1 else t("So far {count} versions were compared on these questions.", count=tries)
+    return VersionVerdict(outcome, " ".join(filter(None, (*(each["sentence"] for each in verdicts if each), tried))),
+                          records[0])
 
 
 def reject_if_worse(root: Study, version: Study) -> VersionVerdict:

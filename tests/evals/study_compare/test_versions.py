@@ -115,3 +115,18 @@ def test_the_command_creates_lists_publishes_and_undoes(root: Study) -> None:
     assert "shop-v3 is served now" in run("shop", "--publish", "shop-v3").stdout
     assert "shop is served again" in run("shop", "--undo").stdout
     assert run("shop", "--undo", "--create").returncode == 1
+
+
+def test_a_version_is_compared_with_the_first_one_too_and_each_try_costs(root: Study) -> None:
+    """Two versions that each lose 0.02 nats of the 0.03 allowed: the second one loses more than that to the first."""
+    first = scored_version(root, 0.02)
+    assert version_verdict(root, first).outcome == "no worse"
+    publish_version(root, first)
+    second = scored_version(root, 0.04)
+    found = version_verdict(root, second)
+    assert found.record is not None and found.record["a"] == first.name
+    assert found.record["verdicts"][0]["level"] == pytest.approx(0.975)
+    assert "97.5% interval" in found.sentence and "So far 2 versions" in found.sentence
+    assert found.outcome == "worse" and f"than in {root.name}" in found.sentence
+    with pytest.raises(StudyError, match="not shown to be no worse"):
+        publish_version(root, second)
