@@ -169,7 +169,6 @@ def tally_sentence(found: Tally) -> str:
     return f"{', '.join(counts)}: {shown}."
 
 
-MIN_HELDOUT = 2
 MAX_EPOCHS = 1000
 
 
@@ -192,10 +191,9 @@ class RetrainingPlan:
     """How a new study uses the corrections."""
 
     trained: tuple[Correction, ...]
-    # corrections that are not used for training, since their question is in the held-out set
+    # corrections that are not used for training, since their question is in the held-out set; the test stays as it is,
+    # because without the questions that it got wrong the served version would look better than an equal one
     left_out: tuple[Correction, ...] = ()
-    # rows that are removed from the held-out set, since a correction reveals their answer
-    dropped: tuple[int, ...] = ()
     replaced: tuple[int, ...] = ()  # rows of the training and validation data whose answer is replaced by a correction
     taught: tuple[Correction, ...] = ()  # corrections of ``trained`` that the training data have already
 
@@ -311,38 +309,29 @@ def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[in
     return found
 
 
-def plan_retraining(study: Study, corrections: Sequence[Correction], *, drop_heldout: bool) -> RetrainingPlan:
-    """Decide which corrections are trained and which held-out rows are removed, so that no held-out answer leaks.
-
-    With ``drop_heldout``, corrected held-out questions move to the training data; otherwise their corrections are not
-    used.
+def plan_retraining(study: Study, corrections: Sequence[Correction]) -> RetrainingPlan:
+    """Decide which corrections are trained: those of held-out questions are not, so that no held-out answer leaks.
 
     Raises:
-        DataError: No correction is left for training, or too few held-out questions remain.
+        DataError: No correction is left for training.
     """
     leaking = heldout_matches(study, [found.question for found in corrections])
-    trained = [found for place, found in enumerate(corrections) if drop_heldout or place not in leaking]
-    left_out = [found for place, found in enumerate(corrections) if not drop_heldout and place in leaking]
-    dropped = sorted({row for rows in leaking.values() for row in rows}) if drop_heldout else []
+    trained = [found for place, found in enumerate(corrections) if place not in leaking]
+    left_out = [found for place, found in enumerate(corrections) if place in leaking]
     if not trained:
         raise DataError(
             t("no correction can be used for training: all of them answer test questions") if left_out
             else t("there is no correction yet"), where=f"study {study.name}",
-            remedy=t("Remove their questions from the test set instead") if left_out
+            remedy=t("Correct answers to questions that are not in the test") if left_out
             else t("Correct an answer first"),
         )
-    remaining = len(load_split(study.folder / "data", "heldout")) - len(dropped)
-    if remaining < MIN_HELDOUT:
-        raise DataError(t("only {remaining} test questions would remain", remaining=remaining),
-                        where=f"study {study.name}",
-                        remedy=t("Keep the corrected questions in the test set, and do not train on them"))
     answered = {casefold_normalize(found.question) for found in trained}
     replaced = [
         pair.row for split in SPLITS if split != "heldout" for pair in load_split(study.folder / "data", split)
         if pair.turns == 1 and casefold_normalize(pair.question) in answered
     ]
     taught = [found for found in trained if found.answerable and taught_pair(study, found.question, found.answer)]
-    return RetrainingPlan(tuple(trained), tuple(left_out), tuple(dropped), tuple(replaced), tuple(taught))
+    return RetrainingPlan(tuple(trained), tuple(left_out), tuple(replaced), tuple(taught))
 
 
 def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, longer: bool = False) -> Study:
@@ -359,7 +348,7 @@ def create_retraining_study(study: Study, plan: RetrainingPlan, name: str, *, lo
     if source is None:
         raise StudyError(t("the data file of the study is missing"), where=str(study.folder / "data"),
                          remedy=t("Start a new study from the file"))
-    removed = {*plan.dropped, *plan.replaced}
+    removed = {*plan.replaced}
     splits: dict[int, SplitName] = {
         pair.row: split for split in SPLITS for pair in load_split(study.folder / "data", split)
         if pair.row not in removed and pair.respelled is None

@@ -46,25 +46,24 @@ def pending_corrections(root: Study) -> list[Correction]:
     return read_corrections(served_version(root))
 
 
-def create_next_version(root: Study, *, drop_heldout: bool = True) -> tuple[Study, RetrainingPlan]:
+def create_next_version(root: Study) -> tuple[Study, RetrainingPlan]:
     """Create the study of the next version: the split of the served one, and its corrections as training pairs.
 
     If the training data have a correction already, the version is trained twice as long.
 
     Args:
         root: The first study of the versions.
-        drop_heldout: Whether corrected test questions move to the training data; else they are not trained.
 
     Raises:
         StudyError: A newer version waits for a decision, or the data file is missing.
-        DataError: There is no correction, or too few test questions would remain.
+        DataError: There is no correction, or all of them are of test questions.
     """
     waiting = read_versions(root).candidate
     if waiting is not None:
         raise StudyError(t("the version {version} is neither published nor rejected", version=waiting),
                          where=f"study {root.name}", remedy=t("Publish or reject it first"))
     served = served_version(root)
-    plan = plan_retraining(served, read_corrections(served), drop_heldout=drop_heldout)
+    plan = plan_retraining(served, read_corrections(served))
     made = create_retraining_study(served, plan, next_name(root), longer=bool(plan.taught))
     add_version(root, made)
     return made, plan

@@ -45,8 +45,8 @@ def rerun(study: Study) -> Study:
     return study
 
 
-def retrained(study: Study, *, drop: bool = True) -> Study:
-    plan = plan_retraining(study, read_corrections(study), drop_heldout=drop)
+def retrained(study: Study) -> Study:
+    plan = plan_retraining(study, read_corrections(study))
     return rerun(create_retraining_study(study, plan, "again"))
 
 
@@ -92,38 +92,26 @@ def test_a_corrected_training_question_gets_the_better_answer_only(study: Study)
     assert answers == ["Better."]
 
 
-def test_a_corrected_held_out_question_can_leave_the_held_out_set(study: Study) -> None:
+def test_a_corrected_held_out_question_stays_in_the_test_and_is_not_trained_on(study: Study) -> None:
     question = pairs(study, "heldout")[0][0]
     add_correction(study, question + "??", "Better.")
     assert heldout_matches(study, [question, NEW]).keys() == {0}
-    new = retrained(study)
-    assert pairs(new, "heldout") == [pair for pair in pairs(study, "heldout") if pair[0] != question]
-    assert (question + "??", "Better.") in pairs(new, "train")
-
-
-def test_a_corrected_held_out_question_can_stay_without_training(study: Study) -> None:
-    question = pairs(study, "heldout")[0][0]
-    add_correction(study, question, "Better.")
     with pytest.raises(DataError, match="all of them answer test questions"):
-        plan_retraining(study, read_corrections(study), drop_heldout=False)
+        plan_retraining(study, read_corrections(study))
     add_correction(study, NEW, "By the gate.")
-    new = retrained(study, drop=False)
+    new = retrained(study)
     assert pairs(new, "heldout") == pairs(study, "heldout")
     assert "Better." not in [answer for _, answer in pairs(new, "train")]
 
 
-def test_too_few_remaining_held_out_questions_are_rejected(study: Study) -> None:
-    for question, _ in pairs(study, "heldout"):
-        add_correction(study, question, "Better.")
-    with pytest.raises(DataError, match="test questions would remain"):
-        plan_retraining(study, read_corrections(study), drop_heldout=True)
+def test_without_corrections_there_is_nothing_to_train(study: Study) -> None:
     with pytest.raises(DataError, match="no correction yet"):
-        plan_retraining(study, [], drop_heldout=True)
+        plan_retraining(study, [])
 
 
 def test_an_existing_name_is_rejected_and_a_title_makes_one(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
-    plan = plan_retraining(study, read_corrections(study), drop_heldout=True)
+    plan = plan_retraining(study, read_corrections(study))
     with pytest.raises(StudyError, match="already exists"):
         create_retraining_study(study, plan, study.name)
     made = create_retraining_study(study, plan, "Grün & Söhne (corrected)")
@@ -145,13 +133,13 @@ def test_a_correction_that_the_training_data_have_is_found(study: Study) -> None
     assert taught_pair(new_study("fresh"), NEW, answer) is None
     add_correction(study, question, answer, wrong="No idea.")
     add_correction(study, NEW, "By the gate.")
-    plan = plan_retraining(study, read_corrections(study), drop_heldout=True)
+    plan = plan_retraining(study, read_corrections(study))
     assert [one.question for one in plan.taught] == [question] and len(plan.trained) == 2
 
 
 def test_corrections_that_were_trained_already_can_be_trained_longer(study: Study) -> None:
     add_correction(study, NEW, "By the gate.")
-    plan = plan_retraining(study, read_corrections(study), drop_heldout=True)
+    plan = plan_retraining(study, read_corrections(study))
     longer = create_retraining_study(study, plan, "longer", longer=True)
     assert longer.config.train.epochs == 2 * study.config.train.epochs
 
@@ -193,7 +181,7 @@ def test_a_correction_of_a_respelled_question_is_trained_and_no_row_leaves_train
     assert heldout_matches(study, [original.question, asked.question]) == {}
     add_correction(study, original.question, "It is another rule.")
     add_correction(study, "Where may I sing?", "In the cellar.")
-    plan = plan_retraining(study, read_corrections(study), drop_heldout=False)
+    plan = plan_retraining(study, read_corrections(study))
     assert not plan.left_out and plan.replaced == (original.row,)
     again = rerun(create_retraining_study(study, plan, "again"))
     assert len(pairs(again, "train")) == 101 and ("Where may I sing?", "In the cellar.") in pairs(again, "train")

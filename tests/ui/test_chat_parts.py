@@ -145,7 +145,7 @@ def test_after_retraining_each_corrected_question_is_asked_once() -> None:
     study, pool = with_data(new_study()), Answers()
     add_correction(study, "Where can I park?", "By the gate.", wrong="No idea.", arm="lora")
     add_correction(study, "Is there a lift?", "Yes, by the stairs.", wrong="By the gate.", arm="base")
-    new = create_retraining_study(study, plan_retraining(study, read_corrections(study), drop_heldout=True), "again")
+    new = create_retraining_study(study, plan_retraining(study, read_corrections(study)), "again")
     trained(with_data(new))
     tab = inside_blocks(lambda: ChatTab(pool))  # type: ignore[arg-type]
     *_, shown = tab._ask_again("again", "again:adapters")

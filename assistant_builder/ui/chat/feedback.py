@@ -119,8 +119,6 @@ class VoteBar:
 
 
 _PANE = (Path(__file__).parents[1] / "scripts" / "pane.js").read_text(encoding="utf-8")
-_DROP = N_("Train on them, and remove their questions from the test")
-_LEAVE = N_("Keep their questions in the test, and do not train on them")
 
 
 def pane_script() -> str:
@@ -132,8 +130,7 @@ def heldout_note(study: Study, question: str) -> str:
     """What the user must know about the correction of a test question; empty for others."""
     with contextlib.suppress(AssistantBuilderError):
         if heldout_matches(study, [question]):
-            return (t("This is a test question. Choose under Corrections whether to train on it or to keep it for the "
-                      "test."))
+            return t("This is a test question. It stays in the test, and its correction is not trained on.")
     return ""
 
 
@@ -143,10 +140,6 @@ class Corrections:
     def __init__(self) -> None:
         with gr.Accordion(t("Corrections"), open=False, visible=False, elem_id="ab-corrections") as self.fold:
             self.list = gr.HTML(corrections_list([], ()), js_on_load=pane_script())
-            self.heldout = gr.Radio([(t(way), way) for way in (_DROP, _LEAVE)], value=_DROP,
-                                    label=t("Corrections of test questions"),
-                                    info=t("A question cannot be used for both training and the test."),
-                                    visible=False)
             self.longer = gr.Checkbox(True, label=t("Train twice as long"),
                                       info=t("Some corrections are in the training data already; the same training "
                                              "would not learn them."), visible=False,
@@ -161,7 +154,7 @@ class Corrections:
     @property
     def list_outputs(self) -> list[Any]:
         """Components set by :meth:`drawn`."""
-        return [self.fold, self.list, self.heldout, self.longer, self.retrain]
+        return [self.fold, self.list, self.longer, self.retrain]
 
     def drawn(self, study: Study | None, *, opened: bool | None = None) -> list[Any]:
         """Values for :attr:`list_outputs`; ``opened`` sets whether the list is unfolded."""
@@ -181,13 +174,13 @@ class Corrections:
                          **({} if opened is None else {"open": opened}))
         button = tn("Retrain with {count} correction as a new project",
                     "Retrain with {count} corrections as a new project", len(found))
-        return [fold, shown, gr.update(visible=bool(heldout)), gr.update(visible=bool(taught)),
+        return [fold, shown, gr.update(visible=bool(taught)),
                 gr.update(value=button, interactive=True)]
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components."""
         self.list.click(user_facing_errors(self._remove), picker, self.list_outputs, **QUIET)
-        self.retrain.click(user_facing_errors(self._retrain), [picker, self.name, self.heldout, self.longer],
+        self.retrain.click(user_facing_errors(self._retrain), [picker, self.name, self.longer],
                            [picker, tabs, self.name], api_visibility="private", show_progress_on=self.retrain)
 
     def proposed_name(self, study: Study | None) -> str:
@@ -204,9 +197,9 @@ class Corrections:
             remove_correction(study, found[place].time)
         return self.drawn(study)
 
-    def _retrain(self, name: str | None, new: str, heldout: str, longer: bool) -> list[Any]:
+    def _retrain(self, name: str | None, new: str, longer: bool) -> list[Any]:
         study = Study.open(name or "")
-        plan = plan_retraining(study, read_corrections(study), drop_heldout=heldout == _DROP)
+        plan = plan_retraining(study, read_corrections(study))
         made = create_retraining_study(study, plan, new or self.proposed_name(study),
                                        longer=bool(longer and plan.taught))
         if made.config.external_addresses or code_needing_permission(made.config.model) is not None:

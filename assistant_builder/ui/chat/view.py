@@ -416,11 +416,6 @@ def retrained_note(title: str, plan: RetrainingPlan, old: str) -> str:
     if plan.replaced:
         parts.append(tn("Replaced: {count} answer to the same questions.",
                         "Replaced: {count} answers to the same questions.", len(plan.replaced)))
-    if plan.dropped:
-        parts.append(tn("Removed from the test: {count} question that a correction answers. The rest of the test is "
-                        "the same.",
-                        "Removed from the test: {count} questions that a correction answers. The rest of the test is "
-                        "the same.", len(plan.dropped)))
     if plan.left_out:
         parts.append(tn("Not trained on: {count} correction of test questions.",
                         "Not trained on: {count} corrections of test questions.", len(plan.left_out)))
