@@ -45,10 +45,13 @@ WITHOUT_GAIN = 0.03
 """Margin of the loss in nats per token where the untuned base was not scored."""
 
 Estimand = Literal["wordings", "facts"]
-_LABELS: dict[Estimand, tuple[str, ...]] = {"wordings": ("cluster",), "facts": ("group", "family", "cluster")}
+_LABELS: dict[Estimand, tuple[str, ...]] = {"wordings": (), "facts": ("group", "family", "cluster")}
+"""Labels of the clusters of a claim. Facts are strata of a claim about new wordings of these facts: wordings are drawn
+within them, so that the variance between facts is no part of the error. The items count as independent, which is never
+too little (Cochran, Sampling Techniques, 1977, chapter 5)."""
 LABEL_NAMES = {"cluster": "fact", "answer": "shared answer"}
 """Labels whose names in sentences differ."""
-CLAIMS: dict[str, str] = {"wordings": "new wordings of facts that were taught", "facts": "new facts of the same kind",
+CLAIMS: dict[str, str] = {"wordings": "new wordings of the facts that the test asks for", "facts": "new facts of the same kind",
                           "respelled": "questions of training, respelled"}
 """What a verdict is about, by the claim (``estimand``); the last one is that of a test without other wordings."""
 LABELS = ("cluster", "family", "group", "answer")
@@ -234,9 +237,9 @@ def _facts_margin(pairs: Sequence[Pair], primary: str, second: str) -> float | N
 
 
 def _clusters(estimand: Estimand, pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """The labels of a claim that the pairs have; for wordings the shared answer where they have none."""
+    """The labels of a claim that the pairs have; for facts the shared answer where they have none."""
     present = tuple(name for name in _LABELS[estimand] if any(_label(pair, name) is not None for pair in pairs))
-    return present or (("answer",) if estimand == "wordings" else ())
+    return present or (("answer",) if estimand == "facts" else ())
 
 
 def freeze(study: Study) -> None:

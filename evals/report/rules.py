@@ -129,9 +129,11 @@ class Rules:
         return self.heldout.label(sample["row"], name) if sample["row"] in self.heldout.pairs else None
 
     def clusters(self, samples: Sequence[Mapping[str, Any]], *, other: bool = False) -> dict[str, list[Hashable]]:
-        """The labels of the declared claim, or of the other one, and those of conversations."""
+        """The labels of the declared claim, or of the other one, and the conversations of several turns."""
         names = self.declared.other_clusters if other else self.declared.clusters
-        return self.labels(samples, tuple(dict.fromkeys([*names, "cluster"])))
+        found = self.labels(samples, names)
+        rows = [sample["row"] for sample in samples]
+        return found if len(set(rows)) == len(rows) else {**found, "conversation": rows}
 
     def compare(self, baseline: Cell, candidate: Cell, metric: str, items: list[str], *,
                 other: bool = False, level: float = LEVEL) -> Comparison:
@@ -149,7 +151,9 @@ class Rules:
         info, clusters = metric_of(metric), self.clusters(samples, other=other)
         if metric == RIGHT_DECLINES:  # all of these have the same answer
             clusters.pop("answer", None)
-        related = {name: labels for name, labels in self.labels(samples, LABELS).items() if name not in clusters}
+        wordings = self.declared.estimand == ("facts" if other else "wordings")
+        related = {} if wordings else {name: labels for name, labels in self.labels(samples, LABELS).items()
+                                       if name not in clusters}
         if self.similar:
             related["group of similar questions"] = [self.similar.get(str(sample["item"])) for sample in samples]
         return paired_comparison(

@@ -33,9 +33,9 @@ NEW_FACTS = [pair(row, f"and {row}", f"other {row}", cluster=f"new {row}", group
              for row in range(20, 26)]
 
 
-def test_new_wordings_of_taught_facts_are_clustered_by_fact() -> None:
+def test_facts_are_strata_of_their_new_wordings_and_clusters_of_the_other_claim() -> None:
     found = declared([*WORDINGS, DECLINE], TAUGHT)
-    assert (found.estimand, found.clusters, found.items) == ("wordings", ("cluster",), "covered")
+    assert (found.estimand, found.clusters, found.items) == ("wordings", (), "covered")
     assert found.other_clusters == ("family", "cluster")
 
 
@@ -55,7 +55,7 @@ def test_without_a_cluster_column_the_answer_is_the_fact() -> None:
     heldout = HeldOut.of(asked, taught)
     assert heldout.covered == {3, 5}
     found = declared(asked, taught)
-    assert (found.estimand, found.clusters) == ("wordings", ("answer",))
+    assert (found.estimand, found.clusters, found.other_clusters) == ("wordings", (), ("answer",))
     assert heldout.labels(("answer",), [3, 4])["answer"] == ["fare is 9 crowns", None]
 
 
@@ -94,8 +94,8 @@ def test_metric_margins_and_claim_are_explained_in_a_sentence() -> None:
     assert explain(declared(WORDINGS, TAUGHT), 7) == (
         "Answers have a median of 7 words: the verdict is by exact match (margin 5 points); the bounds of loss "
         "(margin 3% of what tuning gains) and false declines (margin 5 points) must hold as well; the claim "
-        "is about new wordings of facts that were taught, clustered by fact, and is tested on the questions "
-        "whose facts were taught."
+        "is about new wordings of the facts that the test asks for, and is tested on the questions whose facts were "
+        "taught."
     )
     chosen = explain(declared(WORDINGS, TAUGHT, primary_metric="nll_per_token", margin=0.02, estimand="facts"), 7)
     assert chosen.startswith("By the settings, the verdict is by loss (margin 0.02 nats per token); the bounds of ex")

@@ -150,11 +150,12 @@ def test_questions_to_decline_and_uncovered_ones_are_no_part_of_the_headline(stu
     assert fewer["uncovered"]["cells"]["Q4"].keys() >= {"nll_per_token", "exact_match"}
 
 
-def test_the_headline_from_the_samples_by_another_route() -> None:
+def test_the_headline_about_facts_from_the_samples_by_another_route() -> None:
     """The difference and its interval by statsmodels, from samples.jsonl alone."""
     import statsmodels.api as sm
 
-    study = write_study(Recipe(flips=0.5, settings={"eval.primary_metric": "exact_match", "eval.margin": 0.05}))
+    study = write_study(Recipe(flips=0.5, settings={"eval.primary_metric": "exact_match", "eval.margin": 0.05,
+                                                    "eval.estimand": "facts"}))
     report = build_report(study)
     verdict = report["verdict"]
     method = contrast(report, "Q4-L16", "exact_match")["method"]
@@ -257,8 +258,8 @@ def test_power_reports_the_detectable_difference(study: Study) -> None:
     loss, exact = build_report(study)["power"]
     row = contrast(build_report(study), "Q4-L16", "nll_per_token")
     assert loss["detectable"] == pytest.approx(2.8016 * (row["ci_high"] - row["ci_low"]) / 2 / 1.96, rel=1e-3)
-    assert (loss["unit"], loss["units"], loss["target"]) == ("clusters", 40, 0.03)
-    assert exact["target"] == 0.02 and exact["needed"] > 40
+    assert (loss["unit"], loss["units"], loss["target"]) == ("items", 200, 0.03)
+    assert exact["target"] == 0.02 and exact["needed"] > 200
 
 
 def test_leaks_left_in_are_a_serious_warning() -> None:
