@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from assistant_builder.cli import output
 from assistant_builder.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,5 +72,5 @@ def save_password(user: Annotated[str, typer.Argument(metavar="USER", help="Name
     from assistant_builder.web.passwords import PASSWORD_VARIABLE, store_password, take_secret
 
     given = take_secret(PASSWORD_VARIABLE) or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
-    typer.echo(f"The password is stored in {store_password(user, given)}. Start the app with 'assistant-builder app "
-               f"--auth {user}'.")
+    output.echo(f"The password is stored in {store_password(user, given)}. Start the app with 'assistant-builder app "
+                f"--auth {user}'.")

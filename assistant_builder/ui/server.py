@@ -334,8 +334,8 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
                         server_port=access.port, theme=make_theme(), css=arm_styles(), css_paths=STYLE_SHEETS,
                         footer_links=[], show_error=False, js=_LOG_IN_AGAIN if login is not None else None,
                         auth_dependency=user_of if access.user is not None else None,
-                        max_file_size=access.limits.file_bytes, allowed_paths=[], blocked_paths=[], ssr_mode=False, enable_monitoring=False, run_history=False,
-                        mcp_server=False, pwa=False)
+                        max_file_size=access.limits.file_bytes, allowed_paths=[], blocked_paths=[], ssr_mode=False,
+                        enable_monitoring=False, run_history=False, mcp_server=False, pwa=False)
     # Mounting does not set this, and without it gradio checks no file that a request names.
     demo.has_launched = True
     mounts = (route.app for route in outer.routes if isinstance(route, Mount))
@@ -361,7 +361,7 @@ def _login(access: Access) -> Login | None:
     """How the page is opened; None: by everyone."""
     if access.user is not None and access.password is not None:
         return PasswordLogin(access.user, access.password)
-    return TokenLogin(access.token) if access.needs_token else None
+    return None if access.allow_without_password else TokenLogin(access.token)
 
 
 class _Server(uvicorn.Server):

@@ -36,8 +36,8 @@ class TokenLogin(Login):
     """Access for everyone who sends the token.
 
     A browser sends it once, as ``/?token=…`` or in the form, and gets a session; a program sends it with each request
-    as ``Authorization: Bearer TOKEN``. The token is too long to be guessed, so it is accepted even while wrong ones are refused
-    unread: no other user of the machine can keep its owner out.
+    as ``Authorization: Bearer TOKEN``. The token is too long to be guessed, so it is accepted even while a client that
+    guesses has to wait: no other user of the machine can keep its owner out.
     """
 
     wrong = N_("This token is wrong. Each start of Assistant Builder makes a new one.")
