@@ -48,6 +48,8 @@ def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_sit
     expect(page.locator("#ab-next-version")).to_contain_text("with 1 answer")
     expect(page.locator("#ab-inbox")).not_to_contain_text("renew")
     page.get_by_role("button", name="Is there parking?").click()
+    expect(page.locator("#ab-answer-text textarea")).to_have_value("")
+    page.get_by_role("button", name="Copy into the answer").click()
     expect(page.locator("#ab-answer-text textarea")).to_have_value("Two weeks.")  # what the visitor suggested
     page.locator("#ab-answer-close").click()
     expect(page.locator("#ab-answer")).to_be_hidden()
