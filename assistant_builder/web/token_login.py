@@ -86,12 +86,12 @@ class TokenLogin(Login):
 
     def _notices(self) -> dict[str, str]:
         return {"out": t("You are logged out."),
-                "over": t("This window has no access any more, usually because Assistant Builder was started again. "
-                          "Your data is safe, and runs continue.")}
+                "over": t("This window has lost access, most likely because Assistant Builder was restarted. Your data "
+                          "is safe, and runs continue.")}
 
     def _fields(self, request: Request, described: Markup) -> tuple[str, Markup, str]:
         return t("Open the address that the terminal shows."), _FIELD.format(
-            where=t("It was printed in the terminal in which Assistant Builder was started, and ends with a token:"),
+            where=t("Assistant Builder printed it in the terminal when it started. It ends with a token:"),
             address=f"{request.url.scheme}://{request.headers['host']}",
             new=t("Each start makes a new token. Each browser needs it once."),
             token=t("Token, or the whole address"), described=described), t("Open")

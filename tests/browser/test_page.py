@@ -369,7 +369,7 @@ def test_a_restart_of_the_server_loses_nothing(
         site.process.kill()
     with serving(tmp_path / "restart", port) as again:
         with_metrics(study, "lora", 11)
-        expect(page.get_by_role("status")).to_contain_text("Assistant Builder was started again")
+        expect(page.get_by_role("status")).to_contain_text("Assistant Builder was restarted")
         page.get_by_label("Token").fill(again.start_url)
         page.get_by_role("button", name="Open").click()
         assert "token" not in page.url and "study=long-run" in page.url

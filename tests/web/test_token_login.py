@@ -124,7 +124,7 @@ def test_a_cookie_of_another_start_leads_to_the_explanation(site: Site) -> None:
     event = site.ask("POST", "/gradio_api/run/predict")
     assert event.status_code == 401 and event.headers["x-log-in"] == "/login"
     told = site.ask("GET", "/login?said=over", headers=HTML)
-    assert "Assistant Builder was started again" in told.text
+    assert "Assistant Builder was restarted" in told.text
     enter(site)
     assert site.cookies != before.cookies
 
