@@ -239,10 +239,10 @@ def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
     site = start_app(tmp_path)
     with site.client() as client:
         client.get(site.start_url)
-        heart = client.send(client.build_request("GET", "/gradio_api/heartbeat/x"), stream=True)
-        assert "ALIVE" in next(heart.iter_text())
-        site.process.terminate()
-        assert site.process.wait(timeout=60) == 128 + signal.SIGTERM
+        with client.stream("GET", "/gradio_api/heartbeat/x") as heart:
+            assert "ALIVE" in next(heart.iter_text())
+            site.process.terminate()
+            assert site.process.wait(timeout=60) == 128 + signal.SIGTERM
     assert "Traceback" not in site.log.read_text(encoding="utf-8")
     assert list(site.temporary.glob(f"{PREFIX}*")) == [], "uploads are deleted with the server"
 

@@ -146,7 +146,7 @@ class InboxTab:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         self.groups.click(user_facing_errors(self._open), picker, self._form, **QUIET).then(
             None, None, None, js=_TO_FORM)
-        self.question.click(_with_suggestion, self.answer, self.answer, queue=False, **QUIET)
+        self.question.click(user_facing_errors(_with_suggestion), self.answer, self.answer, **QUIET)
         self.close.click(lambda: _closed(), None, self._form, queue=False, **QUIET)
         decided = [*self._list, *self._form, *self._version]
         chosen = [picker, self.key, self.wordings, self.answer]
