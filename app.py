@@ -1,4 +1,4 @@
-"""The page at 127.0.0.1:7860: ``python app.py`` (another port: ``GRADIO_SERVER_PORT``)."""
+"""The page: ``python app.py`` prints its address at port 7860 (another one: ``GRADIO_SERVER_PORT``)."""
 
 from __future__ import annotations
 

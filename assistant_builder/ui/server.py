@@ -36,7 +36,7 @@ from assistant_builder.ui.html import STYLE_SHEETS, arm_styles
 from assistant_builder.ui.languages import TranslatedBlocks
 from assistant_builder.ui.refresh import Page
 from assistant_builder.ui.uploads import uploads_folder
-from assistant_builder.web.access import Access, AllowedHosts, is_readable_by_others, listen
+from assistant_builder.web.access import Access, AllowedHosts, is_loopback, is_readable_by_others, listen
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.language import LanguageMiddleware
 from assistant_builder.web.middleware import AuthMiddleware, BodyLimitMiddleware, Login, PasswordLogin, user_of
@@ -265,7 +265,10 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     """
     warnings = access.check()
     listener = listen(access.host, access.port)  # from here on, connections wait until the page is ready
-    access = replace(access, port=listener.getsockname()[1])
+    address, port = listener.getsockname()[:2]
+    if is_loopback(access.host):  # of a name such as localhost, another user's server may have the other address
+        access = replace(access, host=address, allowed_hosts=(access.host, *access.allowed_hosts))
+    access = replace(access, port=port)
     app, stop = page_app(build(), access)
     config = limited_config(app, access.connections, proxy=access.proxy, log_level="warning", access_log=False,
                             server_header=False, lifespan="on", proxy_headers=bool(access.proxy),

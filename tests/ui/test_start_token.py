@@ -156,6 +156,21 @@ def test_a_restart_ends_the_old_token_and_cookie(tmp_path: Path) -> None:
         again.process.wait(timeout=60)
 
 
+def test_the_token_goes_to_no_other_server_of_the_same_name(tmp_path: Path) -> None:
+    """``localhost`` has two addresses, and another user may listen at the one that is free."""
+    app = start_app(tmp_path, "--host", "localhost")
+    try:
+        host, _, port = app.url.removeprefix("http://").rpartition(":")
+        connections = psutil.Process(app.process.pid).net_connections()
+        served = [tuple(entry.laddr) for entry in connections if entry.status == "LISTEN"]
+        assert served == [(host.strip("[]"), int(port))], "what was printed"
+        with app.client(headers={**HTML, "host": f"localhost:{port}"}) as client:
+            assert client.get(app.start_url).headers["location"] == "/", "the name still works"
+    finally:
+        app.process.terminate()
+        app.process.wait(timeout=60)
+
+
 def test_a_file_that_others_may_read_is_recognised(tmp_path: Path) -> None:
     for mode, open_to_others in ((0o644, True), (0o604, True), (0o640, True), (0o600, False)):
         path = tmp_path / f"{mode:o}"
