@@ -69,9 +69,10 @@ def start_site(home: Path, port: int, command: Sequence[str] = (sys.executable, 
     }
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(list(command), env=environment, cwd=home.parent, stdout=output)
-        start_url = _printed_url(process, lambda: os.pread(output.fileno(), 10_000, 0), START_SECONDS)
+        start_url = _printed_url(process, lambda: os.pread(output.fileno(), 10_000, 0), PATIENCE_SECONDS)
     if not start_url:
         process.kill()
+        process.wait()
         raise RuntimeError(f"the page did not start at port {port}")
     return Site(start_url, home, process)
 

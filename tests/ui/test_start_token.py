@@ -18,7 +18,7 @@ import pytest
 
 from assistant_builder.ui.uploads import PREFIX
 from assistant_builder.web.access import is_readable_by_others
-from tests.browser.serving import ROOT, App, free_port, start_app, start_site
+from tests.browser.serving import ROOT, App, free_port, serving, start_app
 
 HTML = {"accept": "text/html"}
 ROUTES = ("/", "/config", "/theme.css", "/gradio_api/info", "/gradio_api/heartbeat/x", "/gradio_api/app_id",
@@ -137,23 +137,18 @@ def test_the_token_is_only_in_the_printed_line(app: App, token: str) -> None:
 def test_a_restart_ends_the_old_token_and_cookie(tmp_path: Path) -> None:
     """Also of ``python app.py``, on the same port."""
     (tmp_path / "home").mkdir()
-    port, held = free_port(), httpx.Client(headers=HTML)
-    site = start_site(tmp_path / "home", port)
-    assert site.process is not None
-    assert held.get(site.start_url).headers["location"] == "/" and held.get(site.url).status_code == 200
-    site.process.terminate()
-    site.process.wait(timeout=60)
-    again = start_site(tmp_path / "home", port)
-    assert again.process is not None
-    try:
-        assert again.start_url != site.start_url
-        followed = held.get(site.url, follow_redirects=True)
-        assert followed.url.path == "/login" and len(followed.history) == 1
-        assert held.get(site.start_url).status_code == 401
-        assert held.get(again.start_url).headers["location"] == "/" and held.get(again.url).status_code == 200
-    finally:
-        again.process.terminate()
-        again.process.wait(timeout=60)
+    port = free_port()
+    with httpx.Client(headers=HTML) as browser:
+        with serving(tmp_path / "home", port) as before:
+            assert browser.get(before.start_url).headers["location"] == "/"
+            assert browser.get(before.url).status_code == 200
+        with serving(tmp_path / "home", port) as after:
+            assert after.start_url != before.start_url
+            answer = browser.get(after.url, follow_redirects=True)
+            assert answer.url.path == "/login" and len(answer.history) == 1
+            assert browser.get(before.start_url).status_code == 401
+            assert browser.get(after.start_url).headers["location"] == "/"
+            assert browser.get(after.url).status_code == 200
 
 
 def test_the_token_goes_to_no_other_server_of_the_same_name(tmp_path: Path) -> None:
