@@ -138,7 +138,7 @@ def test_a_restart_ends_the_old_token_and_cookie(tmp_path: Path) -> None:
     """Also of ``python app.py``, on the same port."""
     (tmp_path / "home").mkdir()
     port = free_port()
-    with httpx.Client(headers=HTML) as browser:
+    with httpx.Client(headers=HTML, timeout=120) as browser:
         with serving(tmp_path / "home", port) as before:
             assert browser.get(before.start_url).headers["location"] == "/"
             assert browser.get(before.url).status_code == 200
