@@ -96,7 +96,7 @@ def serving(home: Path, port: int) -> Iterator[Site]:
         yield site
     finally:
         site.process.terminate()
-        site.process.wait(timeout=20)
+        site.process.wait(timeout=120)
 
 
 @dataclass(frozen=True)
