@@ -1,6 +1,6 @@
-# make demo    set everything up, run the whole study on a shipped dataset, open the page (SERVE=0: do not open it)
+# make demo    set everything up, run the whole study on a shipped dataset, start the page (SERVE=0: do not start it)
 # make study-full   the demo with both approaches and three seeds, hours on a CPU
-# make app     the page at 127.0.0.1:7860
+# make app     the page; its address with the token of this start is printed
 # make test    the tests to run before a pull request, on three workers   (ARGS='-k catalog' passes arguments to pytest; WORKERS=0: on none)
 # make test-long   the cases of more than 8 seconds: whole studies, several processes, long ways through the page; CI runs them, too
 # make test-coverage   make test, and the share of each module that it runs, a third slower

@@ -1,4 +1,4 @@
-"""The page at 127.0.0.1:7860: ``python app.py`` (another port: ``GRADIO_SERVER_PORT``)."""
+"""The page: ``python app.py`` prints its address at port 7860 (another one: ``GRADIO_SERVER_PORT``)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from assistant_builder.ui.app import build_app
 from assistant_builder.ui.server import serve_page
 from assistant_builder.web.access import Access
 
-demo = build_app()
+page = build_app()
+demo = page.demo
 
 if __name__ == "__main__":
     try:
-        serve_page(lambda: demo, Access(port=int(os.environ.get("GRADIO_SERVER_PORT", "7860"))))
+        serve_page(lambda: page, Access(port=int(os.environ.get("GRADIO_SERVER_PORT", "7860"))))
     except ConfigError as error:
         output.fail(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from assistant_builder.redaction import redact_secrets
+from assistant_builder.redaction import redact_secrets, terminal_text
 
 
 class AssistantBuilderError(Exception):
@@ -15,10 +15,10 @@ class AssistantBuilderError(Exception):
         super().__init__(self.what)
 
     def __str__(self) -> str:
-        """One line: ``where: what. remedy``."""
+        """One line for a terminal: ``where: what. remedy``."""
         head = f"{self.where}: {self.what}" if self.where else self.what
         line = f"{head.rstrip('.')}. {self.remedy}" if self.remedy else head
-        return " ".join(line.split())
+        return terminal_text(" ".join(line.split()))
 
     def to_record(self) -> dict[str, Any]:
         """The error as a record in status files and ``--json`` output."""

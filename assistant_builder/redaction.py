@@ -1,7 +1,8 @@
-"""Removes secrets from texts, and escapes control characters that a terminal would interpret."""
+"""Removes secrets from texts, and escapes characters that would change how a terminal shows them."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -45,3 +46,22 @@ _ESCAPES = {
 def escape_control_characters(text: str) -> str:
     """Replace control characters except tabs and newlines with visible symbols."""
     return text.translate(_ESCAPES)
+
+
+_INVISIBLE = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
+"""Marks and overrides of the direction of text, line separators, tags, and halves of surrogate pairs."""
+
+
+def terminal_text(text: str) -> str:
+    """A text of somebody else for a terminal: nothing in it moves, hides or reorders what is shown."""
+    return _INVISIBLE.sub(_escaped, escape_control_characters(text))
+
+
+def terminal_json(text: str) -> str:
+    """:func:`terminal_text` for a JSON document, which has the same content afterwards."""
+    return re.sub("[\x7f-\x9f]", _escaped, _INVISIBLE.sub(_escaped, text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """The character as JSON escapes it."""
+    return json.dumps(found[0])[1:-1]

@@ -64,7 +64,7 @@ def test_run_reports_the_power_before_training(kept: bool, as_json: bool, monkey
     monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
     monkeypatch.setattr("evals.report.verdict.explain_study", lambda study: "The verdict is by exact match.")
     monkeypatch.setattr("assistant_builder.cli.output.conclusion_lines", lambda study: ["The conclusion."])
-    monkeypatch.setattr("typer.echo", seen.append)
+    monkeypatch.setattr("typer.echo", lambda text, err: err or seen.append(text))
     done = CliRunner().invoke(app, ["run", str(FERRIES), "--name", "told", *(["--json"] if as_json else [])])
     assert done.exit_code == 0, done.output
     told = [place for place, text in enumerate(seen) if text.startswith(TOLD)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
-from assistant_builder.redaction import MASK, redact_secrets
+from assistant_builder.redaction import MASK, redact_secrets, terminal_json, terminal_text
 from assistant_builder.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -106,3 +108,24 @@ def test_tokens_are_taken_out_of_errors(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "canary" not in str(error.to_record()) and "canary" not in repr(error)
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", "a")
     assert redact_secrets("a cat") == "a cat", "what is too short to be a token is no token"
+
+
+HOSTILE = "\x1b[2J\x9b31m\x9d0;title\x9c\x7f\r\b \u202eesrever\u2066\u2028new\u200f\ufeff\ud800\U000e0041"
+
+
+def test_a_terminal_gets_nothing_that_moves_hides_or_reorders_text() -> None:
+    for shown in (terminal_text(HOSTILE), str(ModelError(HOSTILE, where=HOSTILE, remedy=HOSTILE)),
+                  terminal_json(json.dumps(HOSTILE, ensure_ascii=False))):
+        assert shown.isprintable() and "\\u202eesrever" in shown and shown.encode("utf-8")
+    assert json.loads(terminal_json(json.dumps([HOSTILE], ensure_ascii=False, indent=2))) == [HOSTILE]
+    for text in ("Größe 5\u00a0€\tx\n", "שלום עולם", "می\u200cخواهم", "👩\u200d💻", "日本語\u3000"):
+        assert terminal_text(text) == terminal_json(text) == text
+
+
+def test_the_command_line_prints_through_one_module() -> None:
+    """Otherwise a command could forget to escape what somebody else wrote."""
+    printing = {"print", "typer.echo", "typer.secho", "click.echo", "sys.stdout", "sys.stderr"}
+    for path in sorted((ROOT / "assistant_builder" / "cli").glob("*.py")):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        names = {ast.unparse(node) for node in nodes if isinstance(node, ast.Name | ast.Attribute)}
+        assert path.name == "output.py" or not printing & names, path.name

@@ -68,9 +68,10 @@ from assistant_builder.ui.app import build_app
 from assistant_builder.ui.server import serve_page
 from assistant_builder.web.access import Access
 serving = serve_page(build_app, Access(port=0), block=False)
-page = httpx.get(serving.url, timeout=120)
+client = httpx.Client(base_url=serving.url, timeout=120, follow_redirects=True)
+page = client.get("/", params={"token": serving.access.token})
 assert page.status_code == 200 and "gradio_config" in page.text
-config = httpx.get(serving.url + "/config", timeout=120).json()
+config = client.get("/config").json()
 assert config["analytics_enabled"] is False
 serving.close()
 """

@@ -63,7 +63,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        output.echo(__version__)
         raise typer.Exit
 
 

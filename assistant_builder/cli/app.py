@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from assistant_builder.cli import output
 from assistant_builder.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ def open_app(
     auth: Annotated[str | None, typer.Option(metavar="USER", help="Require a login as this user. The password comes "
                                              "from ASSISTANT_BUILDER_PASSWORD, from 'assistant-builder password', or "
                                              "from a prompt.")] = None,
-    without_password: Annotated[bool, typer.Option("--without-password", help="Allow access to other machines "
-                           "without a password.")]
-    = False,
+    without_password: Annotated[bool, typer.Option("--without-password", help="Let everyone who can connect open the "
+                                                   "page, without a password and without the token.")] = False,
     allow_host: Annotated[list[str], typer.Option(metavar="NAME", help="Additional host name of this server. "
                                                   "Can be repeated.")] = [],  # noqa: B006 - typer never changes it
     proxy: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of a reverse proxy whose forwarded headers are "
@@ -32,7 +32,10 @@ def open_app(
     = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="Private key of the certificate (PEM).")] = None,
 ) -> None:
-    """Start the web app."""
+    """Start the web app.
+
+    The printed address ends with a token that is new at each start. The page opens only with it, or with --auth.
+    """
     from assistant_builder.web.access import Access
     from assistant_builder.web.passwords import PASSWORD_VARIABLE, take_secret
 
@@ -69,5 +72,5 @@ def save_password(user: Annotated[str, typer.Argument(metavar="USER", help="Name
     from assistant_builder.web.passwords import PASSWORD_VARIABLE, store_password, take_secret
 
     given = take_secret(PASSWORD_VARIABLE) or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
-    typer.echo(f"The password is stored in {store_password(user, given)}. Start the app with 'assistant-builder app "
-               f"--auth {user}'.")
+    output.echo(f"The password is stored in {store_password(user, given)}. Start the app with 'assistant-builder app "
+                f"--auth {user}'.")

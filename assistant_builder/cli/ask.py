@@ -14,7 +14,6 @@ from assistant_builder.cli.options import ApproachName, Consent, Json, Name, Tru
 from assistant_builder.errors import ConfigError
 from assistant_builder.quantization import texts_of
 from assistant_builder.quantization.ggml import GGUF_TYPES
-from assistant_builder.redaction import escape_control_characters
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
@@ -61,13 +60,13 @@ def ask(
         return output.print_json({"question": question, "answers": answers})
     numbers = row_numbers(study.folder / "data")
     for asked, answer in answers.items():
-        text = escape_control_characters(answer["text"])
+        text = answer["text"]
         with texts_of(study.config.model.quant_type):
             title = label(asked)
-        typer.echo(f"{title} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {text}")
+        output.echo(f"{title} ({answer['tokens']} tokens, {answer['seconds']:.1f} s): {text}")
         for source in answer["sources"]:
-            question_, found = (escape_control_characters(source[key]) for key in ("question", "answer"))
-            typer.echo(f"  row {numbers.shown(source['row'])}: {question_} {found}")
+            question_, found = source["question"], source["answer"]
+            output.echo(f"  row {numbers.shown(source['row'])}: {question_} {found}")
 
 
 def _session(study: Study, arms: Sequence[str], backend: str, type: str | None) -> Session:

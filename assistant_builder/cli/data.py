@@ -47,9 +47,9 @@ def check(
     else:
         output.print_findings(findings)
         if wordings and wordings.occurs_once:
-            typer.echo(once_line(wordings, f"assistant-builder data draft {shlex.quote(str(file))} --to drafts.csv"))
+            output.echo(once_line(wordings, f"assistant-builder data draft {shlex.quote(str(file))} --to drafts.csv"))
         if power:
-            typer.echo(f"power: {power_sentence(power.to_record())}")
+            output.echo(f"power: {power_sentence(power.to_record())}")
     findings.require_start()
 
 
@@ -115,8 +115,8 @@ def draft(
         output.note(f"this command sends the questions and answers to {printable(url)} (--url)")
     found = draft_wordings(pairs, number, model=None if url else config.model, url=url, name=model)
     write_drafts(to, pairs, found, numbers)
-    typer.echo(f"{len(found)} drafts in {to}. Write yes into the column accept of those to use, then: "
-               f"assistant-builder data add-wordings {shlex.quote(str(file))} {shlex.quote(str(to))} --to NEW.jsonl")
+    output.echo(f"{len(found)} drafts in {to}. Write yes into the column accept of those to use, then: "
+                f"assistant-builder data add-wordings {shlex.quote(str(file))} {shlex.quote(str(to))} --to NEW.jsonl")
 
 
 def add_wordings(
@@ -140,8 +140,8 @@ def add_wordings(
     for question in unmatched:
         output.note(f"no row has the answer of {question!r}")
     keys = " ".join(f"--set data.columns.{role}={shlex.quote(name)}" for role, name in columns.items())
-    typer.echo(f"{len(found)} wordings were added. Start from the new file with 'assistant-builder run {to}"
-               f"{f' {keys}' if keys else ''}'; --from STUDY takes over the settings of a study.")
+    output.echo(f"{len(found)} wordings were added. Start from the new file with 'assistant-builder run {to}"
+                f"{f' {keys}' if keys else ''}'; --from STUDY takes over the settings of a study.")
 
 
 def _usable(file: Path, settings: list[str]) -> tuple[StudyConfig, Sequence[Pair], RowNumbers]:

@@ -72,7 +72,7 @@ def export(
             record = export_to(study, spec, to, on_progress=lambda at: display(Event("export", "running", at)),
                                **options)
             display(Event("export", "succeeded"))
-    say: Callable[[str], None] = (lambda line: None) if as_json else typer.echo
+    say: Callable[[str], None] = (lambda line: None) if as_json else output.echo
     for line in summary_lines(record):
         say(line)
     if ollama is not None:

@@ -14,7 +14,6 @@ from assistant_builder.atomic_io import write_bytes
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name
 from assistant_builder.errors import ConfigError
-from assistant_builder.redaction import escape_control_characters
 from assistant_builder.study import Study
 from assistant_builder.study.versions import root_of, served_version
 
@@ -50,15 +49,15 @@ def inbox(
     if (accept is None) != (answer is None):
         raise ConfigError("--accept needs --answer, and the other way round", where="inbox")
     if erase is not None:
-        return typer.echo(f"Deleted {visitor_log.erase(study, erase)} questions of {erase}.")
+        return output.echo(f"Deleted {visitor_log.erase(study, erase)} questions of {erase}.")
     if export is not None:
         questions = visitor_log.read_questions(study, visitor=visitor)
         write_bytes(export, visitor_log.to_jsonl(questions).encode())
-        return typer.echo(f"Wrote {len(questions)} questions to {export}.")
+        return output.echo(f"Wrote {len(questions)} questions to {export}.")
     found.group_with_embedder(study)
     inbox = found.read_inbox(study, time.time())
     if (chosen := accept or reject or later) is not None:
-        return typer.echo(_decide(study, inbox.group(chosen), answer, later=later is not None))
+        return output.echo(_decide(study, inbox.group(chosen), answer, later=later is not None))
     if as_json:
         return output.print_json({"overview": _record(inbox.whole),
                                   "weeks": [{"weeks_ago": week, **_record(counts)} for week, counts in inbox.weeks],
@@ -74,7 +73,7 @@ def _decide(study: Study, group: QuestionGroup, answer: str | None, *, later: bo
     """Decide about a group, and say what was done."""
     from assistant_builder.chat import inbox
 
-    question, train = escape_control_characters(group.wordings[0]), f"assistant-builder versions {study.name} --create"
+    question, train = _one_line(group.wordings[0]), f"assistant-builder versions {study.name} --create"
     if later:
         inbox.set_state(study, group, "later")
         return f"Kept for later: {question}"
@@ -86,22 +85,29 @@ def _decide(study: Study, group: QuestionGroup, answer: str | None, *, later: bo
     return f"Added {count} questions to decline to {served.name}: {question}. Train the next version on them: {train}"
 
 
+def _one_line(text: str) -> str:
+    """A visitor's text without line breaks, which could look like another row of the list."""
+    return " ".join(text.split())
+
+
 def _print(name: str, inbox: Inbox) -> None:
+    from assistant_builder.chat.inbox import MOST_WORDINGS  # those that --accept takes
+
     whole, groups = inbox.whole, inbox.groups
     if not whole.asked:
-        return typer.echo(f"Nothing is kept. Serve with: assistant-builder serve {shlex.quote(name)} --widget "
-                          "--remember texts")
-    typer.echo(f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, {whole.voted_up} "
-               f"voted up; {whole.answered:.0%} answered.")
+        return output.echo(f"Nothing is kept. Serve with: assistant-builder serve {shlex.quote(name)} --widget "
+                           "--remember texts")
+    output.echo(f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, {whole.voted_up} "
+                f"voted up; {whole.answered:.0%} answered.")
     output.print_table(["weeks ago", "asked", "answered"], [
         [str(week), str(counts.asked), f"{counts.answered:.0%}"] for week, counts in inbox.weeks[-12:]])
     if not inbox.has_texts:
-        return typer.echo("Texts are not kept: serve with --remember texts to see what was asked.")
-    typer.echo("")
+        return output.echo("Texts are not kept: serve with --remember texts to see what was asked.")
+    output.echo("")
     output.print_table(["id", "times", "problem", "question"], [
         [group.key, str(group.count), f"{group.problem}{', for later' if group.later else ''}",
-         escape_control_characters(group.wordings[0])
-         + (f" (+ {len(group.wordings) - 1} wordings)" if len(group.wordings) > 1 else "")]
+         "\n".join(map(_one_line, group.wordings[:MOST_WORDINGS]))
+         + (f"\n(+ {more} wordings)" if (more := len(group.wordings) - MOST_WORDINGS) > 0 else "")]
         for group in groups[:_LISTED]])
     if groups:
-        typer.echo(f'Answer one: assistant-builder inbox {shlex.quote(name)} --accept {groups[0].key} --answer "…"')
+        output.echo(f'Answer one: assistant-builder inbox {shlex.quote(name)} --accept {groups[0].key} --answer "…"')

@@ -19,7 +19,7 @@ from rich.table import Table
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import Approach
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.redaction import escape_control_characters
+from assistant_builder.redaction import terminal_json, terminal_text
 from assistant_builder.runner.backend import QUEUE, Event
 
 if TYPE_CHECKING:
@@ -40,7 +40,12 @@ def human_seconds(seconds: float) -> str:
 
 def print_json(document: Any) -> None:
     """Print one JSON document to standard output."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(terminal_json(json.dumps(document, ensure_ascii=False, indent=2)) + "\n")
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a text to standard output, or to standard error; all that the commands print goes through this module."""
+    typer.echo(terminal_text(text), err=err)
 
 
 def fail(error: AssistantBuilderError) -> NoReturn:
@@ -50,7 +55,7 @@ def fail(error: AssistantBuilderError) -> NoReturn:
 
 def fail_with(code: int, message: str) -> NoReturn:
     """Print a message as one line to standard error, and exit with a code."""
-    sys.stderr.write(f"assistant-builder: {escape_control_characters(message)}\n")
+    echo(f"assistant-builder: {message}", err=True)
     raise SystemExit(code)
 
 
@@ -69,7 +74,7 @@ def check_approach(value: str | None) -> Approach | None:
 
 def note(line: str) -> None:
     """Print one line of information to standard error."""
-    sys.stderr.write(f"assistant-builder: {line}\n")
+    echo(f"assistant-builder: {line}", err=True)
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
@@ -78,7 +83,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(escape_control_characters(cell)) for cell in row))
+        table.add_row(*(escape(terminal_text(cell)) for cell in row))
     Console().print(table, markup=False)
 
 
@@ -92,7 +97,7 @@ def print_findings(findings: Findings) -> None:
               for problem in findings.problems]
     if dataset.numbers.note:
         lines.append(dataset.numbers.note)
-    sys.stdout.write(escape_control_characters("\n".join(lines)) + "\n")
+    echo("\n".join(lines))
 
 
 class ProgressBars:
@@ -114,7 +119,8 @@ class ProgressBars:
                                   message="already done" if event.reused else "done")
         elif event.progress is not None:
             self._progress.update(task, total=event.progress.total or None, completed=event.progress.done,
-                                  mark=MARKS[event.state], message=event.progress.message, eta=_time_left(event))
+                                  mark=MARKS[event.state], message=terminal_text(event.progress.message),
+                                  eta=_time_left(event))
 
 
 class ProgressLines:
@@ -151,8 +157,7 @@ class ProgressLines:
         return None
 
     def _write(self, step: str, text: str) -> None:
-        sys.stderr.write(escape_control_characters(f"{step}: {text}") + "\n")
-        sys.stderr.flush()
+        echo(f"{step}: {text}", err=True)
 
 
 def _time_left(event: Event) -> str:
@@ -181,7 +186,7 @@ def conclusion_lines(study: Study) -> list[str]:
     from evals.report.conclusion import conclude
 
     with texts_of(study.config.model.quant_type):
-        return [escape_control_characters(line) for line in conclude(read_json(study.folder / "report.json")).lines]
+        return list(conclude(read_json(study.folder / "report.json")).lines)
 
 
 def has_nodes(status: dict[str, Any]) -> bool:

@@ -65,4 +65,4 @@ def plan(
 
     columns, rows, lines = plan_text(planned)
     output.print_table(columns, rows)
-    typer.echo("\n".join([*lines, *([f"Chart and tables: {html}"] if html else [])]))
+    output.echo("\n".join([*lines, *([f"Chart and tables: {html}"] if html else [])]))

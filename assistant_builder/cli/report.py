@@ -46,9 +46,12 @@ def report(
                          remedy=f"Finish the study with 'assistant-builder run {name}'")
     if format == "html" and fail_if is None:
         for line in output.conclusion_lines(study):
-            typer.echo(line, err=True)
-    typer.echo(str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n"))
+            output.echo(line, err=True)
     found = read_json(study.folder / "report.json")
+    if format == "json":
+        output.print_json(found)
+    else:
+        output.echo(str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n"))
     _exit_if_failing(fail_if, [found["verdict"]["outcome"]], found["sentence"])
 
 
@@ -68,12 +71,12 @@ def compare(
     if as_json:
         output.print_json(comparison)
     else:
-        typer.echo(f"A = {a}, B = {b}")
+        output.echo(f"A = {a}, B = {b}")
         if comparison["differences"]:
             output.print_table(["difference", "A", "B"], difference_rows(comparison))
         output.print_table(["cell", "metric", "A", "B", "B \u2212 A", "95% interval", "p (Holm)"],
                            contrast_rows(comparison))
-        typer.echo(comparison["sentence"])
+        output.echo(comparison["sentence"])
         for warning in comparison["warnings"]:
-            typer.echo(f"note: {warning}.")
+            output.echo(f"note: {warning}.")
     _exit_if_failing(fail_if, [verdict["outcome"] for verdict in comparison["verdicts"]], comparison["sentence"])

@@ -55,8 +55,8 @@ def run(
             output.print_json(study.status())
     if not as_json:
         for line in output.conclusion_lines(study):
-            typer.echo(line)
-        typer.echo(f"Report: {study.folder / 'report.html'}")
+            output.echo(line)
+        output.echo(f"Report: {study.folder / 'report.html'}")
 
 
 def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -74,18 +74,18 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
             split = read_json(study.folder / "data" / "split.json")
             once = count_wordings(split)
             if once is not None and once.occurs_once:
-                typer.echo(once_line(once, f"assistant-builder data draft {shlex.quote(str(study.source))} --to "
-                                     "drafts.csv"))
+                output.echo(once_line(once, f"assistant-builder data draft {shlex.quote(str(study.source))} --to "
+                                      "drafts.csv"))
             power = split_power(split) if study.config.compares else None  # power is defined for the comparison
             declared = explain_study(study) if study.config.compares else ""
             for line in (declared, power_sentence(power.to_record()) if power else "", memory_note(study)):
                 if line:
-                    typer.echo(line)
+                    output.echo(line)
 
         if event.step == "data-embed" and event.state == "succeeded" and not event.reused:
             from assistant_builder.retrieval import recommended_approach
 
-            typer.echo(recommended_approach(study))
+            output.echo(recommended_approach(study))
 
         if event.step.startswith("train-") and event.state == "succeeded" and not event.reused:
             from assistant_builder.training.sequences import left_out_note
@@ -93,7 +93,7 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
             note = left_out_note(study.of_run(run := event.step.removeprefix("train-")), run)
             if note and note not in notes:  # all arms leave out the same rows
                 notes.add(note)
-                typer.echo(note)
+                output.echo(note)
 
     return show
 
@@ -127,8 +127,8 @@ def example(
     if as_json:
         return output.print_json(study.status())
     for line in output.conclusion_lines(study):
-        typer.echo(line)
-    return typer.echo(f"Report: {study.folder / 'report.html'}")
+        output.echo(line)
+    return output.echo(f"Report: {study.folder / 'report.html'}")
 
 
 def status(name: Name, as_json: Json = False) -> None:
@@ -139,14 +139,14 @@ def status(name: Name, as_json: Json = False) -> None:
     document = study.status()
     if as_json:
         return output.print_json(document)
-    typer.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_message(document["behind"])))))
+    output.echo(", ".join(filter(None, (f"{study.name}: {document['state']}", waiting_message(document["behind"])))))
     columns = ["step", "state", "time", *(["node"] if output.has_nodes(document) else [])]
     output.print_table(columns, output.step_rows(document))
     if document["dashboard"]:
-        typer.echo(f"The cluster's dashboard: {document['dashboard']}")
+        output.echo(f"The cluster's dashboard: {document['dashboard']}")
     why = _why_stopped(study)
     if why:
-        typer.echo(why)
+        output.echo(why)
 
 
 def _why_stopped(study: Study) -> str:
@@ -180,8 +180,8 @@ def cancel(name: Name) -> None:
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
                          remedy=f"Start it with 'assistant-builder run {name}'")
     study.request_cancel()
-    typer.echo(f"{name}: the study will stop after the current optimizer step. "
-               f"Resume it with 'assistant-builder run {name}'.")
+    output.echo(f"{name}: the study will stop after the current optimizer step. "
+                f"Resume it with 'assistant-builder run {name}'.")
 
 
 def list_studies(as_json: Json = False) -> None:
@@ -190,7 +190,7 @@ def list_studies(as_json: Json = False) -> None:
     if as_json:
         return output.print_json([study.status() for study in studies])
     if not studies:
-        typer.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
+        output.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
         return None
     output.print_table(["study", "state", "folder"], [[s.name, s.state, str(s.folder)] for s in studies])
 

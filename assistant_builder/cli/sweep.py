@@ -55,23 +55,23 @@ def sweep(
         record = run_sweep(opened, check=check_tasks)
         output.print_json(record)
     else:
-        typer.echo(f"{opened.name}: {estimate(opened).sentence()}")
+        output.echo(f"{opened.name}: {estimate(opened).sentence()}")
         if prune is None and opened.prune == "off" and not available():
-            typer.echo("Optuna is not installed, so every study runs to its end. Install the extra 'sweep' to stop "
-                       "poor studies early.")
+            output.echo("Optuna is not installed, so every study runs to its end. Install the extra 'sweep' to stop "
+                        "poor studies early.")
         record = run_sweep(opened, listener=_show_trial, check=check_tasks)
         output.print_table(*study_rows(record))
         if record["comparisons"]:
             output.print_table(*comparison_rows(record))
-        typer.echo("\n".join([record["sentence"], *(f"note: {note}." for note in record["notes"]),
-                              f"Sweep: {opened.folder / 'sweep.html'}"]))
+        output.echo("\n".join([record["sentence"], *(f"note: {note}." for note in record["notes"]),
+                               f"Sweep: {opened.folder / 'sweep.html'}"]))
     _raise_for_failures(record)
 
 
 @contextmanager
 def _show_trial(trial: Trial) -> Iterator[Callable[[Event], None]]:
     """Print a heading, and show a progress bar for each step."""
-    typer.echo(f"{trial.name}: {trial.label}")
+    output.echo(f"{trial.name}: {trial.label}")
     with output.run_display() as display:
         yield display
 

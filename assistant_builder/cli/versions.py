@@ -43,16 +43,16 @@ def versions(
         raise ConfigError("only one of --create, --publish, --reject and --undo can be given", where="versions")
     if create:
         made, plan = found.create_next_version(root)
-        return typer.echo(f"Created {made.name} with {len(plan.trained)} corrections. Train and evaluate it: "
-                          f"assistant-builder run {shlex.quote(made.name)}")
+        return output.echo(f"Created {made.name} with {len(plan.trained)} corrections. Train and evaluate it: "
+                           f"assistant-builder run {shlex.quote(made.name)}")
     if publish is not None:
         verdict = found.publish_version(root, Study.open(publish), anyway=anyway)
-        return typer.echo(f"{publish} is served now. {verdict.sentence}")
+        return output.echo(f"{publish} is served now. {verdict.sentence}")
     if refuse is not None:
         reject(root, refuse, why or "rejected on the command line")
-        return typer.echo(f"{refuse} is rejected.")
+        return output.echo(f"{refuse} is rejected.")
     if back:
-        return typer.echo(f"{undo(root)} is served again.")
+        return output.echo(f"{undo(root)} is served again.")
     known = read_versions(root)
     verdicts = {each: _verdict(root, each) for each in known.names if each != known.served}
     if as_json:
@@ -82,5 +82,5 @@ def _print(root: Study, known: Versions, verdicts: dict[str, str], corrections: 
         rows.append([name, when, state, known.reason(name) or verdicts.get(name, "")])
     output.print_table(["version", "created", "state", "compared with the served one"], rows)
     if known.candidate is None and corrections:
-        typer.echo(f"{corrections} corrections for the next version: assistant-builder versions "
-                   f"{shlex.quote(root.name)} --create")
+        output.echo(f"{corrections} corrections for the next version: assistant-builder versions "
+                    f"{shlex.quote(root.name)} --create")

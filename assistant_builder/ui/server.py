@@ -36,12 +36,13 @@ from assistant_builder.ui.html import STYLE_SHEETS, arm_styles
 from assistant_builder.ui.languages import TranslatedBlocks
 from assistant_builder.ui.refresh import Page
 from assistant_builder.ui.uploads import uploads_folder
-from assistant_builder.web.access import Access, AllowedHosts, listen
+from assistant_builder.web.access import Access, AllowedHosts, is_loopback, is_readable_by_others, listen
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.language import LanguageMiddleware
-from assistant_builder.web.middleware import AuthMiddleware, BodyLimitMiddleware, Login, user_of
+from assistant_builder.web.middleware import AuthMiddleware, BodyLimitMiddleware, Login, PasswordLogin, user_of
 from assistant_builder.web.request_limits import limited_config
 from assistant_builder.web.sessions import SESSION, NameOwners
+from assistant_builder.web.token_login import TokenLogin
 
 MAX_CLOSED_WINDOWS = 20
 """Closed windows whose state is kept, because their computers may only have been suspended."""
@@ -227,7 +228,7 @@ class Serving:
 
     @property
     def url(self) -> str:
-        """URL of the page."""
+        """URL of the page, without the token."""
         return self.access.url
 
     def run(self, listener: socket.socket) -> None:
@@ -264,15 +265,21 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     """
     warnings = access.check()
     listener = listen(access.host, access.port)  # from here on, connections wait until the page is ready
-    access = replace(access, port=listener.getsockname()[1])
+    address, port = listener.getsockname()[:2]
+    if is_loopback(access.host):  # of a name such as localhost, another user's server may have the other address
+        access = replace(access, host=address, allowed_hosts=(access.host, *access.allowed_hosts))
+    access = replace(access, port=port)
     app, stop = page_app(build(), access)
     config = limited_config(app, access.connections, proxy=access.proxy, log_level="warning", access_log=False,
                             server_header=False, lifespan="on", proxy_headers=bool(access.proxy),
                             forwarded_allow_ips=access.proxy or None, timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
                             ssl_certfile=access.certificate, ssl_keyfile=access.key)
+    if block and access.needs_token and is_readable_by_others(sys.stdout):
+        warnings.append("the output has the token of the page and is written to a file that other users may read; run "
+                        "'umask 077' before, or use --auth USER")
     ready = [f"warning: {line}" for line in warnings]
     if block:
-        ready.append(f"Assistant Builder is at {access.url} (Ctrl-C ends the page; runs go on)")
+        ready.append(f"Assistant Builder is at {access.start_url} (Ctrl-C ends the page; runs go on)")
     serving = Serving(_Server(config, ready, stop), access)
     if block:
         serving.run(listener)
@@ -320,7 +327,7 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     folder, demo = uploads_folder(), page.demo
     if page.build is not None and isinstance(demo, TranslatedBlocks):
         demo.translate(page.build)
-    login = Login(access.user, access.password) if access.user is not None and access.password is not None else None
+    login = _login(access)
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_route(uploads.PATH, uploads.Uploads(folder, access.limits, demo).answer, methods=["POST"])
     outer.add_route(refresh.PATH, refresh.pulse_route(page.sections), methods=["GET"])
@@ -329,9 +336,9 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     gr.mount_gradio_app(outer, demo, path="/", server_name=access.host,
                         server_port=access.port, theme=make_theme(), css=arm_styles(), css_paths=STYLE_SHEETS,
                         footer_links=[], show_error=False, js=_LOG_IN_AGAIN if login is not None else None,
-                        auth_dependency=user_of if login is not None else None, max_file_size=access.limits.file_bytes,
-                        allowed_paths=[], blocked_paths=[], ssr_mode=False, enable_monitoring=False, run_history=False,
-                        mcp_server=False, pwa=False)
+                        auth_dependency=user_of if access.user is not None else None,
+                        max_file_size=access.limits.file_bytes, allowed_paths=[], blocked_paths=[], ssr_mode=False,
+                        enable_monitoring=False, run_history=False, mcp_server=False, pwa=False)
     # Mounting does not set this, and without it gradio checks no file that a request names.
     demo.has_launched = True
     mounts = (route.app for route in outer.routes if isinstance(route, Mount))
@@ -351,6 +358,13 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     app = RouteAllowlistMiddleware(app, folder, (refresh.PATH,))
     app = AuthMiddleware(app, AllowedHosts(access.host, access.allowed_hosts), login)
     return SecurityHeadersMiddleware(LanguageMiddleware(app)), stop
+
+
+def _login(access: Access) -> Login | None:
+    """How the page is opened; None: by everyone."""
+    if access.user is not None and access.password is not None:
+        return PasswordLogin(access.user, access.password)
+    return None if access.allow_without_password else TokenLogin(access.token)
 
 
 class _Server(uvicorn.Server):

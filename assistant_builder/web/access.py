@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
+import secrets
 import socket
+import stat
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -18,7 +22,7 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.web.passwords import PasswordHash
 from assistant_builder.web.request_limits import ConnectionLimits, Limits
 
-_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
 def is_loopback(host: str) -> bool:
@@ -39,6 +43,15 @@ def is_from_this_machine(client: str | None, headers: Mapping[str, str]) -> bool
         return False
 
 
+def is_readable_by_others(stream: TextIO) -> bool:
+    """Whether a stream is written to a file that other users of this machine may read."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):  # no file, as under pytest
+        return False
+    return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & 0o044)
+
+
 class AllowedHosts:
     """The host names of this server, to reject DNS rebinding; ``also`` adds names such as that of a reverse proxy.
 
@@ -54,7 +67,7 @@ class AllowedHosts:
 
     def allows(self, header: str | None) -> bool:
         """Whether a Host header (``name[:port]``) names this server."""
-        name = _split_host(header or "")[0]
+        name = split_host(header or "")[0]
         try:
             return bool(name and ipaddress.ip_address(name))
         except ValueError:
@@ -79,15 +92,15 @@ def is_cross_origin(scope: Scope, headers: Headers) -> bool:
 def _same_origin(scope: Scope, headers: Headers, origin: str) -> bool:
     try:
         sender = urlsplit(origin)
-        sender_host = ((sender.hostname or "").rstrip("."), sender.port or _PORTS.get(sender.scheme, 0))
+        sender_host = ((sender.hostname or "").rstrip("."), sender.port or DEFAULT_PORTS.get(sender.scheme, 0))
     except ValueError:
         return False
     scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
-    name, port = _split_host(headers.get("host", ""))
-    return sender.scheme == scheme and sender_host == (name, port or _PORTS[scheme])
+    name, port = split_host(headers.get("host", ""))
+    return sender.scheme == scheme and sender_host == (name, port or DEFAULT_PORTS[scheme])
 
 
-def _split_host(header: str) -> tuple[str, int | None]:
+def split_host(header: str) -> tuple[str, int | None]:
     """Name and port of a Host header; the name is empty if the header is invalid."""
     try:
         parts = urlsplit(f"//{header.strip()}")
@@ -147,20 +160,31 @@ class Access:
 
     host: str = "127.0.0.1"  # address to listen on; the default is reachable only from this machine
     port: int = 7860  # port to listen on; 0 selects a free one
-    user: str | None = None  # user who may log in; None disables the login
+    user: str | None = None  # user who may log in; without one, the page's address has a token
     password: PasswordHash | None = None
-    allow_without_password: bool = False  # whether other machines may open the page without a password
+    allow_without_password: bool = False  # whether everyone may open the page, without a password and without the token
     allowed_hosts: tuple[str, ...] = ()  # additional host names of the server, such as that of a reverse proxy
     proxy: str = ""  # address of a reverse proxy whose ``X-Forwarded-*`` headers are trusted
     certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS
     key: Path | None = None  # PEM file with the private key of the certificate
     limits: Limits = field(default_factory=Limits.from_environment)
     connections: ConnectionLimits = ConnectionLimits()
+    token: str = field(default_factory=lambda: secrets.token_hex(24), repr=False)  # random at each start
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether the page opens only with the token."""
+        return self.user is None and not self.allow_without_password
 
     @property
     def url(self) -> str:
-        """URL of the page on this machine."""
+        """URL of the page on this machine, without the token."""
         return server_url(self.host, self.port, "https" if self.certificate is not None else "http")
+
+    @property
+    def start_url(self) -> str:
+        """URL that opens the page in a browser: with the token, if it is needed."""
+        return f"{self.url}/?token={self.token}" if self.needs_token else self.url
 
     def check(self) -> list[str]:
         """Check that the page is not opened to everyone by mistake; returns warnings for who starts the server.
@@ -173,16 +197,17 @@ class Access:
         for file in (self.certificate, self.key):
             if file is not None and not file.is_file():
                 raise ConfigError("the file does not exist", where=str(file), remedy="Correct --certificate and --key")
+        if self.user is None and self.allow_without_password:
+            who = "every user of this machine" if is_loopback(self.host) else f"everyone who can connect to {self.host}"
+            return [f"{who} can read, change and delete all studies, and run code in your name"]
         if is_loopback(self.host):
             if self.user is not None and self.allowed_hosts and not self.proxy:
                 return ["all clients of a reverse proxy on this machine count as one client, so one that guesses "
                         "passwords blocks the login of all others; name the proxy with --proxy 127.0.0.1"]
             return []
-        if self.user is None and not self.allow_without_password:
-            raise ConfigError(f"everyone who can connect to {self.host} could open the page", remedy="Add --auth USER, "
-                              "leave --host at 127.0.0.1, or allow access with --without-password")
         if self.user is None:
-            return [f"everyone who can connect to {self.host} can read, change and delete all studies"]
+            raise ConfigError(f"other machines can reach {self.host}, so the page needs a login", remedy="Add --auth "
+                              "USER, leave --host at 127.0.0.1, or let everyone open it with --without-password")
         if self.certificate is None and not self.proxy:
             return ["passwords and pages are sent unencrypted; give --certificate and --key, or use a reverse proxy "
                     "with HTTPS and name it with --proxy"]

@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.i18n import N_, direction, language, t
-from assistant_builder.web.access import AllowedHosts, is_cross_origin
+from assistant_builder.web.access import DEFAULT_PORTS, AllowedHosts, is_cross_origin, split_host
 from assistant_builder.web.passwords import PasswordHash, RateLimiter
 from assistant_builder.web.request_limits import Limits, format_size, mark_trusted
 from assistant_builder.web.sessions import SESSION, Session, Sessions, may_read
@@ -150,11 +151,12 @@ _PAGE = Markup("""<!doctype html>
 <body><main><header><svg viewBox="0 0 40 40" aria-hidden="true"><rect x="2" y="2" width="36" height="36" rx="9"/>
 <path d="M11 27V13l9 9 9-9v14"/></svg><div><h1>Assistant Builder</h1><p>{ask}</p></div></header>
 {notice}<form method="post" action="/login"><input type="hidden" name="next" value="{next}">
-<label for="username">{user}</label><input id="username" name="username" autocomplete="username" autocapitalize="none"
-spellcheck="false" dir="auto" required maxlength="200" autofocus>
+{fields}<button type="submit">{log_in}</button></form></main></body></html>
+""")
+_FIELDS = Markup("""<label for="username">{user}</label><input id="username" name="username" autocomplete="username"
+autocapitalize="none" spellcheck="false" dir="auto" required maxlength="200" autofocus>
 <label for="password">{password}</label><input id="password" name="password" type="password"
 autocomplete="current-password" required maxlength="1000" {described}>
-<button type="submit">{log_in}</button></form></main></body></html>
 """)
 _REFRESH = Markup("""<!doctype html>
 <html lang="{language}" dir="{direction}"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0">
@@ -163,42 +165,52 @@ _REFRESH = Markup("""<!doctype html>
 """Loads the same URL again from this site: browsers omit the strict session cookie after a link from another site."""
 
 
-def login_page(after: str = "", *, failed: str = "", status: str = "") -> str:
-    """The login page as HTML; ``after`` is the query string of the page to open next."""
-    role = "alert" if failed else "status"
-    notice = Markup('<p role="{}" id="notice">{}</p>').format(role, failed or status) if failed or status else ""
-    described = Markup('aria-describedby="notice" aria-invalid="true"') if failed else ""
-    return _PAGE.format(
-        style=Markup(_STYLE), notice=notice, next=after, described=described, language=language(),
-        direction=direction(), log_in=t("Log in"), ask=t("Log in to go on."), user=t("User"), password=t("Password"))
-
-
 LOGIN_PATHS = ("/login", "/logout", "/active")
-WRONG_CREDENTIALS = N_("The user name or password is incorrect.")
 _MAX_FORM_BYTES = 8192
 _log = logging.getLogger(__name__)
 
 
-class Login:
-    """Login, logout and sessions of one user."""
+class Login(ABC):
+    """Login form, logout and sessions.
 
-    def __init__(self, user: str, password: PasswordHash, sessions: Sessions | None = None,
+    Attributes:
+        wrong: Error message for wrong credentials.
+        needed: Error message for programs that send none.
+    """
+
+    wrong: str
+    needed: str
+
+    def __init__(self, user: str = "", sessions: Sessions | None = None,
                  rate_limiter: RateLimiter | None = None) -> None:
-        self._user = user
-        self._password = password
+        self.user = user
         self.sessions = sessions or Sessions()
         self._rate_limiter = rate_limiter or RateLimiter()
-        self._hash_lock = anyio.Lock()  # computing a hash takes 32 MB and a tenth of a second
+
+    @abstractmethod
+    async def _check(self, request: Request, form: Mapping[str, str]) -> Response | None:
+        """Check what was typed into the form; None if it is correct."""
+
+    @abstractmethod
+    def _notices(self) -> dict[str, str]:
+        """Why the form is shown: after a logout (``out``), or because the session is over (``over``)."""
+
+    @abstractmethod
+    def _fields(self, request: Request, described: Markup) -> tuple[str, Markup, str]:
+        """What the form says above its fields, the fields, and the text of its button."""
 
     def session(self, scope: Scope) -> Session | None:
         """The session of a request or websocket."""
         return self.sessions.find(_token(scope))
 
-    async def answer(self, request: Request) -> Response:
-        """Respond to a request to one of :data:`LOGIN_PATHS`."""
-        if request.url.path == "/active":
+    async def answer(self, request: Request) -> Response | None:
+        """Respond to a request to one of :data:`LOGIN_PATHS`; None for every other path."""
+        path = request.scope["path"]  # that of request.url ends at an encoded question mark
+        if path not in LOGIN_PATHS:
+            return None
+        if path == "/active":
             return self._keep_alive(request)
-        if request.url.path == "/logout":
+        if path == "/logout":
             return self._log_out(request)
         if request.method in ("GET", "HEAD"):
             return self._show_form(request)
@@ -208,22 +220,30 @@ class Login:
 
     def refuse(self, request: Request) -> Response:
         """Response to a request without a session: a redirect to the login for a browser, 401 for other clients."""
-        if request.method in ("GET", "HEAD") and request.url.path == "/" and _wants_page(request):
+        if request.method in ("GET", "HEAD") and request.scope["path"] == "/" and _wants_page(request):
             if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
                 return HTMLResponse(_REFRESH.format(
                     language=language(), direction=direction(), opening=t("Opening Assistant Builder…")))
             after = f"?{urlencode({'next': request.url.query})}" if request.url.query else ""
             return RedirectResponse(f"/login{after}", status_code=303)
-        return JSONResponse({"detail": "Log in first"}, status_code=401, headers={"X-Log-In": "/login"})
+        return JSONResponse({"detail": self.needed}, status_code=401, headers={"X-Log-In": "/login"})
 
     def _show_form(self, request: Request) -> Response:
         if self.session(request.scope) is not None:
-            return RedirectResponse(_redirect_target(request.query_params.get("next", "")), status_code=303)
-        notices = {
-            "out": t("You are logged out."),
-            "over": t("You were logged out after a period of inactivity. Your data is safe, and runs continue.")}
-        status = notices.get(request.query_params.get("said", ""), "")
-        return _page(login_page(request.query_params.get("next", ""), status=status))
+            return RedirectResponse(redirect_target(request.query_params.get("next", "")), status_code=303)
+        status = self._notices().get(request.query_params.get("said", ""), "")
+        return self._page(request, request.query_params.get("next", ""), notice=status)
+
+    def _page(self, request: Request, after: str, status: int = 200, headers: dict[str, str] | None = None, *,
+              notice: str = "") -> Response:
+        """The form; ``after`` is the query string of the page to open next."""
+        failed = status >= 400
+        described = Markup('aria-describedby="notice" aria-invalid="true"') if failed else Markup("")
+        ask, fields, log_in = self._fields(request, described)
+        told = Markup('<p role="{}" id="notice">{}</p>').format("alert" if failed else "status", notice)
+        html = _PAGE.format(style=Markup(_STYLE), notice=told if notice else "", next=after, fields=fields, ask=ask,
+                            log_in=log_in, language=language(), direction=direction())
+        return HTMLResponse(html, status, {"Content-Security-Policy": LOGIN_PAGE_POLICY, **(headers or {})})
 
     async def _log_in(self, request: Request) -> Response:
         try:
@@ -236,26 +256,29 @@ class Login:
             form = None
         if form is None:
             return JSONResponse({"detail": "Not a login form"}, status_code=413)
-        after = form.get("next", "")
-        address = request.client.host if request.client else ""
-        wait = self._rate_limiter.attempt(address)
-        if wait > 0:
-            return self._too_many_attempts(request, after, wait)
-        async with self._hash_lock:
-            password_matches = await anyio.to_thread.run_sync(self._password.matches, form.get("password", ""))
-        user_matches = hmac.compare_digest(_bytes(form.get("username", "")), _bytes(self._user))
-        if not (password_matches and user_matches):
-            # the user name is not logged, since users sometimes type their password into its field
-            _log.warning("login refused from %s, attempt %d", address, self._rate_limiter.failures(address))
-            if not _wants_page(request):
-                return JSONResponse({"detail": WRONG_CREDENTIALS}, status_code=401)
-            return _page(login_page(after, failed=t(WRONG_CREDENTIALS)), 401)
+        return await self._check(request, form) or self._let_in(request, form.get("next", ""))
+
+    def _count_attempt(self, request: Request, after: str) -> Response | None:
+        """Count an attempt of the request's client; returns a response if it has to wait."""
+        wait = self._rate_limiter.attempt(_address(request))
+        return self._too_many_attempts(request, after, wait) if wait > 0 else None
+
+    def _wrong(self, request: Request, after: str) -> Response:
+        # the user name is not logged, since users sometimes type their password into its field
+        _log.warning("login refused from %s, attempt %d", _address(request),
+                     self._rate_limiter.failures(_address(request)))
+        if not _wants_page(request):
+            return JSONResponse({"detail": self.wrong}, status_code=401)
+        return self._page(request, after, 401, notice=t(self.wrong))
+
+    def _let_in(self, request: Request, after: str) -> Response:
+        """Start a session, and open the page."""
         mark_trusted(request.scope)
-        self._rate_limiter.succeeded(address)
+        self._rate_limiter.succeeded(_address(request))
         self.sessions.end(_token(request.scope))  # prevents session fixation
-        response = (RedirectResponse(_redirect_target(after), 303) if _wants_page(request)
+        response = (RedirectResponse(redirect_target(after), 303) if _wants_page(request) or request.method != "POST"
                     else JSONResponse({"success": True}))
-        response.set_cookie(cookie_name(request.scope), self.sessions.create(self._user),
+        response.set_cookie(cookie_name(request.scope), self.sessions.create(self.user),
                             max_age=int(self.sessions.longest_seconds), path="/", secure=_secure(request.scope),
                             httponly=True, samesite="strict")
         return response
@@ -267,7 +290,7 @@ class Login:
                    t("Too many attempts. Try again in {minutes} minutes.", minutes=-(-seconds // 60)))
         if not _wants_page(request):
             return JSONResponse({"detail": message}, status_code=429, headers=headers)
-        return _page(login_page(after, failed=message), 429, headers)
+        return self._page(request, after, 429, headers, notice=message)
 
     def _log_out(self, request: Request) -> Response:
         if request.method != "POST":
@@ -289,12 +312,44 @@ class Login:
         return Response(status_code=204)
 
 
+class PasswordLogin(Login):
+    """Login of one user with a password."""
+
+    wrong = N_("The user name or password is incorrect.")
+    needed = "Log in first"
+
+    def __init__(self, user: str, password: PasswordHash, sessions: Sessions | None = None,
+                 rate_limiter: RateLimiter | None = None) -> None:
+        super().__init__(user, sessions, rate_limiter)
+        self._password = password
+        self._hash_lock = anyio.Lock()  # computing a hash takes 32 MB and a tenth of a second
+
+    async def _check(self, request: Request, form: Mapping[str, str]) -> Response | None:
+        response = self._count_attempt(request, form.get("next", ""))
+        if response is not None:
+            return response
+        async with self._hash_lock:
+            password_matches = await anyio.to_thread.run_sync(self._password.matches, form.get("password", ""))
+        user_matches = hmac.compare_digest(_bytes(form.get("username", "")), _bytes(self.user))
+        return None if password_matches and user_matches else self._wrong(request, form.get("next", ""))
+
+    def _notices(self) -> dict[str, str]:
+        return {"out": t("You are logged out."),
+                "over": t("You were logged out after a period of inactivity. Your data is safe, and runs continue.")}
+
+    def _fields(self, request: Request, described: Markup) -> tuple[str, Markup, str]:
+        return t("Log in to go on."), _FIELDS.format(
+            user=t("User"), password=t("Password"), described=described), t("Log in")
+
+
 def cookie_name(scope: Scope) -> str:
-    """Name of the session cookie; it contains the port, since browsers share cookies among the ports of a host."""
-    if _secure(scope):
-        return "__Host-assistant-builder"
-    server = scope.get("server") or ("", 0)
-    return f"assistant-builder-{server[1]}"
+    """Name of the session cookie; it contains the port, since browsers share cookies among the ports of a host.
+
+    The port is that of the address in the browser, which differs from the server's if the port is forwarded.
+    """
+    port = split_host(Headers(scope=scope).get("host", ""))[1] or DEFAULT_PORTS[scope["scheme"]]
+    name = f"assistant-builder-{port}"
+    return f"__Host-{name}" if _secure(scope) else name
 
 
 def _token(scope: Scope) -> str | None:
@@ -305,7 +360,7 @@ def _secure(scope: Scope) -> bool:
     return scope["scheme"] in ("https", "wss")
 
 
-def _redirect_target(after: str) -> str:
+def redirect_target(after: str) -> str:
     """Target after the login: always the page, with the query that was requested."""
     query = urlencode(parse_qsl(after.lstrip("?"), keep_blank_values=True)[:20])
     return f"/?{query}" if query else "/"
@@ -315,8 +370,8 @@ def _wants_page(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
 
 
-def _page(html: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return HTMLResponse(html, status, {"Content-Security-Policy": LOGIN_PAGE_POLICY, **(headers or {})})
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _bytes(text: str) -> bytes:
@@ -349,7 +404,7 @@ class AuthMiddleware:
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
         response = self._reject(scope, headers)
-        if response is None and self._login is not None and scope["type"] == "http" and scope["path"] in LOGIN_PATHS:
+        if response is None and self._login is not None and scope["type"] == "http":
             response = await self._login.answer(Request(scope, receive))
         session = self._login.session(scope) if self._login is not None and response is None else None
         if response is None and self._login is not None and session is None:

@@ -49,7 +49,7 @@ def main() -> int:
         page = browser.new_page(viewport={"width": 1366, "height": 900})
         page.set_default_timeout(60_000)
         for name in wanted:
-            _open(page, site.url, name)
+            _open(page, site.start_url, name)
             _shot(page, name)
         browser.close()
     return 0
@@ -58,10 +58,10 @@ def main() -> int:
 def _open(page: Page, url: str, name: str) -> None:
     """Open what a picture shows."""
     if name == "home":
-        page.goto(f"{url}?home")
+        page.goto(f"{url}&home")
         expect(page.get_by_role("button", name=f"Results of {STUDY}")).to_be_visible(timeout=60_000)
     elif name == "chat":
-        page.goto(f"{url}?study={STUDY}&tab=chat")
+        page.goto(f"{url}&study={STUDY}&tab=chat")
         page.locator("#ab-question textarea").fill(QUESTION)
         page.locator("#ab-send").click()
         expect(page.get_by_text("of your data").nth(1)).to_be_visible(timeout=WAIT)
@@ -71,13 +71,13 @@ def _open(page: Page, url: str, name: str) -> None:
         study = Study.open(EXAMPLE)
         simulate_visitors(study)
         group_with_embedder(study)
-        page.goto(f"{url}?study={EXAMPLE}&tab=inbox")
+        page.goto(f"{url}&study={EXAMPLE}&tab=inbox")
         page.get_by_role("button", name=ASKED[0][0]).click()
         page.locator("#ab-answer-text textarea").fill(ANSWER)
         page.evaluate("window.scrollTo(0, 0)")
         page.set_viewport_size({"width": 1366, "height": 1420})
     else:
-        page.goto(f"{url}?study={STUDY}&tab={name}")
+        page.goto(f"{url}&study={STUDY}&tab={name}")
         expect(page.locator(TABS[name]).first).to_be_visible(timeout=60_000)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +34,19 @@ class Site:
     """A served page.
 
     Attributes:
-        url: Its URL, with a slash at the end.
+        start_url: Its URL with the token, to which ``&study=NAME`` can be added.
         home: Its ``ASSISTANT_BUILDER_HOME``.
         process: The server process.
     """
 
-    url: str
+    start_url: str
     home: Path
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its URL without the token, with a slash at the end."""
+        return self.start_url.partition("?")[0]
 
 
 def free_port() -> int:
@@ -62,17 +67,24 @@ def start_site(home: Path, port: int, command: Sequence[str] = (sys.executable, 
     environment = {
         **os.environ, "ASSISTANT_BUILDER_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": str(ROOT),
     }
-    process = subprocess.Popen(list(command), env=environment, cwd=home.parent)
-    url = f"http://127.0.0.1:{port}/"
-    deadline = time.monotonic() + START_SECONDS
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(list(command), env=environment, cwd=home.parent, stdout=output)
+        start_url = _printed_url(process, lambda: os.pread(output.fileno(), 10_000, 0), PATIENCE_SECONDS)
+    if not start_url:
+        process.kill()
+        process.wait()
+        raise RuntimeError(f"the page did not start at port {port}")
+    return Site(start_url, home, process)
+
+
+def _printed_url(process: subprocess.Popen[bytes], output: Callable[[], bytes], seconds: float) -> str:
+    """Wait for the address that a server prints when it is ready; empty if it has exited."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return Site(url, home, process)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    process.kill()
-    raise RuntimeError(f"app.py did not answer at {url}")
+        if found := re.search(rb"Assistant Builder is at (\S+) ", output()):
+            return found[1].decode()
+        time.sleep(0.1)
+    return ""
 
 
 @contextmanager
@@ -84,7 +96,7 @@ def serving(home: Path, port: int) -> Iterator[Site]:
         yield site
     finally:
         site.process.terminate()
-        site.process.wait(timeout=20)
+        site.process.wait(timeout=120)
 
 
 @dataclass(frozen=True)
@@ -93,20 +105,25 @@ class App:
 
     Attributes:
         process: The server process.
-        url: Its URL, without a slash at the end.
+        start_url: Its URL as it was printed: with the token, unless it has a login or is open to everyone.
         log: File with its output.
         home: Its ``ASSISTANT_BUILDER_HOME``.
         temporary: Its folder of temporary files.
     """
 
     process: subprocess.Popen[bytes]
-    url: str
+    start_url: str
     log: Path
     home: Path
     temporary: Path
 
+    @property
+    def url(self) -> str:
+        """Its URL without the token and without a slash at the end."""
+        return self.start_url.partition("?")[0].rstrip("/")
+
     def client(self, **options: Any) -> httpx.Client:
-        """A client of the server."""
+        """A client of the server, without login and token."""
         return httpx.Client(base_url=self.url, timeout=120, **options)
 
     @contextmanager
@@ -138,11 +155,7 @@ def start_app(folder: Path, *words: str, **environment: str) -> App:
             [sys.executable, "-m", "assistant_builder", "app", "--port", str(port), *words], stdout=output,
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=settings, cwd=folder,
         )
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and process.poll() is None and b"Assistant Builder is at" not in log.read_bytes():
-        time.sleep(0.1)
-    scheme = "https" if "--certificate" in words else "http"
-    return App(process, f"{scheme}://127.0.0.1:{port}", log, home, temporary)
+    return App(process, _printed_url(process, log.read_bytes, PATIENCE_SECONDS), log, home, temporary)
 
 
 @contextmanager
@@ -168,14 +181,14 @@ def tabs_of(page: Page, url: str, study: str, tabs: Iterable[str], *, width: int
 
     Args:
         page: The browser page.
-        url: URL of the page, with a slash at the end.
+        url: ``start_url`` of the page.
         study: Name of the study; empty for none.
         tabs: Names of the tabs in the URL.
         width: Width of the window in pixels while a tab is shown; 0: unchanged.
     """
     for number, tab in enumerate(tabs):
         if number == 0:
-            page.goto(f"{url}?study={study}&tab={tab}")
+            page.goto(f"{url}&study={study}&tab={tab}")
             page.wait_for_function("window.abArrived")
         else:
             if width:

@@ -71,12 +71,12 @@ def test_no_serious_violation(browser: Browser, stocked: Site, width: int, schem
     page = context.new_page()
     found = {}
     if states is STATES:
-        page.goto(stocked.url)
+        page.goto(stocked.start_url)
         page.wait_for_function("window.abArrived")
         page.wait_for_timeout(700)
         found["home"] = serious(page)
     for name, tabs in states.items():
-        for tab in tabs_of(page, stocked.url, name, tabs, width=width):
+        for tab in tabs_of(page, stocked.start_url, name, tabs, width=width):
             assert page.locator("html").get_attribute("lang") == language
             found[f"{name} {tab}"] = serious(page)
             if tab == "evaluate":

@@ -64,7 +64,7 @@ def ask(page: Page, question: str) -> None:
 
 @pytest.mark.long
 def test_both_answer_one_question_with_their_speed(page: Page, chat: Site) -> None:
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     show_figures(page)
     ask(page, "When does the <b>library</b> open?")
     for arm in ("qlora", "lora"):
@@ -81,7 +81,7 @@ def test_both_answer_one_question_with_their_speed(page: Page, chat: Site) -> No
 
 @pytest.mark.long
 def test_an_answer_is_stopped_and_what_came_stays(page: Page, chat: Site) -> None:
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     ask(page, "long story")
     expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:story")
     page.locator("#ab-stop").click()
@@ -93,11 +93,11 @@ def test_an_answer_is_stopped_and_what_came_stays(page: Page, chat: Site) -> Non
 
 @pytest.mark.long
 def test_each_window_has_its_own_conversation(page: Page, chat: Site, browser: Browser) -> None:
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     ask(page, "my secret")
     expect(page.locator("#ab-pane-lora")).to_contain_text("lora:secret")
     other = browser.new_context().new_page()
-    other.goto(f"{chat.url}?study=parrots&tab=chat")
+    other.goto(f"{chat.start_url}&study=parrots&tab=chat")
     ask(other, "another matter")
     expect(other.locator("#ab-pane-lora")).to_contain_text("lora:another")
     expect(other.locator("#ab-pane-lora")).not_to_contain_text("secret")
@@ -106,7 +106,7 @@ def test_each_window_has_its_own_conversation(page: Page, chat: Site, browser: B
 
 @pytest.mark.long
 def test_a_crash_is_told_and_the_next_question_is_answered(page: Page, chat: Site) -> None:
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     ask(page, "kill")
     expect(page.locator("#ab-pane-qlora")).to_contain_text("memory ran out")
     ask(page, "still there?")
@@ -117,7 +117,7 @@ def test_a_crash_is_told_and_the_next_question_is_answered(page: Page, chat: Sit
 @pytest.mark.parametrize(("width", "height"), [(1366, 700), (390, 844)])
 def test_the_question_box_stays_in_view(page: Page, chat: Site, width: int, height: int) -> None:
     page.set_viewport_size({"width": width, "height": height})
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     expect(page.locator("#ab-question textarea")).to_be_in_viewport(ratio=1)
     expect(page.locator("#ab-send")).to_be_in_viewport(ratio=1)
     page.locator("#ab-examples button").first.click()
@@ -148,7 +148,7 @@ def test_the_question_box_stays_in_view(page: Page, chat: Site, width: int, heig
 
 @pytest.mark.long
 def test_one_assistant_can_be_shown_alone(page: Page, chat: Site) -> None:
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     page.locator("#ab-only").get_by_text("Compact", exact=True).click()
     expect(page.locator("#ab-side-b")).to_be_hidden()
     ask(page, "alone?")
@@ -161,7 +161,7 @@ def test_one_assistant_can_be_shown_alone(page: Page, chat: Site) -> None:
 
 
 def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> None:
-    page.goto(f"{chat.url}?study=untrained&tab=chat")
+    page.goto(f"{chat.start_url}&study=untrained&tab=chat")
     expect(page.locator("#ab-tabs [data-tab-id=chat]")).to_be_disabled()
     expect(page.get_by_role("tab", name="Data", selected=True)).to_be_visible()
     expect(page.locator("#ab-question")).to_be_hidden()
@@ -169,7 +169,7 @@ def test_an_untrained_study_has_nobody_to_talk_to(page: Page, chat: Site) -> Non
 
 @pytest.mark.long
 def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -> None:
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     expect(page.locator("#ab-ready")).to_contain_text("loaded")
     show_figures(page)
     page.get_by_label("Blind mode").check()
@@ -214,7 +214,7 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
 
 @pytest.mark.long
 def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) -> None:
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     page.locator("#ab-chat-options").get_by_text("Options").click()
     page.locator("#ab-system textarea").press_sequentially("Be a bird.")
     ask(page, "first")
@@ -237,7 +237,7 @@ def test_a_reload_in_mid_chat_keeps_what_was_finished(page: Page, chat: Site) ->
 @pytest.mark.long
 def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Site) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     for question in ("one", "two", "three"):
         ask(page, question)
         expect(page.locator("#ab-pane-lora")).to_contain_text(f"lora:{question} ✓")
@@ -258,7 +258,7 @@ def test_an_earlier_question_is_edited_and_an_answer_copied(page: Page, chat: Si
 def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
     page: Page, chat: Site, tmp_path: Path
 ) -> None:
-    page.goto(f"{chat.url}?study=parrots&tab=chat")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     expect(page.locator("#ab-pane-base")).to_be_hidden()
     page.locator("#ab-chat-options").get_by_text("Options").click()
     page.get_by_label("Ask the base model too").check()
@@ -276,7 +276,7 @@ def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(
 
 
 def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page: Page, chat: Site) -> None:
-    page.goto(f"{chat.url}?study=spare&tab=chat")
+    page.goto(f"{chat.start_url}&study=spare&tab=chat")
     ask(page, "Where do bicycles go?")
     page.get_by_role("button", name="Fix the answer 1 of Full").click()
     form = page.locator("#ab-pane-lora form")
@@ -320,7 +320,7 @@ def test_the_keyboard_alone_goes_from_the_file_to_the_chat(page: Page, chat: Sit
     file = tmp_path / "towers.csv"
     file.write_text("question,answer\n" + "".join(f"How high is tower {n}?,It is {n * 7} metres.\n" for n in range(30)))
     page.on("filechooser", lambda chooser: None)  # from here on choosers are intercepted
-    page.goto(chat.url)
+    page.goto(chat.start_url)
     page.wait_for_function("window.abArrived")
     tab_to(page, "New project from my file")
     page.keyboard.press("Enter")
@@ -337,7 +337,7 @@ def test_the_keyboard_alone_goes_from_the_file_to_the_chat(page: Page, chat: Sit
     page.keyboard.press("Enter")
     expect(page.locator("#ab-strip")).to_contain_text("Towers", timeout=60_000)
     tab_to(page, "Start")
-    page.goto(chat.url)
+    page.goto(chat.start_url)
     page.wait_for_function("window.abArrived")
     tab_to(page, "Open parrots")
     page.keyboard.press("Enter")

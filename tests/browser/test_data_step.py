@@ -28,7 +28,7 @@ def test_other_wordings_are_pasted_looked_over_and_used(page: Page, at_site: Sit
     file = tmp_path / "bakery.csv"
     rows = "".join(f"What does loaf {n * 7919} cost?,It is {n} crowns today.\n" for n in range(1, 31))
     file.write_text(f"question,answer\n{rows}")
-    page.goto(f"{at_site.url}?study=&tab=data")
+    page.goto(f"{at_site.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.locator("#ab-file input[type=file]").set_input_files(str(file))
     expect(page.locator("#ab-once")).to_contain_text("Each answer occurs once", timeout=20_000)
@@ -48,7 +48,7 @@ def test_other_wordings_are_pasted_looked_over_and_used(page: Page, at_site: Sit
 
 @pytest.mark.long
 def test_a_study_is_created_from_pasted_and_edited_pairs(page: Page, at_site: Site) -> None:
-    page.goto(f"{at_site.url}?study=&tab=data")
+    page.goto(f"{at_site.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.get_by_role("button", name="Or paste pairs").click()
     page.locator("#ab-paste-text textarea").fill(PASTED)

@@ -26,7 +26,7 @@ def with_hostile_answers(study: Study) -> Study:
 
 
 def open_at(page: Page, site: Site, name: str, tab: str, more: str = "") -> None:
-    page.goto(f"{site.url}?study={name}&tab={tab}{more}")
+    page.goto(f"{site.start_url}&study={name}&tab={tab}{more}")
     page.wait_for_function("window.abArrived")
 
 

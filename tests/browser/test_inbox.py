@@ -36,7 +36,7 @@ def asked(study: Study) -> None:
 def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_site: Site) -> None:
     study = make("library")
     asked(study)
-    page.goto(f"{at_site.url}?study=library&tab=inbox")
+    page.goto(f"{at_site.start_url}&study=library&tab=inbox")
     expect(page.locator("#ab-inbox-overview")).to_contain_text("Share of the questions that were answered")
     group = page.get_by_role("button", name="Can I renew by phone?")
     group.focus()
@@ -48,6 +48,8 @@ def test_the_keyboard_answers_a_group_and_publishes_a_version(page: Page, at_sit
     expect(page.locator("#ab-next-version")).to_contain_text("with 1 answer")
     expect(page.locator("#ab-inbox")).not_to_contain_text("renew")
     page.get_by_role("button", name="Is there parking?").click()
+    expect(page.locator("#ab-answer-text textarea")).to_have_value("")
+    page.get_by_role("button", name="Copy into the answer").click()
     expect(page.locator("#ab-answer-text textarea")).to_have_value("Two weeks.")  # what the visitor suggested
     page.locator("#ab-answer-close").click()
     expect(page.locator("#ab-answer")).to_be_hidden()
@@ -67,7 +69,7 @@ def test_nothing_in_the_inbox_keeps_anyone_out(browser: Browser, at_site: Site, 
     asked(study)
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
-    page.goto(f"{at_site.url}?study={study.name}&tab=inbox&__theme={scheme}")
+    page.goto(f"{at_site.start_url}&study={study.name}&tab=inbox&__theme={scheme}")
     page.get_by_role("button", name="Can I renew by phone?").click()
     expect(page.locator("#ab-answer-text textarea")).to_be_visible()
     assert serious(page) == []
@@ -126,7 +128,7 @@ def test_a_visitors_question_is_answered_by_the_next_version(
         visitor.goto(f"{url}/chat")
         assert answer not in ask(visitor, question)
         visitor.get_by_role("button", name="Not helpful", exact=True).last.click()
-        page.goto(f"{site.url}?study=towers&tab=inbox")
+        page.goto(f"{site.start_url}&study=towers&tab=inbox")
         page.get_by_role("button", name=question).click()
         page.locator("#ab-answer-text textarea").fill(answer)
         page.locator("#ab-answer-accept").click()

@@ -113,7 +113,7 @@ def nothing_ran(page: Page) -> None:
 def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
     page = watched
     shown = 0
-    for tab in tabs_of(page, hostile.url, "planted", TABS):
+    for tab in tabs_of(page, hostile.start_url, "planted", TABS):
         page.wait_for_timeout(300)
         if tab == "evaluate":
             page.get_by_role("button", name="For specialists").click()
@@ -127,7 +127,7 @@ def test_no_tab_runs_or_fetches_anything(watched: Page, hostile: Site) -> None:
 @pytest.mark.long
 def test_a_conversation_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
     page = watched
-    page.goto(f"{hostile.url}?study=planted&tab=chat")
+    page.goto(f"{hostile.start_url}&study=planted&tab=chat")
     page.locator("#ab-question textarea").fill(ALL)
     page.locator("#ab-send").click()
     pane = page.locator("#ab-pane-lora")
@@ -142,7 +142,7 @@ def test_a_conversation_runs_and_fetches_nothing(watched: Page, hostile: Site) -
 @pytest.mark.long
 def test_an_upload_runs_and_fetches_nothing(watched: Page, hostile: Site) -> None:
     page = watched
-    page.goto(f"{hostile.url}?study=&tab=data")
+    page.goto(f"{hostile.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.locator("#ab-file input[type=file]").set_input_files(str(hostile.home / "hostile.jsonl"))
     expect(page.locator("#ab-preview")).to_contain_text("window.bad")

@@ -26,14 +26,14 @@ def german(browser: Browser) -> Iterator[BrowserContext]:
 def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) -> None:
     finished_study("fertig")
     page = german.new_page()
-    page.goto(at_site.url)
+    page.goto(at_site.start_url)
     expect(page.locator("#ab-studies")).to_contain_text("gerade eben")
     expect(page.locator("html")).to_have_attribute("lang", "de")
     expect(page.locator("html")).to_have_attribute("dir", "ltr")
     expect(page.locator("#ab-welcome")).to_contain_text("Neues Projekt aus meiner Datei")
     expect(page.get_by_role("button", name="Chat mit fertig")).to_be_visible()
     found = {"home": serious(page)}
-    for tab in tabs_of(page, at_site.url, "fertig", ("data", "evaluate", "chat")):
+    for tab in tabs_of(page, at_site.start_url, "fertig", ("data", "evaluate", "chat")):
         found[tab] = serious(page)
         if tab == "data":
             assert page.title() == "fertig · Daten · Assistant Builder"
@@ -56,9 +56,9 @@ def test_home_data_and_chat_are_german(german: BrowserContext, at_site: Site) ->
 def test_a_chosen_language_stays_and_does_not_reach_open_windows(german: BrowserContext, at_site: Site) -> None:
     """A window keeps its language: what is drawn later is in that of the page."""
     first, second = german.new_page(), german.new_page()
-    first.goto(at_site.url)
+    first.goto(at_site.start_url)
     expect(first.locator("#ab-welcome")).to_contain_text("Neues Projekt aus meiner Datei")
-    second.goto(at_site.url)
+    second.goto(at_site.start_url)
     second.get_by_role("combobox", name="Sprache").select_option("fr")
     expect(second.locator("#ab-welcome")).to_contain_text("Nouveau projet avec mon fichier")
     expect(second.locator("html")).to_have_attribute("lang", "fr")

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.serving import ROOT, START_SECONDS, App, guarded_app, log_in
+from tests.browser.serving import ROOT, START_SECONDS, App, Site, guarded_app, log_in
 
 pytestmark = pytest.mark.browser
 SLOW = 240_000
@@ -74,6 +74,37 @@ def test_a_link_from_another_site_keeps_the_login(guarded: App, browser: Browser
     assert sent in ("opaque", "failed")
     other.get_by_role("link", name="open").click(timeout=SLOW)
     expect(other.get_by_role("button", name="Log out")).to_be_visible(timeout=SLOW)
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_without_a_login_the_page_asks_for_its_token(browser: Browser, site: Site, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    page, token = context.new_page(), site.start_url.partition("token=")[2]
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if "Content Security" in message.text else None)
+    page.on("request", lambda request: problems.append(request.url) if token in request.headers.get("referer", "")
+            or token in request.url and request.resource_type != "document" else None)
+    page.goto(f"{site.url}?study=none", timeout=SLOW)
+    expect(page.get_by_text(f"{site.url}?token=…")).to_be_visible()
+    assert Axe().run(page).violations_count == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.goto(f"{site.url}?study=none&token=wrong", timeout=SLOW)
+    expect(page.get_by_role("alert")).to_contain_text("This token is wrong")
+    assert Axe().run(page).violations_count == 0
+    page.get_by_label("Token").fill(site.start_url)
+    page.get_by_role("button", name="Open").click()
+    page.wait_for_function("window.abArrived", timeout=SLOW)
+    assert token not in page.url
+    page.reload(timeout=SLOW)
+    second = context.new_page()
+    second.goto(site.start_url, timeout=SLOW)
+    for window in (page, second):
+        window.wait_for_function("window.abArrived", timeout=SLOW)
+        assert token not in window.url and token not in window.content()
+    assert problems == []
+    second.goto(site.url.replace("127.0.0.1", "localhost"), timeout=SLOW)
+    expect(second.get_by_label("Token")).to_be_visible()
     context.close()
 
 

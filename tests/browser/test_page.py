@@ -23,7 +23,7 @@ TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
 
 
 def upload(page: Page, site: Site, file: Path) -> None:
-    page.goto(f"{site.url}?study=&tab=data")
+    page.goto(f"{site.start_url}&study=&tab=data")
     page.locator("#ab-file input[type=file]").wait_for(state="attached")
     page.wait_for_function("window.abArrived")
     page.locator("#ab-file input[type=file]").set_input_files(str(file))
@@ -45,7 +45,7 @@ def processor_seconds() -> float:
 
 @pytest.mark.long
 def test_the_page_opens_in_under_four_seconds(page: Page, site: Site) -> None:
-    page.goto(site.url)
+    page.goto(site.start_url)
     page.get_by_role("button", name="New project from my file").wait_for()
     took = []
     for _ in range(3):
@@ -64,7 +64,7 @@ def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) ->
         window.requestAnimationFrame = (callback) => { window.frames_ += 1; return original(callback); };""")
     polls: list[float] = []
     page.on("request", lambda request: polls.append(time.monotonic()) if "/pulse" in request.url else None)
-    page.goto(site.url)
+    page.goto(site.start_url)
     page.wait_for_function("window.abArrived")
     patience = time.monotonic() + 90  # the page polls every second for 15 s after the last change, on any machine
     while len(polls) < 2 or polls[-1] - polls[-2] < 3 or page.evaluate("window.frames_") > 3:
@@ -80,7 +80,7 @@ def test_an_idle_window_draws_nothing_and_asks_seldom(page: Page, site: Site) ->
 @pytest.mark.long
 def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: Path) -> None:
     with serving(tmp_path / "first", free_port()) as site:
-        page.goto(site.url)
+        page.goto(site.start_url)
         expect(page.get_by_role("heading", name="Make an assistant from your questions and answers")).to_be_visible()
         expect(page.get_by_role("button", name="Open a finished example")).to_be_visible()
         page.get_by_role("button", name="New project from my file").press("Enter")
@@ -96,7 +96,7 @@ def test_the_first_visit_offers_an_upload_and_the_example(page: Page, tmp_path: 
 @pytest.mark.long
 def test_one_click_opens_a_finished_example_to_chat_with(page: Page, tmp_path: Path) -> None:
     with serving(tmp_path / "example", free_port()) as site:
-        page.goto(site.url)
+        page.goto(site.start_url)
         page.get_by_role("button", name="Open a finished example").click()
         expect(page.locator("#ab-question textarea")).to_be_visible(timeout=120_000)  # the server has just started
         expect(page.locator("#ab-examples button").first).to_contain_text("?")
@@ -114,7 +114,7 @@ def test_one_click_opens_a_finished_example_to_chat_with(page: Page, tmp_path: P
 @pytest.mark.long
 def test_a_study_is_renamed_duplicated_deleted_and_restored(page: Page, at_site: Site) -> None:
     new_study("first-name")
-    page.goto(at_site.url)
+    page.goto(at_site.start_url)
     page.get_by_label("More for first-name").click()
     page.get_by_role("button", name="Rename first-name").click()
     page.locator("#ab-new-name input, #ab-new-name textarea").fill("second-name")
@@ -142,7 +142,7 @@ def test_a_study_is_renamed_duplicated_deleted_and_restored(page: Page, at_site:
 @pytest.mark.long
 def test_a_finished_study_has_a_score_and_opens_its_chat(page: Page, at_site: Site) -> None:
     finished_study("scored", eval__primary_metric="exact_match")
-    page.goto(at_site.url)
+    page.goto(at_site.start_url)
     expect(page.locator(".ab-entry").filter(has_text="scored")).to_contain_text("75 % right")
     page.get_by_role("button", name="Chat with scored").click()
     expect(page.get_by_role("tab", name="Chat", selected=True)).to_be_visible()
@@ -178,7 +178,7 @@ def test_a_study_is_created_from_a_file_and_survives_a_reload(page: Page, site: 
 
 
 def test_the_example_loads_with_one_click(page: Page, site: Site) -> None:
-    page.goto(f"{site.url}?study=&tab=data")
+    page.goto(f"{site.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.get_by_role("button", name="Try the example").click()
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
@@ -242,7 +242,7 @@ def test_hostile_text_is_shown_as_text(page: Page, at_site: Site, tmp_path: Path
 
 def test_all_tabs_of_a_finished_study_have_content(page: Page, at_site: Site) -> None:
     study = finished_study("finished")
-    page.goto(f"{at_site.url}?study=finished&tab=train")
+    page.goto(f"{at_site.start_url}&study=finished&tab=train")
     expect(page.locator("#ab-run")).to_contain_text("60 of 60")
     expect(page.locator("#ab-loss .js-plotly-plot")).to_be_visible()
     page.get_by_role("tab", name="Results").click()
@@ -272,7 +272,7 @@ def place_is(page: Page, study: str | None, tab: str | None, title: str) -> None
 @pytest.mark.long
 def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, at_site: Site) -> None:
     finished_study("rivers")
-    page.goto(at_site.url)
+    page.goto(at_site.start_url)
     page.get_by_role("link", name="Open rivers").first.click()
     evaluate, train = ("rivers · Results · Assistant Builder", "rivers · Train · Assistant Builder")
     place_is(page, "rivers", "evaluate", evaluate)
@@ -297,7 +297,7 @@ def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, a
     other = page.context.new_page()
     other.goto(page.url)
     place_is(other, "rivers", "evaluate", evaluate)
-    other.goto(f"{at_site.url}?study=lost&tab=chat")
+    other.goto(f"{at_site.start_url}&study=lost&tab=chat")
     expect(other.locator("#ab-notice")).to_contain_text("There is no project “lost”")
     place_is(other, None, None, "Assistant Builder")
 
@@ -306,7 +306,7 @@ def test_studies_and_tabs_are_addresses_and_entries_of_the_history(page: Page, a
 def test_a_run_is_followed_and_paused(page: Page, at_site: Site) -> None:
     study = with_metrics(with_data(new_study("under-way")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
-    page.goto(f"{at_site.url}?study=under-way&tab=train")
+    page.goto(f"{at_site.start_url}&study=under-way&tab=train")
     expect(page.locator("#ab-run")).to_contain_text("5 of 60")
     assert page.locator("#ab-start").is_hidden()
     with_metrics(study, "lora", 9)
@@ -320,7 +320,7 @@ def test_a_run_is_followed_and_paused(page: Page, at_site: Site) -> None:
 def test_a_chart_that_was_drawn_while_hidden_fills_its_card(page: Page, at_site: Site) -> None:
     study = with_metrics(with_data(new_study("charted")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
-    page.goto(f"{at_site.url}?study=charted&tab=train")
+    page.goto(f"{at_site.start_url}&study=charted&tab=train")
     chart = page.locator("#ab-loss .main-svg").first
     expect(chart).to_be_visible()
     card = page.locator("#ab-loss").bounding_box()
@@ -344,7 +344,7 @@ def test_two_tabs_on_one_study_show_the_same(page: Page, at_site: Site) -> None:
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
     other = page.context.new_page()
     for one in (page, other):
-        one.goto(f"{at_site.url}?study=shared&tab=train")
+        one.goto(f"{at_site.start_url}&study=shared&tab=train")
         expect(one.locator("#ab-run")).to_contain_text("5 of 60")
     with_metrics(study, "lora", 7)
     for one in (page, other):
@@ -363,12 +363,16 @@ def test_a_restart_of_the_server_loses_nothing(
     with serving(tmp_path / "restart", port) as site:
         study = with_metrics(with_data(new_study("long-run")), "lora", 5)
         running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
-        page.goto(f"{site.url}?study=long-run&tab=train")
+        page.goto(f"{site.start_url}&study=long-run&tab=train")
         expect(page.locator("#ab-loss .js-plotly-plot")).to_be_visible()
         assert site.process is not None
         site.process.kill()
-    with serving(tmp_path / "restart", port):
+    with serving(tmp_path / "restart", port) as again:
         with_metrics(study, "lora", 11)
+        expect(page.get_by_role("status")).to_contain_text("Assistant Builder was restarted")
+        page.get_by_label("Token").fill(again.start_url)
+        page.get_by_role("button", name="Open").click()
+        assert "token" not in page.url and "study=long-run" in page.url
         expect(page.locator("#ab-run")).to_contain_text("11 of 60")
         expect(page.locator("#ab-strip")).to_contain_text("long-run")
         page.context.close()
@@ -378,5 +382,5 @@ def test_a_restart_of_the_server_loses_nothing(
 def test_the_page_fits_a_narrow_window(page: Page, at_site: Site) -> None:
     finished_study("narrow")
     page.set_viewport_size({"width": 420, "height": 900})
-    for tab in tabs_of(page, at_site.url, "narrow", TABS, width=420):
+    for tab in tabs_of(page, at_site.start_url, "narrow", TABS, width=420):
         assert page.evaluate("document.documentElement.scrollWidth") <= 420, tab

@@ -82,7 +82,7 @@ def test_from_a_spreadsheet_to_a_useful_answer_and_a_correction(
         target.click(timeout=timeout)
         clicks += 1
 
-    page.goto(walk_site.url)
+    page.goto(walk_site.start_url)
     click(page.get_by_role("button", name="New project from my file"))
     page.locator("#ab-file input[type=file]").set_input_files(str(tmp_path / "Grün & Söhne.xlsx"))
     clicks += 2  # the box, and the file
@@ -95,7 +95,7 @@ def test_from_a_spreadsheet_to_a_useful_answer_and_a_correction(
         "arms": ["lora"], "train.preset": "custom", "train.max_steps": 24, "train.evaluations": 1,
         "eval.cells": ["B16", "L16"], "eval.retention": False, "eval.noise_floor": False, "eval.fidelity": False,
         "formats.types": []}))
-    page.goto(f"{walk_site.url}?study={study.name}&tab=train")
+    page.goto(f"{walk_site.start_url}&study={study.name}&tab=train")
     page.wait_for_function("window.abArrived")
     click(page.locator("#ab-start"), 3 * MINUTES)
     wait_until_done(study)
@@ -116,7 +116,7 @@ def test_from_a_spreadsheet_to_a_useful_answer_and_a_correction(
     page.locator("#ab-retrain").click()
     again = only_study(walk_site, (study.name,))
     wait_until_done(again)
-    page.goto(f"{walk_site.url}?study={again.name}&tab=chat")
+    page.goto(f"{walk_site.start_url}&study={again.name}&tab=chat")
     after = page.locator("#ab-asked-again")
     expect(after).to_contain_text("1 of 1 answered as you corrected them", timeout=4 * MINUTES)
     expect(after).to_contain_text(dict(NURSERY)[question])

@@ -36,7 +36,7 @@ def test_from_upload_to_a_file_to_hand_on(
     file = tmp_path / "towers.csv"
     rows = "".join(f'"How tall is tower {n}, in metres?","Tower {n} is {n * 7} metres tall."\n' for n in range(24))
     file.write_text(f"question,answer\n{rows}", encoding="utf-8")
-    page.goto(f"{site.url}?study=&tab=data")
+    page.goto(f"{site.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.locator("#ab-file input[type=file]").set_input_files(str(file))
     expect(page.locator("#ab-found")).to_contain_text("Usable pairs")
@@ -60,7 +60,7 @@ def test_from_upload_to_a_file_to_hand_on(
     expect(page.get_by_text("Very few training pairs")).to_be_visible()
     page.locator("#ab-start").click()
     expect(page.locator("#ab-run")).to_contain_text("Training", timeout=3 * MINUTES)
-    page.goto(f"{other.url}?study=towers&tab=train")
+    page.goto(f"{other.start_url}&study=towers&tab=train")
     expect(page.locator("#ab-strip")).to_contain_text("towers")
     expect(page.locator("#ab-run")).to_contain_text("Training")
     expect(page.locator("#ab-start")).to_be_hidden()  # it runs, whoever began it

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from assistant_builder.chat.feedback import read_corrections
 from assistant_builder.chat.inbox import (
@@ -25,6 +26,7 @@ from assistant_builder.chat.inbox import (
     set_state,
 )
 from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, opened, read_questions
+from assistant_builder.cli import app
 from assistant_builder.errors import DataError
 from assistant_builder.study import Study
 from tests.synthetic_study import new_study
@@ -186,6 +188,29 @@ def test_an_inbox_of_100_000_conversations_opens_in_two_seconds() -> None:
     taken = time.process_time() - started
     assert inbox.whole.asked == 100_000 and sum(group.count for group in inbox.groups) == 25_000
     assert taken < 2, f"{taken:.2f} s"
+
+
+HOSTILE = "Pay\x9b2J \u202ereversed\u2066 😀\x1b]0;title\x07\u2028q-9  99  declined"
+
+
+@pytest.mark.parametrize("words", [(), ("--json",), ("--later", "q-0")])
+def test_the_command_line_shows_what_visitors_wrote_as_text(words: tuple[str, ...],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    made = new_study("shown")
+    keep(made, (HOSTILE, HOSTILE, True, None), ("Who won?\nq-8  99  declined  Faked", "No.", True, None))
+    monkeypatch.setattr("assistant_builder.chat.inbox.group_with_embedder", lambda study: None)
+    done = CliRunner().invoke(app, ["inbox", "shown", *words])
+    assert done.exit_code == 0 and "Pay" in done.output
+    assert not [char for char in done.output if not char.isprintable() and char != "\n"]
+    assert not [line for line in done.output.splitlines() if line.startswith(("q-8", "q-9"))], "no faked row"
+
+
+def test_the_command_line_lists_the_wordings_that_an_answer_is_trained_for(study: Study,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox_of(study)
+    monkeypatch.setattr("assistant_builder.chat.inbox.group_with_embedder", lambda study: None)
+    shown = CliRunner().invoke(app, ["inbox", "help"]).output
+    assert all(wording in shown for wording in ("Do I get a refund?", "How long does a refund take?", "Who won?"))
 
 
 def cli(*words: str) -> subprocess.CompletedProcess[str]:

@@ -43,7 +43,7 @@ from assistant_builder.chat.client import WorkerPool
 from assistant_builder.ui.app import build_app
 from assistant_builder.ui.server import serve_page
 from assistant_builder.web.access import Access
-serve_page(lambda: build_app(WorkerPool(sys.argv[2:])), Access(port=int(sys.argv[1])))
+serve_page(lambda: build_app(WorkerPool(sys.argv[2:])), Access(port=int(sys.argv[1]), allow_without_password=True))
 """
 GROWTH = 1.1
 """What the peak of memory in the last quarter may be of that in the one before."""

@@ -43,7 +43,7 @@ def bring(page: Page, url: str, file: Path, rows: int) -> dict[str, float]:
         work()
         found[part] = round(time.monotonic() - began, 2)
 
-    page.goto(f"{url}?study=&tab=data")
+    page.goto(f"{url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
 
     def check() -> None:
@@ -71,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
         with serving(home, free_port()) as site:
             assert site.process is not None
-            found = bring(browser.new_page(), site.url, file, given.rows)
+            found = bring(browser.new_page(), site.start_url, file, given.rows)
             server = psutil.Process(site.process.pid)
             found["server_memory_bytes"] = server.memory_info().rss
         browser.close()

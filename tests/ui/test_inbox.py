@@ -61,12 +61,31 @@ def test_the_list_shows_groups_with_how_often_they_were_asked(tab: InboxTab, stu
 
 def test_an_answer_becomes_a_correction_for_the_chosen_wordings(tab: InboxTab, study: Study) -> None:
     form, key, html, wordings, answer = opened_form(tab, "q-1")
-    assert form["visible"] and key == "q-0" and answer == "Two weeks.", "a visitor's suggestion is proposed"
-    assert wordings["choices"] == wordings["value"] == ["Do I get a refund?", "How long does a refund take?"]
+    assert form["visible"] and key == "q-0"
+    assert wordings["choices"] == ["Do I get a refund?", "How long does a refund take?"]
     values = tab._decide(tab._accept, "shop", key, ["Do I get a refund?"], "Within a week.")
     assert [(one.question, one.answer) for one in read_corrections(study)] == [("Do I get a refund?", "Within a week.")]
     assert "refund" not in values[1] and not values[2]["visible"], "the group is gone and the form is closed"
     assert drawn(tab, study)["next"]["value"] == "Train the next version with 1 answer"
+
+
+def test_nothing_of_a_visitor_is_trained_by_one_click(tab: InboxTab, study: Study) -> None:
+    """A suggestion and many wordings wait in an opened group, and the primary button is pressed."""
+    for key in ("q-0", "q-3"):
+        form, opened_key, html, wordings, answer = opened_form(tab, key)
+        assert wordings["value"] == [] and answer == ""
+        with pytest.raises(Exception, match="is empty|no wording"):
+            tab._decide(tab._accept, "shop", opened_key, wordings["value"], answer)
+    with pytest.raises(Exception, match="no wording"):
+        tab._decide(tab._reject, "shop", "q-0", [], "")
+    assert read_corrections(study) == []
+    assert "Two weeks." in opened_form(tab, "q-0")[2], "the suggestion is shown"
+
+
+def test_a_suggestion_is_copied_by_its_button(tab: InboxTab) -> None:
+    event = SimpleNamespace(name="Two weeks.")
+    assert tab_module._with_suggestion("", event) == "Two weeks."  # type: ignore[arg-type]
+    assert tab_module._with_suggestion("Soon:", event) == "Soon:\nTwo weeks.", "what was typed stays"  # type: ignore[arg-type]
 
 
 def test_a_question_is_to_be_declined_or_left_for_later(tab: InboxTab, study: Study) -> None:

@@ -217,7 +217,7 @@ def run_app(folder: Path, *words: str, **environment: str) -> subprocess.Complet
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--host", "0.0.0.0"], "everyone who can connect to 0.0.0.0 could open the page"),
+    (["--host", "0.0.0.0"], "other machines can reach 0.0.0.0, so the page needs a login"),
     (["--auth", "ann"], "there is no password for 'ann'"),
     (["--certificate", "c.pem"], "HTTPS needs a certificate and its key"),
     (["--host", "no-such-host.invalid", "--auth", "ann"], "not an address of this machine"),
@@ -237,10 +237,12 @@ def test_a_port_in_use_is_reported(site: App, tmp_path: Path) -> None:
 
 def test_it_stops_cleanly_with_streams_open(tmp_path: Path) -> None:
     site = start_app(tmp_path)
-    with site.client() as client, client.stream("GET", "/gradio_api/heartbeat/x") as heart:
-        assert "ALIVE" in next(heart.iter_text())
-        site.process.terminate()
-        assert site.process.wait(timeout=60) == 128 + signal.SIGTERM
+    with site.client() as client:
+        client.get(site.start_url)
+        with client.stream("GET", "/gradio_api/heartbeat/x") as heart:
+            assert "ALIVE" in next(heart.iter_text())
+            site.process.terminate()
+            assert site.process.wait(timeout=60) == 128 + signal.SIGTERM
     assert "Traceback" not in site.log.read_text(encoding="utf-8")
     assert list(site.temporary.glob(f"{PREFIX}*")) == [], "uploads are deleted with the server"
 

@@ -13,9 +13,10 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from assistant_builder.web.access import Access, AllowedHosts
-from assistant_builder.web.middleware import AuthMiddleware, Login
+from assistant_builder.web.middleware import AuthMiddleware, Login, PasswordLogin
 from assistant_builder.web.passwords import FREE_ATTEMPTS, PasswordHash, RateLimiter
 from assistant_builder.web.sessions import Sessions
+from assistant_builder.web.token_login import TokenLogin
 from tests.browser.serving import PASSWORD, USER, guarded_app
 from tests.web.test_request_limits import Clock
 
@@ -38,10 +39,12 @@ class Reached:
 
 
 class Site:
-    def __init__(self) -> None:
+    def __init__(self, token: str = "") -> None:
         self.clock, self.reached = Clock(), Reached()
         self.sessions = Sessions(clock=self.clock)
-        self.login = Login("ann", SECRET, self.sessions, RateLimiter(self.clock))
+        limiter = RateLimiter(self.clock)
+        self.login: Login = (TokenLogin(token, self.sessions, limiter) if token else
+                             PasswordLogin("ann", SECRET, self.sessions, limiter))
         self.app = AuthMiddleware(self.reached, AllowedHosts("127.0.0.1"), self.login)
         self.cookies: dict[str, str] = {}
 
@@ -53,7 +56,8 @@ class Site:
                 answer = await client.request(method, path, **{**options, "headers": held | options.get("headers", {})})
             for line in answer.headers.get_list("set-cookie"):
                 for name, cookie in SimpleCookie(line).items():
-                    self.cookies = {name: cookie.value} if cookie["max-age"] != "0" else {}
+                    self.cookies.pop(name, None)
+                    self.cookies |= {name: cookie.value} if cookie["max-age"] != "0" else {}
             return answer
 
         return asyncio.run(ask())
@@ -110,7 +114,7 @@ def test_the_session_cookie_is_strict_and_host_only(site: Site) -> None:
     assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie and "Secure" not in cookie
     assert "Domain" not in cookie
     secure = site.ask("POST", "/login", url="https://localhost:7860", data=RIGHT).headers["set-cookie"]
-    assert secure.startswith("__Host-") and "Secure" in secure
+    assert secure.startswith("__Host-assistant-builder-7860=") and "Secure" in secure
 
 
 def test_wrong_user_and_wrong_password_give_the_same_response(site: Site) -> None:

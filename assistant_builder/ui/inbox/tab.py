@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.chat.inbox import MOST_WORDINGS, accept, read_inbox, reject, set_state
+from assistant_builder.chat.inbox import accept, read_inbox, reject, set_state
 from assistant_builder.chat.visitor_log import log_file
 from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.errors import AssistantBuilderError, StudyError
@@ -64,9 +64,10 @@ class InboxTab:
             self.groups = gr.HTML(js_on_load=CLICKS, elem_id="ab-inbox")
             with gr.Column(visible=False, elem_classes="ab-use-card", elem_id="ab-answer") as self.form:
                 self.key = gr.State("")
-                self.question = gr.HTML()
-                self.wordings = gr.CheckboxGroup([], label=t("Wordings"), elem_id="ab-answer-wordings", info=t(
-                    "The answer is trained for each of these."))
+                self.question = gr.HTML(js_on_load=CLICKS)
+                self.wordings = gr.CheckboxGroup(
+                    [], label=t("Wordings"), elem_id="ab-answer-wordings", show_select_all=True,
+                    info=t("Tick those that your answer fits: it is trained for each of them."))
                 self.answer = gr.Textbox(label=t("Answer"), lines=3, elem_id="ab-answer-text", info=t(
                     "What the assistant should say."))
                 with gr.Row(elem_classes="ab-actions"):
@@ -145,6 +146,7 @@ class InboxTab:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         self.groups.click(user_facing_errors(self._open), picker, self._form, **QUIET).then(
             None, None, None, js=_TO_FORM)
+        self.question.click(user_facing_errors(_with_suggestion), self.answer, self.answer, **QUIET)
         self.close.click(lambda: _closed(), None, self._form, queue=False, **QUIET)
         decided = [*self._list, *self._form, *self._version]
         chosen = [picker, self.key, self.wordings, self.answer]
@@ -159,10 +161,9 @@ class InboxTab:
     def _open(self, name: str | None, event: gr.EventData) -> list[Any]:
         root = root_of(Study.open(name or ""))
         group = read_inbox(root, time.time()).group(str(event.name))
-        shown = list(group.wordings)
+        # What visitors wrote is neither ticked nor filled in, so that "Use this answer" alone trains none of it.
         return [gr.update(visible=True), group.key, group_view(group),
-                gr.update(choices=shown, value=shown[:MOST_WORDINGS], visible=len(shown) > 1),
-                next(iter(group.suggestions), "")]
+                gr.update(choices=list(group.wordings), value=[], visible=len(group.wordings) > 1), ""]
 
     def _decide(self, decide: Callable[..., str], name: str | None, key: str, wordings: list[str],
                 answer: str) -> list[Any]:
@@ -228,6 +229,11 @@ def _candidate(root: Study) -> str:
         raise StudyError(t("no new version waits for a decision"),
                          remedy=t("Train the next version first"))
     return found
+
+
+def _with_suggestion(answer: str, event: gr.EventData) -> str:
+    """The answer in the form, followed by the suggestion whose button was pressed."""
+    return f"{answer}\n{event.name}".strip()
 
 
 def _closed() -> list[Any]:

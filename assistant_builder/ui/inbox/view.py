@@ -98,7 +98,11 @@ def group_view(group: QuestionGroup) -> Markup:
     """What is known about an opened group."""
     parts = [Markup('<h3 dir="auto">{}</h3><p class="ab-note">{}</p>').format(group.wordings[0], _about(group))]
     if group.suggestions:
-        parts.append(fold(t("What visitors think it should have said"), items(group.suggestions), opened=True))
+        entry = Markup('<li><span dir="auto">{0}</span> '
+                       '<button type="button" data-action="use" data-name="{0}">{1}</button></li>')
+        listed = join(entry.format(text, t("Copy into the answer")) for text in group.suggestions)
+        parts.append(fold(t("What visitors think it should have said"),
+                          Markup('<ul class="ab-suggested">{}</ul>').format(listed), opened=True))
     if group.answers:
         parts.append(fold(t("What it answered"), items(group.answers)))
     return join(parts)
