@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from assistant_builder.child_process import without_secrets
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
-from assistant_builder.redaction import MASK, redact_secrets
+from assistant_builder.redaction import MASK, SECRET_VARIABLES, redact_secrets
 from assistant_builder.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -106,3 +108,15 @@ def test_tokens_are_taken_out_of_errors(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "canary" not in str(error.to_record()) and "canary" not in repr(error)
     monkeypatch.setenv("ASSISTANT_BUILDER_JUDGE_KEY", "a")
     assert redact_secrets("a cat") == "a cat", "what is too short to be a token is no token"
+
+
+def test_every_secret_of_the_product_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All names of keys and passwords in the code are in the one list, from which errors and children are made."""
+    sources = (path for package in ("assistant_builder", "evals") for path in (ROOT / package).rglob("*.py"))
+    named = {name for path in sources for name in re.findall(
+        r"ASSISTANT_BUILDER_\w*(?:KEY|TOKEN|SECRET|PASSWORD)\b", path.read_text(encoding="utf-8"))}
+    assert len(named) >= 4 and named <= set(SECRET_VARIABLES)
+    for name in SECRET_VARIABLES:
+        monkeypatch.setenv(name, f"canary {name}")
+        assert "canary" not in str(ModelError(f"refused: canary {name}"))
+    assert not any("canary" in value for value in without_secrets(os.environ).values())
