@@ -16,7 +16,8 @@ from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, name_
 from assistant_builder.data import Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
 from assistant_builder.data.columns import automatic_roles, guess_columns
 from assistant_builder.data.edit import cell_text
-from assistant_builder.data.load import first_rows, read_table
+from assistant_builder.data.load import first_rows
+from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import DataError, ModelError
 from assistant_builder.i18n import language
 from assistant_builder.models.checkpoint_dir import context_length

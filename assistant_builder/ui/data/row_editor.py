@@ -23,7 +23,7 @@ from assistant_builder.data.edit import (
     rejected_csv,
     write_rows,
 )
-from assistant_builder.data.load import read_table
+from assistant_builder.data.reading_process import read_table
 from assistant_builder.data.types import Table
 from assistant_builder.i18n import N_, t, tn
 from assistant_builder.ui.data.preview import inspect_file
