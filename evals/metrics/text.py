@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from assistant_builder.data.similarity import normalize_form
+
 if TYPE_CHECKING:
     from evals.metrics import Resources
 
@@ -25,7 +27,7 @@ def normalise(text: str) -> str:
     Unlike SQuAD's, numbers keep their value: a mark between two digits stays (``3.5``, ``10:30``), as does a minus
     sign in front of a number, and commas between thousands go. A text of nothing but marks keeps them.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = normalize_form("NFKC", normalize_form("NFKC", text).casefold())
     folded = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", re.sub(r"[‐‑‒–—−]", "-", folded))
     kept = ""
     for i, char in enumerate(folded):
@@ -88,7 +90,7 @@ class _RougeWords:
     """
 
     def tokenize(self, text: str) -> list[str]:
-        folded = unicodedata.normalize("NFKC", text).lower()
+        folded = normalize_form("NFKC", text).lower()
         return words("".join(char if unicodedata.category(char)[0] in "LMN" else " " for char in folded))
 
 

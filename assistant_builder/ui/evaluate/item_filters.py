@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
+from assistant_builder.data.similarity import normalize_form
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import t
@@ -162,7 +162,7 @@ def _matches(row: Row, show: Show, first: str, second: str) -> bool:
 
 
 def _normalized(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    return normalize_form("NFKC", text).casefold()
 
 
 # two studies
