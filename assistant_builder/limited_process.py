@@ -144,7 +144,7 @@ class LimitedProcess:
                     self._timer.start()
 
     def close(self) -> None:
-        """End the process after its current request; no later request starts it for good."""
+        """End the process after its current request, and after each later one."""
         self._closed = True
         self.end()
 

@@ -21,12 +21,16 @@ from assistant_builder.retrieval.lexical import bare_words
 from assistant_builder.ui.html import page_words
 from assistant_builder.ui.uploads import safe_name
 from assistant_builder.web.access import cookie
+from assistant_builder.web.language import request_language
+from assistant_builder.web.middleware import Login
+from assistant_builder.web.passwords import PasswordHash
 from evals.metrics.fact_recall import find_facts
 from evals.metrics.refusal import is_refusal
 from evals.metrics.text import normalise
 
 SIZE = 100_000
 MARKS = "\u0315\u0300\u0316"
+PASSWORD = PasswordHash(1, 1, 1, b"", b"")
 
 
 def german_page_words(text: str) -> None:
@@ -47,6 +51,11 @@ def ignoring(read: Callable[[str], object]) -> Callable[[str], None]:
             pass
 
     return quiet
+
+
+def scope_with(cookies: str) -> dict[str, object]:
+    return {"type": "http", "scheme": "http", "path": "/", "server": ("localhost", 7860), "query_string": b"",
+            "headers": [(b"cookie", cookies.encode())]}
 
 
 CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
@@ -72,6 +81,8 @@ CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
     "sentences of an error in German": (german_page_words, "", "A. ", ""),
     "languages of a browser": (negotiate, "", "a-", ""),
     "cookies of a browser": (lambda text: cookie({"cookie": text}, "b"), 'a="', "\\", '"'),
+    "cookies of a session": (lambda text: Login("ann", PASSWORD).session(scope_with(text)), 'a="', "\\", '"'),
+    "cookies of a page": (lambda text: request_language(scope_with(text)), 'a="', "\\", '"'),
     "a file name": (safe_name, "", "a/.", ""),
     "spaces of a memory size": (ignoring(parse_memory), "1", " ", "!"),
     "addresses of an answer": (find_facts, "", "w", ""),
