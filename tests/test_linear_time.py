@@ -12,10 +12,11 @@ from assistant_builder.chat.visitor_log import mask
 from assistant_builder.config import slug
 from assistant_builder.data import csv_reader, encoding, json_reader, validate
 from assistant_builder.data.columns import normalize_name
-from assistant_builder.data.similarity import casefold_normalize, identifier_tokens, normalize_form
+from assistant_builder.data.similarity import casefold_normalize, identifier_tokens
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import negotiate, translate_formatted, use_language
+from assistant_builder.normalization import normalize_form
 from assistant_builder.planning.hardware import parse_memory
 from assistant_builder.retrieval.lexical import bare_words
 from assistant_builder.ui.html import page_words

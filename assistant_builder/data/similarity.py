@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import re
-import unicodedata
 import zlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from assistant_builder.normalization import normalize_form
 
 PERMUTATIONS = 128
 RECALL = 0.995
@@ -25,34 +26,11 @@ RECALL = 0.995
 _ESTIMATE_SLACK = 0.16  # four standard deviations of a MinHash estimate of 0.8 with 128 permutations
 _MAX_CANDIDATES = 2_000
 _MAX_VERIFIED_SHINGLES = 200_000
-_MAX_MARKS = 30
 _PUNCTUATION = r"[.,;:!?…'\"“”‘„«»‹›¿¡()\[\]。、，！？：；「」（）]"
 _OUTER_PUNCTUATION = re.compile(rf"(?<![^\W_]){_PUNCTUATION}+|{_PUNCTUATION}+(?![^\W_])")
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-‐‑–—/](?=[^\W\d_])")
 _WORD = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]")
 _LETTER_OR_ROMAN = re.compile(r"\b(?:[B-HJ-Z]|[IVX]{2,})\b")
-
-
-def normalize_form(form: Literal["NFC", "NFKC", "NFKD"], text: str) -> str:
-    """``unicodedata.normalize`` in linear time: of more than 30 combining marks in a row the first 30 are kept.
-
-    Its time is quadratic in the length of a run of marks, and no other thread of Python runs meanwhile. No language
-    needs more marks than 30 (Unicode Standard Annex 15, Stream-Safe Text Format).
-    """
-    if text.isascii():
-        return text
-    last = max(text)
-    if last >= "\u0300":
-        text = _excess_marks(0x10000 if last <= "\uffff" else 0x1F000).sub(r"\1", text)
-    return unicodedata.normalize(form, text)
-
-
-@functools.cache
-def _excess_marks(end: int) -> re.Pattern[str]:
-    """More marks than fit, of the code points below ``end``; a character that is replaced by marks counts as one."""
-    characters = map(chr, range(0x300, end))
-    marks = "".join(each for each in characters if unicodedata.combining(unicodedata.normalize("NFKD", each)[0]))
-    return re.compile(rf"([{marks}][{marks}]{{{_MAX_MARKS - 1}}})[{marks}]+")
 
 
 def normalize_unicode(text: str) -> str:

@@ -15,7 +15,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant_builder.data.similarity import casefold_normalize, normalize_form
+from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.normalization import normalize_form
 
 METHOD, K1, B = "lucene", 1.5, 0.75
 """The variant of BM25, the saturation of term frequency, and the share of length normalization."""

@@ -19,7 +19,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Literal
 
-from assistant_builder.data.similarity import normalize_form
+from assistant_builder.normalization import normalize_form
 from evals.metrics.named_entities import find_names
 
 LETTER = "A-Za-zÀ-ɏͰ-Ͽ"

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from assistant_builder.data.similarity import normalize_form
+from assistant_builder.normalization import normalize_form
 from evals.metrics.text import token_f1
 
 WEIGHTS_FILE = Path(__file__).with_name("refusal_weights.json")

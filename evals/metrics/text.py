@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.data.similarity import normalize_form
+from assistant_builder.normalization import normalize_form
 
 if TYPE_CHECKING:
     from evals.metrics import Resources

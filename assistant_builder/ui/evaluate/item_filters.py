@@ -13,10 +13,10 @@ from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
-from assistant_builder.data.similarity import normalize_form
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import t
+from assistant_builder.normalization import normalize_form
 from assistant_builder.study import Study
 from assistant_builder.ui.study_snapshot import stamp, study_report
 from evals.metrics import METRICS, metric_of
