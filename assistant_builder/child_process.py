@@ -19,6 +19,8 @@ from typing import IO
 
 import psutil
 
+from assistant_builder.redaction import SECRET_VARIABLES
+
 _ROOT = Path(__file__).resolve().parents[1]
 """The folder that contains this package and ``evals``."""
 _INSTALLED = ("site-packages", "dist-packages")
@@ -47,6 +49,33 @@ def python_environment() -> dict[str, str]:
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     environment.pop("PYTHONPATH", None)
     return {**environment, "PYTHONPATH": os.pathsep.join(folders)} if folders else environment
+
+
+_HARMLESS = frozenset((
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR", "TEMP", "TMP",
+    "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONHASHSEED",
+    "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONNOUSERSITE", "PYTHONUSERBASE", "VIRTUAL_ENV",
+    "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "LOCPATH", "GLIBC_TUNABLES",
+    "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY",
+    "ASSISTANT_BUILDER_HOME", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "USERPROFILE", "APPDATA",
+    "LOCALAPPDATA", "PROGRAMDATA", "PROGRAMFILES", "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
+    "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG",
+))
+"""Variables that Python and its libraries need, and that hold no secret; those that begin with ``LC_`` too."""
+
+
+def isolated_environment() -> dict[str, str]:
+    """The environment of a Python process that reads files of others: :func:`python_environment` without secrets.
+
+    It has the variables of a list only, because nobody can list all names of keys and tokens.
+    """
+    return {name: value for name, value in python_environment().items()
+            if name.upper() in _HARMLESS or name.upper().startswith("LC_")}
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without the secrets that the product knows, for programs whose variables are not all known."""
+    return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES}
 
 
 def compute_environment() -> dict[str, str]:

@@ -23,10 +23,9 @@ from assistant_builder.data import Message, Pair
 from assistant_builder.data.wordings import Wording, check_wordings, draft_prompt, pairs_to_word, parse_drafts
 from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError
 from assistant_builder.i18n import N_
+from assistant_builder.redaction import DRAFT_KEY
 from evals.judge.openai_client import ChatEndpoint, EndpointError
 
-KEY_VARIABLE = "ASSISTANT_BUILDER_DRAFT_KEY"
-"""Environment variable with the key of the endpoint."""
 URL_VARIABLE = "ASSISTANT_BUILDER_DRAFT_URL"
 """Environment variable with the endpoint that the key belongs to; the key is sent to no other."""
 SMALL_MODEL_NOTE = N_("The bundled model is small (135 million parameters): most of its drafts repeat the question or "
@@ -72,7 +71,7 @@ def _endpoint_replies(url: str, name: str, prompts: Sequence[str]) -> Iterator[t
                           remedy="Write it like http://127.0.0.1:8000/v1, without a key")
     if not name.strip():
         raise ConfigError("the endpoint needs the name of a model", remedy="Write the name that its server uses")
-    key = os.environ.get(KEY_VARIABLE) if url.strip() == os.environ.get(URL_VARIABLE, "").strip() else None
+    key = os.environ.get(DRAFT_KEY) if url.strip() == os.environ.get(URL_VARIABLE, "").strip() else None
     for start in range(0, len(prompts), _CONCURRENT):
         chunk = prompts[start:start + _CONCURRENT]
         yield from enumerate(asyncio.run(_ask(url.strip(), name.strip(), key, chunk)), start=start)
@@ -91,7 +90,7 @@ async def _ask(url: str, name: str, key: str | None, prompts: Sequence[str]) -> 
         try:
             return await asyncio.gather(*map(draft, prompts))
         except EndpointError as error:
-            keyed = (f"Set {KEY_VARIABLE} to the key and {URL_VARIABLE} to this URL in the environment of the program"
+            keyed = (f"Set {DRAFT_KEY} to the key and {URL_VARIABLE} to this URL in the environment of the program"
                      if error.kind == "key" else "Check URL and model name, and that its server runs")
             raise EvaluationError(f"the endpoint does not draft: {error.words}", where=endpoint.host,
                                   remedy=keyed) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from assistant_builder.chat.inbox import SIMILAR, meanings
-from assistant_builder.data.load import load_pairs
+from assistant_builder.data.reading_process import load_pairs
 from assistant_builder.models.embedding import Embedder
 
 FILES = ("larkmoor-campsite/data.csv", "ostrel-sound-ferries/data.jsonl", "thimble-row-library/data.csv")

@@ -51,8 +51,8 @@ within them, so that the variance between facts is no part of the error. The ite
 too little (Cochran, Sampling Techniques, 1977, chapter 5)."""
 LABEL_NAMES = {"cluster": "fact", "answer": "shared answer"}
 """Labels whose names in sentences differ."""
-CLAIMS: dict[str, str] = {"wordings": "new wordings of the facts that the test asks for", "facts": "new facts of the same kind",
-                          "respelled": "questions of training, respelled"}
+CLAIMS: dict[str, str] = {"wordings": "new wordings of the facts that the test asks for",
+                          "facts": "new facts of the same kind", "respelled": "questions of training, respelled"}
 """What a verdict is about, by the claim (``estimand``); the last one is that of a test without other wordings."""
 LABELS = ("cluster", "family", "group", "answer")
 """Labels of a held-out item; ``answer`` is its normalised reference answer, if it has three words or more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from assistant_builder.child_process import without_secrets
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ModelError
-from assistant_builder.redaction import MASK, redact_secrets, terminal_json, terminal_text
+from assistant_builder.redaction import MASK, SECRET_VARIABLES, redact_secrets, terminal_json, terminal_text
 from assistant_builder.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -129,3 +131,15 @@ def test_the_command_line_prints_through_one_module() -> None:
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         names = {ast.unparse(node) for node in nodes if isinstance(node, ast.Name | ast.Attribute)}
         assert path.name == "output.py" or not printing & names, path.name
+
+
+def test_every_secret_of_the_product_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All names of keys and passwords in the code are in the one list, from which errors and children are made."""
+    sources = (path for package in ("assistant_builder", "evals") for path in (ROOT / package).rglob("*.py"))
+    named = {name for path in sources for name in re.findall(
+        r"ASSISTANT_BUILDER_\w*(?:KEY|TOKEN|SECRET|PASSWORD)\b", path.read_text(encoding="utf-8"))}
+    assert len(named) >= 4 and named <= set(SECRET_VARIABLES)
+    for name in SECRET_VARIABLES:
+        monkeypatch.setenv(name, f"canary {name}")
+        assert "canary" not in str(ModelError(f"refused: canary {name}"))
+    assert not any("canary" in value for value in without_secrets(os.environ).values())

@@ -22,8 +22,8 @@ from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.config import parse_config
 from assistant_builder.data import SPLITS, Message, Pair, SplitName, load_split
 from assistant_builder.data.edit import AddedPair, append_pairs, write_rows
-from assistant_builder.data.load import load_rows
 from assistant_builder.data.prepare import row_numbers
+from assistant_builder.data.reading_process import load_rows
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError

@@ -37,6 +37,7 @@ VERSION: Literal[1] = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "å": "aa"})
 _MAX_TITLE = 100
+_MAX_SLUGGED = 1_000
 _MAX_PROBLEMS = 20
 _SHORT = reprlib.Repr()  # truncates values in messages
 _SHORT.maxstring = _SHORT.maxother = 120
@@ -55,7 +56,7 @@ def check_name(name: str) -> str:
 
 def slug(title: str) -> str:
     """A valid study name from any text: ``Krumm & Linde Bäckerei`` becomes ``krumm-linde-baeckerei``."""
-    plain = unicodedata.normalize("NFKD", title.casefold().translate(_UMLAUTS))
+    plain = unicodedata.normalize("NFKD", title[:_MAX_SLUGGED].casefold().translate(_UMLAUTS))
     base = re.sub(r"[^a-z0-9]+", "-", plain.encode("ascii", "ignore").decode()).strip("-")[:48].strip("-") or "study"
     return f"study-{base}" if base in _RESERVED else base
 

@@ -47,7 +47,12 @@ def parse_turns(value: Any) -> list[Message]:
         value = _list_of_turns(value)
     if not isinstance(value, list | tuple):
         raise RowError(t("the conversation is not a list of turns"))
-    return [_parse_turn(number, turn) for number, turn in enumerate(value, start=1)]
+    try:
+        return [_parse_turn(number, turn) for number, turn in enumerate(value, start=1)]
+    except RowError:
+        raise
+    except ValueError as error:  # a number of more than 4,300 digits, which Python does not write
+        raise RowError(t("the conversation cannot be read: {error}", error=error)) from error
 
 
 def _list_of_turns(value: dict[str, Any]) -> Any:

@@ -47,6 +47,7 @@ _BOOLEANS = {
     "false": False, "no": False, "0": False, "n": False, "f": False,
 }  # fmt: skip
 _QUESTION_MARKS = ("?", "？", "؟")
+_LONGEST_KNOWN = 100  # characters; a longer name is compared as it is
 _LEAST_ASKED = 0.3
 _GUESS_ROWS = 200
 _NUMBER = re.compile(r"[\d.,:/ -]*")
@@ -67,6 +68,8 @@ class ColumnMapping:
 
 def normalize_name(name: str) -> str:
     """A column name in lower case, without accents, whitespace and punctuation: ``Réponse_1 `` → ``reponse1``."""
+    if len(name) > _LONGEST_KNOWN:  # the time of the decomposition is quadratic in the number of combining marks
+        return name
     decomposed = unicodedata.normalize("NFKD", name).casefold()
     return "".join(character for character in decomposed if character.isalnum())
 

@@ -23,6 +23,10 @@ FORMULAS_UNESCAPED = N_("the apostrophe that the CSV file of rejected rows puts 
 _SAMPLE_LINES = 400
 _LONG_RECORD_LINES = 40
 _MAX_RAW_CHARACTERS = 10_000
+_MAX_REREAD = 2_000_000
+"""Characters, or four times the file, that are read again after unclosed quotes, of which each line may open one more.
+
+From then on each line is read as a row."""
 csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is too small for long answers
 
 
@@ -97,15 +101,15 @@ def read_csv(text: str, suffix: str, where: str, is_known: Callable[[str], bool]
 
 
 def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, table: Table) -> RawRow:
-    raw = "".join(lines[record.first - 1 : record.last]).rstrip("\r\n")[:_MAX_RAW_CHARACTERS]
-    position = t("line {first}", first=record.first) if record.first == record.last else t("lines {first} to {last}",
-                                                                            first=record.first, last=record.last)
-    if record.problem:
-        return RawRow(row, None, f"{record.problem} ({position})", raw)
     cells, columns = record.cells, table.columns
-    while len(cells) > len(columns) and not cells[-1].strip():
-        cells = cells[:-1]
-    if len(cells) != len(columns):
+    if not any(cell.strip() for cell in cells[len(columns):]):
+        cells = cells[: len(columns)]
+    if record.problem or len(cells) != len(columns):
+        raw = "".join(lines[record.first - 1 : record.last]).rstrip("\r\n")[:_MAX_RAW_CHARACTERS]
+        position = (t("line {first}", first=record.first) if record.first == record.last else
+                    t("lines {first} to {last}", first=record.first, last=record.last))
+        if record.problem:
+            return RawRow(row, None, f"{record.problem} ({position})", raw)
         found = {"cells": len(cells), "columns": len(columns), "position": position}
         if len(cells) < len(columns):
             return RawRow(row, None, t("too few cells: {cells}, the header has {columns} ({position})", **found), raw)
@@ -123,8 +127,10 @@ def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, tabl
 
 def _records(lines: list[str], dialect: Dialect) -> Iterator[_Record]:
     start = width = 0
+    budget = max(_MAX_REREAD, 4 * sum(map(len, lines)))
     while start < len(lines):
-        reader = dialect.reader(lines[index] for index in range(start, len(lines)))
+        end = len(lines) if budget > 0 else start + 1
+        reader = dialect.reader(lines[index] for index in range(start, end))
         done = 0
         try:
             for cells in reader:
@@ -134,11 +140,14 @@ def _records(lines: list[str], dialect: Dialect) -> Iterator[_Record]:
                 if last > first and _spans_several_rows(cells, lines[first:last], width, dialect):
                     yield _Record(first, first, [], t("a quote is opened and not closed"))
                     start = first
+                    budget -= sum(map(len, lines[first:last]))
                     break
                 yield _Record(first, last, cells)
             else:
-                return
+                start = end
         except csv.Error as error:
+            reached = start + reader.line_num  # type: ignore[attr-defined]
+            budget -= sum(map(len, lines[start + done : reached]))
             start += done + 1
             yield _Record(start, start, [], _explain(str(error)))
 

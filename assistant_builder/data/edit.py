@@ -19,7 +19,8 @@ from assistant_builder.atomic_io import write_text
 from assistant_builder.data.columns import ColumnMapping, is_known_column, parse_split
 from assistant_builder.data.csv_reader import REJECTED_COLUMNS, escape_formula
 from assistant_builder.data.json_reader import looks_like_json, parse_json
-from assistant_builder.data.load import detect_file_type, load_pairs, load_rows
+from assistant_builder.data.load import detect_file_type
+from assistant_builder.data.reading_process import load_pairs, load_rows
 from assistant_builder.data.types import RawRow, RowNumbers, SplitName, Table, is_empty, to_json_safe
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, t

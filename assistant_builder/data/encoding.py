@@ -26,6 +26,8 @@ _SAVE_AS_UTF8 = (
 _CONTROLS = re.compile("[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MULTIBYTE = re.compile(b"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _NON_ASCII = re.compile("[\x80-\U0010ffff]")
+_NON_ASCII_WORD = re.compile(r"(?<![0-9A-Za-z_])[0-9A-Za-z_]*+[^\x00-\x7f]\w*")
+_LONGEST_EXAMPLE = 40
 # Windows-1252 characters that occur next to any character in Western text: quotes, dashes, currency and degree signs.
 _TYPOGRAPHY = frozenset("‘’“”‚„‹›«»–—…•·†‡‰™©®§¶°±×÷µ€£¥¢¼½¾\xa0\xad¹²³ªº")
 _RARE_SIGNS = frozenset("¦¬¨¯´¸¤ˆ˜")
@@ -132,7 +134,8 @@ def _windows_1252(data: bytes, where: str) -> tuple[str, str]:
               encoding_hint=_encoding_hint(data)),
             where=where, remedy=t(_SAVE_AS_UTF8),
         )
-    words = list(dict.fromkeys(re.findall(r"\w*[^\x00-\x7f]\w*", text)))[:3]
+    distinct = dict.fromkeys(found.group()[:_LONGEST_EXAMPLE] for found in _NON_ASCII_WORD.finditer(text))
+    words = list(distinct)[:3]
     examples = ", ".join(f'"{word}"' for word in words)
     return text, tn("read as Windows-1252: not UTF-8 because of {count} byte (decoded as {examples})",
                     "read as Windows-1252: not UTF-8 because of {count} bytes (decoded as {examples})", non_ascii,

@@ -120,8 +120,9 @@ def _concatenated_objects(text: str) -> list[Any]:
             if text[position] in " \t\r\n,":
                 position += 1
                 continue
-            document, position = _DECODER.raw_decode(text, position)
-            documents.append(_check_depth(text, document))
+            document, following = _DECODER.raw_decode(text, position)
+            documents.append(_check_depth(text[position:following], document))
+            position = following
     except (ValueError, RecursionError):
         return []
     return documents

@@ -1,4 +1,9 @@
-"""Reading of data files: detection of the file type, rows of every format, and their conversion to pairs."""
+"""Readers of data files: detection of the file type, rows of every format, and their conversion to pairs.
+
+They run in the process that calls them, without limits of memory and time: files of others are read by
+:mod:`assistant_builder.data.reading_process`, which has the same functions as ``load_pairs``, ``load_rows``,
+``read_table``.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +86,7 @@ _CONTROLS_REMOVED = N_("control characters were removed")
 _CHARACTERS_RESTORED = N_("control codes were replaced by the Windows-1252 characters that they stand for")
 
 
-def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
+def pairs_of_file(path: str | Path, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
     r"""Read question-answer pairs or conversations from a file, whose content determines the format.
 
     Surrounding whitespace and control characters of cells are removed, and line ends become ``\n``.
@@ -95,7 +100,7 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
         DataError: The file cannot be read, its encoding or separator is ambiguous, or it has no question and answer
             columns.
     """
-    table, mapping = load_rows(Path(path), columns)
+    table, mapping = rows_of_file(Path(path), columns)
     pairs: list[Pair] = []
     rejected: list[RejectedRow] = []
     changes: dict[str, list[int]] = {remark: list(rows) for remark, rows in table.remarks.items()}
@@ -120,9 +125,9 @@ def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, sy
     )
 
 
-def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[Table, ColumnMapping]:
-    """Read the rows of a data file with all their columns, and map the columns to roles as :func:`load_pairs` does."""
-    table = read_table(source, {name for name in (columns or {}).values() if name})
+def rows_of_file(source: Path, columns: Mapping[str, str] | None = None) -> tuple[Table, ColumnMapping]:
+    """Read the rows of a data file with all their columns, and map the columns to roles like :func:`pairs_of_file`."""
+    table = table_of_file(source, {name for name in (columns or {}).values() if name})
     _require_table(table, source)
     if not table.rows:
         raise DataError(t("the file has a header, but no rows") if table.columns else t("the file has no rows"),
@@ -160,7 +165,7 @@ def _require_table(table: Table, source: Path) -> None:
                     where=str(source), remedy=t(_MAKE_TABLE))
 
 
-def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
+def table_of_file(path: Path, mapped: Collection[str] = ()) -> Table:
     """Read the rows of a data file without interpreting its columns; ``mapped`` names help to detect the separator.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from assistant_builder.atomic_io import read_json, write_json, write_jsonl
 from assistant_builder.config import DataConfig
 from assistant_builder.data.card import dataset_card, write_card
-from assistant_builder.data.load import load_pairs
+from assistant_builder.data.reading_process import load_pairs
 from assistant_builder.data.split import Split, split_pairs
 from assistant_builder.data.types import Pair, RowNumbers
 from assistant_builder.data.validate import Findings, TokenCounter, check_pairs

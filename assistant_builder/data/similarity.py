@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import re
-import unicodedata
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from assistant_builder.normalization import normalize_form
 
 PERMUTATIONS = 128
 RECALL = 0.995
@@ -34,7 +35,7 @@ _LETTER_OR_ROMAN = re.compile(r"\b(?:[B-HJ-Z]|[IVX]{2,})\b")
 
 def normalize_unicode(text: str) -> str:
     """Apply Unicode NFC and collapse whitespace: texts that are then equal are exact duplicates."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(normalize_form("NFC", text).split())
 
 
 @functools.lru_cache(maxsize=2**15)  # checking and splitting normalize the same texts several times

@@ -19,8 +19,8 @@ from assistant_builder.atomic_io import write_text
 from assistant_builder.data.columns import normalize_name
 from assistant_builder.data.csv_reader import escape_formula, unescape_formula
 from assistant_builder.data.edit import NO_NUMBERS, write_rows
-from assistant_builder.data.load import load_pairs, load_rows, read_table
 from assistant_builder.data.one_wording import LEAST_WORDINGS
+from assistant_builder.data.reading_process import load_pairs, load_rows, read_table
 from assistant_builder.data.similarity import NearDuplicateIndex, casefold_normalize
 from assistant_builder.data.types import Pair, RawRow, RowNumbers, is_empty
 from assistant_builder.data.units import answers_occur_once, fact_of

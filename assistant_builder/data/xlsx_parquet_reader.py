@@ -43,7 +43,7 @@ def read_xlsx(data: bytes, where: str) -> Table:
                                     remedy=t("Save the workbook again in a spreadsheet program"))
             if any(cell is not None for row in rows for cell in row):
                 uncomputed = _count_uncomputed_formulas(data, sheet.title)
-                return _sheet_table(rows, sheet.title, len(book.worksheets), uncomputed)
+                return _sheet_table(rows, sheet.title, len(book.worksheets), uncomputed, where)
     except DataError:
         raise
     except Exception as error:  # openpyxl raises whatever zip, XML and value parsing raise
@@ -53,7 +53,8 @@ def read_xlsx(data: bytes, where: str) -> Table:
                     remedy=t("Add a header row and rows to a sheet"))
 
 
-def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomputed: int) -> Table:
+def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomputed: int,
+                 where: str) -> Table:
     notes = [t("sheet {title!r}, the first of {sheets} sheets with content", title=title, sheets=sheets) if sheets > 1
              else
              t("sheet {title!r}", title=title)]
@@ -72,6 +73,8 @@ def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomput
                        header=header + 1))
     end = len(rows) - blank[::-1].index(False)
     width = max(index + 1 for row in rows[header:end] for index, cell in enumerate(row) if cell is not None)
+    check_columns(width, where)
+    check_cells((end - header) * width, where)  # a single cell far down and to the right makes every row that wide
     padded = [(row + [None] * width)[:width] for row in rows[header:end]]
     names = header_names([cell or "" for cell in padded[0]], notes)
     table_rows = [

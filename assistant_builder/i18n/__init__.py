@@ -32,6 +32,7 @@ ENGLISH = "en"
 FOLDER = Path(__file__).parent
 """Folder of the catalogs."""
 _RIGHT_TO_LEFT = frozenset(("ar", "ckb", "dv", "fa", "he", "ps", "sd", "ug", "ur", "yi"))
+_LONGEST_ACCEPTED = 1_000  # characters of an Accept-Language header that are read; browsers send up to about 200
 _current: ContextVar[str] = ContextVar("language", default=ENGLISH)
 
 
@@ -85,7 +86,7 @@ def use_language(code: str) -> Iterator[None]:
 def negotiate(accepted: str) -> str:
     """The language of an ``Accept-Language`` header: of those that exist the one with the highest weight."""
     wanted = []
-    for entry in accepted.split(","):
+    for entry in accepted[:_LONGEST_ACCEPTED].split(","):
         tag, _, parameter = entry.strip().partition(";")
         name, _, weight = parameter.strip().partition("=")
         try:
@@ -148,6 +149,7 @@ def _format(text: str, values: Mapping[str, Any]) -> str:
     return _Formatter().vformat(text, (), values) if values else text
 
 
+_LONGEST_MESSAGE = 5_000
 _LEAST_LETTERS = 8
 """Letters that a message must have besides its placeholders to be recognized by :func:`translate_formatted`."""
 
@@ -197,9 +199,9 @@ def translate_formatted(text: str) -> str:
     """A text that was formatted in English, such as a finding or an error in a file, in the current language.
 
     Files are in English, because others read them too. The text is recognized by the messages of the catalog, as a
-    whole or sentence by sentence; what is not recognized stays as it is.
+    whole or sentence by sentence; what is not recognized, or longer than a message, stays as it is.
     """
-    if language() == ENGLISH or not text:
+    if language() == ENGLISH or not 0 < len(text) <= _LONGEST_MESSAGE:
         return text
     known = as_written(text)
     found = _translate_formatted(known, language())
@@ -219,8 +221,9 @@ def _translate_formatted(text: str, language: str, depth: int = 2) -> str:
         lower = text[0].lower() + text[1:]
         if (found := _translate_formatted(lower, language, depth)) != lower:
             return found[0].upper() + found[1:]
-    if text.endswith(".") and (found := _translate_formatted(text[:-1], language, depth)) != text[:-1]:
-        return f"{found}."
+    if text.endswith(".") and not text.endswith(".."):
+        if (found := _translate_formatted(text[:-1], language, depth)) != text[:-1]:
+            return f"{found}."
     sentences = re.split(r"(?<=[.!?]) (?=[A-Z“])", text)
     return text if len(sentences) == 1 else " ".join(_translate_formatted(each, language, depth) for each in sentences)
 

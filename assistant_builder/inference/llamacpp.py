@@ -32,7 +32,7 @@ from typing import IO, Any, Literal
 
 import psutil
 
-from assistant_builder.child_process import compute_environment, last_line, python_command
+from assistant_builder.child_process import compute_environment, last_line, python_command, without_secrets
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError, EvaluationError, ModelError, install_command
 from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, post, refusal
@@ -123,7 +123,7 @@ class LlamaServer:
         self._log: IO[bytes] = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             python_command("-m", __name__), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            start_new_session=True, env=compute_environment())
+            start_new_session=True, env=without_secrets(compute_environment()))
         try:
             settings = {"path": str(path), "context": context, "slots": slots, "threads": threads or thread_count(),
                         "key": key}

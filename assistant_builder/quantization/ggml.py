@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.child_process import compute_environment, python_command, run_program
+from assistant_builder.child_process import compute_environment, python_command, run_program, without_secrets
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES, quantize_weighted
 
@@ -402,7 +402,7 @@ def _with_llama_cpp(source: Path, target: Path, type: str, report: Report) -> No
         done = target.stat().st_size if target.is_file() else 0
         report(min(done / expected, 1.0), f"Quantizing to {type} with llama.cpp")
 
-    code, last = run_program(command, compute_environment(), poll)
+    code, last = run_program(command, without_secrets(compute_environment()), poll)
     if code:
         raise ModelError(f"llama.cpp could not quantize to {type}: {last or f'exit code {code}'}", where=str(source),
                          remedy="Choose another --type, or install another version of llama.cpp")

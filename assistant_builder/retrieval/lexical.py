@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.normalization import normalize_form
 
 METHOD, K1, B = "lucene", 1.5, 0.75
 """The variant of BM25, the saturation of term frequency, and the share of length normalization."""
@@ -34,8 +35,8 @@ def bare_words(text: str) -> list[str]:
     """The words of a text without case, accents and signs; in scripts without spaces each character is a word."""
     folded = casefold_normalize(text)
     if not folded.isascii():
-        bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", folded))
-        folded = unicodedata.normalize("NFC", bare)
+        bare = _ACCENTS.sub("", normalize_form("NFKD", folded))
+        folded = normalize_form("NFC", bare)
     return [word for word in _word().findall(folded) if any(character.isalnum() for character in word)]
 
 

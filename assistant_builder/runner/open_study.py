@@ -11,7 +11,7 @@ from typing import Any
 from assistant_builder.atomic_io import file_hash, write_bytes
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.data import prepare_dataset
-from assistant_builder.data.load import read_table
+from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import ConfigError, StoreError, StudyError
 from assistant_builder.i18n import t
 from assistant_builder.models.catalog import resolve

@@ -11,13 +11,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
+from assistant_builder.redaction import API_KEY
 from assistant_builder.serving.schemas import ApiError
 from assistant_builder.web.access import AllowedHosts, is_cross_origin, is_loopback
 from assistant_builder.web.middleware import read_body, replay_body
 from assistant_builder.web.passwords import take_secret
 from assistant_builder.web.request_limits import format_size, mark_trusted
 
-API_KEY_VARIABLE = "ASSISTANT_BUILDER_API_KEY"
+API_KEY_VARIABLE = API_KEY
 MIN_KEY_LENGTH = 16
 """Characters of a key. The number of attempts is not limited, so a key must not be guessable."""
 MAX_BODY_BYTES = 4 * 10**6

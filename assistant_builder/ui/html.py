@@ -68,7 +68,7 @@ def error_callout(record: Mapping[str, Any]) -> Markup:
                    page_words(str(record.get("remedy") or "")))
 
 
-_STUDY = re.compile(r"""("[^"]*"|“[^”]*”)|(?<![\w.'/-])([Ss])tud(y|ies)(?![\w/-]|\.\w)""")
+_STUDY = re.compile(r"""("[^"]*"|“[^“”]*”)|(?<![\w.'/-])([Ss])tud(y|ies)(?![\w/-]|\.\w)""")
 """What commands and files call a study, outside of quoted text."""
 
 

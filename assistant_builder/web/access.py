@@ -52,6 +52,15 @@ def is_readable_by_others(stream: TextIO) -> bool:
     return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & 0o044)
 
 
+def cookie(headers: Mapping[str, str], name: str) -> str:
+    """The value of a cookie, or an empty text; quotes and escapes are not removed.
+
+    The time of Python's own parser is quadratic in the number of backslashes before 3.11.10.
+    """
+    pairs = (part.partition("=") for part in headers.get("cookie", "").split(";"))
+    return next((value.strip() for given, _, value in pairs if given.strip() == name), "")
+
+
 class AllowedHosts:
     """The host names of this server, to reject DNS rebinding; ``also`` adds names such as that of a reverse proxy.
 

@@ -8,10 +8,10 @@ does not mix two languages in this one.
 from __future__ import annotations
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
-from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.i18n import languages, negotiate, use_language
+from assistant_builder.web.access import cookie
 
 COOKIE = "assistant-builder-language"
 _PAGES = ("/", "/login", "/logout")
@@ -31,7 +31,7 @@ def request_language(scope: Scope) -> str:
     """The language of a request: the choice in its address, that of the cookie, or what the browser accepts."""
     headers = Headers(scope=scope)
     if scope["path"] in _PAGES:
-        kept = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        kept = cookie(headers, COOKIE)
         code = chosen_language(scope) or (kept if kept in languages() else None)
         if code is not None:
             return code

@@ -10,6 +10,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -22,7 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.i18n import N_, direction, language, t
-from assistant_builder.web.access import DEFAULT_PORTS, AllowedHosts, is_cross_origin, split_host
+from assistant_builder.web.access import DEFAULT_PORTS, AllowedHosts, cookie, is_cross_origin, split_host
 from assistant_builder.web.passwords import PasswordHash, RateLimiter
 from assistant_builder.web.request_limits import Limits, format_size, mark_trusted
 from assistant_builder.web.sessions import SESSION, Session, Sessions, may_read
@@ -353,7 +354,7 @@ def cookie_name(scope: Scope) -> str:
 
 
 def _token(scope: Scope) -> str | None:
-    return Request({**scope, "type": "http"}).cookies.get(cookie_name(scope))
+    return cookie(Headers(scope=scope), cookie_name(scope)) or None
 
 
 def _secure(scope: Scope) -> bool:
@@ -384,8 +385,8 @@ def user_of(request: Request) -> str | None:
     return user
 
 
-_UNTRUSTED = (b"x-forwarded-", b"x-gradio-", b"forwarded")
-"""Headers from which gradio would build its URLs; the server has already read those of a trusted proxy."""
+_UNTRUSTED = (b"x-forwarded-", b"x-gradio-", b"forwarded", b"cookie")
+"""Headers from which gradio would build its URLs, and cookies, which it would parse; they have been read already."""
 _CROSS_ORIGIN = ("This request was sent by another site, or through an unknown proxy. Open the page directly. Behind a "
                  "proxy with HTTPS, start Assistant Builder with --proxy ADDRESS.\n")
 
@@ -420,7 +421,7 @@ class AuthMiddleware:
             return await self._app(inner_scope, receive, send)
         if scope["type"] == "http" and scope["path"] == "/":
             self._login.sessions.touch(session)  # opening the page counts as activity
-        await self._run_in_session(session, self._login, inner_scope, receive, send)
+        await self._run_in_session(session, partial(self._login.session, scope), inner_scope, receive, send)
 
     def _reject(self, scope: Scope, headers: Headers) -> Response | None:
         name = headers.get("host")
@@ -434,8 +435,9 @@ class AuthMiddleware:
             return PlainTextResponse(_CROSS_ORIGIN, status_code=403)
         return None
 
-    async def _run_in_session(self, session: Session, login: Login, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run a request in a session; an event stream ends with its session.
+    async def _run_in_session(self, session: Session, expire: Callable[[], object], scope: Scope, receive: Receive,
+                              send: Send) -> None:
+        """Run a request in a session, which ``expire`` ends if its time is over; an event stream ends with it.
 
         Other responses are completed. A stream receives a disconnect, as if the page had been closed.
         """
@@ -463,7 +465,7 @@ class AuthMiddleware:
             started = True
             ended = message["type"] == "http.response.body" and not message.get("more_body", False)
             if not ended:
-                login.session(scope)  # ends the session if it has expired
+                expire()
             await send(message)
 
         session.open_responses.add(close)

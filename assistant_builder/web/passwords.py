@@ -16,9 +16,10 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import read_json, write_bytes
 from assistant_builder.errors import ConfigError
+from assistant_builder.redaction import PASSWORD
 from assistant_builder.study import home
 
-PASSWORD_VARIABLE = "ASSISTANT_BUILDER_PASSWORD"
+PASSWORD_VARIABLE = PASSWORD
 MIN_LENGTH = 8
 """Characters of the shortest password that can be stored."""
 _LOG_N, _R, _P = 15, 8, 3

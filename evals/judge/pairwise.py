@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json, write_jsonl
 from assistant_builder.errors import EvaluationError
+from assistant_builder.redaction import JUDGE_KEY
 from assistant_builder.study import Study
 from evals.compare import paired_comparison
 from evals.judge.openai_client import DEFAULT_RETRY_POLICY, ChatEndpoint, EndpointError, RetryPolicy
@@ -142,8 +143,6 @@ def preference(outcomes: Sequence[str], *, clusters: Sequence[Hashable] | None =
                     "warnings": [text for text in result.warnings if text.startswith("too few")]}
 
 
-KEY_VARIABLE = "ASSISTANT_BUILDER_JUDGE_KEY"
-"""Environment variable with the endpoint's key, which is never written to a file."""
 AT_ONCE = 4  # maximum concurrent items; the first item runs alone to check that the endpoint answers
 GIVE_UP_AFTER = 5  # consecutive items without a reply after which the endpoint counts as unavailable
 _POLL_SECONDS = 0.2
@@ -175,7 +174,7 @@ def judge_study(study: Study, *, on_progress: Callable[[int, int], None] | None 
     """
     config = study.config.eval
     assert config.judge_url is not None  # checked by the caller
-    endpoint = ChatEndpoint(config.judge_url, config.judge_model, key=os.environ.get(KEY_VARIABLE), patience=patience)
+    endpoint = ChatEndpoint(config.judge_url, config.judge_model, key=os.environ.get(JUDGE_KEY), patience=patience)
     questions = _questions(study, endpoint)
     path = study.evals_folder / "judge.jsonl"
     path.with_suffix(".json").unlink(missing_ok=True)  # from an earlier run
@@ -313,7 +312,7 @@ def _line(question: _Question, orders: list[dict[str, Any]], seconds: float) -> 
 def _fatal_error(endpoint: ChatEndpoint, failure: EndpointError) -> EvaluationError:
     what, remedy = {
         "unreachable": ("the judge cannot be reached", "Start its server or correct eval.judge_url"),
-        "key": ("the judge rejects the key", f"Set the environment variable {KEY_VARIABLE} to the right key"),
+        "key": ("the judge rejects the key", f"Set the environment variable {JUDGE_KEY} to the right key"),
         "refused": (
             f"the judge rejects requests for the model {endpoint.model!r}",
             "Check eval.judge_model, and that eval.judge_url ends before /chat/completions (often with /v1)",

@@ -13,13 +13,13 @@ comma between groups of three digits separates thousands and a point decimals; a
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
 from typing import Literal
 
+from assistant_builder.normalization import normalize_form
 from evals.metrics.named_entities import find_names
 
 LETTER = "A-Za-zÀ-ɏͰ-Ͽ"
@@ -120,7 +120,7 @@ class Fact:
 
 _PATH = r"[^\s<>\"]*[^\s<>\".,;:!?)']"
 _ADDRESS = re.compile(
-    rf"https?://{_PATH}|www\.{_PATH}|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|"
+    rf"https?://{_PATH}|www\.{_PATH}|(?<![\w.+-])[\w.+-]++@[\w-]+(?:\.[\w-]+)+|"
     rf"(?<![\w.@-])(?:[a-z\d-]+\.)+(?:com|org|net|edu|gov|io|info|eu|uk|de)(?:/(?:{_PATH})?)?(?![\w-])",
     re.IGNORECASE,
 )
@@ -131,7 +131,8 @@ _CODE = re.compile(
     (?<![{LETTER}\d])(?<!\d\.)
     (?:
       (?!\d\d?\.\d\d?\.\d{{4}}(?!\.?\d))\d+(?:\.\d+){{2,}}(?!\.?\d)
-    | {_NO_CODE}(?!(?<=\d\ )[ck]?m[23]\b)(?:[A-Z]+-)*[{LETTER}]+-?\d[{LETTER}\d]*(?:[-.][{LETTER}]*\d[{LETTER}\d]*)*
+    | {_NO_CODE}(?!(?<=\d\ )[ck]?m[23]\b)
+      (?:[A-Z]+-){{0,8}}[{LETTER}]+-?\d[{LETTER}\d]*(?:[-.][{LETTER}]*\d[{LETTER}\d]*)*
     | \d+(?!{UNIT})[{LETTER}]+\d[{LETTER}\d]*(?:[-.][{LETTER}]*\d[{LETTER}\d]*)*
     | \d+-(?!{UNIT})[A-Z]+(?![a-z])[{LETTER}\d]*
     )
@@ -190,7 +191,7 @@ def _clean(text: str) -> str:
     text = re.sub(r"(?<=\d)[\u2009\u00a0\u202f](?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<=\d)([⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)", r"^\1", text)  # NFKC would make 10⁶ into 106
     text = re.sub(r"(?<=\d)(?=[¼½¾⅐-⅞])", " ", text)
-    text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
+    text = normalize_form("NFKC", text).replace("⁄", "/")
     text = re.sub(r"[‐‑‒–−]", "-", text.replace("—", " - "))
     text = re.sub("[‘’ʼ]", "'", text)
     text = re.sub(r"[*`]", "", text)

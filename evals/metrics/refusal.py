@@ -16,7 +16,6 @@ import base64
 import json
 import math
 import re
-import unicodedata
 import zlib
 from array import array
 from collections.abc import Collection
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from assistant_builder.normalization import normalize_form
 from evals.metrics.text import token_f1
 
 WEIGHTS_FILE = Path(__file__).with_name("refusal_weights.json")
@@ -73,7 +73,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+")
 
 def sentences(answer: str) -> list[str]:
     """The sentences of an answer, case-folded, without what it quotes: those are not the assistant's own words."""
-    folded = unicodedata.normalize("NFKC", answer).casefold()
+    folded = normalize_form("NFKC", answer).casefold()
     folded = re.sub("[‘’ʼ`´]", "'", re.sub("[“”„«»‹›]", '"', folded))
     folded = re.sub(r'"[^"]*"', ' " ', " ".join(folded.split()).strip('" '))
     return [sentence for sentence in _SENTENCE_END.split(folded) if any(map(str.isalpha, sentence))]

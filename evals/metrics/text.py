@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from assistant_builder.normalization import normalize_form
+
 if TYPE_CHECKING:
     from evals.metrics import Resources
 
@@ -28,8 +30,8 @@ def normalise(text: str) -> str:
     and ``9am`` is ``9 am``. A text of nothing but marks keeps them.
     """
     spelled = _VULGAR_FRACTION.sub(r" \g<0>", _EXPONENT.sub(r"^\g<0>", text))
-    plain = unicodedata.normalize("NFKC", spelled).replace("\u2044", "/")
-    folded = unicodedata.normalize("NFKC", _without_article_a(plain).casefold())
+    plain = normalize_form("NFKC", spelled).replace("\u2044", "/")
+    folded = normalize_form("NFKC", _without_article_a(plain).casefold())
     for pattern, replacement in _NOTATION:
         folded = pattern.sub(replacement, folded)
     kept = "".join(char for place, char in enumerate(folded)
@@ -136,7 +138,7 @@ class _RougeWords:
     """
 
     def tokenize(self, text: str) -> list[str]:
-        folded = unicodedata.normalize("NFKC", text).lower()
+        folded = normalize_form("NFKC", text).lower()
         return words("".join(char if unicodedata.category(char)[0] in "LMN" else " " for char in folded))
 
 

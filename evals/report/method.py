@@ -24,7 +24,7 @@ class Formula:
 
 def subscripts(text: str) -> list[tuple[str, bool]]:
     """Split a formula into pieces, each with whether it is a subscript: ``w_i x`` gives ``w``, ``i``, `` x``."""
-    pieces = re.split(r"_(?:\{([^}]*)\}|(\w))", text)
+    pieces = re.split(r"_(?:\{([^{}]*)\}|(\w))", text)
     cut = []
     for plain, braced, single in zip(pieces[::3], [*pieces[1::3], None], [*pieces[2::3], None], strict=True):
         cut += [(plain, False), (braced or single or "", True)]

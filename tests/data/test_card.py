@@ -18,7 +18,7 @@ from assistant_builder.data.card import (
     restore_generated_card,
     save_edited_card,
 )
-from assistant_builder.data.load import read_table
+from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import DataError
 from tests.data.samples import ROWS, WordCounter, jsonl, words
 

@@ -23,7 +23,7 @@ from assistant_builder.data.edit import (
     write_pasted,
     write_rows,
 )
-from assistant_builder.data.load import read_table
+from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import DataError
 from tests.data.samples import FORMATS, ROWS, clean_pairs, content_of, csv_text, jsonl, parquet_bytes, xlsx_bytes
 

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assistant_builder.data import limits, load, load_pairs, xlsx_parquet_reader
+from assistant_builder.data import limits, load, xlsx_parquet_reader
 from assistant_builder.data.limits import MAX_DEPTH, exceeds_max_depth
+from assistant_builder.data.load import pairs_of_file
 from assistant_builder.errors import DataError
 from tests.fuzz.targets import expect_sentence, in_workbook
 
@@ -25,7 +26,7 @@ FAR = SHEET.format('<row r="1"><c r="XFD1"><v>1</v></c></row>')
 
 def refused(path, match):
     with pytest.raises(DataError, match=match) as caught:
-        load_pairs(path)
+        pairs_of_file(path)
     expect_sentence(caught.value)
 
 
@@ -92,7 +93,7 @@ def test_read_xlsx_neither_expands_nor_fetches_entities(write, monkeypatch, enti
     planted = f"{valid[:start]}<!DOCTYPE a [<!ENTITY e {entity}>]>{valid[start:]}".replace(">Where?<", ">&e;<")
     path = write("entities.xlsx", in_workbook(member, planted.encode()))
     try:
-        found = load_pairs(path)
+        found = pairs_of_file(path)
     except DataError as error:
         expect_sentence(error)
     else:
@@ -123,7 +124,7 @@ def test_read_parquet_refuses_a_wrong_footer(write, cut):
 def test_load_pairs_refuses_or_rejects_deep_nesting(write, text):
     refused(write("deep.json", text.encode()), "nested|none of|invalid|rows")
     row = f'{{"question": "a", "answer": {text}}}\n{{"question": "c", "answer": "d"}}\n'
-    found = load_pairs(write("deep.jsonl", row.encode()))
+    found = pairs_of_file(write("deep.jsonl", row.encode()))
     assert [pair.row for pair in found.pairs] == [2] and [rejection.row for rejection in found.rejected] == [1]
 
 
@@ -139,7 +140,7 @@ def test_load_pairs_refuses_pipes_and_devices(tmp_path):
     refused(tmp_path / "pipe.csv", "not a regular file")
     for name in ("/dev/zero", "a\0b"):
         with pytest.raises(DataError):
-            load_pairs(name)
+            pairs_of_file(name)
 
 
 MIB = 2**20
@@ -147,11 +148,11 @@ REAL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-from assistant_builder.data import load_pairs
+from assistant_builder.data.load import pairs_of_file
 from assistant_builder.errors import DataError
 for path in sys.argv[2:]:
     try:
-        load_pairs(path)
+        pairs_of_file(path)
     except DataError as error:
         print(error.what)
 """

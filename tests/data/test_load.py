@@ -16,7 +16,7 @@ import pytest
 
 from assistant_builder.data import check_pairs, load_pairs
 from assistant_builder.data.edit import write_rows
-from assistant_builder.data.load import load_rows
+from assistant_builder.data.reading_process import load_rows
 from assistant_builder.errors import DataError
 from tests.data.samples import FORMATS, ROWS, content_of, jsonl, parquet_bytes, xlsx_bytes
 

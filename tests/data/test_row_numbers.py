@@ -10,7 +10,7 @@ import pytest
 
 from assistant_builder.data import check_pairs, load_pairs
 from assistant_builder.data.edit import apply_edits, edit_grid, write_rows
-from assistant_builder.data.load import read_table
+from assistant_builder.data.reading_process import read_table
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import DataError
 from tests.data.samples import xlsx_bytes

@@ -17,7 +17,7 @@ from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config.study_config import load_config, read_value
 from assistant_builder.data.card import save_edited_card
 from assistant_builder.data.edit import rejected_csv, write_pasted, write_rows
-from assistant_builder.data.load import load_pairs, load_rows
+from assistant_builder.data.load import pairs_of_file, rows_of_file
 from assistant_builder.data.validate import check_pairs
 from assistant_builder.errors import AssistantBuilderError
 
@@ -104,8 +104,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 def read_whole(path: Path) -> None:
     """Read a data file as the page does: pairs, findings, the list of what is left out, and the file written anew."""
     try:
-        table, _ = load_rows(path)
-        dataset = load_pairs(path)
+        table, _ = rows_of_file(path)
+        dataset = pairs_of_file(path)
     except AssistantBuilderError as error:
         expect_sentence(error)
         return
@@ -123,7 +123,7 @@ def read_whole(path: Path) -> None:
         roles = {role: name or "" for role, name in dataset.columns.items()}
         if roles["messages"]:
             roles["question"] = roles["answer"] = ""
-        reread = load_pairs(again, columns=roles)
+        reread = pairs_of_file(again, columns=roles)
         assert [found.messages for found in reread.pairs] == [found.messages for found in dataset.pairs]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from assistant_builder import limited_process
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
 from assistant_builder.models import template_preview, template_process
@@ -100,7 +101,7 @@ def test_memory_of_the_tokenizer_itself_is_limited(processes: list[TemplateProce
 def test_the_resident_set_is_watched_where_the_system_limits_nothing(
     processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(template_process, "_resident", lambda process: 2**40)
+    monkeypatch.setattr(limited_process, "_resident", lambda process: 2**40)
     there = limited(processes, hostile_base(tmp_path / "base", template=ENDLESS))
     with pytest.raises(ModelError, match="needed more than 2 GB of memory"):
         there.prompt_tokens(ASKED)
@@ -118,7 +119,7 @@ def test_after_a_limit_the_next_request_is_answered_and_the_same_one_refused_at_
             there.prompt_tokens([Message("user", "loop")])
     assert time.monotonic() - began < 1.0
     assert there.prompt_tokens([Message("user", "hello")]) > 5
-    monkeypatch.setattr(template_process, "REFUSAL_CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(limited_process, "REFUSAL_CACHE_SECONDS", 0.0)
     began = time.monotonic()
     with pytest.raises(ModelError):
         there.prompt_tokens([Message("user", "loop")])
@@ -187,6 +188,16 @@ def test_no_module_of_the_current_folder_runs(
 def test_a_folder_without_a_tokenizer_is_a_sentence(processes: list[TemplateProcess], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         limited(processes, tmp_path).chat_template()
+
+
+def test_it_gets_no_secrets(
+    processes: list[TemplateProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "SOME_API_KEY"):
+        monkeypatch.setenv(name, "canary")
+    limited(processes, hostile_base(tmp_path / "base")).chat_template()
+    assert processes[0]._process is not None
+    assert "canary" not in psutil.Process(processes[0]._process.pid).environ().values()
 
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="reads Linux's own account")

@@ -105,8 +105,8 @@ def test_others_are_answered_while_a_template_does_not_end(url: str) -> None:
 
 
 def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder import limited_process
     from assistant_builder.data import Message
-    from assistant_builder.models import template_process
 
     started: list[object] = []
     popen: Callable[..., object] = subprocess.Popen
@@ -115,7 +115,7 @@ def test_the_first_request_finds_the_process_started(tmp_path: Path, monkeypatch
         started.append(1)
         return popen(*words, **more)
 
-    monkeypatch.setattr(template_process.subprocess, "Popen", start)
+    monkeypatch.setattr(limited_process.subprocess, "Popen", start)
     limits = study_prompt_limits(with_data(new_study(model__base=str(hostile_base(tmp_path / "base")))))
     assert started == [1]
     assert limits.count([Message("user", "hello")]) > 5 and started == [1]

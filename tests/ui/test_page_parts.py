@@ -265,6 +265,21 @@ def test_the_inspection_of_a_file_is_cached_until_it_changes(tmp_path: Path) -> 
     assert inspect_file(file, {}).findings.dataset.rows == 2  # type: ignore[union-attr]
 
 
+def test_of_large_tables_the_page_keeps_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assistant_builder.ui.data import preview, row_editor
+
+    for module in (preview, row_editor):
+        monkeypatch.setattr(module, "LARGE_CELLS", 3)
+    preview._inspect.cache_clear()
+    row_editor._cached_table.cache_clear()
+    for number in range(3):
+        file = tmp_path / f"{number}.csv"
+        file.write_text("question,answer\n" + f"q,{number}\n" * 2)
+        inspect_file(file, {})
+        row_editor._table(file, {})
+    assert preview._inspect.cache_info().currsize == row_editor._cached_table.cache_info().currsize == 1
+
+
 def test_the_error_of_an_unreadable_file_has_its_columns_and_not_its_path(tmp_path: Path) -> None:
     file = tmp_path / "odd.csv"
     file.write_text("stem,key\nWhat is it?,It is a thing.\n")

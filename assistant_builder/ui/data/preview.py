@@ -16,7 +16,8 @@ from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, name_
 from assistant_builder.data import Findings, Message, Pair, Split, check_pairs, load_pairs, split_pairs
 from assistant_builder.data.columns import automatic_roles, guess_columns
 from assistant_builder.data.edit import cell_text
-from assistant_builder.data.load import first_rows, read_table
+from assistant_builder.data.load import first_rows
+from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import DataError, ModelError
 from assistant_builder.i18n import language
 from assistant_builder.models.checkpoint_dir import context_length
@@ -51,6 +52,10 @@ class Inspection:
     guessed: Mapping[str, str] = field(default_factory=dict)
 
 
+LARGE_CELLS = 1_000_000
+"""Cells of a table of which the page keeps one at a time: they take 50 to 100 bytes each, whatever the file takes."""
+
+
 def inspect_file(path: Path, columns: Mapping[str, str]) -> Inspection:
     """Read and check a file; an error becomes part of the result.
 
@@ -64,6 +69,8 @@ def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...], languag
     """``seen`` is the stamp of the file, so that a replaced file is read again; findings are in one language."""
     try:
         dataset = load_pairs(path, columns=dict(columns))
+        if dataset.rows * len(dataset.column_names) > LARGE_CELLS:
+            _inspect.cache_clear()
         return Inspection(check_pairs(dataset), dataset.column_names, None, _peek(dataset.column_names,
                           dataset.first_rows), dataset.columns)
     except DataError as error:

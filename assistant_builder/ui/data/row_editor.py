@@ -23,10 +23,10 @@ from assistant_builder.data.edit import (
     rejected_csv,
     write_rows,
 )
-from assistant_builder.data.load import read_table
+from assistant_builder.data.reading_process import read_table
 from assistant_builder.data.types import Table
 from assistant_builder.i18n import N_, t, tn
-from assistant_builder.ui.data.preview import inspect_file
+from assistant_builder.ui.data.preview import LARGE_CELLS, inspect_file
 from assistant_builder.ui.html import hint
 from assistant_builder.ui.settings_form import use_page_labels
 from assistant_builder.ui.study_snapshot import stamp
@@ -130,7 +130,10 @@ def _table(path: Path, columns: Mapping[str, str]) -> Table:
 @functools.lru_cache(maxsize=4)
 def _cached_table(path: str, seen: str, mapped: tuple[str, ...]) -> Table:
     """``seen`` is the stamp of the file, so that a changed file is read again."""
-    return read_table(Path(path), set(mapped))
+    table = read_table(Path(path), set(mapped))
+    if len(table.rows) * len(table.columns) > LARGE_CELLS:
+        _cached_table.cache_clear()
+    return table
 
 
 def reasons_of(findings: Findings) -> dict[int, str]:

@@ -19,7 +19,7 @@ from assistant_builder.data.card import (
     save_edited_card,
 )
 from assistant_builder.data.edit import rejected_csv
-from assistant_builder.data.load import read_table
+from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
 from assistant_builder.retrieval import RECALL, recommended_approach

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import t
+from assistant_builder.normalization import normalize_form
 from assistant_builder.study import Study
 from assistant_builder.ui.study_snapshot import stamp, study_report
 from evals.metrics import METRICS, metric_of
@@ -162,7 +162,7 @@ def _matches(row: Row, show: Show, first: str, second: str) -> bool:
 
 
 def _normalized(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    return normalize_form("NFKC", text).casefold()
 
 
 # two studies

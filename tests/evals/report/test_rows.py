@@ -65,7 +65,8 @@ def test_the_bounds_of_the_verdict(render: Render, rich: Report) -> None:
     text = shown(render, rich)
     for said in ("averaged over 3 training seeds", "+0.020", "+0.010 to +0.028", "0.03", "−9.0", "−12.0 to −6.1",
                  "not shown: beyond the margin", "−2.0 to +7.0", *rich["basis"],
-                 "Leaving out any one held-out answer, the difference (loss) stays between +0.021 and +0.034 nats per token.",
+                 "Leaving out any one held-out answer, the difference (loss) stays between +0.021 and +0.034 nats per "
+                 "token.",
                  "The whole interval is on the harmful side of zero for chrF."):
         assert said in text
     assert text.count("not shown") == 2

@@ -1,0 +1,138 @@
+"""Reading of data files in a separate process with limits on memory and time.
+
+A file of a few kilobytes can expand to gigabytes, and a parser that takes minutes would stop every thread of the page.
+The process (``reading_worker``) sends rows and pairs as JSON; nothing of it is executed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assistant_builder.data.columns import ColumnMapping
+from assistant_builder.data.limits import MAX_BYTES
+from assistant_builder.data.types import Dataset, Message, Pair, RawRow, RejectedRow, RowNumbers, Table
+from assistant_builder.errors import DataError
+from assistant_builder.i18n import language, t
+from assistant_builder.limited_process import Limit, LimitedProcess
+
+MEMORY_BYTES = min(4 * 2**30, psutil.virtual_memory().total // 2)
+"""Memory limit of the process; a file at the limits of :mod:`assistant_builder.data.limits` needs three quarters."""
+SECONDS, SECONDS_PER_MIB = 60.0, 10.0
+"""Time limit: of every file, and in addition of each MiB of it."""
+_IDLE_SECONDS = 60.0
+_LARGE_BYTES = 16 * 2**20
+
+
+def load_pairs(path: str | Path, *, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
+    r"""Read question-answer pairs or conversations from a file, whose content determines the format.
+
+    Surrounding whitespace and control characters of cells are removed, and line ends become ``\n``.
+
+    Args:
+        path: CSV, TSV, JSON, JSONL, XLSX or Parquet file; text formats may be compressed with gzip.
+        columns: Role → column name, for files with other column names; an empty name disables the role.
+        system: System prompt for rows without one.
+
+    Raises:
+        DataError: The file cannot be read, needs more memory or time than the limits, its encoding or separator is
+            ambiguous, or it has no question and answer columns.
+    """
+    parts = _read("pairs", path, columns=dict(columns or {}), system=system)
+    head = parts["head"][0]
+    return Dataset(
+        pairs=tuple(_pair(*fields) for fields in parts.get("pairs", ())),
+        rejected=tuple(RejectedRow(*fields) for fields in parts.get("rejected", ())),
+        notes=tuple(head["notes"]), changes={change: tuple(rows) for change, rows in head["changes"].items()},
+        column_names=tuple(head["column_names"]), numbers=_numbers(head["numbers"]),
+        first_rows=tuple(head["first_rows"]), **{name: head[name] for name in ("source", "format", "columns", "rows")})
+
+
+def load_rows(source: Path, columns: Mapping[str, str] | None = None) -> tuple[Table, ColumnMapping]:
+    """Read the rows of a data file with all their columns, and map the columns to roles as :func:`load_pairs` does."""
+    parts = _read("rows", source, columns=dict(columns or {}))
+    return _table(parts), ColumnMapping(**parts["mapping"][0])
+
+
+def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
+    """Read the rows of a data file without interpreting its columns; ``mapped`` names help to detect the separator.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    return _table(_read("table", path, mapped=list(mapped)))
+
+
+class _ReadingProcess(LimitedProcess):
+    error = DataError
+
+    def limit_error(self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]) -> DataError:
+        what = {
+            "memory": t("reading the file needs more than {size} of memory", size=detail),
+            "time": t("reading the file takes longer than {seconds} seconds", seconds=detail),
+            "size": t("the content of the file is too large"),
+        }.get(limit) or t("the file cannot be read: {strerror}", strerror=detail)
+        remedy = t("Use a part of the file, or keep only the question and answer columns")
+        return DataError(what, where=request["path"], remedy=remedy)
+
+
+_process = _ReadingProcess("assistant_builder.data.reading_worker", (), memory=MEMORY_BYTES, seconds=SECONDS,
+                           reply_bytes=4 * MAX_BYTES, idle_seconds=_IDLE_SECONDS)
+atexit.register(_process.close)
+
+
+def _read(operation: str, path: str | Path, **values: Any) -> dict[str, list[Any]]:
+    """The parts of the reply by their names, those of one name joined."""
+    parts: dict[str, list[Any]] = {}
+
+    def receive(part: dict[str, list[Any]]) -> None:
+        for name, entries in part.items():
+            parts.setdefault(name, []).extend(entries)
+
+    try:
+        status = os.stat(path)
+        size, stamp = status.st_size, [status.st_size, status.st_mtime_ns]
+    except (OSError, ValueError):  # the process says what is wrong
+        size, stamp = 0, []
+    try:
+        folder = os.getcwd()
+    except OSError:
+        folder = ""
+    try:
+        _process.request(operation, seconds=SECONDS + SECONDS_PER_MIB * min(size, MAX_BYTES) / 2**20, receive=receive,
+                         subject=f"{path} {folder} {stamp}", path=str(path), folder=folder, language=language(),
+                         **values)
+    finally:
+        if size > _LARGE_BYTES:
+            _process.end()  # returns its memory
+    return parts
+
+
+def _numbers(record: Mapping[str, Any]) -> RowNumbers:
+    return RowNumbers.of_record({"row_numbers": record})
+
+
+def _pair(row: int, turns: list[list[str]], group: str | None, cluster: str | None, split: Any, answerable: bool,
+          family: str | None) -> Pair:
+    messages = tuple(Message(role, content) for role, content in turns)  # type: ignore[arg-type]
+    return Pair(row, messages, group, cluster, split, answerable, family)
+
+
+def _table(parts: Mapping[str, list[Any]]) -> Table:
+    head = parts["head"][0]
+    columns = tuple(head["columns"])
+    return Table(head["format"], columns, [_raw_row(columns, *fields) for fields in parts.get("rows", ())],
+                 head["notes"], head["remarks"], _numbers(head["numbers"]))
+
+
+def _raw_row(columns: tuple[str, ...], row: int, cells: Any, problem: str, raw: Any) -> RawRow:
+    if isinstance(cells, list):
+        cells = dict(zip(columns, cells, strict=True))
+    elif cells is not None:
+        cells = {columns[int(place)]: cell for place, cell in cells.items()}
+    return RawRow(row, cells, problem, raw)

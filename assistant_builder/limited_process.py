@@ -1,0 +1,332 @@
+"""A separate process that reads files of others, with limits on its memory, the time of a request and the reply.
+
+Whoever needs a hostile file's content asks such a process, so that the file affects neither the memory nor the threads
+of the page or a server. The process reads one JSON request per line from standard input and writes its reply as lines
+of JSON to standard output. It gets no secrets of the environment (see ``child_process.isolated_environment``).
+
+Linux enforces the memory limit with ``RLIMIT_AS``; on other systems the resident memory is checked ten times a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import IO, Any, Literal
+
+import psutil
+
+from assistant_builder.child_process import isolated_environment, last_line, python_command
+from assistant_builder.errors import AssistantBuilderError
+
+START_SECONDS = 120.0  # time limit for the import of libraries
+REFUSAL_CACHE_SECONDS = 600.0  # time for which a request that exceeded a limit is refused without a retry
+Limit = Literal["memory", "time", "size", "exit"]
+"""What ended a request: a limit of memory, time or the reply's size, or that the process ended."""
+_REACHED: dict[Limit, str] = {"memory": "needed more than {} of memory", "time": "took longer than {} seconds",
+                              "size": "gave too long a result", "exit": "ended its process ({})"}
+_MAX_CACHED_REFUSALS = 32
+_MAX_WAITING_LINES = 64
+_LOG_BYTES = 2**20
+_POLL_SECONDS = 0.1
+
+
+class _LimitReached(Exception):  # noqa: N818 - converted to the error of the subclass
+    """A limit was reached and the process must end; ``detail`` is its value, or how the process ended."""
+
+    def __init__(self, limit: Limit, detail: str = "") -> None:
+        self.limit: Limit = limit
+        self.detail = detail
+        super().__init__(limit)
+
+
+class LimitedProcess:
+    """A process of ``module``, which calls :func:`serve_requests`. It starts with the first request, and after an exit.
+
+    Requests of several threads are processed sequentially.
+
+    Args:
+        module: Run with ``python -m``.
+        arguments: Its arguments, after the limit of memory.
+        memory: Limit of its memory in bytes.
+        seconds: Time limit of a request.
+        reply_bytes: Size limit of a reply.
+        idle_seconds: The process ends after that time without requests; None: it does not.
+    """
+
+    error: type[AssistantBuilderError] = AssistantBuilderError
+    """The error that a request raises."""
+    where = ""
+    """Place of the errors that name none."""
+
+    def __init__(self, module: str, arguments: Sequence[str], *, memory: int, seconds: float, reply_bytes: int,
+                 idle_seconds: float | None = None) -> None:
+        self._command = python_command("-m", module, str(memory), *arguments)
+        self._memory, self._seconds, self._reply_bytes = memory, seconds, reply_bytes
+        self._idle_seconds = idle_seconds
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._replies: queue.Queue[bytes | str] = queue.Queue()
+        self._ready = False
+        self._timer: threading.Timer | None = None
+        self._used = time.monotonic()
+        self._closed = False
+        self._refused: OrderedDict[bytes, tuple[float, AssistantBuilderError]] = OrderedDict()
+
+    def __del__(self) -> None:
+        """End the process."""
+        process = getattr(self, "_process", None)
+        if process is not None:
+            process.kill()
+
+    def limit_error(self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]) -> AssistantBuilderError:
+        """The error of a request that reached a limit; ``reached`` says it as the end of an English sentence."""
+        raise NotImplementedError
+
+    def request(self, operation: str, *, seconds: float | None = None, receive: Callable[[Any], None] | None = None,
+                subject: str | None = None, **values: Any) -> Any:
+        """Send an operation with its arguments and wait for the result.
+
+        Args:
+            operation: ``op`` of the request.
+            seconds: Time limit, if it is not that of the process.
+            receive: Called with each part of a result that comes in parts.
+            subject: What the request is about: one that reached a limit refuses all with its subject for some minutes.
+                None: only the same request is refused.
+            values: Further values of the request.
+
+        Raises:
+            AssistantBuilderError: The process refuses the request, or a limit was exceeded; see :attr:`error`.
+        """
+        seconds = self._seconds if seconds is None else seconds
+        line = json.dumps({"op": operation, "seconds": seconds, **values}).encode() + b"\n"
+        key = hashlib.sha256(line if subject is None else subject.encode(errors="surrogatepass")).digest()
+        with self._lock:
+            since, error = self._refused.get(key, (0.0, None))
+            if error is not None and time.monotonic() - since < REFUSAL_CACHE_SECONDS:
+                raise type(error)(error.what, where=error.where, remedy=error.remedy)
+            try:
+                return self._exchange(line, seconds, receive)
+            except _LimitReached as end:
+                reached = _REACHED[end.limit].format(end.detail)
+                error = self.limit_error(end.limit, end.detail, reached, values)
+                self._refused[key] = (time.monotonic(), error)
+                while len(self._refused) > _MAX_CACHED_REFUSALS:
+                    self._refused.popitem(last=False)
+                self._end()
+                if not self._closed:
+                    self._start()  # so that the next request does not wait for the libraries
+                raise error from None
+            except AssistantBuilderError:
+                raise
+            except BaseException:  # otherwise the next request would receive this reply
+                self._end()
+                raise
+            finally:
+                self._used = time.monotonic()
+                if self._closed:
+                    self._end()
+                elif self._idle_seconds is not None:
+                    if self._timer is not None:
+                        self._timer.cancel()
+                    self._timer = threading.Timer(self._idle_seconds, self._end_if_idle)
+                    self._timer.daemon = True
+                    self._timer.start()
+
+    def close(self) -> None:
+        """End the process after its current request, and after each later one."""
+        self._closed = True
+        self.end()
+
+    def end(self) -> None:
+        """End the process, unless it is answering; the next request starts it again."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._end()
+            finally:
+                self._lock.release()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _end_if_idle(self) -> None:
+        with self._lock:
+            if self._idle_seconds is not None and time.monotonic() - self._used >= self._idle_seconds:
+                self._end()
+
+    def _exchange(self, line: bytes, seconds: float, receive: Callable[[Any], None] | None) -> Any:
+        process = self._start()
+        assert process.stdin is not None
+        if not self._ready:  # the import of libraries has its own limit
+            self._next_line(process, time.monotonic() + START_SECONDS, START_SECONDS)
+            self._ready = True
+        threading.Thread(target=_write, args=(process.stdin, line), daemon=True).start()
+        end, size = time.monotonic() + seconds, 0
+        while True:
+            reply = self._next_line(process, end, seconds)
+            size += len(reply)
+            if size > self._reply_bytes:
+                raise _LimitReached("size")
+            record = json.loads(reply.decode("utf-8", errors="surrogatepass"))
+            if "part" not in record:
+                break
+            assert receive is not None
+            receive(record["part"])
+        if record.get("memory"):
+            raise _LimitReached("memory", _gigabytes(self._memory))
+        if "result" not in record:
+            raise self.error(record["what"], where=record["where"] or self.where, remedy=record["remedy"])
+        return record["result"]
+
+    def _next_line(self, process: subprocess.Popen[bytes], end: float, seconds: float) -> bytes:
+        while True:
+            try:
+                reply = self._replies.get(timeout=_POLL_SECONDS)
+                break
+            except queue.Empty:
+                if time.monotonic() > end:
+                    raise _LimitReached("time", f"{seconds:g}") from None
+                if _resident(process) > self._memory:
+                    raise _LimitReached("memory", _gigabytes(self._memory)) from None
+        if isinstance(reply, str):
+            # SIGABRT is how Rust and C++ end where they get no memory
+            if process.returncode == -signal.SIGABRT or "memory allocation" in reply:
+                raise _LimitReached("memory", _gigabytes(self._memory))
+            raise _LimitReached("exit", f"{_exit_name(process.returncode)}{f': {reply}' if reply else ''}")
+        if not reply.endswith(b"\n"):
+            raise _LimitReached("size")
+        return reply
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        log = tempfile.TemporaryFile()
+        self._replies, self._ready = queue.Queue(_MAX_WAITING_LINES), False
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+            env={**isolated_environment(), **_few_threads()},
+        )
+        threading.Thread(target=_read, args=(self._process, self._replies, log, self._reply_bytes),
+                         daemon=True).start()
+        return self._process
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.3g} GB"
+
+
+def _exit_name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _few_threads() -> dict[str, str]:
+    """Limit the number of threads and of memory pools, because each needs address space."""
+    few = str(min(4, os.cpu_count() or 1))
+    return {"RAYON_NUM_THREADS": few, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
+            "ARROW_DEFAULT_MEMORY_POOL": "system"}
+
+
+def _write(stdin: IO[bytes], line: bytes) -> None:
+    with suppress(OSError, ValueError):  # the process has ended; its reader reports that
+        stdin.write(line)
+        stdin.flush()
+
+
+def _read(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | str], log: IO[bytes], most: int) -> None:
+    """Forward lines of at most ``most`` bytes until the process ends; then the last line of its standard error."""
+    with process, log:
+        assert process.stdout is not None
+        reply = b"\n"
+        while reply.endswith(b"\n"):
+            reply = process.stdout.readline(most)
+            if reply and not _put(process, replies, reply):
+                return
+        if reply:
+            process.kill()
+        process.wait()
+        _put(process, replies, last_line(log))
+
+
+def _put(process: subprocess.Popen[bytes], replies: queue.Queue[bytes | str], line: bytes | str) -> bool:
+    """Wait until a line is taken; False if the process has ended and nobody takes it."""
+    while True:
+        try:
+            replies.put(line, timeout=1.0)
+            return True
+        except queue.Full:
+            if process.poll() is not None:
+                return False
+
+
+def _resident(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return int(psutil.Process(process.pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+# in the process
+
+
+def serve_requests(prepare: Callable[[], Callable[[Mapping[str, Any]], Any]],
+                   failed: Callable[[Mapping[str, Any], str], AssistantBuilderError]) -> None:
+    """Answer requests until standard input closes, with the memory limit of the :class:`LimitedProcess`.
+
+    Args:
+        prepare: Imports libraries and returns the function that answers a request. An iterator as its result is sent in
+            parts, each a JSON text.
+        failed: The error of a request for an unexpected exception, which is given as text.
+    """
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # keeps output of libraries out of the replies
+    _set_limits(int(sys.argv[1]))
+    answer = prepare()
+    replies.write(b"\n")  # ready
+    replies.flush()
+    for line in open(0, encoding="utf-8", closefd=False):
+        request = json.loads(line)
+        if hasattr(signal, "setitimer"):  # ends the process if its parent has ended
+            signal.setitimer(signal.ITIMER_REAL, 2 * request["seconds"])
+        try:
+            result = answer(request)
+            if isinstance(result, Iterator):
+                for part in result:
+                    replies.write(_encode(f'{{"part": {part}}}'))
+                result = None
+            reply = _encode(json.dumps({"result": result}, ensure_ascii=False))
+        except MemoryError:
+            reply = _encode(json.dumps({"memory": True}))
+        except AssistantBuilderError as error:
+            reply = _encode(json.dumps(error.to_record()))
+        except Exception as error:  # malicious files can cause any exception
+            reply = _encode(json.dumps(failed(request, f"{type(error).__name__}: {error}"[:500]).to_record()))
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        replies.write(reply)
+        replies.flush()
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", errors="surrogatepass") + b"\n"
+
+
+def _set_limits(memory: int) -> None:
+    with suppress(ImportError):
+        import resource
+
+        limits = ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, _LOG_BYTES), (resource.RLIMIT_CORE, 0))
+        for kind, most in limits:
+            with suppress(OSError, ValueError):  # not supported on every system
+                resource.setrlimit(kind, (most, most))
