@@ -23,7 +23,7 @@ from assistant_builder.ui.html import page_words
 from assistant_builder.ui.uploads import safe_name
 from assistant_builder.web.access import cookie
 from assistant_builder.web.language import request_language
-from assistant_builder.web.middleware import Login
+from assistant_builder.web.middleware import PasswordLogin
 from assistant_builder.web.passwords import PasswordHash
 from evals.metrics.fact_recall import find_facts
 from evals.metrics.refusal import is_refusal
@@ -82,7 +82,7 @@ CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
     "sentences of an error in German": (german_page_words, "", "A. ", ""),
     "languages of a browser": (negotiate, "", "a-", ""),
     "cookies of a browser": (lambda text: cookie({"cookie": text}, "b"), 'a="', "\\", '"'),
-    "cookies of a session": (lambda text: Login("ann", PASSWORD).session(scope_with(text)), 'a="', "\\", '"'),
+    "cookies of a session": (lambda text: PasswordLogin("ann", PASSWORD).session(scope_with(text)), 'a="', "\\", '"'),
     "cookies of a page": (lambda text: request_language(scope_with(text)), 'a="', "\\", '"'),
     "a file name": (safe_name, "", "a/.", ""),
     "spaces of a memory size": (ignoring(parse_memory), "1", " ", "!"),
