@@ -16,6 +16,7 @@ from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRe
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Split
 
 if TYPE_CHECKING:
     from assistant_builder.runner.step_process import Work
@@ -71,7 +72,7 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
             from evals.report.verdict import explain_study
             from evals.stats.power import power_sentence, split_power
 
-            split = read_json(study.folder / "data" / "split.json")
+            split = read_json(study.folder / "data" / "split.json", Split)
             once = count_wordings(split)
             if once is not None and once.occurs_once:
                 typer.echo(once_line(once, f"assistant-builder data draft {shlex.quote(str(study.source))} --to "

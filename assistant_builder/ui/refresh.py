@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from assistant_builder.error_translation import translate_error
-from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError
 from assistant_builder.i18n import language, t
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import pop_up_titles, toast
@@ -48,7 +48,7 @@ class StudyView:
 
     def __init__(self, name: str | None, *, local: bool = True) -> None:
         self.name, self.local = name, local
-        self.error: dict[str, Any] | None = None
+        self.error: ErrorRecord | None = None
         self.study: Study | None = None
         try:
             self.study = Study.open(name) if name else None
