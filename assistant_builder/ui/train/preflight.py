@@ -47,6 +47,7 @@ from assistant_builder.retrieval.augment import repetitions
 from assistant_builder.retrieval.whole_rows import row_limit
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Findings, Provenance
+from assistant_builder.study.contents import Split as SplitFile
 from assistant_builder.study.steps import FORMATS, evaluates
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.training.sequences import MOST_LEFT_OUT
@@ -316,7 +317,7 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
     """Size of the study's split, or of the split that other data settings would make; an issue if there is none."""
     findings = study.folder / "data" / "findings.json"
     if _is_split(study, config) and findings.exists():
-        record = read_json(study.folder / "data" / "split.json", Split)
+        record = read_json(study.folder / "data" / "split.json", SplitFile)
         lengths = read_json(findings, Findings).get("token_lengths") or {}
         mean, longest = lengths.get("mean") or _TYPICAL_TOKENS, lengths.get("max") or _TYPICAL_TOKENS
         return DataEstimate(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"],
@@ -355,7 +356,7 @@ def _split_of_file(path: str, version: str, settings: str, language: str) -> Spl
 
 def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
     if _is_split(study, config):
-        return count_wordings(read_json(study.folder / "data" / "split.json", Split))
+        return count_wordings(read_json(study.folder / "data" / "split.json", SplitFile))
     if study.source is None:
         return None
     split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
@@ -409,7 +410,7 @@ def _measured_seconds(study: Study, base: str) -> float | None:
     hardware = read_json(provenance, Provenance)["hardware"]
     if (hardware["cores"], hardware["memory_bytes"]) != (os.cpu_count(), psutil.virtual_memory().total):
         return None
-    answers = read_json(study.folder / "data" / "split.json", Split)["turns"]["heldout"]
+    answers = read_json(study.folder / "data" / "split.json", SplitFile)["turns"]["heldout"]
     seconds = sum(study.step(step).seconds for step in study.shown_steps
                   if evaluates(step) and step != FORMATS)
     return seconds / (answers * len(study.config.cells))
