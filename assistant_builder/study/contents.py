@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import t
 
 Number = float | None
 Text = str | None
@@ -743,9 +744,10 @@ def present_report(path: Path) -> dict[str, Any]:
     """A report; raises StudyError if it is damaged or of an earlier release."""
     found = read_report(path)
     if not found:
-        raise StudyError("the report is of an earlier release", where=str(path), remedy=_report_remedy(path))
+        raise StudyError(t("the report is of an earlier release"), where=str(path), remedy=_report_remedy(path))
     return found
 
 
 def _report_remedy(path: Path) -> str:
-    return f"Delete the file, and run 'assistant-builder run {path.parent.name}': it writes the report again"
+    return t("Delete the file, and run 'assistant-builder run {name}': it writes the report again",
+             name=path.parent.name)
