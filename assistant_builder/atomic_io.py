@@ -122,10 +122,11 @@ def read_json(path: Path, content: Any = dict[str, Any], *, remedy: str = "") ->
         remedy: What to do about a damaged file; by default, to recreate it with ``--redo``.
 
     Raises:
-        StudyError: The file is damaged, too large or nested too deeply, or an entry is missing or of another type.
+        StudyError: The file is damaged, too large or nested too deeply, or an entry is of another type; also later,
+            where an entry is used that the file does not have.
     """
     try:
-        return parse_json(_bounded(path), content)
+        return parse_json(_bounded(path), content, str(path), remedy)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, _complaint(error), remedy) from error
 
@@ -149,21 +150,39 @@ def _iter_jsonl(path: Path, content: Any, remedy: str) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            yield parse_json(line, content)
+            yield parse_json(line, content, str(path), remedy)
         except (ValueError, RecursionError) as error:
             if number == len(lines) and not isinstance(error, ValidationError):
                 return
             raise _damaged(path, t("line {number} is damaged", number=number), remedy) from error
 
 
-def parse_json(text: bytes, content: Any) -> Any:
-    """Parse one JSON document of a type, see :func:`read_json`.
+class _MissingEntry(StudyError, KeyError):
+    """An entry is used that a file does not have."""
+
+
+class _Object(dict[str, Any]):
+    """An object of a file."""
+
+    __slots__ = ("remedy", "where")
+
+    def __init__(self, entries: dict[str, Any], where: str, remedy: str) -> None:
+        super().__init__(entries)
+        self.where, self.remedy = where, remedy
+
+    def __missing__(self, name: str) -> Any:
+        raise _MissingEntry(t("the file is damaged or of another version: {entry} is missing or of a wrong type",
+                              entry=name), where=self.where, remedy=self.remedy or _recreate())
+
+
+def parse_json(text: bytes, content: Any, where: str, remedy: str = "") -> Any:
+    """Parse one JSON document of a type, see :func:`read_json`; ``where`` names it in errors of missing entries.
 
     Raises:
         ValueError: It is no JSON, nested too deeply or of another type.
         RecursionError: It is nested far too deeply.
     """
-    found = json.loads(text, parse_constant=_refuse)
+    found = json.loads(text, parse_constant=_refuse, object_hook=lambda entries: _Object(entries, where, remedy))
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
         _check_depth(found)
     valid = _adapter(content).validate_python(found, strict=not is_dataclass(content))
@@ -207,7 +226,11 @@ def _complaint(error: Exception) -> str:
 
 def _damaged(path: Path, what: str, remedy: str) -> StudyError:
     return StudyError(what, where=str(path),
-                      remedy=remedy or t("Run the study again with --redo to recreate it"))
+                      remedy=remedy or _recreate())
+
+
+def _recreate() -> str:
+    return t("Run the study again with --redo to recreate it")
 
 
 def file_hash(path: Path) -> str:

@@ -20,7 +20,7 @@ from assistant_builder.config import Approach
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.redaction import escape_control_characters
 from assistant_builder.runner.backend import QUEUE, Event
-from assistant_builder.study.contents import present_report
+from assistant_builder.study.contents import read_report
 
 if TYPE_CHECKING:
     from assistant_builder.data import Findings
@@ -181,7 +181,7 @@ def conclusion_lines(study: Study) -> list[str]:
     from evals.report.conclusion import conclude
 
     with texts_of(study.config.model.quant_type):
-        report = present_report(study.folder / "report.json")
+        report = read_report(study.folder / "report.json")
         return [escape_control_characters(line) for line in conclude(report).lines]
 
 

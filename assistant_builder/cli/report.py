@@ -11,7 +11,7 @@ from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
-from assistant_builder.study.contents import present_report
+from assistant_builder.study.contents import read_report
 
 _FAILING = {"worse": ("worse",), "inconclusive": ("worse", "inconclusive")}
 """Value of ``--fail-if`` → verdicts that fail."""
@@ -48,7 +48,7 @@ def report(
         for line in output.conclusion_lines(study):
             typer.echo(line, err=True)
     typer.echo(str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n"))
-    found = present_report(study.folder / "report.json")
+    found = read_report(study.folder / "report.json")
     _exit_if_failing(fail_if, [found["verdict"]["outcome"]], found["sentence"])
 
 

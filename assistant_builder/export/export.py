@@ -140,7 +140,7 @@ def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescor
                      notes: list[str], dated: date | None, with_data: bool) -> dict[str, Any]:
     """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
     path = study.report_file
-    summary = read_report(path) or None if path.is_file() else None
+    summary = read_report(path) if path.is_file() else None
     ways = loading_snippets(study, spec, folder=".", base=base_name(study)[0], with_data=with_data)
     card = model_card(study, spec, summary, found, ways, template_date=dated, with_data=with_data)
     (folder / "README.md").write_text(card, encoding="utf-8")

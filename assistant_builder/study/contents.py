@@ -1,17 +1,16 @@
 """Types of the JSON files of a study that more than one package reads; others are declared where they are written.
 
-An entry that is not declared may have any value. Entries that an earlier release did not write are not required.
+An entry that is not declared may have any value, and any may be missing, as in files of earlier releases:
+:func:`~assistant_builder.atomic_io.read_json` says so where a missing entry is used.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 from annotated_types import Len
-from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json
-from assistant_builder.errors import StudyError
 from assistant_builder.i18n import t
 
 Number = float | None
@@ -19,53 +18,53 @@ Text = str | None
 Figures = dict[str, Number]
 
 
-class ArmSummary(TypedDict):
+class ArmSummary(TypedDict, total=False):
     """``arms/<arm>/summary.json``: what a training was and took."""
 
     adapter_sha256: str
-    arm: NotRequired[str]
-    base_storage: NotRequired[str]
-    compute_dtype: NotRequired[str]
-    device: NotRequired[str]
-    steps: NotRequired[int]
-    epochs: NotRequired[float]
-    tokens: NotRequired[int]
-    train_seconds: NotRequired[float]
-    tokens_per_second: NotRequired[Number]
-    peak_memory_bytes: NotRequired[int | None]
-    base_bytes: NotRequired[int]
-    adapter_bytes: NotRequired[int]
-    trainable_parameters: NotRequired[int]
-    total_parameters: NotRequired[int]
-    best_step: NotRequired[int]
-    best_validation_loss: NotRequired[float]
-    max_length: NotRequired[int | None]
-    train_pairs: NotRequired[int | None]
-    left_out: NotRequired[dict[str, int]]
-    predicted: NotRequired[dict[str, float | Figures | None] | None]
+    arm: str
+    base_storage: str
+    compute_dtype: str
+    device: str
+    steps: int
+    epochs: float
+    tokens: int
+    train_seconds: float
+    tokens_per_second: Number
+    peak_memory_bytes: int | None
+    base_bytes: int
+    adapter_bytes: int
+    trainable_parameters: int
+    total_parameters: int
+    best_step: int
+    best_validation_loss: float
+    max_length: int | None
+    train_pairs: int | None
+    left_out: dict[str, int]
+    predicted: dict[str, float | Figures | None] | None
 
 
-class ArmConfig(TypedDict):
+class ArmConfig(TypedDict, total=False):
     """``arms/<arm>/config.json``: the resolved settings of a training."""
 
     arm: str
-    model: NotRequired[dict[str, Any]]
-    train: NotRequired[dict[str, Any]]
+    model: dict[str, Any]
+    train: dict[str, Any]
 
 
-class TokenLengths(TypedDict):
+class TokenLengths(TypedDict, total=False):
     """Statistics of the tokens of the pairs."""
 
     max: int
     mean: float
-    count: NotRequired[int]
-    min: NotRequired[int]
-    median: NotRequired[float]
-    p95: NotRequired[float]
-    total: NotRequired[int]
+    count: int
+    min: int
+    median: float
+    p95: float
+    total: int
 
 
-class Leak(TypedDict):
+class Leak(TypedDict, total=False):
     """A held-out question that is like one of training."""
 
     heldout_row: int
@@ -74,32 +73,32 @@ class Leak(TypedDict):
     similarity: float
     heldout_question: str
     other_question: str
-    split: NotRequired[Text]
-    removed: NotRequired[bool]
+    split: Text
+    removed: bool
 
 
-class RejectedLine(TypedDict):
+class RejectedLine(TypedDict, total=False):
     """A line of ``data/rejected.jsonl``: a row that is left out, and why."""
 
     row: int
     reason: str
-    record: NotRequired[dict[str, Any] | None]
+    record: dict[str, Any] | None
 
 
-class _Problem(TypedDict):
+class _Problem(TypedDict, total=False):
     severity: str
     title: str
     detail: str
-    rows: NotRequired[list[int]]
+    rows: list[int]
 
 
-class _RowNumbers(TypedDict):
-    note: NotRequired[str]
-    starts: NotRequired[list[Annotated[list[int], Len(2, 2)]]]
-    copies: NotRequired[list[Annotated[list[int], Len(2, 2)]]]
+class _RowNumbers(TypedDict, total=False):
+    note: str
+    starts: list[Annotated[list[int], Len(2, 2)]]
+    copies: list[Annotated[list[int], Len(2, 2)]]
 
 
-class Findings(TypedDict):
+class Findings(TypedDict, total=False):
     """``data/findings.json``."""
 
     columns: dict[str, Text]
@@ -107,121 +106,120 @@ class Findings(TypedDict):
     usable: int
     token_lengths: TokenLengths | None
     rejected: list[RejectedLine]
-    source: NotRequired[Text]
-    format: NotRequired[Text]
-    column_names: NotRequired[list[str]]
-    turns: NotRequired[int]
-    max_length: NotRequired[int | None]
-    notes: NotRequired[list[str]]
-    problems: NotRequired[list[_Problem]]
-    row_numbers: NotRequired[_RowNumbers | None]
-    details: NotRequired[dict[str, Any]]
-    exact_duplicates: NotRequired[int]
-    near_duplicates: NotRequired[int]
-    conflicts: NotRequired[int]
-    one_word_answers: NotRequired[int]
-    over_long: NotRequired[int]
-    answers_shared: NotRequired[int]
+    source: Text
+    format: Text
+    column_names: list[str]
+    turns: int
+    max_length: int | None
+    notes: list[str]
+    problems: list[_Problem]
+    row_numbers: _RowNumbers | None
+    details: dict[str, Any]
+    exact_duplicates: int
+    near_duplicates: int
+    conflicts: int
+    one_word_answers: int
+    over_long: int
+    answers_shared: int
 
 
-class _Hashes(TypedDict):
+class _Hashes(TypedDict, total=False):
     train: str
     validation: str
     heldout: str
 
 
-class _Counts(TypedDict):
+class _Counts(TypedDict, total=False):
     train: int
     validation: int
     heldout: int
 
 
-class _Units(TypedDict):
+class _Units(TypedDict, total=False):
     kind: str
-    counts: NotRequired[dict[str, int]]
+    counts: dict[str, int]
 
 
-@with_config(ConfigDict(extra="forbid"))
-class _Facts(TypedDict):
+class _Facts(TypedDict, total=False):
     facts: int
     single: int
     test: int
     known: int
 
 
-class Split(TypedDict):
+class Split(TypedDict, total=False):
     """``data/split.json``."""
 
     hashes: _Hashes
     counts: _Counts
     turns: _Counts
     leaks: list[Leak]
-    leaks_removed: NotRequired[int]
-    notes: NotRequired[list[str]]
-    given: NotRequired[bool]
-    cut: NotRequired[list[str]]
-    seed: NotRequired[int]
-    sampled_out: NotRequired[dict[str, Any]]
-    units: NotRequired[_Units | None]
-    clusters: NotRequired[_Counts | None]
-    facts: NotRequired[_Facts | None]
-    respelled: NotRequired[dict[str, int] | None]
+    leaks_removed: int
+    notes: list[str]
+    given: bool
+    cut: list[str]
+    seed: int
+    sampled_out: dict[str, Any]
+    units: _Units | None
+    clusters: _Counts | None
+    facts: _Facts | None
+    respelled: dict[str, int] | None
 
 
-class Embedding(TypedDict):
+class Embedding(TypedDict, total=False):
     """``data/embedding.json``."""
 
     leaks: list[Leak]
-    threshold: NotRequired[float]
-    removed: NotRequired[bool]
+    threshold: float
+    removed: bool
 
 
-class Step(TypedDict):
+class Step(TypedDict, total=False):
     """A line of ``arms/<arm>/metrics.jsonl``."""
 
     event: str
-    step: NotRequired[int]
-    steps: NotRequired[int]
-    epoch: NotRequired[float]
-    loss: NotRequired[Number]
-    learning_rate: NotRequired[Number]
-    grad_norm: NotRequired[Number]
-    memory_bytes: NotRequired[int | None]
-    tokens_per_second: NotRequired[Number]
-    tokens: NotRequired[int]
-    busy_seconds: NotRequired[float]
-    elapsed_seconds: NotRequired[float]
-    eta_seconds: NotRequired[Number]
+    step: int
+    steps: int
+    epoch: float
+    loss: Number
+    learning_rate: Number
+    grad_norm: Number
+    memory_bytes: int | None
+    tokens_per_second: Number
+    tokens: int
+    busy_seconds: float
+    elapsed_seconds: float
+    eta_seconds: Number
 
 
-class Turn(TypedDict):
+class Turn(TypedDict, total=False):
     """A message of a conversation."""
 
     role: str
     content: str
 
 
-class PairLine(TypedDict):
+class PairLine(TypedDict, total=False):
     """A line of ``data/train.jsonl``, ``validation.jsonl`` and ``heldout.jsonl``."""
 
     row: int
     messages: Annotated[list[Turn], Len(1)]
-    group: NotRequired[Text]
-    cluster: NotRequired[Text]
-    family: NotRequired[Text]
-    answerable: NotRequired[bool]
+    group: Text
+    cluster: Text
+    family: Text
+    answerable: bool
 
 
-class Source(TypedDict):
+class Source(TypedDict, total=False):
     """A fact that was found for a question."""
 
     question: str
     answer: str
-    row: NotRequired[int | None]
-    similarity: NotRequired[Number]
+    row: int | None
+    similarity: Number
 
 
-class SampleLine(TypedDict):
+class SampleLine(TypedDict, total=False):
     """A line of ``samples.jsonl``: a held-out item in a cell."""
 
     item: str
@@ -234,25 +232,25 @@ class SampleLine(TypedDict):
     metrics: Figures
     answerable: bool
     prompt: list[Turn]
-    turn: NotRequired[int]
-    finish: NotRequired[str]
-    confidence: NotRequired[Number]
-    generated: NotRequired[Text]
-    cluster: NotRequired[Text]
-    declined: NotRequired[bool | None]
-    mean_probability: NotRequired[Number]
-    sources: NotRequired[list[Source]]
-    neighbours: NotRequired[list[dict[str, Any]]]
+    turn: int
+    finish: str
+    confidence: Number
+    generated: Text
+    cluster: Text
+    declined: bool | None
+    mean_probability: Number
+    sources: list[Source]
+    neighbours: list[dict[str, Any]]
 
 
-class _Evidence(TypedDict):
+class _Evidence(TypedDict, total=False):
     similarity: float
     certainty: float
     nearby: float
     answers: list[str]
 
 
-class ItemLine(TypedDict):
+class ItemLine(TypedDict, total=False):
     """A line of ``evals/tasks/items.jsonl``: a held-out item as it is asked."""
 
     item: str
@@ -264,45 +262,45 @@ class ItemLine(TypedDict):
     target: str
     tokens: int
     answerable: bool
-    context: NotRequired[str]
-    lead: NotRequired[str]
-    turn: NotRequired[int]
-    cluster: NotRequired[Text]
-    sources: NotRequired[list[Source]]
-    evidence: NotRequired[_Evidence]
+    context: str
+    lead: str
+    turn: int
+    cluster: Text
+    sources: list[Source]
+    evidence: _Evidence
 
 
-class Scores(TypedDict):
+class Scores(TypedDict, total=False):
     """``scores.json`` of a cell."""
 
     items: int
     nll_per_token: Number
     metrics: Figures
-    inputs: NotRequired[dict[str, Any]]
-    declining: NotRequired[dict[str, int]]
-    base: NotRequired[Text]
-    adapter: NotRequired[Text]
-    base_bytes: NotRequired[int | None]
-    batch_size: NotRequired[int | None]
-    bytes: NotRequired[int]
-    compute_dtype: NotRequired[Text]
-    seconds: NotRequired[Figures]
-    tensor_types: NotRequired[dict[str, int]]
-    tokens: NotRequired[int]
+    inputs: dict[str, Any]
+    declining: dict[str, int]
+    base: Text
+    adapter: Text
+    base_bytes: int | None
+    batch_size: int | None
+    bytes: int
+    compute_dtype: Text
+    seconds: Figures
+    tensor_types: dict[str, int]
+    tokens: int
 
 
-class _Bound(TypedDict):
+class _Bound(TypedDict, total=False):
     metric: str
     margin: Number
     delta: Number
     ci: list[Number]
     outcome: str
     n: int
-    passed: NotRequired[bool]
-    higher_is_better: NotRequired[bool]
+    passed: bool
+    higher_is_better: bool
 
 
-class _Verdict(TypedDict):
+class _Verdict(TypedDict, total=False):
     outcome: str
     metric: str
     margin: Number
@@ -311,41 +309,41 @@ class _Verdict(TypedDict):
     p_value: Number
     n: int
     higher_is_better: bool
-    n_clusters: NotRequired[int | None]
-    contrast: NotRequired[Text]
-    within_margin_but_worse: NotRequired[bool]
-    warnings: NotRequired[list[str]]
-    perplexity_change: NotRequired[dict[str, float | list[float] | None] | None]
-    bounds: NotRequired[list[_Bound]]
-    possible_harm: NotRequired[list[str]]
-    estimand: NotRequired[str]
-    clustered_by: NotRequired[list[str]]
-    leave_one_out: NotRequired[list[Number] | None]
-    uncovered: NotRequired[int]
-    frozen: NotRequired[dict[str, Any]]
-    seeds: NotRequired[int]
-    trained_again: NotRequired[dict[str, float | list[float] | None] | None]
-    action: NotRequired[str]
-    reason: NotRequired[str]
+    n_clusters: int | None
+    contrast: Text
+    within_margin_but_worse: bool
+    warnings: list[str]
+    perplexity_change: dict[str, float | list[float] | None] | None
+    bounds: list[_Bound]
+    possible_harm: list[str]
+    estimand: str
+    clustered_by: list[str]
+    leave_one_out: list[Number] | None
+    uncovered: int
+    frozen: dict[str, Any]
+    seeds: int
+    trained_again: dict[str, float | list[float] | None] | None
+    action: str
+    reason: str
 
 
-class _Cell(TypedDict):
+class _Cell(TypedDict, total=False):
     metrics: Figures
-    items: NotRequired[int]
-    tokens: NotRequired[int]
-    nll_per_token: NotRequired[Number]
-    perplexity: NotRequired[Number]
-    label: NotRequired[str]
-    about: NotRequired[str]
-    base: NotRequired[Text]
-    adapter: NotRequired[Text]
-    base_bytes: NotRequired[int | None]
-    compute_dtype: NotRequired[Text]
-    batch_size: NotRequired[int | None]
-    seconds: NotRequired[Figures]
+    items: int
+    tokens: int
+    nll_per_token: Number
+    perplexity: Number
+    label: str
+    about: str
+    base: Text
+    adapter: Text
+    base_bytes: int | None
+    compute_dtype: Text
+    batch_size: int | None
+    seconds: Figures
 
 
-class _Difference(TypedDict):
+class _Difference(TypedDict, total=False):
     metric: str
     delta: Number
     ci_low: Number
@@ -353,32 +351,32 @@ class _Difference(TypedDict):
     p_value: Number
     n: int
     higher_is_better: bool
-    name: NotRequired[str]
-    baseline: NotRequired[str]
-    candidate: NotRequired[str]
-    meaning: NotRequired[str]
-    n_clusters: NotRequired[int | None]
-    method: NotRequired[str]
-    warnings: NotRequired[list[str]]
-    p_value_holm: NotRequired[Number]
-    verdict: NotRequired[str]
-    within_margin_but_worse: NotRequired[bool]
-    outcome: NotRequired[str]
-    lead: NotRequired[str]
+    name: str
+    baseline: str
+    candidate: str
+    meaning: str
+    n_clusters: int | None
+    method: str
+    warnings: list[str]
+    p_value_holm: Number
+    verdict: str
+    within_margin_but_worse: bool
+    outcome: str
+    lead: str
 
 
-class _OtherClaim(TypedDict):
+class _OtherClaim(TypedDict, total=False):
     estimand: str
     verdict: str
     delta: Number
     ci_low: Number
     ci_high: Number
     n: int
-    clustered_by: NotRequired[list[str]]
-    warnings: NotRequired[list[str]]
+    clustered_by: list[str]
+    warnings: list[str]
 
 
-class _Item(TypedDict):
+class _Item(TypedDict, total=False):
     item: str
     row: int | None
     question: str
@@ -386,16 +384,16 @@ class _Item(TypedDict):
     answerable: bool
     answers: dict[str, Text]
     metrics: dict[str, Figures]
-    context: NotRequired[list[Any]]
-    cluster: NotRequired[Text]
-    change: NotRequired[Text]
-    declined: NotRequired[dict[str, bool | None]]
-    nll: NotRequired[Figures]
-    tokens: NotRequired[int]
-    sources: NotRequired[list[Source]]
+    context: list[Any]
+    cluster: Text
+    change: Text
+    declined: dict[str, bool | None]
+    nll: Figures
+    tokens: int
+    sources: list[Source]
 
 
-class _Changed(TypedDict):
+class _Changed(TypedDict, total=False):
     item: str
     row: int | None
     question: str
@@ -403,21 +401,21 @@ class _Changed(TypedDict):
     answers: dict[str, Text]
 
 
-class _Flips(TypedDict):
+class _Flips(TypedDict, total=False):
     metric: str
     items: int
     lost: list[_Changed]
     gained: list[_Changed]
     text_differs: int
-    noise_floor: NotRequired[dict[str, Any] | None]
+    noise_floor: dict[str, Any] | None
 
 
-class _Curve(TypedDict):
+class _Curve(TypedDict, total=False):
     steps: list[dict[str, Number]]
     validation: list[dict[str, Number]]
 
 
-class _Twins(TypedDict):
+class _Twins(TypedDict, total=False):
     matched: bool
     differences: list[dict[str, Any]]
     unintended: list[dict[str, Any]]
@@ -425,7 +423,7 @@ class _Twins(TypedDict):
     work: dict[str, dict[str, float | str | None]]
 
 
-class _Task(TypedDict):
+class _Task(TypedDict, total=False):
     label: str
     about: str
     metric: Text
@@ -438,43 +436,43 @@ class _Task(TypedDict):
     error: Text
 
 
-class _ReliabilityCurve(TypedDict):
+class _ReliabilityCurve(TypedDict, total=False):
     bins: list[dict[str, float | list[float]]]
     ece: float
     brier: float
     n: int
 
 
-class _Reliability(TypedDict):
+class _Reliability(TypedDict, total=False):
     metric: str
     correct_means: str
     cells: dict[str, _ReliabilityCurve]
     about: str
 
 
-class _Seeds(TypedDict):
+class _Seeds(TypedDict, total=False):
     count: int
     metric: str
     runs: list[dict[str, Any]]
     sentence: str
-    spread: NotRequired[dict[str, Figures | dict[str, float | list[float] | None] | Number] | None]
-    trained_again: NotRequired[dict[str, float | list[float] | None] | None]
+    spread: dict[str, Figures | dict[str, float | list[float] | None] | Number] | None
+    trained_again: dict[str, float | list[float] | None] | None
 
 
-class _Power(TypedDict):
+class _Power(TypedDict, total=False):
     metric: str
     n: int
     detectable: Number
-    units: NotRequired[int]
-    unit: NotRequired[str]
-    standard_error: NotRequired[Number]
-    target: NotRequired[Number]
-    needed: NotRequired[int | None]
-    planned: NotRequired[Figures | None]
-    seen: NotRequired[Figures | None]
+    units: int
+    unit: str
+    standard_error: Number
+    target: Number
+    needed: int | None
+    planned: Figures | None
+    seen: Figures | None
 
 
-class _Leaks(TypedDict):
+class _Leaks(TypedDict, total=False):
     text: int | None
     embedding: int | None
     removed: int
@@ -482,56 +480,56 @@ class _Leaks(TypedDict):
     listed: list[dict[str, Any]]
 
 
-class _Data(TypedDict):
+class _Data(TypedDict, total=False):
     split: dict[str, Any]
     leaks: _Leaks
     findings: dict[str, int | None]
-    columns: NotRequired[dict[str, str]]
-    source: NotRequired[Text]
-    format: NotRequired[Text]
-    rows: NotRequired[int | None]
-    usable: NotRequired[int | None]
-    rejected: NotRequired[int | None]
-    notes: NotRequired[list[str]]
-    token_lengths: NotRequired[TokenLengths | None]
-    row_numbers: NotRequired[dict[str, Any] | None]
+    columns: dict[str, str]
+    source: Text
+    format: Text
+    rows: int | None
+    usable: int | None
+    rejected: int | None
+    notes: list[str]
+    token_lengths: TokenLengths | None
+    row_numbers: dict[str, Any] | None
 
 
-class _Export(TypedDict):
+class _Export(TypedDict, total=False):
     cell: str
     arm: str
     measured: str
     how: str
     label: str
     keeps: str
-    formats: NotRequired[list[str]]
-    bytes: NotRequired[int | None]
-    metric: NotRequired[str]
-    margin: NotRequired[Number]
-    figure: NotRequired[Number]
-    delta: NotRequired[Number]
-    ci_low: NotRequired[Number]
-    ci_high: NotRequired[Number]
-    lost_share: NotRequired[Number]
-    exact_match: NotRequired[Number]
+    formats: list[str]
+    bytes: int | None
+    metric: str
+    margin: Number
+    figure: Number
+    delta: Number
+    ci_low: Number
+    ci_high: Number
+    lost_share: Number
+    exact_match: Number
 
 
-class _Approach(TypedDict):
+class _Approach(TypedDict, total=False):
     name: str
     label: str
     items: int
     metrics: Figures
-    declined_rightly: NotRequired[Number]
-    declined_falsely: NotRequired[Number]
-    verdict: NotRequired[Text]
+    declined_rightly: Number
+    declined_falsely: Number
+    verdict: Text
 
 
-class _File(TypedDict):
+class _File(TypedDict, total=False):
     name: str
     arm: str
 
 
-class _Format(TypedDict):
+class _Format(TypedDict, total=False):
     name: str
     arm: str
     bytes: int
@@ -539,69 +537,69 @@ class _Format(TypedDict):
     delta: Number
     ci: list[Number]
     verdict: str
-    outcome: NotRequired[str]
-    metric: NotRequired[str]
-    margin: NotRequired[Number]
-    n: NotRequired[int]
-    higher_is_better: NotRequired[bool]
-    bounds: NotRequired[list[_Bound]]
-    flips: NotRequired[dict[str, int] | None]
-    same_answers: NotRequired[dict[str, int] | None]
-    tensor_types: NotRequired[dict[str, int]]
-    warnings: NotRequired[list[str]]
-    kl: NotRequired[Number]
-    kl_items: NotRequired[int | None]
-    level: NotRequired[Number]
-    tokens_per_second: NotRequired[Number]
-    first_token_seconds: NotRequired[Number]
-    resident_bytes: NotRequired[int | None]
-    load_seconds: NotRequired[Number]
+    outcome: str
+    metric: str
+    margin: Number
+    n: int
+    higher_is_better: bool
+    bounds: list[_Bound]
+    flips: dict[str, int] | None
+    same_answers: dict[str, int] | None
+    tensor_types: dict[str, int]
+    warnings: list[str]
+    kl: Number
+    kl_items: int | None
+    level: Number
+    tokens_per_second: Number
+    first_token_seconds: Number
+    resident_bytes: int | None
+    load_seconds: Number
 
 
-class _RiskCurve(TypedDict):
+class _RiskCurve(TypedDict, total=False):
     n: int
     points: list[Figures]
     chosen: Figures | None
-    false_declines: NotRequired[list[int]]
-    right_declines: NotRequired[list[int]]
+    false_declines: list[int]
+    right_declines: list[int]
 
 
-class _FollowUps(TypedDict):
+class _FollowUps(TypedDict, total=False):
     after_turns: Figures
     cells: dict[str, dict[str, Any]]
 
 
-class _ConfigData(TypedDict):
+class _ConfigData(TypedDict, total=False):
     source: Text
 
 
-class _ConfigTrain(TypedDict):
+class _ConfigTrain(TypedDict, total=False):
     epochs: float
 
 
-class _Config(TypedDict):
+class _Config(TypedDict, total=False):
     data: _ConfigData
     train: _ConfigTrain
     model: dict[str, Any]
     eval: dict[str, Any]
-    arms: NotRequired[list[str]]
-    approaches: NotRequired[list[str]]
-    retrieval: NotRequired[dict[str, Any]]
-    seeds: NotRequired[int]
+    arms: list[str]
+    approaches: list[str]
+    retrieval: dict[str, Any]
+    seeds: int
 
 
-class _Warning(TypedDict):
+class _Warning(TypedDict, total=False):
     code: str
     level: str
     text: str
 
 
-class _Fidelity(TypedDict):
+class _Fidelity(TypedDict, total=False):
     pairs: list[dict[str, float | str | None]]
 
 
-class Report(TypedDict):
-    """``report.json``; those of earlier releases may lack required entries, see :func:`read_report`."""
+class Report(TypedDict, total=False):
+    """``report.json``."""
 
     attribution: dict[str, Any] | None
     cells: dict[str, _Cell]
@@ -612,58 +610,58 @@ class Report(TypedDict):
     resources: dict[str, dict[str, Any]]
     seeds: _Seeds
     verdict: _Verdict
-    version: NotRequired[int]
-    study: NotRequired[str]
-    baselines: NotRequired[dict[str, _Cell]]
-    identities: NotRequired[list[dict[str, str | float]]]
-    twins: NotRequired[_Twins | None]
-    arms: NotRequired[dict[str, dict[str, Any]]]
-    curves: NotRequired[dict[str, _Curve]]
-    flips: NotRequired[_Flips | None]
-    fidelity: NotRequired[_Fidelity | None]
-    worst: NotRequired[list[dict[str, Any]]]
-    tasks: NotRequired[dict[str, _Task]]
-    judge: NotRequired[dict[str, Any] | None]
-    votes: NotRequired[dict[str, Any] | None]
-    declining: NotRequired[dict[str, dict[str, dict[str, int]]]]
-    power: NotRequired[list[_Power]]
-    data: NotRequired[_Data]
-    steps: NotRequired[list[dict[str, Any]]]
-    provenance: NotRequired[dict[str, Any]]
-    config: NotRequired[_Config]
-    context: NotRequired[list[dict[str, str]]]
-    answer_limit: NotRequired[int]
-    taught: NotRequired[dict[str, int]]
-    added_answers: NotRequired[int]
-    uncovered: NotRequired[dict[str, Any]]
-    other_claim: NotRequired[_OtherClaim]
-    exports: NotRequired[list[_Export]]
-    beats_untuned: NotRequired[list[dict[str, Any]]]
-    warnings: NotRequired[list[_Warning]]
-    objection: NotRequired[str]
-    sentence: NotRequired[str]
-    basis: NotRequired[list[str]]
-    summary: NotRequired[list[str]]
-    risk_coverage: NotRequired[dict[str, dict[str, _RiskCurve]]]
-    approach_metric: NotRequired[str]
-    approaches: NotRequired[list[_Approach]]
-    approach_comparisons: NotRequired[list[_Difference]]
-    recommended_approach: NotRequired[str]
-    approach_sentence: NotRequired[str]
-    approach: NotRequired[str]
-    formats: NotRequired[list[_Format]]
-    formats_reference: NotRequired[str]
-    smallest_no_worse: NotRequired[_File | None]
-    formats_skipped: NotRequired[str]
-    formats_through: NotRequired[list[dict[str, Any]]]
-    formats_sentence: NotRequired[str]
-    formats_action: NotRequired[str]
-    not_compared: NotRequired[list[str]]
-    conversation: NotRequired[_FollowUps]
-    not_verbatim: NotRequired[dict[str, Any]]
+    version: int
+    study: str
+    baselines: dict[str, _Cell]
+    identities: list[dict[str, str | float]]
+    twins: _Twins | None
+    arms: dict[str, dict[str, Any]]
+    curves: dict[str, _Curve]
+    flips: _Flips | None
+    fidelity: _Fidelity | None
+    worst: list[dict[str, Any]]
+    tasks: dict[str, _Task]
+    judge: dict[str, Any] | None
+    votes: dict[str, Any] | None
+    declining: dict[str, dict[str, dict[str, int]]]
+    power: list[_Power]
+    data: _Data
+    steps: list[dict[str, Any]]
+    provenance: dict[str, Any]
+    config: _Config
+    context: list[dict[str, str]]
+    answer_limit: int
+    taught: dict[str, int]
+    added_answers: int
+    uncovered: dict[str, Any]
+    other_claim: _OtherClaim
+    exports: list[_Export]
+    beats_untuned: list[dict[str, Any]]
+    warnings: list[_Warning]
+    objection: str
+    sentence: str
+    basis: list[str]
+    summary: list[str]
+    risk_coverage: dict[str, dict[str, _RiskCurve]]
+    approach_metric: str
+    approaches: list[_Approach]
+    approach_comparisons: list[_Difference]
+    recommended_approach: str
+    approach_sentence: str
+    approach: str
+    formats: list[_Format]
+    formats_reference: str
+    smallest_no_worse: _File | None
+    formats_skipped: str
+    formats_through: list[dict[str, Any]]
+    formats_sentence: str
+    formats_action: str
+    not_compared: list[str]
+    conversation: _FollowUps
+    not_verbatim: dict[str, Any]
 
 
-class _Hardware(TypedDict):
+class _Hardware(TypedDict, total=False):
     cores: int | None
     memory_bytes: int
 
@@ -675,41 +673,41 @@ class _Origin(TypedDict, total=False):
     sha256: Text
 
 
-class Provenance(TypedDict):
+class Provenance(TypedDict, total=False):
     """``provenance.json``."""
 
     hardware: _Hardware
-    packages: NotRequired[dict[str, Text]]
-    base_model: NotRequired[_Origin]
-    created: NotRequired[Text]
-    assistant_builder: NotRequired[Text]
-    git_revision: NotRequired[Text]
-    python: NotRequired[Text]
-    platform: NotRequired[Text]
-    data: NotRequired[dict[str, Any]]
+    packages: dict[str, Text]
+    base_model: _Origin
+    created: Text
+    assistant_builder: Text
+    git_revision: Text
+    python: Text
+    platform: Text
+    data: dict[str, Any]
 
 
-class _Miss(TypedDict):
+class _Miss(TypedDict, total=False):
     row: int
     question: str
     expected: str
     found: list[Source]
-    rank: NotRequired[int | None]
-    history: NotRequired[str]
+    rank: int | None
+    history: str
 
 
-_Hits = TypedDict("_Hits", {"1": int, "3": NotRequired[int], "5": NotRequired[int]})
+_Hits = TypedDict("_Hits", {"1": int, "3": int, "5": int}, total=False)
 
 
-class RecallFile(TypedDict):
+class RecallFile(TypedDict, total=False):
     """``retrieval/recall.json``: how often the fact of a validation question is found."""
 
     questions: int
     covered: int
     hits: _Hits
-    recall: NotRequired[Figures]
-    missed: NotRequired[int]
-    misses: NotRequired[list[_Miss]]
+    recall: Figures
+    missed: int
+    misses: list[_Miss]
 
 
 class MadeFrom(TypedDict, total=False):
@@ -727,27 +725,7 @@ class ReportChoice(TypedDict, total=False):
     smallest_no_worse: _File | None
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """A report, as :class:`Report`; empty if it is of an earlier release and lacks what is shown of one.
-
-    Raises:
-        StudyError: An entry is of a wrong type, or the file is damaged.
-    """
-    found = read_json(path, remedy=(remedy := _report_remedy(path)))
-    if not found or not Report.__required_keys__ <= found.keys() and "version" in found:
-        return {}
-    read_json(path, Report, remedy=remedy)
-    return found
-
-
-def present_report(path: Path) -> dict[str, Any]:
-    """A report; raises StudyError if it is damaged or of an earlier release."""
-    found = read_report(path)
-    if not found:
-        raise StudyError(t("the report is of an earlier release"), where=str(path), remedy=_report_remedy(path))
-    return found
-
-
-def _report_remedy(path: Path) -> str:
-    return t("Delete the file, and run 'assistant-builder run {name}': it writes the report again",
-             name=path.parent.name)
+def read_report(path: Path) -> Any:
+    """A report, as :class:`Report`; raises StudyError if it is damaged."""
+    return read_json(path, Report, remedy=t(
+        "Delete the file, and run 'assistant-builder run {name}': it writes the report again", name=path.parent.name))

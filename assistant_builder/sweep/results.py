@@ -66,8 +66,7 @@ def _metric(sweep: Sweep) -> str:
     if chosen != "auto":
         return chosen
     reports = (study.folder / "report.json" for trial in sweep.trials if (study := sweep.study(trial)) is not None)
-    return next((report["primary_metric"] for path in reports if path.exists() and (report := read_report(path))),
-                "nll_per_token")
+    return next((read_report(path)["primary_metric"] for path in reports if path.exists()), "nll_per_token")
 
 
 def selected(studies: list[dict[str, Any]]) -> str | None:
@@ -107,8 +106,6 @@ def _validation_losses(study: Study) -> dict[str, float]:
 def _heldout(study: Study) -> dict[str, float]:
     """The figure of the primary metric in each arm's cell, from ``report.json``."""
     report = read_report(study.folder / "report.json")
-    if not report:
-        return {}
     metric = report["primary_metric"]
     figures = {}
     for cell in served_cells(study.config.arms):

@@ -149,7 +149,12 @@ def study_report(study: Study) -> dict[str, Any] | None:
     None as well if it is of an earlier release and lacks what the page shows; “Re-create report” writes a new one.
     """
     path = study.folder / "report.json"
-    return _report(path, stamp([path])) or None if path.exists() else None
+    report = _report(path, stamp([path])) if path.exists() else None
+    return report if report is not None and report.keys() >= _SHOWN else None
+
+
+_SHOWN = {"attribution", "cells", "contrasts", "items", "primary_metric", "reliability", "resources", "seeds",
+          "verdict"}
 
 
 def report_conclusion(report: Mapping[str, Any]) -> Conclusion | None:
@@ -162,7 +167,7 @@ def report_conclusion(report: Mapping[str, Any]) -> Conclusion | None:
 
 @functools.lru_cache(maxsize=4)
 def _report(path: Path, seen: str) -> dict[str, Any]:
-    return read_report(path)
+    return dict(read_report(path))
 
 
 def stamp(paths: Iterable[Path]) -> str:

@@ -13,7 +13,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.final import answers_added
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance, present_report
+from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance, read_report
 from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
@@ -163,7 +163,7 @@ def write_report(study: Study) -> Path:
     for approach in sorted(reports, key=lambda approach: approach == recommended):
         name = "report" if approach == recommended else f"report{SUFFIXES[approach]}"
         write_json(study.folder / f"{name}.json", reports[approach])
-        report = present_report(study.folder / f"{name}.json")
+        report = read_report(study.folder / f"{name}.json")
         write_text(study.folder / f"{name}.md", render_markdown(report))
         path = study.folder / f"{name}.html"
         write_text(path, render_html(report))
