@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import re
+import socket
 import tempfile
+import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
 from assistant_builder.errors import StudyError
+from assistant_builder.i18n import t
+
+MAX_BYTES = 512 * 2**20
+"""Size up to which a file is read; the largest reports have a hundredth of it."""
+MAX_DEPTH = 64
+"""Nesting up to which a document is read; the deepest report has a fifth of it."""
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_LEFTOVER_SECONDS = 86_400.0
 
 
 def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _remove_leftovers(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_HOST}-{os.getpid()}-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -28,6 +47,18 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers of ``path`` that were killed, on this machine or more than a day ago."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(?:([0-9a-f]{{8}})-(\d+)-)?[a-z0-9_]{{8}}")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            named = pattern.fullmatch(entry.name)
+            if named is not None and (
+                    not psutil.pid_exists(int(named[2])) if named[1] == _HOST else
+                    time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_SECONDS):
+                os.unlink(entry.path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -82,34 +113,124 @@ def _repair_last_line(path: Path) -> None:
         write_bytes(path, content[:start])
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON document; raises StudyError if the file is damaged."""
+def read_json(path: Path, content: Any = dict[str, Any], *, remedy: str = "") -> Any:
+    """Read one JSON document of a type.
+
+    Args:
+        path: The file.
+        content: What it must contain: a TypedDict, of which further entries are kept, a dataclass, or any object.
+        remedy: What to do about a damaged file; by default, to recreate it with ``--redo``.
+
+    Raises:
+        StudyError: The file is damaged, too large or nested too deeply, or an entry is of another type; also later,
+            where an entry is used that the file does not have.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(_bounded(path), content, str(path), remedy)
     except (ValueError, RecursionError) as error:
-        raise StudyError("the file is damaged", where=str(path),
-                         remedy="Run the study again with --redo to recreate it") from error
+        raise _damaged(path, _complaint(error), remedy) from error
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object per line; an incomplete last line is ignored, and a missing file has no lines."""
-    return list(_iter_jsonl(path))
+def read_jsonl(path: Path, content: Any = dict[str, Any], *, remedy: str = "") -> list[Any]:
+    """Read one JSON object per line; an incomplete last line is ignored, and a missing file has no lines.
+
+    The arguments and errors are those of :func:`read_json`.
+    """
+    return list(_iter_jsonl(path, content, remedy))
 
 
-def _iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def _iter_jsonl(path: Path, content: Any, remedy: str) -> Iterator[Any]:
     if not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")  # splitlines() would also split at U+2028 inside a text
+    try:
+        lines = _bounded(path).split(b"\n")  # splitlines() would also split at U+2028 inside a text
+    except ValueError as error:
+        raise _damaged(path, _complaint(error), remedy) from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
+            yield parse_json(line, content, str(path), remedy)
         except (ValueError, RecursionError) as error:
-            if number == len(lines):
+            if number == len(lines) and not isinstance(error, ValidationError):
                 return
-            raise StudyError(f"line {number} is damaged", where=str(path),
-                             remedy="Run the study again with --redo to recreate it") from error
+            raise _damaged(path, t("line {number} is damaged", number=number), remedy) from error
+
+
+class _MissingEntry(StudyError, KeyError):
+    """An entry is used that a file does not have."""
+
+
+class _Object(dict[str, Any]):
+    """An object of a file."""
+
+    __slots__ = ("remedy", "where")
+
+    def __init__(self, entries: dict[str, Any], where: str, remedy: str) -> None:
+        super().__init__(entries)
+        self.where, self.remedy = where, remedy
+
+    def __missing__(self, name: str) -> Any:
+        raise _MissingEntry(t("the file is damaged or of another version: {entry} is missing or of a wrong type",
+                              entry=name), where=self.where, remedy=self.remedy or _recreate())
+
+
+def parse_json(text: bytes, content: Any, where: str, remedy: str = "") -> Any:
+    """Parse one JSON document of a type, see :func:`read_json`; ``where`` names it in errors of missing entries.
+
+    Raises:
+        ValueError: It is no JSON, nested too deeply or of another type.
+        RecursionError: It is nested far too deeply.
+    """
+    found = json.loads(text, parse_constant=_refuse, object_hook=lambda entries: _Object(entries, where, remedy))
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        _check_depth(found)
+    valid = _adapter(content).validate_python(found, strict=not is_dataclass(content))
+    return valid if is_dataclass(content) else found  # with the entries that the type does not name, in order
+
+
+@cache
+def _adapter(content: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(content)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _check_depth(found: Any) -> None:
+    level = [found]
+    for _ in range(MAX_DEPTH):
+        level = [child for value in level if isinstance(value, dict | list)
+                 for child in (value.values() if isinstance(value, dict) else value)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _bounded(path: Path) -> bytes:
+    with path.open("rb") as file:
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise ValueError("too large")
+    return text
+
+
+def _complaint(error: Exception) -> str:
+    """What is wrong with a file, with the first entry of a wrong type."""
+    entry = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
+    if entry:
+        return t("the file is damaged or of another version: {entry} is missing or of a wrong type", entry=entry)
+    return t("the file is damaged")
+
+
+def _damaged(path: Path, what: str, remedy: str) -> StudyError:
+    return StudyError(what, where=str(path),
+                      remedy=remedy or _recreate())
+
+
+def _recreate() -> str:
+    return t("Run the study again with --redo to recreate it")
 
 
 def file_hash(path: Path) -> str:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing_extensions import TypedDict
 
 from assistant_builder.redaction import redact_secrets, terminal_text
+
+
+class ErrorRecord(TypedDict):
+    """An error in a status file and in ``--json`` output."""
+
+    type: str
+    what: str
+    where: str
+    remedy: str
 
 
 class AssistantBuilderError(Exception):
@@ -20,7 +29,7 @@ class AssistantBuilderError(Exception):
         line = f"{head.rstrip('.')}. {self.remedy}" if self.remedy else head
         return terminal_text(" ".join(line.split()))
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> ErrorRecord:
         """The error as a record in status files and ``--json`` output."""
         return {"type": type(self).__name__, "what": self.what, "where": self.where, "remedy": self.remedy}
 

@@ -23,6 +23,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.registry import Registry
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary
 
 DEFAULT_FORMAT = "adapter"
 OTHER_FILES_BYTES = 6_000_000
@@ -259,13 +260,13 @@ def require_trained(study: Study, spec: ExportSpec) -> dict[str, Any]:
     if not trained or not (folder / "adapter" / "adapter_model.safetensors").is_file():
         raise StudyError(f"the {spec.arm} assistant is not trained yet", where=f"study {study.name}",
                          remedy=f"Train it with 'assistant-builder run {study.name}'")
-    summary: dict[str, Any] = read_json(folder / "summary.json")
+    summary = read_json(folder / "summary.json", ArmSummary)
     return summary
 
 
 def estimated_bytes(study: Study, spec: ExportSpec) -> int:
     """Bytes of the folder that an export makes."""
-    return spec.export_format.estimated_bytes(read_json(study.arm_folder(spec.arm) / "summary.json"))
+    return spec.export_format.estimated_bytes(read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Split
 
 PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets", "lm-eval",
@@ -45,7 +46,7 @@ def collect_provenance(study: Study) -> dict[str, Any]:
         "data": {
             "file": Path(study.config.data.source).name,
             "sha256": file_hash(source) if source is not None else None,
-            "splits": read_json(study.folder / "data" / "split.json")["hashes"],
+            "splits": read_json(study.folder / "data" / "split.json", Split)["hashes"],
         },
         "base_model": {
             "name": ref.name,

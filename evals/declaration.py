@@ -17,7 +17,9 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config import StudyConfig
@@ -242,12 +244,19 @@ def _clusters(estimand: Estimand, pairs: Sequence[Pair]) -> tuple[str, ...]:
     return present or (("answer",) if estimand == "facts" else ())
 
 
+class _File(TypedDict):
+    declared: dict[str, Any]
+    sha256: str
+    heldout_sha256: str
+    written: NotRequired[str]
+
+
 def freeze(study: Study) -> None:
     """Write the declaration, unless one was written for the same held-out pairs: scores may have been seen since."""
     training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
     asked = _hash_of(heldout)
     path = study.folder / FILE
-    if path.exists() and read_json(path).get("heldout_sha256") == asked:
+    if path.exists() and read_json(path, _File)["heldout_sha256"] == asked:
         return
     declared = declare(study.config, heldout, training)
     write_json(path, {"declared": declared.to_record(), "sha256": declared.sha256, "heldout_sha256": asked,
@@ -257,7 +266,7 @@ def freeze(study: Study) -> None:
 def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
     """The content of ``declaration.json``, or ``None`` if scoring started before there was one, or on other pairs."""
     path = study.folder / FILE
-    record = read_json(path) if path.exists() else None
+    record = read_json(path, _File) if path.exists() else None
     return record if record is not None and record["heldout_sha256"] == _hash_of(heldout) else None
 
 

@@ -27,6 +27,7 @@ from assistant_builder.retrieval.decline import (
     WITHHELD,
     DeclineRule,
     Evidence,
+    RuleFile,
     decline_sentence,
     evidence_of,
     far_from_everything,
@@ -37,6 +38,7 @@ from assistant_builder.retrieval.decline import (
 from assistant_builder.retrieval.grounding import supporting
 from assistant_builder.retrieval.index import Query, facts_of
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.limits import answer_limit
 from evals.cells import LoadedCell, Variant, load_cells
 
@@ -67,7 +69,7 @@ def fit_rules(study: Study, base: Path, prompter: ChatTokenizer, retriever: Retr
     """
     paths = {str(variant.run): study.arm_folder(str(variant.run)) / FILE for variant in variants}
     inputs = {run: _inputs(study, run) for run in paths}
-    fitted = {run: read_json(path)["inputs"] if path.exists() else None for run, path in paths.items()}
+    fitted = {run: read_json(path, RuleFile).get("inputs") if path.exists() else None for run, path in paths.items()}
     missing = [each for each in variants if fitted[str(each.run)] != inputs[str(each.run)]]
     if missing:
         asked = ValidationQuestions(study, retriever)
@@ -107,7 +109,7 @@ def _fitted(study: Study, asked: ValidationQuestions, cell: LoadedCell, prompter
 
 def _decide_own_words(paths: Sequence[Path]) -> None:
     """Give all rules the same decision on own words, from the answers of all assistants together."""
-    files = {path: read_json(path) for path in paths}
+    files = {path: read_json(path, RuleFile) for path in paths}
     shown, verbatim = (sum(file[key] for file in files.values()) for key in ("shown", "verbatim"))
     own_words = bool(shown) and verbatim >= OWN_WORDS * shown
     for path, file in files.items():
@@ -123,7 +125,7 @@ def copy_rule(study: Study, retriever: Retriever) -> DeclineRule:
 
 def _inputs(study: Study, run: str) -> dict[str, Any]:
     folder = study.retrieval_folder
-    return {"adapter": read_json(study.arm_folder(run) / "summary.json")["adapter_sha256"],
+    return {"adapter": read_json(study.arm_folder(run) / "summary.json", ArmSummary)["adapter_sha256"],
             "validation": file_hash(study.split_file("validation")),
             "retrieval": study.config.retrieval.model_dump(mode="json", exclude={"sources_in_endpoint", "final_index"}),
             "max_new_tokens": answer_limit(study), "version": _VERSION,

@@ -141,7 +141,7 @@ class _Scoring:
     def _group_questions(self) -> None:
         """Groups of similar questions, by which the report checks whether the differences are correlated."""
         path, inputs = self.plan.evals / SIMILAR_QUESTIONS, {"items": file_hash(self.tasks.folder / "items.jsonl")}
-        if not path.exists() or read_json(path)["inputs"] != inputs:
+        if not path.exists() or read_json(path).get("inputs") != inputs:
             groups = similar_questions(self.resources.embedder.encode([item["question"] for item in self.items]))
             write_json(path, {"inputs": inputs, "groups": {
                 item["item"]: group for item, group in zip(self.items, groups, strict=True)}})

@@ -12,6 +12,7 @@ from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.inference.session import ChatSession, Sampling, Session
 from assistant_builder.study import Study
+from assistant_builder.study.contents import PairLine
 from assistant_builder.study.limits import answer_limit, pair_limit
 
 MIN_CONTEXT = 4096
@@ -56,7 +57,7 @@ def default_system_prompt(study: Study) -> str:
     """The system prompt that all training pairs share; empty if there is none."""
     if study.config.data.system:
         return study.config.data.system
-    records = read_jsonl(study.split_file("train"))
+    records = read_jsonl(study.split_file("train"), PairLine)
     found = {turn["content"] for record in records for turn in record["messages"] if turn["role"] == "system"}
     return found.pop() if len(found) == 1 and all(r["messages"][0]["role"] == "system" for r in records) else ""
 

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from typing_extensions import TypedDict
+
 from assistant_builder.arms import LORA, QLORA, TWINS, plain
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
@@ -29,6 +31,7 @@ from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.i18n import localize, t
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary
 from evals.metrics.refusal import is_refusal
 
 Record = TypeVar("Record")
@@ -85,7 +88,7 @@ def model_of(study: Study) -> dict[str, str]:
         if not path.is_file():
             raise StudyError(t("the {arm} assistant is not trained", arm=arm), where=str(path),
                              remedy=t("Train the study first"))
-        adapters[arm] = str(read_json(path)["adapter_sha256"])
+        adapters[arm] = str(read_json(path, ArmSummary)["adapter_sha256"])
     return {"base": study.config.model.base, **adapters}
 
 
@@ -209,11 +212,7 @@ def read_corrections(study: Study) -> list[Correction]:
 
 
 def _read_records(path: Path, kind: type[Record]) -> list[Record]:
-    try:
-        return [kind(**record) for record in read_jsonl(path)]
-    except TypeError as error:
-        raise StudyError(t("a line is from another version or damaged"), where=str(path),
-                         remedy=t("Fix or remove that line")) from error
+    return read_jsonl(path, kind, remedy=t("Fix or remove that line"))
 
 
 def add_correction(study: Study, question: str, answer: str, *, wrong: str = "", arm: str = "", asked: str = "",
@@ -405,14 +404,22 @@ def corrections_asked_again(study: Study, adapters: str) -> list[AskedAgain]:
     earlier release created.
     """
     path, answers = study.folder / "made_from.json", study.folder / "corrected.json"
-    record = read_json(answers) if answers.is_file() else {}
+    record = read_json(answers, _Corrected, remedy=t("Delete the file")) if answers.is_file() else {}
     after = record.get("answers", {}) if record.get("adapters") == adapters else {}
-    found = (read_json(path) if path.is_file() else {}).get("corrections", ())
-    try:
-        return [AskedAgain(Correction(**each), after.get(each["question"])) for each in found]
-    except (TypeError, KeyError) as error:
-        raise StudyError(t("a correction is from another version or damaged"), where=str(path),
-                         remedy=t("Remove the corrections from that file")) from error
+    if not path.is_file():
+        return []
+    found = read_json(path, _MadeFrom, remedy=t("Remove the corrections from that file")).corrections
+    return [AskedAgain(each, after.get(each.question)) for each in found]
+
+
+class _Corrected(TypedDict):
+    adapters: str
+    answers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _MadeFrom:
+    corrections: tuple[Correction, ...] = ()
 
 
 def save_asked_again(study: Study, adapters: str, asked: Iterable[AskedAgain]) -> None:

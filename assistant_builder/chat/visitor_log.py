@@ -23,6 +23,7 @@ from typing import Any, Literal
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
+from assistant_builder.study.admin import confirmed_time
 
 Kept = Literal["nothing", "counts", "texts"]
 """What is kept of a question: nothing, when it was asked and whether it was declined or voted on, or its texts, too."""
@@ -128,7 +129,7 @@ class VisitorLog:
     Args:
         path: The database.
         kept: What is kept of a question.
-        days: Days after which questions are deleted.
+        days: Days after which questions are deleted, see :func:`purge`.
         report: Called with a line if something could not be written; not more often than once a minute.
     """
 
@@ -179,8 +180,7 @@ class VisitorLog:
                     for entry in filter(None, entries):
                         connection.execute(*entry)
                     if time.monotonic() - purged > _PURGE_SECONDS:
-                        connection.execute("DELETE FROM question WHERE time < ?", (time.time() - self._days * _DAY,))
-                        connection.execute(_FORGOTTEN)
+                        purge(connection, self._days, time.time())
                         purged = time.monotonic()
             except StudyError as error:
                 self._failed(error.what)
@@ -191,6 +191,18 @@ class VisitorLog:
         if time.monotonic() - self._reported > 60:
             self._reported = time.monotonic()
             self._report(f"questions of visitors are not kept: {why}")
+
+
+def purge(connection: sqlite3.Connection, days: int, now: float) -> None:
+    """Delete the questions that are older than ``days`` by :func:`~assistant_builder.study.admin.confirmed_time`."""
+    connection.execute("CREATE TABLE IF NOT EXISTS purge_day (day INTEGER PRIMARY KEY)")
+    before = [day for (day,) in connection.execute("SELECT day FROM purge_day")]
+    last, confirmed = confirmed_time(before, now)
+    connection.execute("DELETE FROM purge_day")
+    connection.executemany("INSERT INTO purge_day VALUES (?)", [(day,) for day in last])
+    if confirmed is not None:
+        connection.execute("DELETE FROM question WHERE time < ?", (confirmed - days * _DAY,))
+        connection.execute(_FORGOTTEN)
 
 
 def read_questions(study: Study, *, visitor: str | None = None, since: float = 0.0) -> list[VisitorQuestion]:

@@ -16,11 +16,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from assistant_builder.atomic_io import read_json
 from assistant_builder.config import Approach
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.redaction import terminal_json, terminal_text
 from assistant_builder.runner.backend import QUEUE, Event
+from assistant_builder.study.contents import read_report
 
 if TYPE_CHECKING:
     from assistant_builder.data import Findings
@@ -186,7 +186,7 @@ def conclusion_lines(study: Study) -> list[str]:
     from evals.report.conclusion import conclude
 
     with texts_of(study.config.model.quant_type):
-        return list(conclude(read_json(study.folder / "report.json")).lines)
+        return list(conclude(read_report(study.folder / "report.json")).lines)
 
 
 def has_nodes(status: dict[str, Any]) -> bool:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
+from assistant_builder.study.contents import read_report
 
 _FAILING = {"worse": ("worse",), "inconclusive": ("worse", "inconclusive")}
 """Value of ``--fail-if`` → verdicts that fail."""
@@ -47,7 +47,7 @@ def report(
     if format == "html" and fail_if is None:
         for line in output.conclusion_lines(study):
             output.echo(line, err=True)
-    found = read_json(study.folder / "report.json")
+    found = read_report(study.folder / "report.json")
     if format == "json":
         output.print_json(found)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,9 +13,11 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.data import once_line
 from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, parse_settings, split_consent
+from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Split
 
 if TYPE_CHECKING:
     from assistant_builder.runner.step_process import Work
@@ -71,7 +73,7 @@ def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[
             from evals.report.verdict import explain_study
             from evals.stats.power import power_sentence, split_power
 
-            split = read_json(study.folder / "data" / "split.json")
+            split = read_json(study.folder / "data" / "split.json", Split)
             once = count_wordings(split)
             if once is not None and once.occurs_once:
                 output.echo(once_line(once, f"assistant-builder data draft {shlex.quote(str(study.source))} --to "
@@ -188,11 +190,21 @@ def list_studies(as_json: Json = False) -> None:
     """List all studies, the most recently changed first."""
     studies = Study.all()
     if as_json:
-        return output.print_json([study.status() for study in studies])
+        return output.print_json([_status_or_damage(study) for study in studies])
     if not studies:
         output.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
         return None
-    output.print_table(["study", "state", "folder"], [[s.name, s.state, str(s.folder)] for s in studies])
+    output.print_table(["study", "state", "folder"],
+                       [[s.name, _status_or_damage(s)["state"], str(s.folder)] for s in studies])
+
+
+def _status_or_damage(study: Study) -> dict[str, Any]:
+    """The status of a study; that of one whose files cannot be read is ``damaged``, with the error."""
+    try:
+        return study.status()
+    except (AssistantBuilderError, OSError) as error:
+        return {"name": study.name, "state": "damaged", "steps": [], "folder": str(study.folder),
+                "error": translate_error(error).to_record()}
 
 
 def step(step: Annotated[str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")],

@@ -9,12 +9,12 @@ import typer
 from pydantic import ValidationError
 
 from assistant_builder.arms import ARMS, plain_order
-from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.options import ApproachName, Consent, Json, TrustRemoteCode
 from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
+from assistant_builder.study.contents import read_report
 
 _DEFAULTS = ServingConfig()
 
@@ -101,4 +101,4 @@ def _recommended(study: Study) -> str:
 
     report = study.report_file
     arms = study.config.arms
-    return advice(read_json(report), arms).adapter if report.is_file() else plain_order(arms)[0]
+    return advice(read_report(report), arms).adapter if report.is_file() else plain_order(arms)[0]

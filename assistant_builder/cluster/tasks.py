@@ -21,7 +21,7 @@ from typing import Any
 from assistant_builder.child_process import compute_environment, lower_priority
 from assistant_builder.cluster.workspace import Workspace, open_workspace
 from assistant_builder.error_translation import TRAINING_MEMORY, translate_error
-from assistant_builder.errors import AssistantBuilderError, ResourceError, StoreError, StudyError
+from assistant_builder.errors import AssistantBuilderError, ErrorRecord, ResourceError, StoreError, StudyError
 from assistant_builder.runner.step_process import NODE_VARIABLE
 from assistant_builder.store.lease import Lease
 from assistant_builder.store.object_store import ObjectStore, retry_until_timeout
@@ -44,7 +44,7 @@ class TaskResult:
 
     returncode: int | None = None  # exit code of the step's process; None if it did not run
     # ``AssistantBuilderError.to_record()`` of an error before the step's process started
-    error: dict[str, Any] | None = None
+    error: ErrorRecord | None = None
     lost: str = ""  # Ray's message if the nodes of the task were lost too often; else empty
 
 

@@ -16,6 +16,7 @@ from assistant_builder.data.split import Split, split_pairs
 from assistant_builder.data.types import Pair, RowNumbers
 from assistant_builder.data.validate import Findings, TokenCounter, check_pairs
 from assistant_builder.errors import DataError
+from assistant_builder.study.contents import Findings as FindingsFile
 
 
 def row_numbers(folder: Path) -> RowNumbers:
@@ -29,7 +30,7 @@ def row_numbers(folder: Path) -> RowNumbers:
 
 @functools.lru_cache(maxsize=16)
 def _row_numbers(path: Path, changed: int) -> RowNumbers:
-    return RowNumbers.of_record(read_json(path))
+    return RowNumbers.of_record(read_json(path, FindingsFile))
 
 
 class PreparedData(NamedTuple):

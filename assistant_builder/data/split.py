@@ -32,6 +32,8 @@ from assistant_builder.data.units import (
 )
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import t, tn
+from assistant_builder.study.contents import PairLine
+from assistant_builder.study.contents import Split as SplitFile
 
 LeakKind = Literal["exact", "near", "embedding"]
 _Sets = dict[SplitName, list[Pair]]
@@ -198,12 +200,12 @@ def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
         DataError: The file is missing, or its hash differs from that in ``split.json``.
     """
     path = folder / f"{split}.jsonl"
-    expected = read_json(folder / "split.json")["hashes"][split]
+    expected = read_json(folder / "split.json", SplitFile)["hashes"][split]
     if not path.is_file() or file_hash(path) != expected:
         raise DataError(t("the split was changed after it was frozen") if path.is_file() else
                         t("the split file is missing"),
                         where=str(path), remedy=t("Restore the file, or prepare the data again with --redo"))
-    return tuple(Pair.from_record(record, split) for record in read_jsonl(path))
+    return tuple(Pair.from_record(record, split) for record in read_jsonl(path, PairLine))
 
 
 def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:

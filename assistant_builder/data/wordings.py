@@ -122,7 +122,8 @@ def count_wordings(split: Mapping[str, Any]) -> WordingCount | None:
     """The counts of ``Split.to_record()``; None for the ``split.json`` of an earlier version."""
     if not split.get("facts"):
         return None
-    return WordingCount(**split["facts"], grouped=split["units"]["kind"] == "group",
+    facts = {name: split["facts"][name] for name in ("facts", "single", "test", "known")}
+    return WordingCount(**facts, grouped=split["units"]["kind"] == "group",
                         respelled=(split.get("respelled") or {}).get("heldout", 0))
 
 

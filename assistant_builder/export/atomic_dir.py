@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError, StudyError
@@ -94,13 +95,21 @@ def _move_into(scratch: Path, target: Path) -> None:
         os.replace(scratch / name, target / name)
 
 
+class _File(TypedDict):
+    name: str
+
+
+class _Files(TypedDict):
+    files: list[_File]
+
+
 def _listed(record: Path) -> set[str]:
     """Names of the files of an earlier export that are located in its folder, or in a folder directly in it."""
     try:
-        names = [entry["name"] for entry in read_json(record)["files"]]
-    except (OSError, StudyError, KeyError, TypeError):
+        names = [entry["name"] for entry in read_json(record, _Files)["files"]]
+    except (OSError, StudyError):
         return set()
-    inside = {name: name.split("/") for name in names if isinstance(name, str)}
+    inside = {name: name.split("/") for name in names}
     return {name for name, parts in inside.items() if len(parts) <= 2 and not (record.parent / parts[0]).is_symlink()
             and all(part not in ("", "..") and Path(part).name == part for part in parts)}
 

@@ -22,6 +22,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.decline import FILE, rule_of
 from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, FACT
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary, Provenance, Split
 from evals.declaration import CLAIMS
 from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
@@ -240,9 +241,9 @@ def rescore_sentences(rescore: Rescore) -> list[str]:
 
 def _provenance(study: Study, spec: ExportSpec) -> str:
     """Steps, hashes and versions, for traceability."""
-    summary = read_json(study.arm_folder(spec.arm) / "summary.json")
+    summary = read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)
     path = study.folder / "provenance.json"
-    provenance = read_json(path) if path.is_file() else {}
+    provenance = read_json(path, Provenance) if path.is_file() else {}
     base, packages = provenance.get("base_model", {}), provenance.get("packages", {})
     rows = [
         ["Training steps", f"{summary['steps']:,} ({summary['epochs']:.1f} epochs), best at {summary['best_step']:,}"],
@@ -261,7 +262,7 @@ def _data(study: Study) -> str:
     path = study.folder / "data" / "split.json"
     if not path.is_file():
         return ""
-    counts = read_json(path)["counts"]
+    counts = read_json(path, Split)["counts"]
     words = {"train": "pairs", "validation": "more to choose the checkpoint", "heldout": "held out for the test"}
     return ", ".join(f"{counts[split]:,} {word}" for split, word in words.items() if split in counts)
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from assistant_builder import __version__
 from assistant_builder.atomic_io import read_json, write_json
@@ -46,6 +48,7 @@ from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary, read_report
 from assistant_builder.study.limits import answer_limit, pair_limit
 
 VERSION = 1
@@ -137,7 +140,7 @@ def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescor
                      notes: list[str], dated: date | None, with_data: bool) -> dict[str, Any]:
     """Write cards and LOADING.md; return their part of ``export.json``. ``dated``: the date in the chat template."""
     path = study.report_file
-    summary = read_json(path) if path.is_file() else None
+    summary = read_report(path) if path.is_file() else None
     ways = loading_snippets(study, spec, folder=".", base=base_name(study)[0], with_data=with_data)
     card = model_card(study, spec, summary, found, ways, template_date=dated, with_data=with_data)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -154,7 +157,7 @@ def _write_documents(study: Study, spec: ExportSpec, folder: Path, found: Rescor
     return {"version": VERSION, "study": study.name, "arm": spec.arm, "format": spec.format,
             "cell": spec.cell_in(study.config.model.quant_type),
             "assistant_builder": __version__, "base_model": base_name(study)[0],
-            "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"],
+            "adapter_sha256": read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)["adapter_sha256"],
             **({"with_data": with_data} if study.config.grounded else {}),
             "chat_template": template, "rescore": asdict(found), "sentences": [*rescore_sentences(found), *notes]}
 
@@ -175,7 +178,7 @@ def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str, 
         limit = ref.entry.context_length if ref.entry else pair_limit(study)
     known = load_measured(study, spec)
     dtype = str(known.scores["compute_dtype"]) if known else read_json(
-        study.arm_folder(spec.arm) / "summary.json")["compute_dtype"]
+        study.arm_folder(spec.arm) / "summary.json", ArmSummary)["compute_dtype"]
     context = LoadingContext(arm=spec.arm, folder=folder, base=base, name=study.name,
                              system=default_system_prompt(study), model=config.model, compute_dtype=dtype,
                              max_new_tokens=answer_limit(study), rank=config.train.rank,
@@ -186,13 +189,39 @@ def loading_snippets(study: Study, spec: ExportSpec, *, folder: str, base: str, 
     return [*grounded, *spec.export_format.snippets(context)]
 
 
+class _Rescored(TypedDict):
+    outcome: str
+
+
+class _ExportedFile(TypedDict):
+    name: str
+    bytes: int
+
+
+class ExportRecord(TypedDict):
+    """``export.json``."""
+
+    study: str
+    arm: str
+    format: str
+    adapter_sha256: str
+    chat_template: str | None
+    rescore: _Rescored
+    sentences: list[str]
+    archive: str | None
+    files: list[_ExportedFile]
+    type: NotRequired[str]
+    cell: NotRequired[str | None]
+    with_data: NotRequired[bool]
+
+
 def read_export(folder: Path) -> dict[str, Any] | None:
     """``export.json`` of a folder, with the folder's path; None if there is no complete export."""
     path = folder / RECORD
     if not path.is_file():
         return None
     try:
-        record = read_json(path)
+        record = read_json(path, ExportRecord)
     except AssistantBuilderError:
         return None
     return {**record, "folder": str(folder), "bytes": sum(entry["bytes"] for entry in record["files"])}

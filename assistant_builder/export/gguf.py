@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
@@ -53,6 +54,7 @@ from assistant_builder.quantization.ggml import (
     require_writer,
 )
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary, ItemLine
 
 DEFAULT_TYPE = "Q8_0"
 _WORK = ".work"
@@ -239,9 +241,17 @@ def heldout_prompts(study: Study, most: int | None = None) -> list[tuple[dict[st
     from assistant_builder.export.verify import item_messages
     from evals.work_items import evenly_spaced
 
-    items = read_jsonl(study.evals_folder / "tasks" / "items.jsonl")
+    items = read_jsonl(study.evals_folder / "tasks" / "items.jsonl", ItemLine)
     chosen = items if most is None else evenly_spaced(items, most)
     return [(item, item_messages(item)) for item in chosen]
+
+
+class _GgufRecord(TypedDict):
+    type: str
+    bytes: int
+    sha256: str
+    tensor_types: dict[str, int]
+    inputs: dict[str, Any]
 
 
 class GgufFiles:
@@ -259,7 +269,7 @@ class GgufFiles:
         path = self._record_file(type)
         if not path.is_file() or not self.path(type).is_file():
             return None
-        found: dict[str, Any] = read_json(path)
+        found: dict[str, Any] = read_json(path, _GgufRecord)
         same = found["inputs"] == self.inputs() and found["bytes"] == self.path(type).stat().st_size
         return found if same else None
 
@@ -325,7 +335,7 @@ class GgufFiles:
 
     def inputs(self) -> dict[str, Any]:
         """What a file is made of."""
-        return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json")["adapter_sha256"],
+        return {"adapter": read_json(self.study.arm_folder(self.arm) / "summary.json", ArmSummary)["adapter_sha256"],
                 "template_date": self.study.template_date.isoformat(), "converter": CONVERTER.wheel.requirement,
                 **({"importance": True} if self._weighted else {})}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.child_process import compute_environment, python_command
-from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError
 from assistant_builder.export.atomic_dir import check_target
 from assistant_builder.export.export import read_export
 from assistant_builder.export.gguf import uses_importance
@@ -47,7 +47,7 @@ class JobRecord:
     pid: int | None = None
     # start time of the process, which distinguishes it from a later one with the same id
     process_started: str | float | None = None
-    error: dict[str, Any] | None = None  # ``AssistantBuilderError.to_record()`` of a failed export
+    error: ErrorRecord | None = None  # ``AssistantBuilderError.to_record()`` of a failed export
 
 
 class ExportJob:
@@ -67,8 +67,8 @@ class ExportJob:
         if not self.status_file.exists():
             return None
         try:
-            record = JobRecord(**read_json(self.status_file))
-        except (TypeError, StudyError):
+            record: JobRecord = read_json(self.status_file, JobRecord)
+        except StudyError:
             return None  # of another version: nothing depends on it
         if record.state == "running" and not process_alive(record.pid, record.process_started):
             return replace(record, state="lost")

@@ -24,6 +24,7 @@ from assistant_builder.i18n import N_, t
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config, read_json_object
 from assistant_builder.study import Study
+from assistant_builder.study.contents import PairLine
 
 
 class MergedFormat(ExportFormat):
@@ -89,7 +90,7 @@ def write_modelfile(source: ExportSource, folder: Path, weights: str = ".") -> l
     match = match_family(source.prompter, source.system)
     varied = not source.system and any(
         turn["role"] == "system"
-        for record in read_jsonl(source.study.split_file("train")) for turn in record["messages"])
+        for record in read_jsonl(source.study.split_file("train"), PairLine) for turn in record["messages"])
     text = modelfile(match, source.prompter, system=source.system, title=source.title, varied=varied, weights=weights)
     (folder / "Modelfile").write_text(text, encoding="utf-8", newline="\n")
     return omitted_values(match, source.prompter, source.system)

@@ -24,7 +24,7 @@ from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, rule_of
 from assistant_builder.retrieval.final import served_index_folder
 from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, DEPTH, FACT, Grounder
-from assistant_builder.retrieval.index import FILES, RECORD, Index
+from assistant_builder.retrieval.index import FILES, RECORD, Index, IndexRecord
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
 from evals.metrics.refusal import WEIGHTS_FILE
@@ -108,7 +108,7 @@ def embedder_source(study: Study, folder: str) -> str:
     """What sentence-transformers loads the embedder from: a trained one is in the folder ``folder`` of the index."""
     if study.embedder_folder.is_dir():
         return TRAINED if folder == "." else f"{folder}/{TRAINED}"
-    name = str(read_json(study.retrieval_folder / RECORD)["embedder"]["name"])
+    name = str(read_json(study.retrieval_folder / RECORD, IndexRecord)["embedder"]["name"])
     return EMBEDDER_HUB_ID if name == EMBEDDER else name
 
 
@@ -143,7 +143,7 @@ def grounding_notes(study: Study, *, with_data: bool) -> list[str]:
     """What the user of an export of a grounded assistant must know, in sentences."""
     if not study.config.grounded:
         return []
-    facts = read_json(served_index_folder(study) / RECORD)["facts"] if with_data else 0
+    facts = read_json(served_index_folder(study) / RECORD, IndexRecord)["facts"] if with_data else 0
     contained = (f"The folder {FOLDER}/ contains the {facts:,} question–answer pairs of the training data as plain "
                  "text: whoever has the export can read them." if with_data else
                  "The export contains neither the index nor any of the pairs of the study.")

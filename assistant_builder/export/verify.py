@@ -24,6 +24,7 @@ from assistant_builder.quantization import METHODS
 from assistant_builder.retrieval.grounding import with_facts
 from assistant_builder.retrieval.index import Fact
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary, ItemLine, SampleLine, Scores
 from evals.work_items import evenly_spaced
 
 if TYPE_CHECKING:
@@ -76,16 +77,16 @@ def load_measured(study: Study, spec: ExportSpec) -> Measured | None:
     path = study.evals_folder / "tasks" / "items.jsonl"
     if not path.is_file():
         return None
-    adapter = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
+    adapter = read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)["adapter_sha256"]
     for cell in (spec.cell_in(study.config.model.quant_type), ARMS[spec.arm].cell):
         if cell is None or not (study.cell_folder(cell) / "scores.json").is_file():
             continue
         folder = study.cell_folder(cell)
-        scores = read_json(folder / "scores.json")
+        scores = read_json(folder / "scores.json", Scores)
         inputs = scores.get("inputs") or {}
         if inputs.get("adapter") == adapter and inputs.get("items") == file_hash(path):
-            samples = {sample["item"]: sample for sample in read_jsonl(folder / "samples.jsonl")}
-            return Measured(cell, scores, samples, read_jsonl(path))
+            samples = {sample["item"]: sample for sample in read_jsonl(folder / "samples.jsonl", SampleLine)}
+            return Measured(cell, scores, samples, read_jsonl(path, ItemLine))
     return None
 
 

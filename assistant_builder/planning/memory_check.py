@@ -28,6 +28,7 @@ from assistant_builder.planning.memory import Batch, Method, base_storage, distr
 from assistant_builder.planning.plan import PROCESS_BYTES, Lengths, MethodPlan, Plan
 from assistant_builder.planning.training_time import WorkRemaining, extrapolated_seconds, load_measured_runs
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Findings, Step
 from assistant_builder.study.limits import pair_limit
 from assistant_builder.study.steps import evaluates, split_run
 
@@ -208,7 +209,7 @@ def _plan_on(machine: Machine, study: Study, fallback: Lengths, *, config: Study
 def _measured_lengths(study: Study) -> Lengths | None:
     """Return the lengths of the pairs as counted by the data step."""
     path = study.folder / "data" / "findings.json"
-    counted: dict[str, Any] = (read_json(path).get("token_lengths") or {}) if path.exists() else {}
+    counted: dict[str, Any] = (read_json(path, Findings).get("token_lengths") or {}) if path.exists() else {}
     if not counted.get("max"):
         return None
     longest = min(int(counted["max"]), pair_limit(study))
@@ -268,6 +269,11 @@ def prediction(plan: Plan, method: Method) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _PlanFile:
+    ahead: WorkRemaining
+
+
 def write_plan(arm_folder: Path, plan: Plan, method: Method, ahead: WorkRemaining) -> None:
     """Write ``plan.json`` to the run's folder, for the time estimate during the run."""
     write_json(arm_folder / PLAN_FILE, {"predicted": prediction(plan, method), "ahead": asdict(ahead)})
@@ -278,7 +284,7 @@ def measured_seconds(arm_folder: Path) -> float | None:
     path = arm_folder / PLAN_FILE
     if not path.exists():
         return None
-    return extrapolated_seconds(read_jsonl(arm_folder / "metrics.jsonl"), WorkRemaining(**read_json(path)["ahead"]))
+    return extrapolated_seconds(read_jsonl(arm_folder / "metrics.jsonl", Step), read_json(path, _PlanFile).ahead)
 
 
 def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,10 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt
+from typing_extensions import TypedDict
 
 from assistant_builder.arms import LORA
 from assistant_builder.atomic_io import read_json
@@ -164,6 +167,20 @@ _CORRECTION_RANGE = (0.5, 2.0)
 """Limits of a correction; ratios beyond them have other causes than the constants of the formulas."""
 
 
+class _Prediction(TypedDict, total=False):
+    peak_memory_bytes: float
+    flops: float
+
+
+class _Measured(TypedDict):
+    device: str
+    arm: str
+    peak_memory_bytes: Annotated[float, Gt(0)]
+    train_seconds: Annotated[float, Ge(0)]
+    total_parameters: Annotated[float, Gt(0)]
+    predicted: _Prediction
+
+
 @dataclass(frozen=True)
 class MeasuredRuns:
     """Medians over this machine's finished runs by (device, method)."""
@@ -210,11 +227,8 @@ def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -
 def _runs(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """``summary.json`` of the latest runs with a prediction."""
     paths = [path for folder in folders for path in folder.glob("arms/*/summary.json")]
-    needed = {"device", "arm", "peak_memory_bytes", "train_seconds", "total_parameters"}
     for path in sorted(paths, key=lambda path: -path.stat().st_mtime)[:_MAX_RUNS]:
         try:
-            record = read_json(path)
-        except (StudyError, OSError):
+            yield read_json(path, _Measured)
+        except (StudyError, OSError):  # of another study, which is damaged, or without a prediction
             continue
-        if isinstance(record.get("predicted"), dict) and needed <= record.keys():
-            yield record

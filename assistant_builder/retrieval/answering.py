@@ -22,6 +22,7 @@ from assistant_builder.retrieval.grounding import query_of
 from assistant_builder.retrieval.index import Fact, Query
 from assistant_builder.retrieval.lexical import bare_words, content_words
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Split
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.decline import DeclineRule
@@ -168,6 +169,6 @@ def is_verbatim(text: str, answers: Sequence[str]) -> bool:
 def reads_conversations(study: Study) -> bool:
     """Whether the share :data:`CONVERSATIONS` of a study's training answers follows other turns."""
     path = study.folder / "data" / "split.json"
-    split = read_json(path) if path.is_file() else {}
+    split = read_json(path, Split) if path.is_file() else {}
     pairs, turns = (split.get(key, {}).get("train", 0) for key in ("counts", "turns"))
     return bool(turns and (turns - pairs) / turns >= CONVERSATIONS)

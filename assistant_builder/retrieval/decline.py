@@ -22,11 +22,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
@@ -133,6 +135,8 @@ class DeclineRule:
         own_words: Whether an answer is replaced by the fact that it repeats.
     """
 
+    __pydantic_config__ = {"extra": "forbid"}
+
     center: tuple[float, ...]
     scale: tuple[float, ...]
     weights: tuple[float, ...]
@@ -165,24 +169,35 @@ class DeclineRule:
         return {"evidence": list(NAMES), **asdict(self)}
 
 
+class RuleFile(TypedDict):
+    """``decline.json``: the rule, what it was fitted on, and how many answers repeat a fact word for word."""
+
+    rule: dict[str, Any] | None
+    inputs: NotRequired[dict[str, Any]]
+    shown: NotRequired[int]
+    verbatim: NotRequired[int]
+
+
 def rule_of(path: Path) -> DeclineRule | None:
     """The rule in a file of a trained arm; ``None`` if there is none, because the arm was not evaluated.
 
     Raises:
         StudyError: The file is damaged or of another version.
     """
-    record = read_json(path)["rule"] if path.exists() else None
+    remedy = "Run the study again with --redo to fit it again"
+    record = read_json(path, RuleFile, remedy=remedy)["rule"] if path.exists() else None
     if record is None:
         return None
     try:
-        if record["evidence"] != list(NAMES):
+        values = {name: value for name, value in record.items() if name != "evidence"}
+        rule: DeclineRule = TypeAdapter(DeclineRule).validate_python(values)
+        if record.get("evidence") != list(NAMES) or {len(rule.center), len(rule.scale), len(rule.weights)} != {
+                len(NAMES)}:
             raise ValueError("other evidence")
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
-                                  for name, value in record.items() if name != "evidence"}
-        return DeclineRule(**values)
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise StudyError("the rule for declining is damaged or of another version", where=str(path),
-                         remedy="Run the study again with --redo to fit it again") from error
+                         remedy=remedy) from error
+    return rule
 
 
 def evidence_of(found: Retrieved, text: str, certainties: Sequence[float], taught: Sequence[str]) -> Evidence:

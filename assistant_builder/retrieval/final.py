@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Pair
@@ -73,7 +74,11 @@ def lookup_stamp(study: Study, arms: Iterable[str]) -> str:
     return " ".join(hashes)
 
 
+class _Added(TypedDict):
+    added: int
+
+
 def answers_added(study: Study) -> int:
     """Answers that were added to the index after the evaluation."""
     path = study.retrieval_folder / Study.FINAL_INDEX / ADDED
-    return int(read_json(path)["added"]) if path.is_file() else 0
+    return int(read_json(path, _Added)["added"]) if path.is_file() else 0

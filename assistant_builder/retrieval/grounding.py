@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Len
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
 from assistant_builder.data import Message, Pair
@@ -193,6 +196,13 @@ def _left_out(target: Fact, vector: Any, index: Index, numbers: Mapping[int, Seq
     return {target.row, *others[: rng.randrange(1, len(others))]}
 
 
+class _ContextLine(TypedDict):
+    split: str
+    row: int
+    turn: int
+    hits: list[Annotated[list[float], Len(4, 5)]]
+
+
 def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
     """Row and turn → what was found for its question.
 
@@ -205,8 +215,13 @@ def read_contexts(folder: Path, split: str) -> dict[tuple[int, int], list[Hit]]:
                          remedy="Run it again with --redo, which builds the index; for more than 100,000 answers, "
                          "which have none, lower data.max_train")
     facts = Index.load(folder).facts
-    return {(line["row"], line["turn"]): [Hit(facts[number], *scores) for number, *scores in line["hits"]]
-            for line in read_jsonl(path) if line["split"] == split}
+    lines = read_jsonl(path, _ContextLine)
+    try:
+        return {(line["row"], line["turn"]): [Hit(facts[number], *scores) for number, *scores in line["hits"]]
+                for line in lines if line["split"] == split}
+    except (TypeError, IndexError) as error:
+        raise StudyError("a line names a fact that the index does not have", where=str(path),
+                         remedy="Run the study again with --redo to recreate it") from error
 
 
 def grounded_pairs(pairs: Iterable[Pair], contexts: dict[tuple[int, int], list[Hit]], grounder: Grounder,

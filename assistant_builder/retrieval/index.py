@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_bytes, write_json, write_jsonl
 from assistant_builder.data import Pair
@@ -122,6 +123,20 @@ class Fact:
     def subject(self) -> str | None:
         """What sets the fact apart from others of the same answer: its group, unless it has a cluster."""
         return self.group if self.cluster is None and self.answerable else None
+
+
+class _EmbedderRecord(TypedDict):
+    name: str
+    sha256: str | None
+
+
+class IndexRecord(TypedDict):
+    """``index.json``."""
+
+    facts: int
+    dimensions: int
+    embedder: _EmbedderRecord
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -234,14 +249,15 @@ class Index:
             if not (folder / name).is_file():
                 raise _damaged(folder / name, "is missing")
         record = read_json(folder / RECORD)
-        if not isinstance(record, dict) or {key: record.get(key) for key in ("version", *_METHOD)} != {
+        if {key: record.get(key) for key in ("version", *_METHOD)} != {
                 "version": _VERSION, **_METHOD}:
             raise _damaged(folder / RECORD, "was written by another version or is damaged")
+        record = read_json(folder / RECORD, IndexRecord)
         try:
             for name, sha256 in ((name, record["sha256"][name]) for name in (FACTS, VECTORS)):
                 if file_hash(folder / name) != sha256:
                     raise _damaged(folder / name, f"is not the file that {RECORD} names")
-            facts = [Fact(**line) for line in read_jsonl(folder / FACTS)]
+            facts = read_jsonl(folder / FACTS, Fact)
             vectors = load_file(folder / VECTORS)[_TENSOR]
             index = cls(facts, vectors, record["embedder"])
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -11,6 +11,7 @@ from assistant_builder.config import Approach
 from assistant_builder.i18n import t
 from assistant_builder.retrieval.build import RECALL
 from assistant_builder.study import Study
+from assistant_builder.study.contents import RecallFile
 
 FOUND = 0.5
 """Share of the covered validation questions whose fact must be found for the grounded approach."""
@@ -53,7 +54,7 @@ def recommend(recall: Mapping[str, Any] | None, facts: int) -> Recommendation:
 def recommended_approach(study: Study) -> str:
     """The approach that suits a study whose data steps are done, why, and whether the study has it."""
     path, config = study.retrieval_folder / RECALL, study.config
-    found = recommend(read_json(path) if path.is_file() else None, config.retrieval.facts)
+    found = recommend(read_json(path, RecallFile) if path.is_file() else None, config.retrieval.facts)
     names = {"grounded": t("looking facts up"), "memory": t("answering from memory")}
     suits = t("Approach: {name} ({approach}) suits these data.", name=names[found.approach], approach=found.approach)
     chosen = "" if found.approach in config.approaches else t(

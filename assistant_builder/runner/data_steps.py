@@ -18,6 +18,7 @@ from assistant_builder.models.template_process import LimitedChatTokenizer, Temp
 from assistant_builder.provenance import collect_provenance
 from assistant_builder.retrieval.grounding import with_own_fact
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Split
 from assistant_builder.study.limits import LENGTHS
 from assistant_builder.study.steps import Progress
 
@@ -81,7 +82,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     leaks = find_embedding_leaks([heldout[place] for place in tested], [outside[place] for place in compared],
                                  vectors[: len(heldout)][tested], vectors[len(heldout) :][compared],
                                  config.embedding_threshold)
-    split = read_json(data / "split.json")
+    split = read_json(data / "split.json", Split)
     given = split["given"] and "heldout" not in split["cut"]
     removed = config.remove_leaks == "always" or (config.remove_leaks == "auto" and not given)
     write_json(study.embedding_file, {"threshold": config.embedding_threshold, "removed": removed,

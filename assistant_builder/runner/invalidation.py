@@ -26,6 +26,7 @@ from assistant_builder.models.gguf_convert import extra_installed
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.decline import FILE as RULE
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary, Split
 from assistant_builder.study.steps import (
     FORMATS,
     StepRecord,
@@ -215,7 +216,7 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         return {**common, "data file": file_hash(source), "model.base": config.model.base,
                 "train.max_length": config.train.max_length,
                 **_flat("data", config.data, leave_out={"source", "embedding_threshold"})}
-    split = _read(study, "data/split.json")["hashes"]
+    split = _read(study, "data/split.json", Split)["hashes"]
     if step == "data-embed":
         hashes = {f"{name} data": digest for name, digest in split.items()}
         other = config.retrieval.embedder
@@ -231,7 +232,7 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
         plain |= set() if ARMS[arm].rounds else {"qat_type"}
         before = continued_run(run, config.arms)
         starts = {} if before is None else {
-            f"{before} adapter": _read(study, f"arms/{before}/summary.json")["adapter_sha256"]}
+            f"{before} adapter": _read(study, f"arms/{before}/summary.json", ArmSummary)["adapter_sha256"]}
         # with early stopping all arms stop at the same step, so that each arm depends on the others
         stops = {"stops with": list(config.arms)} if config.train.early_stopping and config.arms != list(TWINS) else {}
         return {**common, "train data": split["train"], "validation data": split["validation"],
@@ -242,7 +243,7 @@ def step_inputs(study: Study, step: str, *, config: StudyConfig | None = None,
                 **_grounding(study, config, {"false_declines", "final_index"}),
                 "train.seed": config.train.seed + seed - 1, **stops, **starts}
     suffixes = [suffix_of(approach, config.approaches) for approach in config.approaches]
-    adapters = {f"{run}{suffix} adapter": _read(study, f"arms/{run}{suffix}/summary.json")["adapter_sha256"]
+    adapters = {f"{run}{suffix} adapter": _read(study, f"arms/{run}{suffix}/summary.json", ArmSummary)["adapter_sha256"]
                 for suffix in suffixes for run in arm_runs(config.seeds, config.arms)}
     if step == "evaluate":
         return {**common, "held-out data": split["heldout"], "embedding leaks": file_hash(study.embedding_file),
@@ -266,7 +267,7 @@ def _format_inputs(study: Study, config: StudyConfig) -> dict[str, Any]:
                 for suffix in suffixes},
              **{f"{arm}{suffix} rule": study.folder / "arms" / f"{arm}{suffix}" / RULE
                 for suffix in suffixes for arm in config.arms}}
-    return {**{f"{arm}{suffix} adapter": _read(study, f"arms/{arm}{suffix}/summary.json")["adapter_sha256"]
+    return {**{f"{arm}{suffix} adapter": _read(study, f"arms/{arm}{suffix}/summary.json", ArmSummary)["adapter_sha256"]
                for suffix in suffixes for arm in config.arms},
             "base model": base_model_identity(config.model), **_flat("model", config.model),
             **{f"eval.{key}": getattr(config.eval, key) for key in ("max_new_tokens", "similarity", "compute_dtype")},
@@ -294,8 +295,8 @@ def _flat(prefix: str, section: BaseModel, leave_out: set[str] | None = None) ->
     return {f"{prefix}.{key}": value for key, value in values.items()}
 
 
-def _read(study: Study, name: str) -> Any:
+def _read(study: Study, name: str, content: Any) -> Any:
     path = study.folder / name
     if not path.is_file():
         raise StudyError(f"{name} is missing", where=str(study.folder), remedy="Run the study again with --redo")
-    return read_json(path)
+    return read_json(path, content)

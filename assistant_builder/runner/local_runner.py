@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.child_process import compute_environment, lower_priority
@@ -98,6 +99,12 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> boo
 # The queue
 
 
+class _TicketFile(TypedDict):
+    study: str
+    pid: int
+    process_started: str | float
+
+
 @dataclass(frozen=True)
 class Ticket:
     """The position of a run in the queue."""
@@ -130,9 +137,9 @@ def active_tickets() -> list[Ticket]:
     found = []
     for path in queue_folder().glob("[0-9]*.json"):
         try:
-            record = read_json(path)
+            record = read_json(path, _TicketFile)
             ticket = Ticket(int(path.stem), path, Path(record["study"]), record["pid"], record["process_started"])
-        except (OSError, AssistantBuilderError, KeyError, TypeError, ValueError):  # just removed, or damaged
+        except (OSError, AssistantBuilderError, ValueError):  # just removed, or damaged
             continue
         found.append(ticket)
     return sorted((ticket for ticket in found if ticket.is_active), key=lambda ticket: ticket.number)

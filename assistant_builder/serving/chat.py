@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.worker import IDLE_SECONDS, run_server
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
@@ -26,6 +25,7 @@ from assistant_builder.inference.session import (
 )
 from assistant_builder.serving.llamacpp import LlamaCppSession
 from assistant_builder.study import Study
+from assistant_builder.study.contents import read_report
 
 
 class PageSession(ChatSession):
@@ -61,7 +61,7 @@ class PageSession(ChatSession):
     def _llamacpp(self) -> LlamaCppSession:
         if self._file is None:
             path = self._study.report_file
-            spec = shipped_file(read_json(path) if path.is_file() else None, self._study.config.arms)
+            spec = shipped_file(read_report(path) if path.is_file() else None, self._study.config.arms)
             self._file = LlamaCppSession({SHIPPED: (self._study, spec.arm)}, type=spec.export_format.type)
         return self._file
 

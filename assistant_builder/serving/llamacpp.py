@@ -33,6 +33,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ReportChoice
 from assistant_builder.study.limits import pair_limit
 
 SLOTS = 4
@@ -49,7 +50,7 @@ def served_type(study: Study, arm: str) -> str:
     path, own = study.report_file, study.config.file_types(arm)
     if ARMS[arm].rounds and own:
         return own[0]
-    found = (read_json(path) if path.is_file() else {}).get("smallest_no_worse") or {}
+    found = (read_json(path, ReportChoice) if path.is_file() else {}).get("smallest_no_worse") or {}
     return str(found["name"]) if found.get("arm") == arm and found.get("name") in GGUF.types else DEFAULT_TYPE
 
 

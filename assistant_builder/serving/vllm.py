@@ -45,6 +45,7 @@ from assistant_builder.quantization import METHODS
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.limits import pair_limit
 
 SLOTS = 64
@@ -76,7 +77,7 @@ def _need(name: str, study: Study, arm: str) -> _Need:
         raise ConfigError(f"vLLM quantizes a base to NF4 with double quantization, and {name} was trained over "
                           f"{method.name}{' without double quantization' if single else ''}",
                           where=f"study {study.name}", remedy="Serve it on this machine or on a Ray cluster")
-    trained = str(read_json(study.arm_folder(arm) / "summary.json")["compute_dtype"])
+    trained = str(read_json(study.arm_folder(arm) / "summary.json", ArmSummary)["compute_dtype"])
     dtype = trained if trained in ("float16", "bfloat16") else "auto"  # vLLM supports no other dtype for adapters
     return _Need(model.base, model.revision, allows_code(model), storage, dtype)
 

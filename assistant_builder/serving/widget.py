@@ -24,6 +24,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.visitor_log import VisitorLog, new_id
@@ -171,12 +172,16 @@ class _Voted(Feedback):
     site: str
 
 
+class _WidgetFile(TypedDict):
+    token: str
+
+
 def site_token(study: Study) -> str:
     """The public token of a study's widget, which is made once; pages contain it, and it allows asking alone."""
     path = study.folder / _TOKEN_FILE
     if not path.is_file():
         write_json(path, {"token": f"site-{secrets.token_urlsafe(18)}"})
-    return str(read_json(path)["token"])
+    return str(read_json(path, _WidgetFile, remedy="Delete the file to get another token")["token"])
 
 
 def embedding(url: str, token: str) -> str:

@@ -37,7 +37,7 @@ class SharedLeaseFile:
             record = read_json(self.path)
         except (OSError, StudyError):
             return None
-        return record if isinstance(record, dict) else None
+        return dict(record)
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the file."""

@@ -10,7 +10,10 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Len
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import file_hash, read_json, write_bytes, write_json
 from assistant_builder.errors import StudyError
@@ -22,6 +25,12 @@ from assistant_builder.study import CHECKPOINT_MARKER, Study
 _RECORD = ".store.json"
 _NO_FILE: Stamp = (-1, -1)
 """Stamp of no file, so that the object is replaced or removed."""
+
+
+class _SyncRecord(TypedDict):
+    url: str
+    copy: str
+    files: dict[str, Annotated[list[int | str | None], Len(3, 3)]]
 
 
 @dataclass
@@ -257,9 +266,9 @@ class Mirror:
     def _read_record(self) -> dict[str, Any] | None:
         """The record of the last sync with this store."""
         try:
-            record: dict[str, Any] = read_json(self.study.folder / _RECORD)
+            record: dict[str, Any] = read_json(self.study.folder / _RECORD, _SyncRecord)
             return record if record["url"] == self.store.url else None
-        except (OSError, StudyError, KeyError, TypeError):
+        except (OSError, StudyError):
             return None
 
     def _write_record(self) -> None:

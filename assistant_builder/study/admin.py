@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from assistant_builder.atomic_io import write_text
+from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import t
@@ -104,10 +105,42 @@ def deleted_studies() -> list[DeletedStudy]:
     return sorted(found, key=lambda deleted: -deleted.when)
 
 
-def purge_deleted(older_than_days: float = KEPT_DAYS) -> None:
-    """Permanently delete the studies that were deleted more than ``older_than_days`` ago."""
-    for deleted in deleted_studies():
-        if time.time() - deleted.when > older_than_days * 86_400:
+CONFIRMING_DAYS = 3
+"""Days, on each of which the program ran, that something must be too old on before it is deleted for its age."""
+_DAY = 86_400.0
+
+
+def confirmed_time(days: Iterable[int], now: float) -> tuple[list[int], float | None]:
+    """The time by which ages are judged, so that a clock that was ahead for a while deletes nothing.
+
+    Args:
+        days: The days on which the program ran before, as Unix time in days; those after ``now`` do not count, because
+            the clock was ahead.
+        now: Unix time.
+
+    Returns:
+        The last :data:`CONFIRMING_DAYS` of the days with the present one, and the Unix time at which the first of them
+        began; None as long as there are fewer.
+    """
+    today = int(now // _DAY)
+    last = sorted({*(day for day in days if day < today), today})[-CONFIRMING_DAYS:]
+    return last, last[0] * _DAY if len(last) == CONFIRMING_DAYS else None
+
+
+def purge_deleted() -> None:
+    """Permanently delete the studies that were deleted more than :data:`KEPT_DAYS` ago by :func:`confirmed_time`."""
+    found, path = deleted_studies(), _trash() / ".days.json"
+    if not found:
+        return
+    try:
+        days = read_json(path, list[int]) if path.is_file() else []
+    except StudyError:
+        days = []
+    days, confirmed = confirmed_time(days, time.time())
+    with contextlib.suppress(OSError):  # a folder that is read-only
+        write_json(path, days)
+    for deleted in found:
+        if confirmed is not None and confirmed - deleted.when > KEPT_DAYS * _DAY:
             shutil.rmtree(deleted.folder, ignore_errors=True)
 
 

@@ -74,7 +74,7 @@ def process_alive(pid: int | None, started: str | float | None) -> bool:
             return stat is not None and process_identity(pid) == started and stat[0] not in ("Z", "X")
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):  # the last two: no id that a process can have
         return False
 
 
@@ -84,14 +84,14 @@ def is_lease_fresh(path: Path) -> bool:
         record = read_json(path)
     except (OSError, StudyError):
         return False
-    return isinstance(record, dict) and is_recent(record)
+    return is_recent(record)
 
 
 def is_recent(lease: Mapping[str, Any], latency_factor: float = 1.0) -> bool:
     """Whether a lease record was renewed within ``STALE_SECONDS`` times the latency factor of its backend."""
     try:
         return bool(abs(time.time() - lease["time"]) < STALE_SECONDS * latency_factor)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, OverflowError):
         return False
 
 

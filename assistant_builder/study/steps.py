@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
+
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 from assistant_builder.arms import TWINS, continued
 from assistant_builder.config import Approach, StudyConfig
+from assistant_builder.errors import ErrorRecord
 
 FORMATS = "formats"
 """The step that writes and scores GGUF files."""
@@ -94,6 +98,8 @@ STEPS = _around(arm_runs(1), formats=True)
 class StepRecord:
     """The content of a step's status file."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     step: str
     # state as last written; :meth:`Study.step` turns ``running`` into ``lost`` if the process is dead
     state: State = "queued"
@@ -103,7 +109,7 @@ class StepRecord:
     seconds: float = 0.0  # wall time of all attempts
     pid: int | None = None  # process that wrote the record
     process_started: str | float | None = None  # its :func:`~assistant_builder.study.locks.process_identity`
-    error: dict[str, Any] | None = None  # ``AssistantBuilderError.to_record()`` of a failed step
+    error: ErrorRecord | None = None  # ``AssistantBuilderError.to_record()`` of a failed step
     outputs: dict[str, str] = field(default_factory=dict)  # file below the study folder → SHA-256
     # peak GPU allocation of the process if it used a GPU, else its peak resident memory
     peak_memory_bytes: int | None = None
@@ -113,6 +119,18 @@ class StepRecord:
     def skipped(self) -> bool:
         """Whether the step succeeded without doing anything, because something is not installed."""
         return self.step == FORMATS and self.state == "succeeded" and not self.outputs
+
+
+class RunRecord(TypedDict):
+    """The content of ``run.json``."""
+
+    state: State
+    pid: int | None
+    process_started: str | float | None
+    time: NotRequired[float]
+    error: NotRequired[ErrorRecord | None]
+    behind: NotRequired[list[str]]
+    dashboard: NotRequired[str]
 
 
 @dataclass(frozen=True)

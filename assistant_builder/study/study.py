@@ -15,17 +15,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from assistant_builder.atomic_io import read_json, write_bytes, write_json, write_text
 from assistant_builder.config import BEFORE_APPROACHES, Approach, StudyConfig, load_config, name_and_title
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.i18n import t
+from assistant_builder.study.contents import ReportChoice
 from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
 from assistant_builder.study.steps import (
     FORMATS,
     SUFFIXES,
     Progress,
+    RunRecord,
     State,
     StepRecord,
     approach_of_run,
@@ -122,7 +124,7 @@ class Study:
     def recommended(self) -> Study:
         """The study as seen through the approach that its report recommends; before there is one, the main approach."""
         known, path = self._settings.approaches, self.folder / "report.json"
-        found = read_json(path).get("recommended_approach") if len(known) > 1 and path.is_file() else None
+        found = read_json(path, ReportChoice).get("recommended_approach") if len(known) > 1 and path.is_file() else None
         return Study(self.folder, found if found in known else known[0])
 
     def _require_folder(self) -> None:
@@ -340,7 +342,7 @@ class Study:
         if path.is_file():
             try:
                 return date.fromisoformat(read_json(path)["date"])
-            except (KeyError, TypeError, ValueError, IndexError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise StudyError(
                     t("the file contains no date"), where=str(path),
                     remedy=t("Write {\"date\": \"YYYY-MM-DD\"} into it, the day on which the study was trained"),
@@ -385,12 +387,10 @@ class Study:
         path = self.status_file(step)
         if not path.exists():
             return StepRecord(step)
-        try:
-            record = StepRecord(**read_json(path))
-        except TypeError as error:
-            raise _unreadable_status(path) from error
-        if record.state not in get_args(State) or record.step != step:
-            raise _unreadable_status(path)
+        remedy = t("Run the study again with --redo to repeat that step")
+        record: StepRecord = read_json(path, StepRecord, remedy=remedy)
+        if record.step != step:
+            raise StudyError(t("the status file is of another step"), where=str(path), remedy=remedy)
         alive = record.state != "running" or (  # a cluster node renews its lease while it runs
             process_alive(record.pid, record.process_started) if record.node is None
             else is_lease_fresh(self.lease_file(step)))
@@ -433,8 +433,9 @@ class Study:
         """The last reported progress of a step; None without a readable one."""
         path = self._progress_file(step)
         try:
-            return Progress(**read_json(path))
-        except (OSError, StudyError, TypeError):
+            found: Progress = read_json(path, Progress)
+            return found
+        except (OSError, StudyError):
             return None
 
     def write_progress(self, step: str, progress: Progress) -> None:
@@ -465,11 +466,11 @@ class Study:
         lost: dict[str, Any] = {"state": "lost", "pid": None, "process_started": None, "time": 0.0, "error": None,
                                 "behind": [], "dashboard": ""}
         try:
-            record = read_json(path)
+            record = read_json(path, RunRecord)
             if record["state"] in ("running", "queued") and not process_alive(record["pid"], record["process_started"]):
                 record["state"] = "lost"
-            return {**lost, **record} if record["state"] in get_args(State) else lost
-        except (OSError, StudyError, KeyError, TypeError):
+            return {**lost, **record}
+        except (OSError, StudyError):
             return lost
 
     @property

@@ -11,14 +11,16 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import MinLen
 from filelock import FileLock
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.config.study_config import name_and_title
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import t
+from assistant_builder.study.contents import MadeFrom
 from assistant_builder.study.study import Study, studies_folder
 
 Action = Literal["created", "published", "rejected", "undone"]
@@ -34,6 +36,14 @@ class Event:
     action: Action
     version: str  # name of its study
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class _VersionsFile:
+    served: str
+    names: Annotated[tuple[str, ...], MinLen(1)]
+    events: tuple[Event, ...]
+    before: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,8 @@ def versions_file(root: Study) -> Path:
 def root_of(study: Study) -> Study:
     """The first study of the versions that a study belongs to; the study itself if it is no version."""
     path = study.folder / _MADE_FROM
-    name = read_json(path).get("version_of") if path.is_file() else None
-    if isinstance(name, str):
+    name = read_json(path, MadeFrom).get("version_of") if path.is_file() else None
+    if name is not None:
         with contextlib.suppress(StudyError):  # it was deleted: the version stays a study of its own
             root = Study.open(name)
             if study.name in read_versions(root).names:
@@ -88,13 +98,8 @@ def read_versions(root: Study) -> Versions:
     path = versions_file(root)
     if not path.is_file():
         return Versions(root.name, root.name, (root.name,))
-    try:
-        found = read_json(path)
-        return Versions(root.name, str(found["served"]), tuple(map(str, found["names"])),
-                        tuple(Event(**event) for event in found["events"]), tuple(map(str, found["before"])))
-    except (KeyError, TypeError) as error:
-        raise StudyError(t("the file is damaged or of another version"), where=str(path),
-                         remedy=t("Move it away: the first version is served then")) from error
+    found: _VersionsFile = read_json(path, _VersionsFile, remedy=t("Move it away: the first version is served then"))
+    return Versions(root.name, found.served, found.names, found.events, found.before)
 
 
 def served_version(study: Study) -> Study:
@@ -110,7 +115,7 @@ def served_version(study: Study) -> Study:
 def add_version(root: Study, version: Study) -> None:
     """Record a new study as a version; ``made_from.json`` of it gets the name of the first one."""
     path = version.folder / _MADE_FROM
-    write_json(path, {**(read_json(path) if path.is_file() else {}), "version_of": root.name})
+    write_json(path, {**(read_json(path, MadeFrom) if path.is_file() else {}), "version_of": root.name})
     with _changing(root):
         versions = read_versions(root)
         _write(root, versions, "created", version.name, names=(*versions.names, version.name))
@@ -215,9 +220,8 @@ def rename_versions(root: Study, old: str, new: str) -> None:
     def renamed(names: tuple[str, ...]) -> list[str]:
         return [new if name == old else name for name in names]
 
-    record = read_json(versions_file(root))
     write_json(versions_file(root), {
-        **record, "served": renamed((versions.served,))[0], "names": renamed(versions.names),
+        "served": renamed((versions.served,))[0], "names": renamed(versions.names),
         "before": renamed(versions.before),
         "events": [asdict(event) | {"version": new if event.version == old else event.version}
                    for event in versions.events]})
@@ -225,4 +229,4 @@ def rename_versions(root: Study, old: str, new: str) -> None:
         for name in renamed(versions.names)[1:]:
             path = studies_folder() / name / _MADE_FROM
             if path.is_file():
-                write_json(path, {**read_json(path), "version_of": root.name})
+                write_json(path, {**read_json(path, MadeFrom), "version_of": root.name})

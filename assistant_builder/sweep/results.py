@@ -13,6 +13,7 @@ from typing import Any
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary, Split, read_report
 from assistant_builder.study.steps import arm_runs, split_run
 from assistant_builder.sweep.page import notes, render_page, sentence
 from assistant_builder.sweep.spec import VERSION, Sweep, Trial
@@ -65,7 +66,7 @@ def _metric(sweep: Sweep) -> str:
     if chosen != "auto":
         return chosen
     reports = (study.folder / "report.json" for trial in sweep.trials if (study := sweep.study(trial)) is not None)
-    return next((read_json(path)["primary_metric"] for path in reports if path.exists()), "nll_per_token")
+    return next((read_report(path)["primary_metric"] for path in reports if path.exists()), "nll_per_token")
 
 
 def selected(studies: list[dict[str, Any]]) -> str | None:
@@ -98,13 +99,13 @@ def _validation_losses(study: Study) -> dict[str, float]:
     for run in arm_runs(study.config.seeds, study.config.arms):
         path = study.arm_folder(run) / "summary.json"
         if path.exists() and study.step(f"train-{run}").state == "succeeded":
-            found.setdefault(split_run(run)[0], []).append(read_json(path)["best_validation_loss"])
+            found.setdefault(split_run(run)[0], []).append(read_json(path, ArmSummary)["best_validation_loss"])
     return {arm: fmean(losses) for arm, losses in found.items() if len(losses) == study.config.seeds}
 
 
 def _heldout(study: Study) -> dict[str, float]:
     """The figure of the primary metric in each arm's cell, from ``report.json``."""
-    report = read_json(study.folder / "report.json")
+    report = read_report(study.folder / "report.json")
     metric = report["primary_metric"]
     figures = {}
     for cell in served_cells(study.config.arms):
@@ -123,7 +124,7 @@ def _require_one_split(sweep: Sweep, studies: list[dict[str, Any]]) -> None:
         path = study.folder / "data" / "split.json" if study is not None else None
         if path is None or not path.exists() or row["state"] != "succeeded":
             continue
-        hashes = read_json(path)["hashes"]
+        hashes = read_json(path, Split)["hashes"]
         first = first or hashes
         if hashes != first:
             error = EvaluationError("it has another split than the first study of the sweep",

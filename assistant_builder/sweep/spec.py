@@ -30,6 +30,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.open_study import read_source
 from assistant_builder.study import Study, home, studies_folder
+from assistant_builder.study.contents import Step
 from assistant_builder.study.locks import folder_lock
 from assistant_builder.study.steps import changed_inputs
 from evals.report.study_facts import flatten
@@ -226,7 +227,7 @@ def require_optuna() -> None:
 def curve_of(folder: Path) -> Curve:
     """The current validation losses in an arm's ``metrics.jsonl``."""
     return tuple((event["step"] / event["steps"], event["loss"])
-                 for event in read_jsonl(folder / "metrics.jsonl") if event["event"] == "validation")
+                 for event in read_jsonl(folder / "metrics.jsonl", Step) if event["event"] == "validation")
 
 
 def should_prune(own: Curve, finished: Sequence[Curve]) -> bool:
@@ -291,7 +292,7 @@ class Sweep:
     def stopped(self) -> dict[str, dict[str, Any]]:
         """The stopped studies of ``stopped.json``: name → ``run``, ``share``, ``loss`` and ``compared_with``."""
         path = self.folder / "stopped.json"
-        return read_json(path) if path.exists() else {}
+        return read_json(path, dict[str, dict[str, Any]], remedy="Delete the file") if path.exists() else {}
 
     def record_stopped(self, name: str, why: Mapping[str, Any]) -> None:
         """Record that a study was stopped early."""

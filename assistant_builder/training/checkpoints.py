@@ -11,6 +11,7 @@ from pathlib import Path
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
 from assistant_builder.errors import StudyError
 from assistant_builder.study import CHECKPOINT_MARKER
+from assistant_builder.study.contents import Step
 from assistant_builder.training.schedule import best_step
 
 
@@ -48,7 +49,7 @@ def resume_step(root: Path, metrics: Path) -> int:
     The checkpoint with the best validation loss becomes the adapter, so that a later checkpoint is usable only if the
     best one before it is complete and the metrics cover both.
     """
-    events = read_jsonl(metrics)
+    events = read_jsonl(metrics, Step)
     recorded = max((event["step"] for event in events if event["event"] == "step"), default=0)
     losses = {event["step"]: event["loss"] for event in events if event["event"] == "validation"}
     complete = complete_steps(root)

@@ -36,7 +36,7 @@ def plan_with_micro_batch(study: Study, config: StudyConfig, devices: int, devic
     key = _settings_hash(config, devices)
     path = study.folder / CHOICES_FILE
     with FileLock(path.with_suffix(".lock")):
-        known = read_json(path) if path.exists() else {}
+        known = read_json(path, dict[str, int]) if path.exists() else {}
         if key not in known:
             known[key] = _largest_that_fits(config.train.batch_size // devices, planned(rows), planned)
             write_json(path, known)

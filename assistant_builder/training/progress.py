@@ -10,6 +10,7 @@ from typing import Any
 from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_jsonl
 from assistant_builder.errors import StudyError
 from assistant_builder.planning.training_time import PaceEstimator, WorkRemaining
+from assistant_builder.study.contents import Step
 
 
 class MetricsLog:
@@ -25,7 +26,7 @@ class MetricsLog:
     def __init__(self, path: Path, *, step: int, work: WorkRemaining, enabled: bool = True) -> None:
         self._path, self._enabled, self._steps = path, enabled, work.steps
         self._pace = PaceEstimator(work)
-        kept = [event for event in read_jsonl(path) if event["step"] <= step]
+        kept = [event for event in read_jsonl(path, Step) if event["step"] <= step]
         if enabled and path.exists():
             write_jsonl(path, kept)
         last = kept[-1] if kept else {}
@@ -97,4 +98,4 @@ class MetricsLog:
 
 def validation_losses(path: Path) -> dict[int, float]:
     """Validation losses in an arm's ``metrics.jsonl``, by step."""
-    return {event["step"]: event["loss"] for event in read_jsonl(path) if event["event"] == "validation"}
+    return {event["step"]: event["loss"] for event in read_jsonl(path, Step) if event["event"] == "validation"}

@@ -15,6 +15,7 @@ from assistant_builder.retrieval.augment import asked_otherwise, repetitions
 from assistant_builder.retrieval.grounding import Grounder, grounded_example, grounded_pairs, read_contexts
 from assistant_builder.retrieval.whole_rows import row_limit
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary
 
 if TYPE_CHECKING:
     from assistant_builder.data import Pair, SplitName
@@ -113,7 +114,7 @@ def longest_row(study: Study, too_long: Mapping[int, int]) -> str:
 def left_out_note(study: Study, run: str) -> str:
     """What a training left out, in one sentence; empty if it left out nothing."""
     path = study.arm_folder(run) / "summary.json"
-    summary = read_json(path) if path.is_file() else {}
+    summary = read_json(path, ArmSummary) if path.is_file() else {}
     too_long = {int(row): tokens for row, tokens in summary.get("left_out", {}).items()}
     if not too_long:
         return ""

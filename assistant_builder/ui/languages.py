@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import gradio as gr
 
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.error_translation import translate_error
+from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import ENGLISH, language, languages, negotiate, t, use_language
 from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
-from assistant_builder.ui.html import Markup, join
+from assistant_builder.ui.html import Markup, join, pop_up_titles, toast
 
+_log = logging.getLogger(__name__)
 CHOOSE = """element.addEventListener("change", (event) => {
   const url = new URL(window.location);
   url.searchParams.set("lang", event.target.value);
   window.location.assign(url);
 });"""
 """``js_on_load`` of :func:`language_choice`: opens the page in the chosen language."""
+
+
+def event_error(error: BaseException) -> gr.Error:
+    """An error of an event as a message with its remedy; only errors that no user can remedy are logged."""
+    if isinstance(error, AssistantBuilderError | OSError | MemoryError):
+        translated = translate_error(error)
+        text = toast(translated.what, translated.remedy)
+    else:
+        _log.error("the page failed", exc_info=error)
+        text = toast(t("the page failed: {error!r}", error=error), t("The terminal that runs the page shows more"))
+    return gr.Error(text, print_exception=False, title=pop_up_titles()["error"])
+
+
+class _EventValues(dict[str, Any]):
+    """What a browser sends about an event; entries that it did not send are None."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> None:
+        return None
 
 
 class TranslatedBlocks(gr.Blocks):
@@ -69,8 +93,33 @@ class TranslatedBlocks(gr.Blocks):
         """Run an event in the language that its request asks for, with texts for the storage of the chosen study."""
         request = options.get("request")
         code = negotiate(request.headers.get("accept-language", "")) if isinstance(request, gr.Request) else language()
+        event = options.get("event_data")
+        if event is not None:
+            options["event_data"] = gr.EventData(event.target, _EventValues(
+                event._data if isinstance(event._data, dict) else {}))
         with use_language(code), self._texts_of_study(block_fn, inputs):
             return await super().process_api(block_fn, inputs, *args, **options)
+
+    async def preprocess_data(self, block_fn: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        """Check the values of an event; those that its components cannot have are refused without a traceback."""
+        try:
+            given = ["" if value is None and isinstance(part, gr.Textbox) else value
+                     for part, value in zip(block_fn.inputs, inputs, strict=False)]
+            return await super().preprocess_data(block_fn, given, *args, **options)
+        except (AssistantBuilderError, OSError, MemoryError) as error:
+            raise event_error(error) from error
+        except Exception as error:
+            refusal = StudyError(t("a value of this form is of a wrong type"), remedy=t("Reload the page"))
+            raise event_error(refusal) from error
+
+    async def call_function(self, block_fn: Any, *args: Any, **options: Any) -> Any:
+        """Run the function of an event; every error of it becomes a message."""
+        try:
+            return await super().call_function(block_fn, *args, **options)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise event_error(error) from error
 
     def _texts_of_study(self, block_fn: Any, inputs: Any) -> AbstractContextManager[None]:
         """Texts that name the bits of the study that ``picker``, an input of the event, has chosen."""

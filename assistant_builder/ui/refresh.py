@@ -25,11 +25,11 @@ from gradio.blocks import Block
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from assistant_builder.error_translation import translate_error
-from assistant_builder.errors import AssistantBuilderError, StudyError
+from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError
 from assistant_builder.i18n import language, t
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import pop_up_titles, toast
+from assistant_builder.ui.languages import event_error
 from assistant_builder.ui.study_snapshot import Snapshot, all_trained, stamp, study_stamp, take_snapshot
 from assistant_builder.web.access import is_from_this_machine
 
@@ -48,7 +48,7 @@ class StudyView:
 
     def __init__(self, name: str | None, *, local: bool = True) -> None:
         self.name, self.local = name, local
-        self.error: dict[str, Any] | None = None
+        self.error: ErrorRecord | None = None
         self.study: Study | None = None
         try:
             self.study = Study.open(name) if name else None
@@ -175,6 +175,10 @@ def _draw(section: LiveRegion, look: StudyView) -> Sequence[Any]:
     """Draw one region; an error in it, such as a file of another version, must not affect the others."""
     try:
         return section.draw(look)
+    except AssistantBuilderError as error:  # a damaged file
+        gr.Warning(toast(error.what, " ".join(filter(None, (error.where, error.remedy)))),
+                   title=pop_up_titles()["warning"])
+        return [gr.skip()] * len(section.outputs)
     except Exception as error:
         _log.exception("the page cannot draw %s of study %s", section.key, look.name)
         gr.Warning(toast(t("{key} cannot be shown: {error!r}", key=section.key, error=error),
@@ -189,16 +193,10 @@ def user_facing_errors(function: Callable[Arguments, Result]) -> Callable[Argume
     def handler(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         try:
             return function(*args, **kwargs)
-        except (AssistantBuilderError, OSError, MemoryError) as error:
-            translated = translate_error(error)
-            raise gr.Error(toast(translated.what, translated.remedy), print_exception=False,
-                           title=pop_up_titles()["error"]) from error
         except gr.Error:
             raise
         except Exception as error:
-            _log.exception("the page failed in %s", function.__name__)
-            text = toast(t("the page failed: {error!r}", error=error), t("The terminal that runs the page shows more"))
-            raise gr.Error(text, print_exception=False, title=pop_up_titles()["error"]) from error
+            raise event_error(error) from error
 
     return handler
 

@@ -17,9 +17,10 @@ from markupsafe import Markup
 from assistant_builder.arms import CELLS, label, plain_order
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import StudyConfig
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.errors import AssistantBuilderError, ErrorRecord
 from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary, Scores, Step, read_report
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
 from assistant_builder.ui.html import badge, bar, empty, error_callout, join, state_label
 from evals.report.conclusion import Conclusion, conclude
@@ -63,7 +64,7 @@ class Snapshot:
     state: str
     steps: tuple[StepRecord, ...]
     progress: dict[str, Progress]
-    error: dict[str, Any] | None
+    error: ErrorRecord | None
     arms: dict[str, ArmSnapshot]
     scores: dict[str, dict[str, Any]]
     report: dict[str, Any] | None
@@ -113,7 +114,8 @@ def take_snapshot(study: Study) -> Snapshot:
         progress={step.step: found for step in steps if (found := study.progress(step.step)) is not None},
         error=failed or (study.run_record() or {}).get("error"),
         arms={arm: _arm(study, arm) for arm in shown_arms(study.config)},
-        scores={cell: read_json(path) for cell in CELLS if (path := study.cell_folder(cell) / "scores.json").exists()},
+        scores={cell: read_json(path, Scores) for cell in CELLS
+                if (path := study.cell_folder(cell) / "scores.json").exists()},
         report=study_report(study), behind=tuple(study.queued_behind), dashboard=study.dashboard,
     )
 
@@ -121,7 +123,7 @@ def take_snapshot(study: Study) -> Snapshot:
 def _arm(study: Study, arm: str) -> ArmSnapshot:
     summary = study.arm_folder(arm) / "summary.json"
     return ArmSnapshot(study.step(f"train-{arm}"), _events(study, arm, "step"), _events(study, arm, "validation"),
-                       read_json(summary) if summary.exists() else None, _events(study, arm, "sample"))
+                       read_json(summary, ArmSummary) if summary.exists() else None, _events(study, arm, "sample"))
 
 
 def samples_stamp(study: Study) -> str:
@@ -138,7 +140,7 @@ def _events(study: Study, arm: str, kind: str) -> list[dict[str, Any]]:
 @functools.lru_cache(maxsize=16)
 def _read_events(path: Path, seen: str) -> list[dict[str, Any]]:
     """Lines of a metrics file; ``seen`` is its stamp, which makes an unchanged file a cache hit."""
-    return read_jsonl(path)
+    return read_jsonl(path, Step)
 
 
 def study_report(study: Study) -> dict[str, Any] | None:
@@ -165,7 +167,7 @@ def report_conclusion(report: Mapping[str, Any]) -> Conclusion | None:
 
 @functools.lru_cache(maxsize=4)
 def _report(path: Path, seen: str) -> dict[str, Any]:
-    return dict(read_json(path))
+    return dict(read_report(path))
 
 
 def stamp(paths: Iterable[Path]) -> str:
@@ -201,7 +203,7 @@ def state_of(study: Study) -> str:
     try:
         state = study.state
         return "waiting" if state == "queued" and study.queued_behind else state
-    except (AssistantBuilderError, KeyError, TypeError, OSError):
+    except (AssistantBuilderError, OSError):
         return "damaged"
 
 
@@ -319,7 +321,7 @@ def new_study_strip() -> Markup:
         t("New project"), about)
 
 
-def damaged_strip(name: str, error: dict[str, str]) -> Markup:
+def damaged_strip(name: str, error: ErrorRecord) -> Markup:
     """The strip of a study whose files cannot be read."""
     return Markup('<div class="ab-strip"><div class="ab-strip-head"><h2>{}</h2></div>{}</div>').format(
         name, error_callout(error)

@@ -17,12 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json, write_jsonl
 from assistant_builder.errors import EvaluationError
 from assistant_builder.redaction import JUDGE_KEY
 from assistant_builder.study import Study
+from assistant_builder.study.contents import SampleLine
 from evals.compare import paired_comparison
 from evals.judge.openai_client import DEFAULT_RETRY_POLICY, ChatEndpoint, EndpointError, RetryPolicy
 
@@ -179,7 +182,7 @@ def judge_study(study: Study, *, on_progress: Callable[[int, int], None] | None 
     path = study.evals_folder / "judge.jsonl"
     path.with_suffix(".json").unlink(missing_ok=True)  # from an earlier run
     known = {question.item: question.asked for question in questions}
-    lines = {line["item"]: line for line in read_jsonl(path)
+    lines = {line["item"]: line for line in read_jsonl(path, JudgeLine)
              if line["outcome"] != "failed" and line.get("asked") == known.get(line["item"])}
     write_jsonl(path, lines.values())  # also removes a line that a crash left incomplete
     for question in questions:
@@ -198,7 +201,7 @@ def judge_study(study: Study, *, on_progress: Callable[[int, int], None] | None 
 def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
     """The items to judge in file order; a seeded random sample if there are more than ``eval.judge_items``."""
     config = study.config.eval
-    cells = {cell: read_jsonl(study.cell_folder(cell) / "samples.jsonl") for cell in (BASELINE, CANDIDATE)}
+    cells = {cell: read_jsonl(study.cell_folder(cell) / "samples.jsonl", SampleLine) for cell in (BASELINE, CANDIDATE)}
     answers = {cell: {s["item"]: s["answer"] for s in samples if s.get("answer") is not None}
                for cell, samples in cells.items()}
     both = [s for s in cells[BASELINE] if s["item"] in answers[BASELINE] and s["item"] in answers[CANDIDATE]]
@@ -216,6 +219,21 @@ def _questions(study: Study, endpoint: ChatEndpoint) -> list[_Question]:
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         questions.append(_Question(sample["item"], sample, given, digest[:16]))
     return questions
+
+
+class _Order(TypedDict):
+    choice: str | None
+    first: NotRequired[str]
+
+
+class JudgeLine(TypedDict):
+    """A line of ``judge.jsonl``: the judgements of an item in both orders."""
+
+    item: str
+    orders: list[_Order]
+    outcome: str
+    seconds: NotRequired[float]
+    asked: NotRequired[str]
 
 
 class _Record:

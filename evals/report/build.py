@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.arms import CELLS, LORA, TWINS
-from assistant_builder.atomic_io import read_json, write_json, write_text
+from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.final import answers_added
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance, read_report
 from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
@@ -83,7 +84,7 @@ def _build_report(study: Study) -> dict[str, Any]:
     verdict = (comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike)) if config.compares
                else verdict_alone(study, rows, len(usable[primary]), rules))
     margin = verdict["margin"]
-    configs, summaries = arm_records(study, "config.json"), arm_records(study, "summary.json")
+    configs, summaries = arm_records(study, "config.json", ArmConfig), arm_records(study, "summary.json", ArmSummary)
     steps = [study.step(step) for step in study.shown_steps if step != "report"]  # which is still running
     report: dict[str, Any] = {
         "version": VERSION, "study": study.name, "primary_metric": primary,
@@ -102,7 +103,7 @@ def _build_report(study: Study) -> dict[str, Any]:
         "power": power(rows_of_headline, items, primary, margin), "data": data_summary(study), "items": items,
         "steps": [{"name": record.step, "started": record.started, "seconds": record.seconds,
                    "peak_memory_bytes": record.peak_memory_bytes} for record in steps if record.state == "succeeded"],
-        "provenance": read_record(study.folder / "provenance.json"),
+        "provenance": read_record(study.folder / "provenance.json", Provenance),
         # the twins are what every report was about before there was a choice
         "config": config.model_dump(mode="json", exclude={
             *(["arms"] if config.arms == list(TWINS) else []),
@@ -162,7 +163,7 @@ def write_report(study: Study) -> Path:
     for approach in sorted(reports, key=lambda approach: approach == recommended):
         name = "report" if approach == recommended else f"report{SUFFIXES[approach]}"
         write_json(study.folder / f"{name}.json", reports[approach])
-        report = read_json(study.folder / f"{name}.json")
+        report = read_report(study.folder / f"{name}.json")
         write_text(study.folder / f"{name}.md", render_markdown(report))
         path = study.folder / f"{name}.html"
         write_text(path, render_html(report))

@@ -12,6 +12,8 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from assistant_builder.arms import ARMS, QAT, label, with_arm
 from assistant_builder.atomic_io import read_json
 from assistant_builder.export_formats import file_to_train_for
@@ -77,7 +79,8 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
     found: dict[str, Any] = {
         "formats": rows, "formats_reference": reference.name,
         "smallest_no_worse": smallest and {"name": smallest["name"], "arm": smallest["arm"]},
-        "formats_skipped": read_json(path)["reason"] if path.is_file() else "" if rows else "No GGUF file was scored.",
+        "formats_skipped": (read_json(path, _Skipped)["reason"] if path.is_file() else
+                            "" if rows else "No GGUF file was scored."),
     }
     if rows:
         found["formats_through"] = _through(files, rules)
@@ -86,6 +89,10 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
         found |= {"formats_sentence": _sentence(first, metric, reference, found=smallest is not None),
                   "formats_action": _action(study, first, advice[first["arm"], first["name"]])}
     return found
+
+
+class _Skipped(TypedDict):
+    reason: str
 
 
 def _through(files: Mapping[str, Mapping[str, Cell]], rules: Rules) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.i18n.bits import in_bits
 from assistant_builder.retrieval.answering import is_verbatim
-from assistant_builder.retrieval.decline import FILE
+from assistant_builder.retrieval.decline import FILE, RuleFile
 from assistant_builder.study import Study
 from evals.metrics.text import exact_match
 from evals.report.format import count, plural
@@ -42,7 +42,7 @@ def not_verbatim(study: Study, cells: Mapping[str, Cell], served: Sequence[str])
         right; ``shown`` in other words, ``right`` of these; ``own_words``, whether others are replaced by the fact that
         they repeat; and the counts of validation by which that was decided, ``validation``.
     """
-    rules = [read_json(path) for arm in study.config.arms if (path := study.arm_folder(arm) / FILE).is_file()]
+    rules = [read_json(path, RuleFile) for arm in study.config.arms if (path := study.arm_folder(arm) / FILE).is_file()]
     samples = [sample for name in served if name in cells for sample in cells[name].samples
                if "generated" in sample and not sample["declined"]]
     if not rules or not samples or not all("verbatim" in rule for rule in rules):

@@ -13,6 +13,7 @@ from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, Arm, headlin
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
+from assistant_builder.study.contents import SampleLine, Scores
 from evals.metrics import METRICS, metric_of, score_stored
 from evals.report.glossary import BASELINE_TEXTS
 
@@ -169,11 +170,11 @@ def read_rescored_cells(study: Study, like: Cell, *, seed: int | None = None) ->
 def _read(folders: Mapping[str, Path]) -> dict[str, Cell]:
     cells = {}
     for name, folder in folders.items():
-        samples = read_jsonl(folder / "samples.jsonl")
+        samples = read_jsonl(folder / "samples.jsonl", SampleLine)
         if samples:
             for sample in samples:
                 sample["metrics"] |= score_stored(sample)  # by plugins that were registered after scoring
-            scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
+            scores = read_json(folder / "scores.json", Scores) if (folder / "scores.json").exists() else {}
             cells[name] = Cell(name, tuple(samples), scores)
     return cells
 

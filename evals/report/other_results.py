@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from scipy import stats
+from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS, LORA, QLORA, Arm, further_arms, main_cells
 from assistant_builder.atomic_io import read_json, read_jsonl
@@ -20,8 +21,9 @@ from assistant_builder.chat.feedback import counted_votes, model_of, read_votes,
 from assistant_builder.config import EvalConfig
 from assistant_builder.i18n import N_
 from assistant_builder.study import Study
+from assistant_builder.study.contents import read_report
 from evals.compare import SATURATED, holm, paired_comparison
-from evals.judge.pairwise import preference
+from evals.judge.pairwise import JudgeLine, preference
 from evals.metrics import metric_of
 from evals.report.contrasts import HEADLINE, all_pairs, clearly_better, clearly_worse, clusters_of, figures_of, in_words
 from evals.report.format import SIGNIFICANT, enumerated, measured, number, percent, plural, shown
@@ -47,6 +49,13 @@ def _tuned(cells: Mapping[str, Any]) -> list[Arm]:
     return [arm for arm in ARMS.values() if {arm.cell, arm.untuned_cell} <= cells.keys()]
 
 
+class _DocumentLine(TypedDict):
+    doc_id: int
+    metrics: dict[str, Any]
+    likelihoods: NotRequired[list[float] | None]
+    document: NotRequired[dict[str, Any]]
+
+
 def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
     """The results of every task that was run on the study's cells.
 
@@ -58,7 +67,8 @@ def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str,
     for task in dict.fromkeys([RETENTION] * config.retention + config.tasks):
         found: dict[str, Documents] = {}
         for name in main_cells(study.config.arms):
-            lines = read_jsonl(study.cell_folder(name) / "tasks" / f"{task}.jsonl") if name in cells else []
+            path = study.cell_folder(name) / "tasks" / f"{task}.jsonl"
+            lines = read_jsonl(path, _DocumentLine) if name in cells else []
             if lines:
                 found[name] = {line["doc_id"]: line for line in lines}
         if found:
@@ -228,18 +238,25 @@ def _wilson(share: float, n: int) -> list[float]:
     return [max(0.0, center - half), min(1.0, center + half)]
 
 
+class _JudgeFile(TypedDict):
+    model: str
+    items: int
+    failures: int
+    disagreements: int
+
+
 def judged(study: Study, cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     """``evals/judge.json`` with the preference for QLoRA, its interval and its test; ``None`` without a judge."""
     path, config = study.evals_folder / "judge.json", study.config.eval
     if not study.config.compares or not config.judge_url or not path.exists():
         return None
     items = cells[BASELINE].by_item
-    lines = [line for line in read_jsonl(path.with_suffix(".jsonl")) if str(line["item"]) in items]
+    lines = [line for line in read_jsonl(path.with_suffix(".jsonl"), JudgeLine) if str(line["item"]) in items]
     clusters = clusters_of([items[str(line["item"])] for line in lines])
     found = preference([line["outcome"] for line in lines], clusters=clusters, seed=config.seed)
     choices = Counter(order["choice"] for line in lines for order in line["orders"])
     place = sign_test(choices["first"], choices["second"], choices["tie"])
-    record = {**read_json(path), **found, "place_p_value": place.p_value, "first_of_decided": place.share}
+    record = {**read_json(path, _JudgeFile), **found, "place_p_value": place.p_value, "first_of_decided": place.share}
     return {**record, "sentence": _judged_sentence(record)}
 
 
@@ -295,7 +312,7 @@ def report_lacks_votes(study: Study) -> bool:
     path = study.folder / "report.json"
     if not path.is_file() or not study.config.compares:
         return False
-    reported = read_json(path).get("votes") or {}
+    reported = read_report(path).get("votes") or {}
     return bool(tally(study).counted != reported.get("votes", 0))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import EvalConfig
 from assistant_builder.data import load_split
@@ -27,6 +29,10 @@ from evals.declaration import (
 from evals.metrics import metric_of
 from evals.report.load import Cell, figure
 from evals.stats.intervals import LEVEL
+
+
+class _Similar(TypedDict):
+    groups: dict[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Rules:
         heldout = HeldOut.read(study)
         declared = declare(study.config, heldout, load_split(folder, "train"))
         path = study.evals_folder / SIMILAR_QUESTIONS
-        similar = read_json(path)["groups"] if path.exists() else {}
+        similar = read_json(path, _Similar)["groups"] if path.exists() else {}
         return cls(declared, heldout, study.config.eval, frozen(study, heldout), similar)
 
     def with_gain(self, untuned: Cell | None, tuned: Cell | None, items: list[str]) -> Rules:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from scipy import stats
+from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmConfig, ArmSummary
 from evals.report.contrasts import HEADLINE
 from evals.report.format import nats, percent, plural, shown, signed
 from evals.report.items import change
@@ -38,7 +40,7 @@ def fidelity(study: Study) -> dict[str, Any] | None:
     path = study.evals_folder / "fidelity.json"
     if not study.config.compares or not study.config.eval.fidelity or not path.exists():
         return None
-    record = {key: value for key, value in read_json(path).items() if key != "inputs"}
+    record = {key: value for key, value in read_json(path, _FidelityFile).items() if key != "inputs"}
     pairs = [{**pair, "label": _LABELS.get(pair["name"], pair["name"])} for pair in record["pairs"]]
     known, skipped = {pair["name"]: pair for pair in pairs}, record.get("skipped")
     lines = [f"Not compared token by token: {skipped.rstrip('.')}."] if skipped else []
@@ -52,6 +54,29 @@ def fidelity(study: Study) -> dict[str, Any] | None:
     return {**record, "pairs": pairs, "skipped": skipped, "sentence": " ".join(lines)}
 
 
+class _FidelityPair(TypedDict):
+    name: str
+    kl_mean: float
+    kl_median: float
+    kl_p99: float
+    top1_agreement: float
+    candidate: NotRequired[str]
+    reference: NotRequired[str]
+    tokens: NotRequired[int]
+    kl_max: NotRequired[float]
+    delta_nll: NotRequired[float | None]
+
+
+class _FidelityFile(TypedDict):
+    pairs: list[_FidelityPair]
+    skipped: NotRequired[str | None]
+
+
+class _FidelityLine(TypedDict):
+    item: str
+    pairs: dict[str, dict[str, float | None]]
+
+
 def _moved(pair: Mapping[str, Any]) -> str:
     return (f"{nats(pair['kl_mean'])} nats on average (median {nats(pair['kl_median'])}, 99th percentile "
             f"{nats(pair['kl_p99'])}), and the likeliest token is the same at {percent(pair['top1_agreement'])} of the "
@@ -62,7 +87,7 @@ def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]
     """The items with the largest increase of loss from the twin to QLoRA, in summed nats; none without the twin."""
     if not study.config.compares:
         return []
-    known = read_jsonl(study.evals_folder / "fidelity.jsonl") if study.config.eval.fidelity else []
+    known = read_jsonl(study.evals_folder / "fidelity.jsonl", _FidelityLine) if study.config.eval.fidelity else []
     lines = {str(line["item"]): line["pairs"] for line in known}
     before, after = cells[BASELINE].by_item, cells[CANDIDATE].by_item
     increase = {item: after[item]["nll"] - before[item]["nll"] for item in before if before[item]["answerable"]}
@@ -156,8 +181,8 @@ def seeds(study: Study, runs_of: Mapping[int, Mapping[str, Cell]], items: list[s
     spread = _spread(runs, values) if values else None
     sentence = _ONE_SEED if spread is None else _several(runs, spread, metric)
     for run in runs:
-        files = ("config.json", "summary.json")
-        found_twins = twins(*(arm_records(study, file, seed=run["seed"]) for file in files))
+        files = (("config.json", ArmConfig), ("summary.json", ArmSummary))
+        found_twins = twins(*(arm_records(study, *file, seed=run["seed"]) for file in files))
         run["twins"] = None if found_twins is None else found_twins["matched"]
     again = _trained_again(list(scored.values()), metric, items, rules, [run["delta"] for run in runs])
     return {"count": len(runs), "metric": metric, "runs": runs, "spread": spread, "trained_again": again,

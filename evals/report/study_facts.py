@@ -11,6 +11,7 @@ from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, further_arms
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.export_formats import formats_of_cell
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary, Embedding, Findings, Split, Step
 from assistant_builder.study.steps import run_of
 from evals.compare import Verdict
 from evals.report.contrasts import Comparisons
@@ -27,7 +28,7 @@ def data_summary(study: Study) -> dict[str, Any]:
     Values that are not on record are ``None``.
     """
     folder = study.folder / "data"
-    findings, split = read_record(folder / "findings.json"), read_record(folder / "split.json")
+    findings, split = read_record(folder / "findings.json", Findings), read_record(folder / "split.json", Split)
     return {
         "source": study.config.data.source or findings.get("source"), "format": findings.get("format"),
         "columns": {role: name for role, name in findings.get("columns", {}).items() if name},
@@ -35,13 +36,14 @@ def data_summary(study: Study) -> dict[str, Any]:
         "findings": {key: _amount(findings[key]) for key in _COUNTED if key in findings},
         "token_lengths": findings.get("token_lengths"), "notes": [*findings.get("notes", []), *split.get("notes", [])],
         "row_numbers": findings.get("row_numbers"),
-        "split": {key: split.get(key) for key in _SPLIT}, "leaks": _leaks(split, read_record(study.embedding_file)),
+        "split": {key: split.get(key) for key in _SPLIT},
+        "leaks": _leaks(split, read_record(study.embedding_file, Embedding)),
     }
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, content: Any) -> dict[str, Any]:
     """The content of a JSON file; empty if the file does not exist."""
-    return read_json(path) if path.exists() else {}
+    return read_json(path, content) if path.exists() else {}
 
 
 def _leaks(split: Mapping[str, Any], embedding: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,10 +71,10 @@ EQUAL_IN_TWINS = ("steps", "tokens", "train_pairs", "trainable_parameters", "tot
 _CONTRACT = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
 
-def arm_records(study: Study, file: str, *, seed: int = 1) -> dict[str, dict[str, Any]]:
+def arm_records(study: Study, file: str, content: Any, *, seed: int = 1) -> dict[str, dict[str, Any]]:
     """``arms/<arm>/<file>`` of each arm that has it; for later seeds ``arms/<arm>-<seed>/<file>``."""
     paths = {arm: study.arm_folder(run_of(arm, seed)) / file for arm in study.config.arms}
-    return {arm: read_json(path) for arm, path in paths.items() if path.exists()}
+    return {arm: read_json(path, content) for arm, path in paths.items() if path.exists()}
 
 
 def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -82,7 +84,7 @@ def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, d
     entry per seed.
     """
     price = study.config.eval.price_per_hour
-    others = [arm_records(study, "summary.json", seed=seed) for seed in range(2, study.config.seeds + 1)]
+    others = [arm_records(study, "summary.json", ArmSummary, seed=seed) for seed in range(2, study.config.seeds + 1)]
     found = {}
     for arm, summary in summaries.items():
         seconds, steps = summary.get("train_seconds"), summary.get("steps")
@@ -144,7 +146,7 @@ def curves(study: Study) -> dict[str, dict[str, list[dict[str, Any]]]]:
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for arm in study.config.arms:
         events: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "validation": {}}
-        for line in read_jsonl(study.arm_folder(arm) / "metrics.jsonl"):
+        for line in read_jsonl(study.arm_folder(arm) / "metrics.jsonl", Step):
             if line.get("event") in events and line.get("loss") is not None:
                 events[line["event"]][line["step"]] = {key: line[key] for key in kept if key in line}
         steps, checked = ([rows[step] for step in sorted(rows)] for rows in events.values())

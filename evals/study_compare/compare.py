@@ -12,6 +12,7 @@ from assistant_builder.data import load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Provenance, Split
 from assistant_builder.study.limits import answer_limit
 from evals.decision import decide
 from evals.metrics import METRICS
@@ -130,8 +131,8 @@ def _facts(study: Study, cell: Cell) -> Iterator[tuple[str, Any]]:
     config = study.config
     settings = dict(flatten(config.model_dump(mode="json"))) | {"eval.max_new_tokens": answer_limit(study)}
     yield from ((key, value) for key, value in settings.items() if key not in _IRRELEVANT)
-    provenance = read_record(study.folder / "provenance.json")
-    hashes = read_record(study.folder / "data" / "split.json").get("hashes", {})
+    provenance = read_record(study.folder / "provenance.json", Provenance)
+    hashes = read_record(study.folder / "data" / "split.json", Split).get("hashes", {})
     digests = {f"{name} data, SHA-256": hashes.get(split) for split, name in (
         ("train", "train"), ("validation", "validation"), ("heldout", "held-out"))}
     digests["base model, SHA-256"] = (provenance.get("base_model") or {}).get("sha256")

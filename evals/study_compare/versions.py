@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS
-from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.feedback import (
     Correction,
     RetrainingPlan,
@@ -18,6 +17,7 @@ from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import t
 from assistant_builder.study import Study
+from assistant_builder.study.contents import read_report
 from assistant_builder.study.versions import add_version, next_name, publish, read_versions, reject, served_version
 from evals.stats.intervals import LEVEL
 from evals.study_compare.compare import compare_studies
@@ -86,7 +86,7 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
         return VersionVerdict("not trained")
     names, served = read_versions(root).names, served_version(root).recommended
     tries = max(1, names.index(version.name)) if version.name in names else 1
-    report = read_json(served.report_file) if served.report_file.is_file() else None
+    report = read_report(served.report_file) if served.report_file.is_file() else None
     cell = ARMS[advice(report, served.config.arms).adapter].cell
     records = [compare_studies(earlier, version.recommended, level=1 - (1 - LEVEL) / tries)
                for earlier in ([served] if served.name == root.name else [served, root.recommended])]

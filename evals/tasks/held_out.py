@@ -18,6 +18,7 @@ from assistant_builder.data import Message, Pair, load_split
 from assistant_builder.errors import EvaluationError
 from assistant_builder.retrieval.answering import Look, alone, looks
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Embedding, ItemLine
 from assistant_builder.study.limits import answer_limit
 from evals.answers import AFTER, AFTER_TURNS
 from evals.metrics import Context, score_answer, text_metrics
@@ -53,8 +54,8 @@ def heldout_pairs(study: Study) -> list[Pair]:
     Raises:
         EvaluationError: No pair is left.
     """
-    leaks = read_json(study.embedding_file) if study.embedding_file.exists() else {"leaks": []}
-    removed = {leak["heldout_row"] for leak in leaks["leaks"] if leak["removed"]}
+    leaks = read_json(study.embedding_file, Embedding) if study.embedding_file.exists() else {"leaks": []}
+    removed = {leak["heldout_row"] for leak in leaks["leaks"] if leak.get("removed")}
     pairs = [pair for pair in load_split(study.folder / "data", "heldout") if pair.row not in removed]
     if not pairs:
         raise EvaluationError("every held-out question is also in the training data", where=f"study {study.name}",
@@ -207,7 +208,7 @@ def items_dataset(path: Path) -> datasets.Dataset:
     """The items as a dataset for lm-eval."""
     import datasets
 
-    return datasets.Dataset.from_list(read_jsonl(path))
+    return datasets.Dataset.from_list(read_jsonl(path, ItemLine))
 
 
 def score_nll(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, tuple[float, int]]:

@@ -16,6 +16,7 @@ import pytest
 from assistant_builder.chat import visitor_log
 from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, mask, opened, read_questions, to_jsonl
 from assistant_builder.errors import StudyError
+from assistant_builder.study.admin import CONFIRMING_DAYS
 from tests.cluster.conftest import wait_until
 from tests.synthetic_study import new_study
 
@@ -79,11 +80,20 @@ def test_old_questions_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     study, now = new_study("help"), time.time()
     monkeypatch.setattr(time, "time", lambda: now - 10 * 86_400)
     filled("counts", log_file(study))
-    monkeypatch.setattr(time, "time", lambda: now)
-    VisitorLog(log_file(study), "counts", 11).close()
-    assert len(read_questions(study)) == 2
+    for later in range(CONFIRMING_DAYS + 1):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later * 86_400)
+        VisitorLog(log_file(study), "counts", 100).close()
+        assert len(read_questions(study)) == 2
     VisitorLog(log_file(study), "counts", 9).close()
     assert read_questions(study) == []
+
+
+def test_a_clock_that_was_ahead_deletes_no_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, now = new_study("help"), time.time()
+    for clock in (-3, -2, -1, 0, 100, 100.1, 0.1, 100.2, 1, -20_000, 1.1):
+        monkeypatch.setattr(time, "time", lambda clock=clock: now + clock * 86_400)
+        filled("texts", log_file(study))  # the first of these questions stay: their ids are known
+    assert [each.time for each in read_questions(study)] == [pytest.approx(now - 3 * 86_400)] * 2
 
 
 def test_a_disk_that_is_full_is_said_once_and_loses_nothing_else(tmp_path: Path,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from assistant_builder import atomic_io
 from assistant_builder.atomic_io import append_jsonl, file_hash, read_json, read_jsonl, write_json, write_text
 from assistant_builder.cli import app
 from assistant_builder.errors import AssistantBuilderError, ConfigError, StudyError
@@ -132,6 +136,46 @@ def test_appended_lines_are_atomic(tmp_path: Path) -> None:
         file.write(b'{"vote": 4}')  # complete, but without line end
     append_jsonl(path, {"vote": 5})
     assert [line["vote"] for line in read_jsonl(path)] == [1, 3, 4, 5]
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from assistant_builder.atomic_io import write_json
+os.replace = lambda *paths: os.kill(os.getpid(), 9)
+write_json(Path(sys.argv[1]), {"served": "b"})
+"""
+
+
+def test_what_killed_writers_leave_is_removed_by_the_next_write(tmp_path: Path) -> None:
+    path = tmp_path / "versions.json"
+    write_json(path, {"served": "a"})
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
+        assert killed.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2 and read_json(path) == {"served": "a"}  # the second removed the first
+    running = tmp_path / f".versions.json.{atomic_io._HOST}-{os.getpid()}-abcdefgh"
+    others = [tmp_path / name for name in (".versions.json.lock", f".versions.json.00000000-{2**22 + 1}-abcdefgh",
+                                           ".versions.json.abcdefgh", ".versions.jsonl.abcdefgh")]
+    for other in (running, *others):
+        other.touch()
+    os.utime(others[2], (0, 0))
+    write_json(path, {"served": "c"})
+    assert {*tmp_path.iterdir()} == {path, running, others[0], others[1], others[3]}
+
+
+def test_files_are_bounded_in_size_and_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.json"
+    for content in ("[" * 100 + "]" * 100, "[" * 100_000 + "]" * 100_000, "NaN", "1" * 10_000, "\ud800"):
+        path.write_text(content, encoding="utf-8", errors="replace")
+        for read in (lambda: read_json(path, list[Any]), lambda: read_jsonl(path.with_suffix(".jsonl"))):
+            path.with_suffix(".jsonl").write_text(content + "\n{}\n", encoding="utf-8", errors="replace")
+            with pytest.raises(StudyError, match="damaged.*--redo"):
+                read()
+    monkeypatch.setattr(atomic_io, "MAX_BYTES", 10)
+    path.write_text('{"a": "long"}')
+    with pytest.raises(StudyError, match="damaged"):
+        read_json(path)
 
 
 def checkpoint(root: Path, step: int) -> Path:

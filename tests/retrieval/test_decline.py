@@ -106,7 +106,10 @@ def test_a_rule_survives_its_file(tmp_path: Path) -> None:
     assert rule_of(path) == rule
     write_json(path, {"inputs": {}, "rule": None})
     assert rule_of(path) is None
-    for damage in ({"evidence": ["similarity"]}, {"weights": None, "bogus": 1}):
+    for damage in ({"evidence": ["similarity"]}, {"weights": None, "bogus": 1}, {"bogus": 1}, {"center": [1.0]},
+                   *({name: value} for name in rule.to_record() for value in ({}, "x"))):
+        if damage == {"sentence": "x"}:
+            continue
         write_json(path, {"inputs": {}, "rule": {**rule.to_record(), **damage}})
         with pytest.raises(StudyError, match="damaged or of another version"):
             rule_of(path)

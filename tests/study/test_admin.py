@@ -12,6 +12,7 @@ from assistant_builder.errors import StudyError
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.study.admin import (
+    CONFIRMING_DAYS,
     KEPT_DAYS,
     delete_study,
     deleted_studies,
@@ -110,10 +111,26 @@ def test_old_deleted_studies_are_purged(home: Path, monkeypatch: pytest.MonkeyPa
     old = delete_study(new_study("old"))
     monkeypatch.setattr("time.time", lambda: now)
     delete_study(new_study("new"))
-    purge_deleted()
+    for later in range(CONFIRMING_DAYS):
+        assert len(deleted_studies()) == 2
+        monkeypatch.setattr("time.time", lambda later=later: now + later * 86_400)
+        purge_deleted()
     assert [deleted.name for deleted in deleted_studies()] == ["new"]
     with pytest.raises(StudyError, match="permanently deleted"):
         restore_study(old)
+
+
+def test_a_clock_that_was_ahead_deletes_no_study(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, day = time.time(), 86_400
+    for later in (0, 1, 2):  # used for days before
+        monkeypatch.setattr("time.time", lambda later=later: now + later * day)
+        deleted = delete_study(new_study(f"study{later}"))
+        purge_deleted()
+    for clock in (102, 102.01, 2.1, 102.02, 3, -20_000, 3.1):  # ahead by 100 days, more than once; and 1970
+        monkeypatch.setattr("time.time", lambda clock=clock: now + clock * day)
+        purge_deleted()
+    assert len(deleted_studies()) == 3
+    assert restore_study(deleted).name == "study2"
 
 
 def test_any_name_is_accepted_and_shown() -> None:

@@ -85,6 +85,61 @@ def test_unexpected_values_cause_no_server_error(inside: httpx.Client, value: An
         assert answer.status_code < 500, (event["api_name"], answer.text)
 
 
+def finished(client: httpx.Client, window: str, waiting: set[str]) -> list[str]:
+    """Wait for queued events; returns what failed without a message."""
+    failed = []
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": window}) as lines:
+        for line in lines.iter_lines():
+            message = json.loads(line[5:]) if line.startswith("data:") else {"msg": ""}
+            if message["msg"] == "process_completed":
+                waiting.discard(message["event_id"])
+                if not message["success"] and not message["output"].get("error"):
+                    failed.append(str(message))
+            if message["msg"] == "close_stream" or not waiting:
+                return failed
+    return failed
+
+
+def attack(client: httpx.Client, event: dict[str, Any], requests: list[dict[str, Any]]) -> list[str]:
+    """Send an event with odd values, directly or through the queue; returns what failed without a message."""
+    failed, waiting, window = [], set(), f"odd-{event['id']}"
+    for body in requests:
+        direct = event["queue"] is False
+        answer = send(client, PREDICT if direct else JOIN, {**body, "fn_index": event["id"], "session_hash": window})
+        if answer.status_code >= 500:
+            failed.append(answer.text)
+        elif not direct and answer.status_code == 200:
+            waiting.add(answer.json()["event_id"])
+    return failed + (finished(client, window, waiting) if waiting else [])
+
+
+def tracebacks(site: App) -> int:
+    return site.log.read_text(encoding="utf-8", errors="replace").count("Traceback")
+
+
+def test_no_event_fails_at_values_of_a_wrong_type(site: App, inside: httpx.Client) -> None:
+    before, failed = tracebacks(site), {}
+    for event in events(inside):
+        odd = [{"data": [value] * len(event["inputs"])} for value in (None, "x", 5, [], {"a": 1})]
+        failed[event["api_name"]] = attack(inside, event, [*odd, {**odd[0], "event_data": {"turn": "x", "side": []}}])
+    assert {name: texts for name, texts in failed.items() if texts} == {}
+    assert tracebacks(site) == before
+
+
+@pytest.mark.long
+def test_no_event_fails_at_one_wrong_value_among_right_ones(site: App, inside: httpx.Client) -> None:
+    before, failed = tracebacks(site), {}
+    shown = {part["id"]: part["props"].get("value") for part in inside.get("/config").json()["components"]}
+    for event in events(inside):
+        right = [shown.get(part) for part in event["inputs"]]
+        odd = [{"data": [*right[:place], value, *right[place + 1 :]]} for place in range(len(right))
+               for value in (None, "x", 5, [], {"a": 1}, [[]])]
+        odd += [{"data": right, "event_data": data} for data in (None, 5, {}, {"turn": "x", "action": {}})]
+        failed[event["api_name"]] = attack(inside, event, odd)
+    assert {name: texts for name, texts in failed.items() if texts} == {}
+    assert tracebacks(site) == before
+
+
 @pytest.mark.parametrize("versions", ["[", "null", "[]", "7", '{"parts": 3}', "{}", "[" * 100_000])
 def test_invalid_versions_redraw_the_page(inside: httpx.Client, versions: str) -> None:
     follow = next(event for event in events(inside) if event["api_name"] == "follow")

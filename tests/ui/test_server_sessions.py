@@ -76,14 +76,16 @@ def test_old_closed_windows_are_deleted_and_open_ones_kept(demo: gr.Blocks) -> N
 
 
 PRIVATE_PARTS = {
-    "gradio.Blocks": ("fns", "state_holder", "has_launched", "is_running", "upload_file_set"),
+    "gradio.Blocks": ("fns", "state_holder", "has_launched", "is_running", "upload_file_set",
+                      "process_api", "preprocess_data", "call_function"),
     "gradio.queueing.Queue": ("pending_event_ids_session", "pending_messages_per_session", "close", "sleep_when_free",
                               "progress_update_sleep_when_free"),
     "gradio.routes.App": ("state_holder", "stop_event"),
     "gradio.state_holder.StateHolder": ("blocks", "session_data", "time_last_used", "lock", "update"),
     "gradio.state_holder.SessionState": ("is_closed", "__setitem__"),
 }
-"""Class of gradio → attributes that ``ui/server.py`` and ``ui/uploads.py`` use without a promise of gradio."""
+"""Class of gradio → attributes that ``ui/server.py``, ``ui/languages.py`` and ``ui/uploads.py`` use without a promise of
+gradio."""
 
 
 def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
@@ -99,6 +101,7 @@ def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
         }
 
     assert hasattr(demo, "_queue"), "gradio.Blocks no longer has _queue, which assistant_builder/ui uses"
+    assert gr.EventData(None, {})._data == {}  # ui/languages.py
     for name, found in asyncio.run(mounted()).items():
         for part in PRIVATE_PARTS[name]:
             assert hasattr(found, part), f"{name} no longer has {part}, which assistant_builder/ui uses"

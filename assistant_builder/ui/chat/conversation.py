@@ -31,6 +31,7 @@ from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import t, tn
 from assistant_builder.inference.session import Memory, Sampling
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary
 from assistant_builder.ui.chat.feedback import VoteBar, pane_script
 from assistant_builder.ui.chat.settings import ReplySettings
 from assistant_builder.ui.chat.view import PAIR, CorrectedAnswer, PaneState, pane, reveal_view, sides
@@ -253,5 +254,5 @@ def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
 def _stored_bytes(study: Study | None) -> dict[str, tuple[int, int]]:
     """Stored bytes of base and adapter by arm."""
     paths = {arm: study.arm_folder(arm) / "summary.json" for arm in study.config.arms} if study else {}
-    found = {arm: read_json(path) for arm, path in paths.items() if path.is_file()}
+    found = {arm: read_json(path, ArmSummary) for arm, path in paths.items() if path.is_file()}
     return {arm: (int(summary["base_bytes"]), int(summary["adapter_bytes"])) for arm, summary in found.items()}

@@ -18,7 +18,7 @@ from assistant_builder.data.columns import automatic_roles, guess_columns
 from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import first_rows
 from assistant_builder.data.reading_process import read_table
-from assistant_builder.errors import DataError, ModelError
+from assistant_builder.errors import DataError, ErrorRecord, ModelError
 from assistant_builder.i18n import language
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.template_preview import Lengths, local_model_folder
@@ -46,7 +46,7 @@ class Inspection:
 
     findings: Findings | None
     columns: tuple[str, ...] = ()
-    error: dict[str, Any] | None = None
+    error: ErrorRecord | None = None
     peek: tuple[tuple[str, ...], ...] = ()
     roles: Mapping[str, str | None] = field(default_factory=dict)
     guessed: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +94,7 @@ def preview_split(findings: Findings, config: DataConfig) -> Split | dict[str, A
     try:
         return split_pairs(findings.usable, config)
     except DataError as error:
-        return error.to_record()
+        return dict(error.to_record())
 
 
 def heldout_power(split: Mapping[str, Any]) -> dict[str, Any] | None:

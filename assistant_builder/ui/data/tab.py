@@ -24,6 +24,7 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
 from assistant_builder.retrieval import RECALL, recommended_approach
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Embedding, Findings, PairLine, RecallFile, RejectedLine, Split
 from assistant_builder.ui.data.new_study import NewStudyForm, TemplatePreview
 from assistant_builder.ui.data.preview import heldout_power, inspect_file, preview_split, template_preview
 from assistant_builder.ui.data.row_editor import left_out_download
@@ -100,10 +101,11 @@ def study_data_panel(study: Study) -> Markup:
     """Findings and split of a study, from its files or before the data step from its data file."""
     try:
         if is_prepared(study):
-            split = read_json(study.folder / "data" / "split.json")
-            by_meaning = read_json(study.embedding_file)["leaks"] if study.embedding_file.is_file() else []
-            return study_data_view(read_json(study.folder / "data" / "findings.json"), split, heldout_power(split),
-                                   _rejected(study), [*split["leaks"], *by_meaning], _recall(study),
+            split = read_json(study.folder / "data" / "split.json", Split)
+            by_meaning = read_json(study.embedding_file, Embedding)["leaks"] if study.embedding_file.is_file() else []
+            findings = read_json(study.folder / "data" / "findings.json", Findings)
+            return study_data_view(findings, split, heldout_power(split), _rejected(study),
+                                   [*split["leaks"], *by_meaning], _recall(study),
                                    recommended_approach(study) if study.embedding_file.is_file() else "")
         return _source_view(study)
     except AssistantBuilderError as error:
@@ -118,11 +120,11 @@ def is_prepared(study: Study) -> bool:
 def _recall(study: Study) -> dict[str, Any] | None:
     """The recall of the index; None before it is built, and in studies of versions without one."""
     path = study.retrieval_folder / RECALL
-    return read_json(path) if path.is_file() else None
+    return read_json(path, RecallFile) if path.is_file() else None
 
 
 def _rejected(study: Study) -> list[RejectedRow]:
-    entries = read_jsonl(study.split_file("rejected"))
+    entries = read_jsonl(study.split_file("rejected"), RejectedLine)
     return [RejectedRow(entry["row"], entry["reason"], entry.get("record")) for entry in entries]
 
 
@@ -143,7 +145,7 @@ def study_template_preview(study: Study, rows: int) -> tuple[Markup, Markup]:
     """See :func:`~assistant_builder.ui.data.preview.template_preview`; after the split, rows of the training set."""
     if study.source is None:
         return Markup(""), Markup("")
-    records = read_jsonl(study.split_file("train"))[:rows] if is_prepared(study) else None
+    records = read_jsonl(study.split_file("train"), PairLine)[:rows] if is_prepared(study) else None
     first = None if records is None else [Pair.from_record(record, "train") for record in records]
     return template_preview(study.source, study.config, rows, first=first, day=study.template_date)
 

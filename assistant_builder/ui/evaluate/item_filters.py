@@ -18,6 +18,7 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import t
 from assistant_builder.normalization import normalize_form
 from assistant_builder.study import Study
+from assistant_builder.study.contents import MadeFrom, SampleLine
 from assistant_builder.ui.study_snapshot import stamp, study_report
 from evals.metrics import METRICS, metric_of
 from evals.report.load import CANDIDATE, lead_arm, served_cells, tuned_cells
@@ -225,12 +226,11 @@ def _heldout_questions(study: Study) -> frozenset[int]:
 def _question_hashes(path: Path, version: str) -> frozenset[int]:
     """Hashes of prompt and reference without the system prompt, as ``evals.study_compare`` matches items."""
     texts = ((tuple(message["content"] for message in sample["prompt"] if message["role"] != "system"),
-              sample["reference"]) for sample in read_jsonl(path))
+              sample["reference"]) for sample in read_jsonl(path, SampleLine))
     return frozenset(map(hash, texts))
 
 
 def parent_study(study: Study) -> str | None:
     """Name of the study that this one is a corrected copy of, from ``made_from.json``: ``{"study": name}``."""
     path = study.folder / "made_from.json"
-    name = read_json(path).get("study") if path.is_file() else None
-    return name if isinstance(name, str) else None
+    return read_json(path, MadeFrom).get("study") if path.is_file() else None

@@ -29,6 +29,7 @@ from assistant_builder.i18n import N_, t
 from assistant_builder.models.bundled import EMBEDDER_BUNDLE
 from assistant_builder.serving.child import Endpoints
 from assistant_builder.study import Study
+from assistant_builder.study.contents import ArmSummary
 from assistant_builder.ui.export.use import UseCards, download_update
 from assistant_builder.ui.export.view import (
     advice_card,
@@ -110,7 +111,7 @@ class ExportPanel:
             shown = running_panel(spec, record)
         elif record.state == "succeeded":
             export = read_export(Path(record.target))
-            sha = read_json(study.arm_folder(spec.arm) / "summary.json")["adapter_sha256"]
+            sha = read_json(study.arm_folder(spec.arm) / "summary.json", ArmSummary)["adapter_sha256"]
             readme = Path(record.target) / "README.md"
             text = readme.read_text(encoding="utf-8") if export and readme.is_file() else ""
             shown = finished_panel(spec, record, export, current=export is not None and export["adapter_sha256"] == sha,

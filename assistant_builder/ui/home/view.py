@@ -7,7 +7,6 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 from markupsafe import Markup
@@ -17,8 +16,9 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, language, t, tn
 from assistant_builder.study import Study
 from assistant_builder.study.admin import KEPT_DAYS, DeletedStudy, deleted_studies
+from assistant_builder.study.contents import Split
 from assistant_builder.ui.html import badge, bar, cut, fold, join, state_label
-from assistant_builder.ui.study_snapshot import report_conclusion, stamp, state_of, step_title
+from assistant_builder.ui.study_snapshot import report_conclusion, stamp, state_of, step_title, study_report
 from evals.declaration import EXACT
 from evals.report.conclusion import Conclusion
 
@@ -112,11 +112,11 @@ def _read(folder: Path, seen: str, language: str) -> StudySummary:
     study = Study(folder)
     changed = max(map(_modified, _files(folder)))
     try:
-        report, split = _optional(folder / "report.json"), _optional(folder / "data" / "split.json")
-        pairs = split["counts"]["train"] if split else None
+        report, split = study_report(study), folder / "data" / "split.json"
+        pairs = read_json(split, Split)["counts"].get("train") if split.is_file() else None
         return StudySummary(study.name, study.title, state_of(study), study.config.model.base, pairs,
                             report_conclusion(report) if report else None, changed=changed)
-    except (AssistantBuilderError, KeyError, TypeError, ValueError, AttributeError, OSError):
+    except (AssistantBuilderError, OSError):
         return StudySummary(study.name, study.title, "damaged", changed=changed)
 
 
@@ -125,10 +125,6 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:  # missing, or deleted meanwhile
         return 0.0
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return dict(read_json(path)) if path.is_file() else {}
 
 
 PROMISE = N_("Turn your questions and answers into an assistant, and see how good it is.")

@@ -46,6 +46,8 @@ from assistant_builder.planning.plan import Lengths, Plan, plan_study
 from assistant_builder.retrieval.augment import repetitions
 from assistant_builder.retrieval.whole_rows import row_limit
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Findings, Provenance
+from assistant_builder.study.contents import Split as SplitFile
 from assistant_builder.study.steps import FORMATS, evaluates
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.training.sequences import MOST_LEFT_OUT
@@ -315,8 +317,8 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
     """Size of the study's split, or of the split that other data settings would make; an issue if there is none."""
     findings = study.folder / "data" / "findings.json"
     if _is_split(study, config) and findings.exists():
-        record = read_json(study.folder / "data" / "split.json")
-        lengths = read_json(findings).get("token_lengths") or {}
+        record = read_json(study.folder / "data" / "split.json", SplitFile)
+        lengths = read_json(findings, Findings).get("token_lengths") or {}
         mean, longest = lengths.get("mean") or _TYPICAL_TOKENS, lengths.get("max") or _TYPICAL_TOKENS
         return DataEstimate(record["counts"]["train"], record["counts"]["validation"], record["turns"]["heldout"],
                             float(mean), float(longest))
@@ -348,13 +350,13 @@ def _split_of_file(path: str, version: str, settings: str, language: str) -> Spl
     config = DataConfig.model_validate(json.loads(settings))
     inspected = inspect_file(Path(path), config.columns)
     if inspected.findings is None:
-        return inspected.error or {"what": t("The data file cannot be read"), "remedy": t("See the Data tab.")}
+        return dict(inspected.error or {"what": t("The data file cannot be read"), "remedy": t("See the Data tab.")})
     return preview_split(inspected.findings, config)
 
 
 def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
     if _is_split(study, config):
-        return count_wordings(read_json(study.folder / "data" / "split.json"))
+        return count_wordings(read_json(study.folder / "data" / "split.json", SplitFile))
     if study.source is None:
         return None
     split = _split_of_file(str(study.source), stamp([study.source]), config.model_dump_json(), language())
@@ -405,10 +407,10 @@ def _measured_seconds(study: Study, base: str) -> float | None:
     provenance = study.folder / "provenance.json"
     if not provenance.exists() or study.step("evaluate").state != "succeeded" or study.config.model.base != base:
         return None
-    hardware = read_json(provenance)["hardware"]
+    hardware = read_json(provenance, Provenance)["hardware"]
     if (hardware["cores"], hardware["memory_bytes"]) != (os.cpu_count(), psutil.virtual_memory().total):
         return None
-    answers = read_json(study.folder / "data" / "split.json")["turns"]["heldout"]
+    answers = read_json(study.folder / "data" / "split.json", SplitFile)["turns"]["heldout"]
     seconds = sum(study.step(step).seconds for step in study.shown_steps
                   if evaluates(step) and step != FORMATS)
     return seconds / (answers * len(study.config.cells))
