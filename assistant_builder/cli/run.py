@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -186,13 +186,21 @@ def cancel(name: Name) -> None:
 
 def list_studies(as_json: Json = False) -> None:
     """List all studies, the most recently changed first."""
-    studies = Study.all()
+    documents = [_status_or_damaged(study) for study in Study.all()]
     if as_json:
-        return output.print_json([study.status() for study in studies])
-    if not studies:
+        return output.print_json(documents)
+    if not documents:
         typer.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
         return None
-    output.print_table(["study", "state", "folder"], [[s.name, s.state, str(s.folder)] for s in studies])
+    output.print_table(["study", "state", "folder"], [[d["name"], d["state"], d["folder"]] for d in documents])
+
+
+def _status_or_damaged(study: Study) -> dict[str, Any]:
+    try:
+        return study.status()
+    except AssistantBuilderError:  # 'status NAME' says why
+        return {"name": study.name, "state": "damaged", "steps": [], "folder": str(study.folder), "behind": [],
+                "dashboard": ""}
 
 
 def step(step: Annotated[str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")],
