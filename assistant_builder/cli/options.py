@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperOption
 
 from assistant_builder.cli import output
 from assistant_builder.config import StudyConfig, printable, read_value
+from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.models.remote_code import allow_code
 from assistant_builder.registry import Listed
 from assistant_builder.study.addresses import allow_addresses, not_allowed, require_allowed
@@ -73,6 +74,9 @@ class Consent:
         """
         for key, what in config.external_addresses.items():
             self.note(f"this run {what} ({key})")
+        if needs_embedder_download(config.retrieval.embedder):
+            self.note(f"this run downloads the sentence embedder {config.retrieval.embedder} from the model hub "
+                      "(retrieval.embedder)")
         self.connect(config.addresses)
         self.allow(config)
 
