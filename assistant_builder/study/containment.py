@@ -6,6 +6,7 @@ makes no links in a study.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import stat
@@ -14,8 +15,8 @@ from pathlib import Path
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import t
 
-MAX_STATE_BYTES = 2**27
-"""Largest ``.json`` and ``.yaml`` file of a study; they are read as a whole. The largest of a tokenizer has 35 MB."""
+MAX_STATE_BYTES = {".json": 2**27, ".yaml": 2**27, ".md": 2**27, ".jsonl": 2**30}
+"""Largest files that are read as a whole. The largest JSON file of a tokenizer has 35 MB."""
 _MAX_ENTRIES = 200_000
 
 
@@ -26,8 +27,8 @@ def is_plain_name(name: str) -> bool:
 
 
 def is_too_large(name: str, size: int) -> bool:
-    """Whether a file is a state file of more than :data:`MAX_STATE_BYTES`."""
-    return size > MAX_STATE_BYTES and name.endswith((".json", ".yaml"))
+    """Whether a file is larger than :data:`MAX_STATE_BYTES`."""
+    return size > MAX_STATE_BYTES.get(os.path.splitext(name)[1], size)
 
 
 def path_inside(folder: Path, name: str) -> Path:
@@ -70,11 +71,12 @@ def _check(folder: Path, *stamp: int) -> None:
             with os.scandir(inside) as entries:
                 for entry in entries:
                     count += 1
-                    _check_entry(entry, pending)
+                    with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                        _check_entry(entry, pending)
                     if count > _MAX_ENTRIES:
                         raise StudyError(t("the study has more than {number:,} files", number=_MAX_ENTRIES),
                                          where=str(folder), remedy=t("Delete what does not belong to it"))
-        except FileNotFoundError:  # removed since it was listed
+        except FileNotFoundError:
             continue
         except OSError as error:
             raise StudyError(t("the folder cannot be read: {strerror}", strerror=error.strerror), where=inside,
@@ -89,7 +91,7 @@ def _check_entry(entry: os.DirEntry[str], pending: list[str]) -> None:
     elif not entry.is_file(follow_symlinks=False):
         raise StudyError(t("it is no plain file, which a study cannot contain"), where=entry.path,
                          remedy=t("Delete it, or ask whoever made the study for its plain files"))
-    elif entry.name.endswith((".json", ".yaml")):
+    elif os.path.splitext(entry.name)[1] in MAX_STATE_BYTES:
         size = entry.stat(follow_symlinks=False).st_size
         if is_too_large(entry.name, size):
             raise StudyError(t("the file has {size:.0f} MB, more than any that a study needs", size=size / 1e6),

@@ -26,8 +26,7 @@ from assistant_builder.study.containment import check_folder, is_plain_name, pat
 from assistant_builder.study.steps import StepRecord
 from assistant_builder.ui.home.view import summarize
 from assistant_builder.ui.study_snapshot import state_of
-from tests.export.tiny import tiny_base, tiny_study
-from tests.synthetic_study import new_study
+from tests.synthetic_study import evaluated, new_study, trained, with_data
 
 
 @pytest.fixture
@@ -100,8 +99,26 @@ def listening(study: Path, thesis: Path) -> Path:
 
 def enormous(study: Path, thesis: Path) -> Path:
     with (study / "report.json").open("wb") as file:  # sparse: it takes no space
-        file.truncate(10 * containment.MAX_STATE_BYTES)
+        file.truncate(2**40)
     return study / "report.json"
+
+
+def long_log(study: Path, thesis: Path) -> Path:
+    with (study / "votes.jsonl").open("wb") as file:
+        file.truncate(2**40)
+    return study / "votes.jsonl"
+
+
+def deep(study: Path, thesis: Path) -> Path:
+    """Folders in folders, until no system can name the innermost."""
+    here = os.open(study, os.O_RDONLY)
+    for _ in range(100):
+        os.mkdir("d" * 200, dir_fd=here)
+        there = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = there
+    os.close(here)
+    return study
 
 
 def newline(study: Path, thesis: Path) -> Path:
@@ -114,8 +131,8 @@ PLANTS: list[Callable[[Path, Path], Path]] = [
     folder_link("evals/seeds"), folder_link("exports/lora-adapter"), folder_link("arms/lora/checkpoints"),
     file_link("data/card.md"), file_link("exports/lora-adapter/log.txt"), file_link("data/source.csv"),
     file_link("study.yaml"), file_link(".lock"), file_link(".versions.lock"), file_link("widget.json"),
-    chain, broken, inside, loop, newline, enormous,
-    *([fifo, listening] if hasattr(os, "mkfifo") else []),
+    chain, broken, inside, loop, newline, enormous, long_log,
+    *([fifo, listening, deep] if os.name == "posix" else []),
 ]
 
 
@@ -238,7 +255,7 @@ def test_an_object_that_would_fill_the_memory_is_refused(objects: Callable[[str,
     objects("study.yaml", StudyConfig(name="handed-on").to_yaml().encode())
     objects("arms/lora/status.json", b"{}")
     file = MemoryFileSystem.store["/of-somebody/handed-on/arms/lora/status.json"]
-    file.seek(containment.MAX_STATE_BYTES + 1)
+    file.seek(containment.MAX_STATE_BYTES[".json"] + 1)
     file.write(b"}")
     with pytest.raises(StoreError, match=r"arms/lora/status\.json"):
         ObjectStore("memory://of-somebody/handed-on").versions()
@@ -320,7 +337,9 @@ def test_links_in_a_shared_folder_are_neither_read_nor_written(kind: str, thesis
 def test_an_export_does_not_write_into_a_file_with_a_second_name(
     thesis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = tiny_study(tiny_base(tmp_path / "base"), "handed-on")
+    study = evaluated(trained(with_data(new_study("handed-on"))))
+    (study.arm_folder("lora") / "adapter").mkdir()
+    (study.arm_folder("lora") / "adapter" / "adapter_model.safetensors").touch()
     job = ExportJob(study, ExportSpec("lora", "adapter"))
     job.folder.mkdir(parents=True)
     for path in (job.log_file, job.status_file):
