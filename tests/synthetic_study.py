@@ -182,7 +182,9 @@ def finished_study(name: str = "library", source: Path = SMALL, **changes: Any) 
         _FINISHED[asked] = {path.relative_to(study.folder): (path.read_bytes(), path.stat().st_mtime_ns)
                             for path in study.folder.rglob("*") if path.is_file()}
         return study
-    return Study.create_folder(name, partial(_write_again, _FINISHED[asked]))
+    study = Study.create_folder(name, partial(_write_again, _FINISHED[asked]))
+    allow_addresses(study.config.addresses.values())
+    return study
 
 
 _FINISHED: dict[str, dict[Path, tuple[bytes, int]]] = {}
