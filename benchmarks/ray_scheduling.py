@@ -17,6 +17,7 @@ from assistant_builder.cluster.resources import ResourceRequest
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import allow_addresses
 
 _POLL_SECONDS = 0.05
 
@@ -53,6 +54,7 @@ def measure(address: str, steps: int, slots: int, seconds: float) -> Scheduling:
     Raises:
         AssistantBuilderError: The cluster does not answer, or a step failed.
     """
+    allow_addresses([address])  # the user's own words
     connect(address)
     with tempfile.TemporaryDirectory() as folder:
         study = Study(Path(folder).resolve())

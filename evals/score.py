@@ -24,6 +24,7 @@ from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence
 from assistant_builder.study import Study
+from assistant_builder.study.containment import path_inside
 from assistant_builder.study.limits import answer_limit
 from evals.answers import Generated, Given, after_turns, further_prompts, given_answer, looks_of
 from evals.baselines import Neighbour, nearest, retrieval_prompt
@@ -100,6 +101,7 @@ class _Scoring:
         self.clock = clock
         freeze(self.study)
         for path in self.plan.obsolete_results():
+            path = path_inside(self.study.folder, path.relative_to(self.study.folder).as_posix())
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self.retriever is not None:
             served = [Variant(CELLS[ARMS[arm].cell], seed) for arm in self.study.config.arms

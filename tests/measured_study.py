@@ -9,6 +9,7 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import allow_addresses
 from evals.judge.pairwise import counts
 
 Sample = dict[str, Any]
@@ -251,7 +252,7 @@ def with_judge(study: Study, *, items: int = 60, failures: int = 1, agree: float
     write_json(study.folder / "evals" / "judge.json", {
         "model": "judge-7b", "url_host": "127.0.0.1:8000", **counts(lines),
     })
-    study.write_config(study.config.with_changes({
-        "eval.judge_url": "http://127.0.0.1:8000/v1", "eval.judge_model": "judge-7b",
-    }))
+    url = "http://127.0.0.1:8000/v1"
+    allow_addresses([url])
+    study.write_config(study.config.with_changes({"eval.judge_url": url, "eval.judge_model": "judge-7b"}))
     return study

@@ -17,6 +17,7 @@ from assistant_builder.atomic_io import append_jsonl, file_hash, read_jsonl, wri
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import allow_addresses
 from assistant_builder.study.steps import Progress, StepRecord
 from evals.metrics import METRICS
 from tests.measured_study import with_everything, with_what_one_arm_has
@@ -38,6 +39,7 @@ def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> St
         "approaches": ["memory"], "eval.primary_metric": "nll_per_token", "eval.margin": 0.03, "formats.types": [],
         **{key.replace("__", "."): value for key, value in changes.items()},
     })
+    allow_addresses(config.addresses.values())  # whoever makes a study types its addresses
     tree = config.model_dump(mode="json")
     tree["name"] = name
     tree["data"]["source"] = source.name
@@ -180,7 +182,9 @@ def finished_study(name: str = "library", source: Path = SMALL, **changes: Any) 
         _FINISHED[asked] = {path.relative_to(study.folder): (path.read_bytes(), path.stat().st_mtime_ns)
                             for path in study.folder.rglob("*") if path.is_file()}
         return study
-    return Study.create_folder(name, partial(_write_again, _FINISHED[asked]))
+    study = Study.create_folder(name, partial(_write_again, _FINISHED[asked]))
+    allow_addresses(study.config.addresses.values())
+    return study
 
 
 _FINISHED: dict[str, dict[Path, tuple[bytes, int]]] = {}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -253,6 +254,19 @@ def test_drafts_of_an_endpoint_are_used_only_when_accepted(tmp_path: Path, monke
     assert "1 wordings were added" in runner.invoke(app, words).stdout
     wrong = runner.invoke(app, ["data", "draft", str(file), "--to", str(drafts), "--url", "ftp://x"])
     assert wrong.exit_code == 1 and "not the URL of an endpoint" in str(wrong.exception)
+
+
+@pytest.mark.parametrize("reply", [
+    (404, b"private page"), (500, {"error": {"message": "private page"}}), (401, {"detail": "private page"}),
+    (302, b"private page"), (200, b"private page"), (200, {"choices": "private page"}),
+])
+def test_an_address_that_is_no_endpoint_shows_nothing_of_its_pages(tmp_path: Path, reply: Any) -> None:
+    file, drafts = write_faq(tmp_path / "faq.csv", 1), tmp_path / "drafts.csv"
+    with judge_server(lambda texts: reply) as server:
+        done = CliRunner().invoke(app, ["data", "draft", str(file), "--to", str(drafts), "--url", server.url,
+                                        "--model", "m"])
+    assert "private" not in f"{done.exception}{done.output}" and len(server.bodies) <= 3
+    assert not drafts.exists() or "private" not in drafts.read_text(encoding="utf-8-sig")
 
 
 def test_a_new_file_takes_over_the_settings_of_a_study(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.ui.train.preflight import contacts_note
 
 config = StudyConfig().with_changes({"executor.store": "vault://shelf/studies"})
-Consent(False)(config)
+Consent(False, ["vault://shelf/studies"])(config)
 try:
     StudyConfig().with_changes({"executor.store": "nowhere"})
 except ConfigError as error:

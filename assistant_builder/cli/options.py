@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +11,10 @@ from typer.core import TyperCommand, TyperOption
 
 from assistant_builder.cli import output
 from assistant_builder.config import StudyConfig, printable, read_value
+from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.models.remote_code import allow_code
 from assistant_builder.registry import Listed
+from assistant_builder.study.addresses import allow_addresses, not_allowed, require_allowed
 
 ApproachName = Annotated[str | None, typer.Option(
     "--approach", help="Which assistant of a study with both approaches: grounded or memory. Default: the one that the "
@@ -25,6 +28,10 @@ Settings = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow this command to run the Python code in the base model's "
                        "folder or repository. Read that code first.")
+]
+TrustAddress = Annotated[
+    list[str], typer.Option("--trust-address", metavar="ADDRESS", help="Allow to connect to this address of a cluster, "
+                            "store or judge, which comes from a file. Can be repeated. It is remembered.")
 ]
 _TRUST_KEY = "model.trust_remote_code"
 
@@ -49,17 +56,41 @@ def with_choices(**registries: Mapping[str, Listed]) -> type[TyperCommand]:
 
 
 class Consent:
-    """What the user of a command permits (``trust``: the base model's own code), logged once to standard error."""
+    """What the user of a command permits, logged once to standard error.
 
-    def __init__(self, trust: bool) -> None:
+    ``trust``: the base model's own code; ``addresses``: addresses that come from a file.
+    """
+
+    def __init__(self, trust: bool, addresses: Sequence[str] = ()) -> None:
         self._trust = trust
+        self._addresses = {address.rstrip("/") for address in addresses}
         self._noted: set[str] = set()
 
     def __call__(self, config: StudyConfig) -> None:
-        """Log the network addresses that a run with these settings contacts, and allow the base model's code."""
+        """Log the network addresses that a run with these settings contacts, and allow them and the model's code.
+
+        Raises:
+            ConfigError: The user does not allow an address.
+        """
         for key, what in config.external_addresses.items():
             self.note(f"this run {what} ({key})")
+        if needs_embedder_download(config.retrieval.embedder):
+            self.note(f"this run downloads the sentence embedder {config.retrieval.embedder} from the model hub "
+                      "(retrieval.embedder)")
+        self.connect(config.addresses)
         self.allow(config)
+
+    def connect(self, addresses: Mapping[str, str]) -> None:
+        """Ask at a terminal for the addresses of ``{setting: address}`` that the user has not allowed.
+
+        Raises:
+            ConfigError: The user does not allow one.
+        """
+        for key, address in not_allowed(addresses).items():
+            if address.rstrip("/") in self._addresses or (sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(
+                    f"Connect to {printable(address)} ({key})?", default=False, err=True)):
+                allow_addresses([address])
+        require_allowed(addresses)
 
     def allow(self, config: StudyConfig) -> None:
         """Allow the base model's code if the user permitted it, for a command that contacts no address."""
@@ -73,14 +104,14 @@ class Consent:
             output.note(printable(line))
 
 
-def split_consent(settings: list[str], trust: bool) -> tuple[list[str], Consent]:
+def split_consent(settings: list[str], trust: bool, addresses: Sequence[str] = ()) -> tuple[list[str], Consent]:
     """Separate the permission to run the base model's code from the settings.
 
     ``--set model.trust_remote_code=true`` has the same effect as ``--trust-remote-code``: it is not saved.
     """
     trusting = [text for text in settings if text.partition("=")[0] == _TRUST_KEY
                 and read_value(_TRUST_KEY, text.partition("=")[2]) is True]
-    return [text for text in settings if text not in trusting], Consent(trust or bool(trusting))
+    return [text for text in settings if text not in trusting], Consent(trust or bool(trusting), addresses)
 
 
 def parse_settings(settings: list[str]) -> dict[str, str]:

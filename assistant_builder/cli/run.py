@@ -12,7 +12,16 @@ import typer
 from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.data import once_line
-from assistant_builder.cli.options import Consent, Json, Name, Settings, TrustRemoteCode, parse_settings, split_consent
+from assistant_builder.cli.options import (
+    Consent,
+    Json,
+    Name,
+    Settings,
+    TrustAddress,
+    TrustRemoteCode,
+    parse_settings,
+    split_consent,
+)
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.runner.backend import Event
@@ -34,6 +43,7 @@ def run(
                                        "If no inputs changed, run every step again.")] = False,
     now: Annotated[bool, typer.Option("--now", help="Start at once, without waiting for other studies.")] = False,
     trust_remote_code: TrustRemoteCode = False,
+    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
     as_json: Json = False,
 ) -> None:
     """Run a study: train its arms, evaluate them and write the report.
@@ -44,7 +54,7 @@ def run(
     from assistant_builder.runner.open_study import open_or_create
     from assistant_builder.runner.run import run_study
 
-    settings, consent = split_consent(settings, trust_remote_code)
+    settings, consent = split_consent(settings, trust_remote_code, trust_address)
     study = open_or_create(source, name=name, like=like, changes=parse_settings(settings), redo=redo, before=consent)
     try:
         if as_json:
@@ -164,7 +174,10 @@ def _why_stopped(study: Study) -> str:
             f"Resume it with 'assistant-builder run {study.name}'")
 
 
-def cancel(name: Name) -> None:
+def cancel(
+    name: Name,
+    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
+) -> None:
     """Pause a running study, or remove a waiting study from the queue.
 
     A running study stops after the current optimizer step. No files are deleted.
@@ -176,7 +189,9 @@ def cancel(name: Name) -> None:
     if idle and executor.kind != "local" and executor.store is not None:
         from assistant_builder.store.sync import cancel_nodes
 
-        Consent(False).note(f"reads {executor.store} (executor.store)")
+        consent = Consent(False, trust_address)
+        consent.note(f"reads {executor.store} (executor.store)")
+        consent.connect({"executor.store": executor.store})
         cancelled_nodes = cancel_nodes(study)
     if idle and not cancelled_nodes:
         raise StudyError(f"the study is not running ({study.state})", where=f"study {name}",
@@ -188,23 +203,22 @@ def cancel(name: Name) -> None:
 
 def list_studies(as_json: Json = False) -> None:
     """List all studies, the most recently changed first."""
-    studies = Study.all()
+    documents = [_status_or_damaged(study) for study in Study.all()]
     if as_json:
-        return output.print_json([_status_or_damage(study) for study in studies])
-    if not studies:
+        return output.print_json(documents)
+    if not documents:
         output.echo("No studies yet. Start one with 'assistant-builder run FILE'.")
         return None
-    output.print_table(["study", "state", "folder"],
-                       [[s.name, _status_or_damage(s)["state"], str(s.folder)] for s in studies])
+    output.print_table(["study", "state", "folder"], [[d["name"], d["state"], d["folder"]] for d in documents])
 
 
-def _status_or_damage(study: Study) -> dict[str, Any]:
+def _status_or_damaged(study: Study) -> dict[str, Any]:
     """The status of a study; that of one whose files cannot be read is ``damaged``, with the error."""
     try:
         return study.status()
     except (AssistantBuilderError, OSError) as error:
-        return {"name": study.name, "state": "damaged", "steps": [], "folder": str(study.folder),
-                "error": translate_error(error).to_record()}
+        return {"name": study.name, "state": "damaged", "steps": [], "folder": str(study.folder), "behind": [],
+                "dashboard": "", "error": translate_error(error).to_record()}
 
 
 def step(step: Annotated[str, typer.Argument(help="data, data-embed, or a training step such as train-lora.")],

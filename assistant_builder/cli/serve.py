@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from assistant_builder.arms import ARMS, plain_order
 from assistant_builder.cli import output
-from assistant_builder.cli.options import ApproachName, Consent, Json, TrustRemoteCode
+from assistant_builder.cli.options import ApproachName, Consent, Json, TrustAddress, TrustRemoteCode
 from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
@@ -52,6 +52,7 @@ def serve(
     gpus: Annotated[float, _option("gpus")] = _DEFAULTS.gpus,
     approach: ApproachName = None,
     trust_remote_code: TrustRemoteCode = False,
+    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
     as_json: Json = False,
 ) -> None:
     """Serve trained assistants over an OpenAI-compatible API.
@@ -73,7 +74,8 @@ def serve(
     except ValidationError as error:
         raise _invalid_options(error) from error
     models = select_models(names, _recommended, output.check_approach(approach))
-    consent = Consent(trust_remote_code)
+    consent = Consent(trust_remote_code, trust_address)
+    consent.connect(SERVING_BACKENDS[backend].contacts(models.assistants[0].study.config))
     for assistant in models.assistants:
         consent.allow(assistant.study.config)
     for line in models.warnings:

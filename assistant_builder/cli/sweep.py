@@ -10,7 +10,7 @@ import typer
 
 from assistant_builder.arms import ARMS
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, TrustRemoteCode, split_consent
+from assistant_builder.cli.options import Json, TrustAddress, TrustRemoteCode, split_consent
 from assistant_builder.cli.run import check_tasks
 from assistant_builder.errors import StudyError
 from assistant_builder.runner.backend import Event
@@ -33,6 +33,7 @@ def sweep(
                                               "earlier ones (requires the extra 'sweep'). off: run every training "
                                               "to the end. [default: median if Optuna is installed]")] = None,
     trust_remote_code: TrustRemoteCode = False,
+    trust_address: TrustAddress = [],  # noqa: B006 - typer reads the default and never changes it
     as_json: Json = False,
 ) -> None:
     """Run one study for every combination of the given values.
@@ -48,7 +49,7 @@ def sweep(
     for option, given, known in (("--arm", arm, ("both", *ARMS)), ("--prune", prune, get_args(Prune))):
         if given is not None:
             output.check_choice(option, given, known)
-    settings, consent = split_consent(settings, trust_remote_code)
+    settings, consent = split_consent(settings, trust_remote_code, trust_address)
     opened = open_sweep(source, name=name, settings=settings, arm=arm, prune=prune,  # type: ignore[arg-type]
                        before=consent)
     if as_json:

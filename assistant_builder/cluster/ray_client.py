@@ -14,6 +14,7 @@ from assistant_builder.cluster.tasks import TaskRegistryActor, TaskResult
 from assistant_builder.errors import AssistantBuilderError, install_command
 from assistant_builder.models.remote_code import trust_environment
 from assistant_builder.study import Study, home
+from assistant_builder.study.addresses import address_environment, require_allowed
 
 _NAMESPACE = "assistant-builder"
 _POLL_SECONDS = 0.25
@@ -32,6 +33,7 @@ class TaskRegistryClient:
     def __init__(self, study: Study, url: str = "") -> None:
         self._given, self._folder = str(study.folder), str(study.folder.resolve())
         self._url = url
+        self._allowed = address_environment(study.config.addresses)
         self._actor = self._find()
 
     def _find(self) -> Any:
@@ -51,7 +53,8 @@ class TaskRegistryClient:
                    "memory": request.memory_bytes or None, "max_retries": retries}
         threads = str(max(1, int(request.cpus)))
         shared = {} if self._url else {"ASSISTANT_BUILDER_HOME": str(home().resolve())}
-        environment = {**shared, **trust_environment(), **gpu_environment(request.gpus), "OMP_NUM_THREADS": threads}
+        environment = {**shared, **trust_environment(), **self._allowed, **gpu_environment(request.gpus),
+                       "OMP_NUM_THREADS": threads}
         arguments = [self._folder if word == self._given else word for word in arguments]
         self._call(lambda actor: actor.start.remote(self._folder, step, arguments, options, environment))
 
@@ -90,8 +93,10 @@ def connect(address: str) -> str:
     """Connect this process to the cluster as a driver, and return the URL of Ray's dashboard; empty without one.
 
     Raises:
+        ConfigError: The user has not allowed the address: replies of a cluster run code in this process.
         AssistantBuilderError: Ray is not installed, or the cluster does not answer.
     """
+    require_allowed({"executor.address": address})
     try:
         from ray import init, is_initialized  # `import ray` would succeed in /tmp, where Ray's scratch folder is
     except ImportError as error:

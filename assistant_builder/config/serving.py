@@ -33,6 +33,7 @@ class ServingBackend:
     requires: str = ""  # what must be installed or available; empty if nothing
     streams: bool = True  # whether it sends answers as streams
     remembers: bool = True  # whether it can keep questions
+    contacts: Callable[[Any], dict[str, str]] = lambda config: {}  # settings of the first study → setting: address
 
     @property
     def help(self) -> str:

@@ -197,6 +197,13 @@ class StudyConfig(ConfigModel):
         return shards if self.executor.kind == "ray" and shards > 1 else 0
 
     @property
+    def addresses(self) -> dict[str, str]:
+        """Dotted key of each setting with an address that a run contacts → the address."""
+        found = {"executor.address": self.executor.address if self.executor.kind == "ray" else None,
+                 "executor.store": self.executor.store, "eval.judge_url": self.eval.judge_url}
+        return {key: address for key, address in found.items() if address is not None}
+
+    @property
     def external_addresses(self) -> dict[str, str]:
         """Dotted key of each setting with an address → what a run does with that address."""
         executor, found = self.executor, {}

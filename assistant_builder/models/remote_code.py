@@ -50,7 +50,7 @@ def code_needing_permission(model: ModelConfig) -> ModelCode | None:
     folder = Path(code.source)
     if not folder.is_dir() and "/" in model.base and model.base.strip().casefold() not in CATALOG:
         try:
-            folder = hub.cached_snapshot(model.base.strip(), model.revision, code=False) or folder
+            folder = hub.cached_snapshot(model.base.strip(), model.revision, hub.base_files(code=False)) or folder
         except ValueError:  # not a hub id
             return None
     try:

@@ -55,7 +55,7 @@ def local_model_folder(model: ModelConfig) -> Path | None:
         if ref.kind == "bundled":
             return bundled.BASE.folder if bundled.BASE.is_ready() else None
         if ref.hub_id is not None:
-            return hub.cached_snapshot(ref.hub_id, model.revision, code=allows_code(model))
+            return hub.cached_snapshot(ref.hub_id, model.revision, hub.base_files(code=allows_code(model)))
         return ref.folder
     except (AssistantBuilderError, ValueError):
         return None

@@ -12,7 +12,8 @@ from assistant_builder.data import SplitName, load_split, prepare_dataset
 from assistant_builder.i18n import t
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import fetch
+from assistant_builder.models.download import fetch, needs_embedder_download
+from assistant_builder.models.embedding import Embedder
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.provenance import collect_provenance
@@ -34,6 +35,8 @@ def prepare_data(study: Study) -> Iterable[Path]:
 
     day = study.record_template_date()
     folder = fetch(ref, revision=config.model.revision, trust_remote_code=allows_code(config.model), report=report)
+    if needs_embedder_download(config.retrieval.embedder):
+        Embedder.download(config.retrieval.embedder, report)
     study.write_progress("data", Progress(0, 1, "file", t("Reading and checking the data")))
     source = study.source
     assert source is not None  # step_inputs raises without one
@@ -58,7 +61,6 @@ def prepare_data(study: Study) -> Iterable[Path]:
 def embed_data(study: Study) -> Iterable[Path]:
     """Find held-out questions that leak into training by sentence embeddings, and index the training pairs."""
     from assistant_builder.data import find_embedding_leaks
-    from assistant_builder.models.embedding import Embedder
     from assistant_builder.retrieval import write_index
 
     config = study.config.data
@@ -95,7 +97,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     validation = [pair for pair, split_name in outside if split_name == "validation"]
     other = study.config.retrieval.embedder
     if other:
-        embedder, known = Embedder.of(other), {}
+        embedder, known = Embedder.of(other, report), {}
     shutil.rmtree(study.embedder_folder, ignore_errors=True)
     if study.config.trains_embedder:
         from assistant_builder.retrieval.index import facts_of

@@ -26,6 +26,7 @@ from assistant_builder.models.gguf_convert import extra_installed
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.decline import FILE as RULE
 from assistant_builder.study import Study
+from assistant_builder.study.containment import path_inside
 from assistant_builder.study.contents import ArmSummary, Split
 from assistant_builder.study.steps import (
     FORMATS,
@@ -170,7 +171,7 @@ def raise_for_step_result(study: Study, step: str, returncode: int | None) -> No
 
 def damaged_outputs(study: Study, record: StepRecord) -> list[str]:
     """Paths below the study folder of files that a finished step made and that are missing or changed."""
-    return [name for name, digest in record.outputs.items() if _hash_of(study.folder / name) != digest]
+    return [name for name, digest in record.outputs.items() if _hash_of(study.folder, name) != digest]
 
 
 def _damage_error(record: StepRecord, names: list[str], study: Study) -> StudyError:
@@ -180,11 +181,12 @@ def _damage_error(record: StepRecord, names: list[str], study: Study) -> StudyEr
                       remedy="Restore the file from a copy, or pass --redo to run this step and all later ones again")
 
 
-def _hash_of(path: Path) -> str | None:
+def _hash_of(folder: Path, name: str) -> str | None:
     try:
+        path = path_inside(folder, name)
         status = path.stat()
         return _cached_hash(path, (status.st_size, status.st_ctime_ns, status.st_ino))
-    except OSError:
+    except (OSError, StudyError):
         return None
 
 

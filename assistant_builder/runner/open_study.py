@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import file_hash, write_bytes
-from assistant_builder.config import StudyConfig, load_config
+from assistant_builder.config import StudyConfig, load_config, read_value
 from assistant_builder.data import prepare_dataset
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import ConfigError, StoreError, StudyError
@@ -19,6 +19,7 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.backend import load_store
 from assistant_builder.runner.invalidation import delete_unreadable_steps, first_stale_step
 from assistant_builder.study import Study, studies_folder
+from assistant_builder.study.addresses import allow_addresses
 from assistant_builder.study.locks import study_lock
 
 _YAML = (".yaml", ".yml")
@@ -33,20 +34,23 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
     ``source`` is a data file, a ``study.yaml``, a study's name, or its URL in a store. ``changes`` are settings by
     dotted key. ``before`` is called with the settings before an address in them is contacted and before the base model
     is looked up, and again if the store has other settings. ``like`` is a study whose settings a data file takes over.
+    Addresses in ``source`` and ``changes`` are the user's own words, so they are allowed and remembered.
 
     Raises:
-        ConfigError: A setting is invalid, ``source`` does not exist, or ``like`` is given for another source than a
-            data file.
+        ConfigError: A setting is invalid, ``source`` does not exist, ``like`` is given for another source than a
+            data file, or the user has not allowed the store that a study names.
         ChangedInputsError: The study exists with other inputs, and ``redo`` is off.
     """
     path = Path(source).expanduser()
+    before = _allowing(changes, before)
     if like is not None and (not path.is_file() or path.suffix.lower() in _YAML):
         raise ConfigError(t("--from {like} takes over settings for a data file, and {source} is none", like=like,
                             source=source),
                           remedy=t("A study as SOURCE keeps its settings: leave --from out"))
     if "://" in source:
         changes = {**changes, "executor.store": source.rstrip("/").rpartition("/")[0]}
-        StudyConfig().with_changes(changes)  # rejects a URL with a secret before it is contacted
+        typed = StudyConfig().with_changes(changes)  # rejects a URL with a secret before it is contacted
+        allow_addresses(typed.addresses.values())
         return _update(load_store().fetch_study(source), name, changes, redo=redo, before=before)
     if not path.is_file():
         if "/" in source or path.suffix:
@@ -66,6 +70,17 @@ def open_or_create(source: str, *, name: str | None, changes: Mapping[str, Any],
     if name is not None:
         config = config.named(name)
     return create_or_update(config, data, redo=redo, before=before)
+
+
+def _allowing(changes: Mapping[str, Any], before: Callable[[StudyConfig], None]) -> Callable[[StudyConfig], None]:
+    """Allow the addresses among the changes, and then call ``before``."""
+    def allow(config: StudyConfig) -> None:
+        typed = {key: read_value(key, value) if isinstance(value, str) else value for key, value in changes.items()
+                 if key in config.addresses}
+        allow_addresses(address for key, address in config.addresses.items() if typed.get(key) == address)
+        before(config)
+
+    return allow
 
 
 def _update(study: Study, name: str | None, changes: Mapping[str, Any], *, redo: bool,

@@ -15,6 +15,7 @@ from assistant_builder.runner.backend import QUEUE, Event, open_runner, waiting_
 from assistant_builder.runner.invalidation import delete_stale_steps, delete_unreadable_steps, first_stale_step
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import require_allowed
 from assistant_builder.study.locks import study_lock
 from assistant_builder.study.steps import Progress
 
@@ -49,12 +50,14 @@ def run_study(study: Study, *, redo: bool = False, now: bool = False,
     before any step is run or deleted, and raises errors that a later step would raise.
 
     Raises:
+        ConfigError: The user has not allowed an address of the settings.
         StudyError: Another process runs the study, or files of a finished step are damaged and ``redo`` is off.
         ChangedInputsError: The inputs of a finished step changed, and ``redo`` is off.
         StoreError: The store does not answer; the results are on this machine.
         AssistantBuilderError: A step failed.
         Cancelled: The user cancelled the run.
     """
+    require_allowed(study.config.addresses)
     with study_lock(study):
         try:
             study.reserve_disk_space()

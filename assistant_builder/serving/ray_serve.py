@@ -143,4 +143,5 @@ RAY = ServingBackend(
     name="ray", label="Ray cluster", start=serve_on_ray, remembers=False,  # replicas on several machines
     explanation="replicas on the Ray cluster at the first study's executor.address, as many as the load needs",
     requires="the extra ray on every node and a home folder that all nodes share",
+    contacts=lambda config: {"executor.address": config.executor.address},
 )

@@ -21,6 +21,7 @@ from assistant_builder.store import object_layout as layout
 from assistant_builder.store.object_layout import LogChunk, Stamp
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import CHECKPOINT_MARKER, Study
+from assistant_builder.study.containment import is_plain_name, path_inside
 
 _RECORD = ".store.json"
 _NO_FILE: Stamp = (-1, -1)
@@ -240,18 +241,18 @@ class Mirror:
     def _outputs_match(self, content: bytes, *, in_store: bool) -> bool:
         """Whether a status is complete and the files that it lists have their hashes (``in_store``: also there)."""
         for name, digest in layout.outputs(content).items():
-            path = self._path(name)
             try:
+                path = self._path(name)
                 if in_store and self._synced.get(name, (_NO_FILE, ""))[0] != layout.stamp_of(path):
                     return False
                 if file_hash(path) != digest:
                     return False
-            except OSError:
+            except (OSError, StudyError):
                 return False
         return layout.is_record(content)
 
     def _path(self, name: str) -> Path:
-        return self.study.folder / name
+        return path_inside(self.study.folder, name)
 
     def _read(self, name: str) -> bytes:
         try:
@@ -267,7 +268,7 @@ class Mirror:
         """The record of the last sync with this store."""
         try:
             record: dict[str, Any] = read_json(self.study.folder / _RECORD, _SyncRecord)
-            return record if record["url"] == self.store.url else None
+            return record if record["url"] == self.store.url and all(map(is_plain_name, record["files"])) else None
         except (OSError, StudyError):
             return None
 

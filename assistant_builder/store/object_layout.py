@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assistant_builder.study import CHECKPOINT_MARKER
+from assistant_builder.study.containment import path_inside
 from assistant_builder.study.steps import SUFFIXES
 
 STEP_LEASE = ".lease.json"
@@ -83,7 +84,7 @@ def outputs(content: bytes) -> dict[str, str]:
 
 
 def files_of(folder: Path) -> dict[str, Stamp]:
-    """Name → stamp of every file of a study folder that is synced."""
+    """Name → stamp of every file of a study folder that is synced; raises StudyError for a link."""
     found = {}
     for inside, folders, names in os.walk(folder, onerror=_unless_removed):
         below = Path(inside).relative_to(folder)
@@ -92,7 +93,7 @@ def files_of(folder: Path) -> dict[str, Stamp]:
             file = (below / name).as_posix()
             if not is_local_only(file):
                 try:
-                    found[file] = stamp_of(folder / file)
+                    found[file] = stamp_of(path_inside(folder, file))
                 except FileNotFoundError:  # removed since it was listed
                     continue
     return found

@@ -19,6 +19,7 @@ from typing import Any
 
 from assistant_builder.errors import AssistantBuilderError, StoreError
 from assistant_builder.store_kinds import example_urls, store_kind
+from assistant_builder.study.containment import is_plain_name, is_too_large, path_inside
 
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "generation", "created", "mtime", "LastModified", "last_modified", "size")
 """Metadata of various file systems that change with the object."""
@@ -33,9 +34,15 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._fs, self._root = _file_system(self.url)
+        self._is_folder = getattr(self._fs, "local_file", False)
 
     def versions(self) -> dict[str, str]:
-        """Name → version of every object, an opaque string that changes with the object."""
+        """Name → version of every object, an opaque string that changes with the object.
+
+        Raises:
+            StoreError: The store does not answer, or an object is none of a study: its name leads out of the folder, it
+                is no plain file, or too large.
+        """
         with self._translate_errors():
             self._fs.invalidate_cache()
             try:
@@ -47,7 +54,13 @@ class ObjectStore:
                                      remedy="Check executor.store, or create the bucket") from None
                 return {}
         start = len(self._root) + 1
-        return {path[start:]: _version(info) for path, info in found.items() if path[start:] and path[-1] != "/"}
+        objects = {path[start:]: info for path, info in found.items() if path[start:] and path[-1] != "/"}
+        for name, info in objects.items():
+            if not is_plain_name(name) or info.get("islink") or info.get("type", "file") != "file" or is_too_large(
+                    name, info.get("size") or 0):
+                raise StoreError(f"the store contains {name[:200]!r}, which is not a file of a study", where=self.url,
+                                 remedy="Remove that object, or ask whoever made the store; nothing was downloaded")
+        return {name: _version(info) for name, info in objects.items()}
 
     def read(self, name: str) -> bytes | None:
         """Content of an object; None if it does not exist."""
@@ -101,6 +114,8 @@ class ObjectStore:
                     continue
 
     def _path(self, name: str) -> str:
+        if self._is_folder:  # it can contain links
+            return path_inside(Path(self._root), name).as_posix()
         return f"{self._root}/{name}"
 
     def _make_parent(self, name: str) -> None:

@@ -21,6 +21,7 @@ from assistant_builder.store.mirror import Mirror
 from assistant_builder.store.object_layout import STEP_LEASE, is_checkpoint
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import Study, studies_folder
+from assistant_builder.study.addresses import require_allowed
 from assistant_builder.study.locks import study_lock
 
 PUSH_SECONDS = 5.0
@@ -38,11 +39,17 @@ def study_url(store: str, name: str) -> str:
     return f"{store.rstrip('/')}/{name}"
 
 
+def _store_of(store_url: str, name: str) -> ObjectStore:
+    """The objects of a study; raises ConfigError unless the user has allowed the store."""
+    require_allowed({"executor.store": store_url})
+    return ObjectStore(study_url(store_url, name))
+
+
 def fetch_study(url: str) -> Study:
     """Download a study atomically, or update its local copy; ``url`` is ``executor.store``, a slash, and its name.
 
     Raises:
-        ConfigError: The URL names no study, or contains a secret.
+        ConfigError: The URL names no study, contains a secret, or is of a store that the user has not allowed.
         StoreError: The store does not answer, or has no such study.
         StudyError: The local study of that name is not a copy of it, or is running.
     """
@@ -54,7 +61,7 @@ def fetch_study(url: str) -> Study:
     if folder.exists():
         pull_updates(Study(folder), store_url)
         return Study(folder)
-    store = ObjectStore(study_url(store_url, name))
+    store = _store_of(store_url, name)
     if "study.yaml" not in store.versions():
         raise StoreError("there is no study there", where=store.url,
                          remedy="Check the URL: the value of executor.store, a slash, and the study's name")
@@ -72,7 +79,7 @@ def fetch_study(url: str) -> Study:
 def pull_updates(study: Study, store_url: str) -> None:
     """Download the changes of other machines; raises the errors of :func:`pull_if_behind`."""
     with study_lock(study):
-        pull_if_behind(Mirror(study, ObjectStore(study_url(store_url, study.name))))
+        pull_if_behind(Mirror(study, _store_of(store_url, study.name)))
 
 
 def pull_if_behind(mirror: Mirror) -> None:
@@ -111,7 +118,7 @@ def synced_with_store(study: Study) -> Iterator[Mirror]:
     """
     store_url = study.config.executor.store
     assert store_url is not None
-    mirror = Mirror(study, ObjectStore(study_url(store_url, study.name)))
+    mirror = Mirror(study, _store_of(store_url, study.name))
     lease = Lease(StoreLeaseFile(mirror.store, _LEASE), mirror.copy_id, socket.gethostname())
     other = lease.held_by()
     if other:
@@ -207,7 +214,7 @@ def is_cancel_requested(store: ObjectStore) -> bool:
 def cancel_nodes(study: Study) -> bool:
     """Ask cluster nodes to stop that still run steps after their run has ended; returns whether there are any."""
     assert study.config.executor.store is not None
-    store = ObjectStore(study_url(study.config.executor.store, study.name))
+    store = _store_of(study.config.executor.store, study.name)
     if not _active_node(store):
         return False
     write_cancel_flag(store)

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from assistant_builder.atomic_io import read_json
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import StudyError
+from assistant_builder.study.containment import check_folder
 
 if TYPE_CHECKING:
     from assistant_builder.study.study import Study
@@ -41,6 +42,7 @@ def study_lock(study: Study, taken: StudyError | None = None) -> Iterator[None]:
 @contextmanager
 def folder_lock(folder: Path, taken: StudyError) -> Iterator[None]:
     """Lock a folder for this process; raises ``taken`` if another process holds the lock."""
+    check_folder(folder)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

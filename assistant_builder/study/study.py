@@ -21,6 +21,7 @@ from assistant_builder.atomic_io import read_json, write_bytes, write_json, writ
 from assistant_builder.config import BEFORE_APPROACHES, Approach, StudyConfig, load_config, name_and_title
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.i18n import t
+from assistant_builder.study.containment import check_folder
 from assistant_builder.study.contents import ReportChoice
 from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
 from assistant_builder.study.steps import (
@@ -174,9 +175,10 @@ class Study:
 
     @classmethod
     def open(cls, name: str) -> Study:
-        """Find a study by its name or title; raises StudyError if there is none."""
+        """Find a study by its name or title; raises StudyError if there is none, or for :func:`check_folder`."""
         valid, title = name_and_title(name)
         folder = studies_folder() / valid
+        check_folder(folder)
         if not (folder / "study.yaml").is_file() or title and cls(folder).config.title != title:
             names = [study.name for study in Study.all()]
             known = (t("Existing studies: {names}", names=", ".join(names)) if names else
@@ -213,6 +215,7 @@ class Study:
     @property
     def _settings(self) -> StudyConfig:
         path = self.folder / "study.yaml"
+        check_folder(self.folder)  # whatever is done with a study begins with its settings
         try:
             status = path.stat()
         except OSError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,7 @@ from annotated_types import MinLen
 from filelock import FileLock
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.config.study_config import name_and_title
+from assistant_builder.config.study_config import check_name, name_and_title
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import t
 from assistant_builder.study.contents import MadeFrom
@@ -83,8 +84,7 @@ def versions_file(root: Study) -> Path:
 
 def root_of(study: Study) -> Study:
     """The first study of the versions that a study belongs to; the study itself if it is no version."""
-    path = study.folder / _MADE_FROM
-    name = read_json(path, MadeFrom).get("version_of") if path.is_file() else None
+    name = _made_as_version_of(study.folder)
     if name is not None:
         with contextlib.suppress(StudyError):  # it was deleted: the version stays a study of its own
             root = Study.open(name)
@@ -93,22 +93,53 @@ def root_of(study: Study) -> Study:
     return study
 
 
-def read_versions(root: Study) -> Versions:
-    """The versions of a study; raises StudyError if the file is damaged."""
+def read_versions(root: Study, former_name: str | None = None) -> Versions:
+    """The versions of a study, without studies that are not made as a version of it; a deleted version stays.
+
+    ``former_name`` is that of a study that was just renamed, which its versions still name.
+
+    Raises:
+        StudyError: The file is damaged.
+    """
     path = versions_file(root)
     if not path.is_file():
         return Versions(root.name, root.name, (root.name,))
+
+    def own(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if _is_version(name, former_name or root.name))
+
     found: _VersionsFile = read_json(path, _VersionsFile, remedy=t("Move it away: the first version is served then"))
-    return Versions(root.name, found.served, found.names, found.events, found.before)
+    return Versions(root.name, found.served, own(found.names), found.events, own(found.before))
+
+
+def _is_version(name: str, root: str) -> bool:
+    """Whether a study is the first one, or was made as a version of it, or is not there any more."""
+    try:
+        folder = studies_folder() / check_name(name)
+    except ValueError:
+        return False
+    with contextlib.suppress(StudyError):
+        return name == root or not folder.exists() or _made_as_version_of(folder) == root
+    return False
+
+
+def _made_as_version_of(folder: Path) -> str | None:
+    """Name of the first study of a version; None if the study is no version."""
+    path = folder / _MADE_FROM
+    return read_json(path, MadeFrom).get("version_of") if path.is_file() else None
 
 
 def served_version(study: Study) -> Study:
     """The version of a study that is served; a study that is itself a later version, or has none, is returned.
 
     Raises:
-        StudyError: The published version was deleted.
+        StudyError: The published version was deleted, or is another study.
     """
     versions = read_versions(study)
+    if versions.served not in versions.names:
+        raise StudyError(t("{version} is no version of {root}", version=versions.served, root=study.name),
+                         where=str(versions_file(study)),
+                         remedy=t("Move it away: the first version is served then"))
     return study if versions.served == study.name else Study.open(versions.served)
 
 
@@ -213,7 +244,7 @@ def refuse_to_delete(study: Study) -> None:
 
 def rename_versions(root: Study, old: str, new: str) -> None:
     """Give a version its new name in the file; ``root`` is the first study, with its new name if it was renamed."""
-    versions = read_versions(root)
+    versions = read_versions(root, old if root.name == new else None)
     if old not in versions.names:
         return
 

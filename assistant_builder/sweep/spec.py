@@ -30,6 +30,7 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.open_study import read_source
 from assistant_builder.study import Study, home, studies_folder
+from assistant_builder.study.addresses import allow_addresses
 from assistant_builder.study.contents import Step
 from assistant_builder.study.locks import folder_lock
 from assistant_builder.study.steps import changed_inputs
@@ -328,7 +329,9 @@ def open_sweep(source: str, *, name: str | None, settings: Sequence[str], arm: s
     config, data = read_source(path)
     named = {"name": name} if name is not None else {}
     trials = combinations(config.with_changes({**named, "data.source": str(data)}), grid)
-    before(trials[0].config)
+    first = trials[0].config
+    allow_addresses(address for key, address in first.addresses.items() if key in grid.fixed)  # the user's own words
+    before(first)
     allows_code(trials[0].config.model)
     never = {"model.trust_remote_code": False}  # allowed for this command, but not stored
     trials = [replace(trial, config=trial.config.with_changes(never)) for trial in trials]

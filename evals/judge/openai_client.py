@@ -41,10 +41,13 @@ DEFAULT_RETRY_POLICY = RetryPolicy()
 
 
 class EndpointError(Exception):
-    """A call that returned no text after the last attempt; ``words`` has no secrets."""
+    """A call that returned no text after the last attempt.
 
-    def __init__(self, kind: Kind, words: str, *, wait_seconds: float = 0.0) -> None:
-        super().__init__(words)
+    ``words`` has no secrets and nothing of the reply; the text of the exception adds the server's own error message.
+    """
+
+    def __init__(self, kind: Kind, words: str, *, message: str = "", wait_seconds: float = 0.0) -> None:
+        super().__init__(f"{words}: {message}" if message else words)
         self.kind, self.words, self.wait_seconds = kind, words, wait_seconds
 
 
@@ -122,8 +125,7 @@ class ChatEndpoint:
     def _refusal(self, response: httpx.Response, content: bytes) -> EndpointError:
         status, wait = response.status_code, response.headers.get("retry-after", "")
         kind: Kind = "key" if status in (401, 403) else "busy" if status in (408, 429) or status >= 500 else "refused"
-        words = self._clean(_error_message(content))
-        return EndpointError(kind, f"HTTP {status}{f': {words}' if words else ''}",
+        return EndpointError(kind, f"HTTP {status}", message=self._clean(_error_message(content)),
                              wait_seconds=float(wait) if wait.isdecimal() else 0.0)
 
     def _clean(self, text: str) -> str:
@@ -147,13 +149,12 @@ def _text_of(content: bytes) -> str:
 
 
 def _error_message(content: bytes) -> str:
-    """The error message of a server in one short line."""
-    text: Any = content.decode("utf-8", errors="replace")
+    """The error message of a server in one short line; empty if its reply is not the usual JSON."""
     try:
-        tree = json.loads(text)
+        tree = json.loads(content)
         error = tree.get("error", tree.get("detail", tree.get("message")))
         text = error.get("message") if isinstance(error, dict) else error
     except (ValueError, AttributeError, RecursionError):
-        pass  # not the usual JSON: use the text itself
+        return ""
     line = " ".join(str(text or "").split())
     return line if len(line) <= 200 else f"{line[:200]}…"

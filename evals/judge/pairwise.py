@@ -25,6 +25,7 @@ from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json, wr
 from assistant_builder.errors import EvaluationError
 from assistant_builder.redaction import JUDGE_KEY
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import require_allowed
 from assistant_builder.study.contents import SampleLine
 from evals.compare import paired_comparison
 from evals.judge.openai_client import DEFAULT_RETRY_POLICY, ChatEndpoint, EndpointError, RetryPolicy
@@ -171,12 +172,14 @@ def judge_study(study: Study, *, on_progress: Callable[[int, int], None] | None 
     items.
 
     Raises:
+        ConfigError: The user has not allowed the judge's address.
         EvaluationError: The cells have no answers, or the endpoint is unreachable, refuses, or stopped answering. The
             verdicts so far are kept.
         Cancelled: The user cancelled; the verdicts so far are kept.
     """
     config = study.config.eval
     assert config.judge_url is not None  # checked by the caller
+    require_allowed({"eval.judge_url": config.judge_url})
     endpoint = ChatEndpoint(config.judge_url, config.judge_model, key=os.environ.get(JUDGE_KEY), patience=patience)
     questions = _questions(study, endpoint)
     path = study.evals_folder / "judge.jsonl"
@@ -303,7 +306,7 @@ async def _judge_item(endpoint: ChatEndpoint, question: _Question) -> tuple[dict
         try:
             reply = await endpoint.ask(judge_messages(question.sample, answers[first], answers[second]))
         except EndpointError as failed:
-            failure, order["error"] = failed, failed.words
+            failure, order["error"] = failed, str(failed)
             continue
         choice = read_choice(reply)
         order |= {"choice": choice, "reply": reply[:_KEPT_REPLY],
@@ -338,6 +341,6 @@ def _fatal_error(endpoint: ChatEndpoint, failure: EndpointError) -> EvaluationEr
         "busy": (f"the judge did not reply to {GIVE_UP_AFTER} consecutive items", "Check its server"),
     }[failure.kind]
     return EvaluationError(
-        f"{what} ({failure.words})", where=f"judge {endpoint.host}",
+        f"{what} ({failure})", where=f"judge {endpoint.host}",
         remedy=f"{remedy}; another run continues from here. Remove eval.judge_url to run without a judge",
     )

@@ -1,11 +1,15 @@
 """The held-out set as two lm-eval tasks, ``<study>_nll`` and ``<study>_gen``.
 
-The task folder can be passed to ``lm-eval run --include_path``. An item is one assistant turn with its preceding turns.
+The folder ``evals/tasks`` of a study can be passed to ``lm-eval run --include_path``. The program itself never loads
+it, because a study can come from others. An item is one assistant turn with its preceding turns.
 """
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl, write_text
+from assistant_builder.atomic_io import read_json, read_jsonl, write_text
 from assistant_builder.data import Message, Pair, load_split
 from assistant_builder.errors import EvaluationError
 from assistant_builder.retrieval.answering import Look, alone, looks
@@ -142,11 +146,15 @@ def _after(pair: Pair, end: int, training: Sequence[Pair], count: int) -> tuple[
 
 @dataclass(frozen=True)
 class OwnTasks:
-    """The two lm-eval tasks: ``nll`` on the reference answers, ``generation`` on the assistant's own."""
+    """The two lm-eval tasks: ``nll`` on the reference answers, ``generation`` on the assistant's own.
+
+    ``files`` are the name and text of each file in ``folder``.
+    """
 
     folder: Path
     nll: str
     generation: str
+    files: Mapping[str, str]
 
 
 def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
@@ -158,8 +166,6 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
     """
     folder = study.evals_folder / "tasks"
     nll, generation = f"{study.name}_nll", f"{study.name}_gen"
-    write_jsonl(folder / "items.jsonl", items)
-    write_text(folder / "scoring.py", _FUNCTIONS)
     shared = {"custom_dataset": _Function("scoring.items"), "test_split": "test", "target_delimiter": "",
               "metadata": {"version": 2.0}}
     if all(item["lead"] for item in items):
@@ -167,12 +173,14 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
                  "doc_to_choice": _Function("scoring.choices")}
     else:
         asked = {"output_type": "loglikelihood", "doc_to_text": "{{prompt}}", "doc_to_target": "{{target}}"}
-    write_text(folder / f"{nll}.yaml", _yaml({
+    files = {"items.jsonl": "".join(json.dumps(item, ensure_ascii=False, allow_nan=False) + "\n" for item in items),
+             "scoring.py": _FUNCTIONS}
+    files[f"{nll}.yaml"] = _yaml({
         "task": nll, **shared, **asked, "process_results": _Function("scoring.score_nll"),
         "metric_list": [{"metric": "nll_per_token", "aggregation": _Function("scoring.token_weighted_mean"),
                          "higher_is_better": False}],
-    }))
-    write_text(folder / f"{generation}.yaml", _yaml({
+    })
+    files[f"{generation}.yaml"] = _yaml({
         "task": generation, **shared, "output_type": "generate_until", "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{reference}}",
         "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": answer_limit(study)},
@@ -182,13 +190,22 @@ def write_tasks(study: Study, items: Sequence[Mapping[str, Any]]) -> OwnTasks:
             {"metric": metric.name, "aggregation": "mean", "higher_is_better": metric.higher_is_better}
             for metric in text_metrics()
         ],
-    }))
-    return OwnTasks(folder, nll, generation)
+    })
+    for path in folder.glob("*"):  # lm-eval would run other tasks that it finds there
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in files and path.suffix in (".yaml", ".py"):
+            path.unlink(missing_ok=True)
+    for name, text in files.items():
+        write_text(folder / name, text)
+    return OwnTasks(folder, nll, generation, files)
 
 
 def run_own_tasks(lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any]],
                   seed: int) -> tuple[list[ReferenceScore], list[str]]:
     """Run both tasks on a cell with lm-eval, without its bootstrap, which does not support pairs.
+
+    lm-eval reads them from a new folder, because it runs code of each file that it finds.
 
     Returns:
         The scores of the reference answers, and the assistant's answers, both in item order.
@@ -196,9 +213,12 @@ def run_own_tasks(lm: StudyLM, tasks: OwnTasks, items: Sequence[Mapping[str, Any
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    results = simple_evaluate(lm, tasks=[tasks.nll, tasks.generation],
-                              task_manager=TaskManager(include_path=str(tasks.folder), include_defaults=False),
-                              bootstrap_iters=0, log_samples=True, random_seed=seed, verbosity="WARNING")
+    with tempfile.TemporaryDirectory(prefix="assistant-builder-") as folder:
+        for name, text in tasks.files.items():
+            write_text(Path(folder) / name, text)
+        results = simple_evaluate(lm, tasks=[tasks.nll, tasks.generation],
+                                  task_manager=TaskManager(include_path=folder, include_defaults=False),
+                                  bootstrap_iters=0, log_samples=True, random_seed=seed, verbosity="WARNING")
     assert results is not None  # only other ranks of a distributed run get nothing
     answers = {sample["doc"]["item"]: sample["resps"][0][0] for sample in results["samples"][tasks.generation]}
     return ([lm.targets[(item["prompt"], item["target"])] for item in items], [answers[item["item"]] for item in items])

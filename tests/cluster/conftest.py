@@ -21,6 +21,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.runner import invalidation
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import allow_addresses
 from tests.conftest import s3_environment
 from tests.synthetic_study import SMALL, new_study
 
@@ -95,8 +96,9 @@ def running_nodes(node_homes: Path, s3_endpoint: str) -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def nodes(running_nodes: Nodes) -> Iterator[Nodes]:
+def nodes(running_nodes: Nodes, home: Path) -> Iterator[Nodes]:
     running_nodes.add_missing()
+    allow_addresses([running_nodes.address])
     yield running_nodes
 
 

@@ -11,11 +11,12 @@ import psutil
 import pytest
 
 from assistant_builder.atomic_io import read_jsonl
-from assistant_builder.errors import Cancelled
+from assistant_builder.errors import Cancelled, ConfigError
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.runner.run import run_study
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import CHECKPOINT_MARKER, Study
+from assistant_builder.study.addresses import allow_addresses
 from tests.cluster.conftest import Background, Nodes, wait_until
 from tests.cluster.test_steps import TRAINS, configure_step, on_other_node, starts
 from tests.export.tiny import tiny_base
@@ -47,6 +48,9 @@ def test_a_step_of_a_lost_node_is_resumed_through_the_store(
     assert not [name for name in ObjectStore(f"{bucket}/stored").versions() if name.endswith(".lease.json")]
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path / "another machine"))
     other = open_or_create(f"{bucket}/stored", name=None, changes={}, redo=False)
+    with pytest.raises(ConfigError, match="comes from a file"):  # the store names the cluster, nobody here has
+        run_study(other)
+    allow_addresses([nodes.address])
     run_study(other)
     assert other.state == "succeeded" and starts(other, step) == 2
 

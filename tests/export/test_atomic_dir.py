@@ -84,6 +84,10 @@ def test_a_record_names_no_file_outside_the_export(tmp_path: Path) -> None:
     write_json(tmp_path / "out" / RECORD, {"files": [{"name": name} for name in wrong]})
     fill(tmp_path / "out", {"x": "2"}, force=True)
     assert (tmp_path / "other" / "mine.txt").read_text() == "mine"
+    with pytest.raises(StudyError, match="it is a link"):
+        fill(tmp_path / "out", {"x": "3", "link/mine.txt": "theirs"}, force=True)
+    assert (tmp_path / "other" / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "out" / "x").read_text() == "2" and (tmp_path / "out" / RECORD).exists()
 
 
 def test_force_replaces_an_earlier_export_and_keeps_all_else(tmp_path: Path) -> None:

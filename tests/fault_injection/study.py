@@ -13,6 +13,7 @@ from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import allow_addresses
 
 DATA = Path(__file__).resolve().parents[2] / "datasets_cards" / "thimble-row-library" / "data.csv"
 SETTINGS: dict[str, Any] = {
@@ -35,7 +36,9 @@ def small_study(name: str, base: str = "", **changes: Any) -> Study:
     """
     wanted = {**SETTINGS, **({"model.base": base} if base else {}),
               **{key.replace("__", "."): value for key, value in changes.items()}}
-    return Study.create(StudyConfig(name=name).with_changes({**wanted, "data.source": str(DATA)}), DATA)
+    config = StudyConfig(name=name).with_changes({**wanted, "data.source": str(DATA)})
+    allow_addresses(config.addresses.values())  # whoever makes a study types its addresses
+    return Study.create(config, DATA)
 
 
 def copy_of(study: Study, name: str, *, without: Sequence[str] = ()) -> Study:

@@ -30,6 +30,11 @@ WHOLE = {
     "onnx/model.onnx": b"other format",
     "onnx/config.json": b"{}",
 }
+EMBEDDER = {
+    **WHOLE, "modules.json": b"[]", "1_Pooling/config.json": b"{}", "2_Dense/model.safetensors": b"dense",
+    "2_Dense/pytorch_model.bin": b"pickle", "openvino/openvino_model.bin": b"other format", "vocab.txt": b"a",
+    "0_own/modeling_own.py": b"code", "nested/1_Pooling/config.json": b"{}", "train.csv": b"data",
+}
 OWN = {**WHOLE, "config.json": CONFIG.replace(b'"llama"', b'"newest", "auto_map": {"AutoModel": "modeling_own.M"}')}
 CHILD = """
 import json, sys
@@ -55,6 +60,7 @@ def hub() -> Iterator[StubHub]:
             "me/pickled": {"config.json": CONFIG, "pytorch_model.bin": b""},
             "me/gated": None,
             "me/own": OWN,
+            "me/embedder": EMBEDDER,
         }
     )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -65,14 +71,15 @@ def hub() -> Iterator[StubHub]:
     thread.join()
 
 
-def fetch(base: str, home: Path, endpoint: str, *, offline: bool = False, **options: object) -> dict[str, object]:
+def fetch(base: str, home: Path, endpoint: str, *, offline: bool = False, program: str = CHILD,
+          **options: object) -> dict[str, object]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))}
     env |= {
         "HF_HOME": str(home / "hub"), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline)),
         "PYTHONPATH": os.getcwd(), "ASSISTANT_BUILDER_WHEELS": "",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, base, json.dumps(options)], capture_output=True, text=True, env=env, timeout=60
+        [sys.executable, "-c", program, base, json.dumps(options)], capture_output=True, text=True, env=env, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -89,6 +96,37 @@ def test_downloaded_once_then_used_without_the_hub(home: Path, hub: StubHub):
     assert hub.served == []
     # what the cache holds is named where something else cannot be had
     assert "me/whole" in fetch("me/other", home, "http://127.0.0.1:9", offline=True)["error"]
+
+
+EMBEDDER_CHILD = """
+import json, sys
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.models.download import needs_embedder_download
+from assistant_builder.models.embedding import Embedder
+told, before = [], needs_embedder_download(sys.argv[1])
+try:
+    folder = Embedder.download(sys.argv[1], lambda *step: told.append(step[2]))
+    found = {"files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())}
+except AssistantBuilderError as error:
+    found = {"error": str(error), "type": type(error).__name__}
+print(json.dumps({**found, "told": told[-1:], "before": before, "after": needs_embedder_download(sys.argv[1])}))
+"""
+
+
+def test_an_embedder_is_announced_and_only_its_weights_are_downloaded(home: Path, hub: StubHub):
+    first = fetch("me/embedder", home, hub.endpoint, program=EMBEDDER_CHILD)
+    wanted = ["1_Pooling/config.json", "2_Dense/model.safetensors", "config.json", "consolidated.safetensors",
+              "model.safetensors", "modules.json", "tokenizer.json", "vocab.txt"]
+    assert first["files"] == wanted and set(hub.served) <= set(wanted)
+    assert (first["before"], first["after"]) == (True, False) and first["told"] == ["Downloading me/embedder"]
+    hub.served.clear()
+    again = fetch("me/embedder", home, "http://127.0.0.1:9", offline=True, program=EMBEDDER_CHILD)
+    assert again["files"] == wanted and again["before"] is False and hub.served == []
+    for name, said in (("me/pickled", "no safetensors"), ("me/gated", "is gated"), ("me/nothing", "there is no model"),
+                       ("../no folder", "retrieval.embedder"), ("a/b/c", "retrieval.embedder")):
+        refused = fetch(name, home, hub.endpoint, program=EMBEDDER_CHILD)
+        assert said in str(refused["error"]) and "retrieval.embedder" in str(refused["error"]), refused
+        assert "\n" not in str(refused["error"]) and refused["type"] == "ModelError"
 
 
 def test_interrupted_download_is_completed(home: Path, hub: StubHub):

@@ -158,3 +158,33 @@ def test_a_process_killed_while_it_publishes_leaves_one_version_or_the_other(roo
         if found.served == "shop-v2":
             undo(root)
     assert set(served) == {"shop", "shop-v2"}, "no kill hit a published version"
+
+
+@pytest.mark.parametrize("named", ["private", "../private", "Private", "private/", "/private"])
+def test_a_study_from_elsewhere_serves_and_changes_no_other_study(named: str) -> None:
+    private, theirs = new_study("private"), new_study("handed-on")
+    write_json(versions_file(theirs), {"served": named, "names": ["handed-on", named], "before": [named], "events": [
+        {"time": 0.0, "action": "created", "version": named, "reason": ""}]})
+    with pytest.raises(StudyError, match=f"{named} is no version of handed-on"):
+        served_version(theirs)
+    found = read_versions(theirs)
+    assert found.names == ("handed-on",) and found.before == () and found.candidate is None
+    for change in (lambda: undo(theirs), lambda: publish(theirs, named), lambda: reject(theirs, named, "")):
+        with pytest.raises(StudyError):
+            change()
+    rename_study(theirs, "renamed")
+    assert not (private.folder / "made_from.json").exists() and root_of(private) == private
+    write_json(private.folder / "made_from.json", {"version_of": "other"})
+    with pytest.raises(StudyError, match="is no version of renamed"):
+        served_version(Study.open("renamed"))
+    for content in ([], {"version_of": ["renamed"]}, "renamed", None):
+        write_json(private.folder / "made_from.json", content)
+        assert root_of(private) == private
+
+
+def test_a_renamed_first_study_keeps_its_versions(root: Study) -> None:
+    publish(root, "shop-v2")
+    renamed = rename_study(root, "store")
+    assert served_version(renamed).name == "shop-v2" and root_of(Study.open("shop-v2")).name == "store"
+    rename_study(Study.open("shop-v2"), "store-v2")
+    assert served_version(renamed).name == "store-v2" and read_versions(renamed).names == ("store", "store-v2")

@@ -178,7 +178,7 @@ def download_update(job: ExportJob, export: dict[str, Any] | None) -> dict[str, 
     """The download button of an export: its archive, if it has one."""
     path = job.archive
     if export is not None and export["archive"]:
-        path = Path(export["folder"]) / export["archive"]
+        path = Path(export["folder"]) / Path(export["archive"]).name
     if export is None or not path.is_file() or Path(export["folder"]) not in (path.parent, job.files):
         return gr.update(value=None, visible=False)
     return gr.update(value=offer(path, path.name), visible=True, label=t("Download .zip ({st_size})",

@@ -111,10 +111,12 @@ def _read(folder: Path, seen: str, language: str) -> StudySummary:
     """``seen`` is the stamp of the files, so that a changed study is read again; a summary is in one language."""
     study = Study(folder)
     changed = max(map(_modified, _files(folder)))
+    if (state := state_of(study)) == "damaged":  # its files are not read
+        return StudySummary(study.name, study.title, state, changed=changed)
     try:
         report, split = study_report(study), folder / "data" / "split.json"
         pairs = read_json(split, Split)["counts"].get("train") if split.is_file() else None
-        return StudySummary(study.name, study.title, state_of(study), study.config.model.base, pairs,
+        return StudySummary(study.name, study.title, state, study.config.model.base, pairs,
                             report_conclusion(report) if report else None, changed=changed)
     except (AssistantBuilderError, OSError):
         return StudySummary(study.name, study.title, "damaged", changed=changed)

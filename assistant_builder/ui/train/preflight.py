@@ -25,7 +25,6 @@ from assistant_builder.config import (
     PRESET_LABELS,
     PRESETS,
     DataConfig,
-    ModelConfig,
     StudyConfig,
     option_fields,
 )
@@ -37,6 +36,7 @@ from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.i18n import language, t, tn, translate_formatted
 from assistant_builder.models.catalog import ModelRef, resolve
 from assistant_builder.models.checkpoint_dir import context_length
+from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.models.hub import HubStatus, available_models_sentence, check_hub
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.template_preview import download_bytes, local_model_folder
@@ -170,8 +170,7 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
             errors.append(too_long)
     if isinstance(estimated, PreflightIssue):
         errors.append(estimated)
-    if issue := _download_issue(config.model):
-        errors.append(issue)
+    errors += _download_issues(config)
     local = config.executor.kind == "local"  # on a cluster the run checks the memory of the nodes
     now = study.config
     trains = (config.train, config.model) != (now.train, now.model) or any(
@@ -196,18 +195,20 @@ def _too_long_issue(rows: Mapping[int, int], config: StudyConfig) -> PreflightIs
     return PreflightIssue(*map(use_page_labels, words))
 
 
-def _download_issue(model: ModelConfig) -> PreflightIssue | None:
-    """The error that a base model must be downloaded and the hub does not respond."""
-    needed = download_bytes(model)
-    if needed == 0:
-        return None
-    status = _hub_status(int(time.monotonic() / _HUB_SECONDS))
-    amount = "" if needed is None else f" ({size(needed)})"
-    return None if status.ok else PreflightIssue(
+def _download_issues(config: StudyConfig) -> list[PreflightIssue]:
+    """The errors that base model or embedder must be downloaded and the hub does not respond."""
+    needed, embedder = download_bytes(config.model), config.retrieval.embedder
+    missing = {} if needed == 0 else {config.model.base: "" if needed is None else f" ({size(needed)})"}
+    missing |= {embedder: ""} if needs_embedder_download(embedder) else {}
+    if not missing or (status := _hub_status(int(time.monotonic() / _HUB_SECONDS))).ok:
+        return []
+    return [PreflightIssue(
         t("{model} is not on this computer, and the model hub cannot be reached to download it{amount}",
-          model=model.base, amount=amount),
+          model=model, amount=amount),
         t("Connect to the internet, or choose another base model ({why}). {available}.", why=status.why,
-          available=available_models_sentence()))
+          available=available_models_sentence()) if model == config.model.base else
+        t("Connect to the internet, or leave the sentence embedder empty ({why}).", why=status.why))
+        for model, amount in missing.items()]
 
 
 @functools.lru_cache(maxsize=1)
@@ -249,6 +250,9 @@ def about_time(seconds: float, *, complete: bool) -> str:
 
 def _warnings(result: PreflightResult) -> list[PreflightIssue]:
     found = [result.too_long] if result.too_long else []
+    if needs_embedder_download(embedder := result.config.retrieval.embedder):
+        found.append(PreflightIssue(t("The sentence embedder {model} is not on this computer", model=embedder),
+                                    t("The run downloads it from the model hub.")))
     data, train = result.data, result.config.train
     if data is not None:
         if result.wordings is not None and result.wordings.occurs_once:

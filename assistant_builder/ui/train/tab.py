@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
-from assistant_builder.config import StudyConfig
+from assistant_builder.config import StudyConfig, printable
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import N_, t
 from assistant_builder.models.remote_code import allow_code, code_needing_permission, is_allowed
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import allow_addresses, not_allowed
 from assistant_builder.ui.html import callout, card, error_callout
 from assistant_builder.ui.plots import loss_figure
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, body_region, user_facing_errors
@@ -48,6 +49,7 @@ from assistant_builder.ui.train.view import command_lines, resources_table, run_
 
 _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encoding="utf-8")
 _BELL = N_("Notify me when it is done")
+_CONNECT = N_("I know {addresses} and allow to connect; it is remembered on this computer")
 _TRUST = N_("I have read the Python code of {code} and allow it to run: in this run, and in chats and exports until "
             "the server stops")
 
@@ -73,6 +75,7 @@ class TrainTab:
             visible=False, elem_id="ab-now",
         )
         self.trust = gr.Checkbox(False, visible=False, elem_id="ab-trust")
+        self.connect = gr.Checkbox(False, visible=False, elem_id="ab-connect")
         self.replace = gr.Checkbox(
             False, label=t("Replace results: run the changed steps again (all steps if nothing has changed)"),
             visible=False,
@@ -112,11 +115,11 @@ class TrainTab:
 
     @property
     def _plan_outputs(self) -> list[Component]:
-        return [*self.settings.notes, self.plan, self.trust, self.command]
+        return [*self.settings.notes, self.plan, self.trust, self.connect, self.command]
 
     def _draw_plan(self, view: StudyView) -> Sequence[Any]:
         if view.study is None or view.snapshot is None:
-            return ["", gr.skip(), "", gr.skip(), "", gr.update(visible=False, value=False), ""]
+            return ["", gr.skip(), "", gr.skip(), "", *[gr.update(visible=False, value=False)] * 2, ""]
         return self._plan_values(view.study, starting_config(view.study))
 
     def _draw_run(self, view: StudyView) -> Sequence[Any]:
@@ -150,6 +153,7 @@ class TrainTab:
         source = study.config.data.source or (study.source.name if study.source else "")
         shown = ""
         code = code_needing_permission(config.model)
+        unknown = not_allowed(config.addresses)
         trusted = trust and code is not None and is_allowed(code.source)  # the checkbox may be of another model
         if _shows_preflight(study, redo):
             result = run_preflight(study, config)
@@ -159,6 +163,7 @@ class TrainTab:
             shown = contacts_note(config) + shown
         return [*self.settings.note_values(study, config), shown,
                 gr.update(visible=code is not None, value=trusted, label=t(_TRUST, code=code)),
+                gr.update(visible=bool(unknown), value=False, label=t(_CONNECT, addresses=_listed(unknown))),
                 command_lines(study.name, config, source=source, redo=redo, now=now, trust=trusted)]
 
     # events
@@ -171,6 +176,7 @@ class TrainTab:
         gr.on([component.change for component in [*form.inputs, self.replace, self.now]], self._changed, shown,
               self._plan_outputs, trigger_mode="always_last", **QUIET)
         self.trust.input(self._ticked, shown, self._plan_outputs, **QUIET)
+        self.connect.input(self._allowed, [self.connect, *shown], self._plan_outputs, **QUIET)
         self.start.click(
             user_facing_errors(self._start), [picker, self.replace, self.now, self.trust, *form.inputs],
             [self.message, self.start, self.replace], api_visibility="private", show_progress_on=self.message,
@@ -188,13 +194,20 @@ class TrainTab:
                     allow_code(model)
         return self._changed(name, redo, now, trust, *shown)
 
+    def _allowed(self, connect: bool, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
+        """Allow the addresses on the form, which the checkbox names."""
+        if connect and name:
+            with contextlib.suppress(AssistantBuilderError):  # _changed reports the error
+                allow_addresses(self.form.read(shown, Study.open(name).config).addresses.values())
+        return self._changed(name, redo, now, trust, *shown)
+
     def _changed(self, name: str | None, redo: bool, now: bool, trust: bool, *shown: Any) -> list[Any]:
         try:
             study = Study.open(name or "")
             return self._plan_values(study, self.form.read(shown, study.config), redo, now, trust)
         except ConfigError as error:
             wrong = not_ready([PreflightIssue(error.what, t("Correct it in the settings."))])
-            return [*[gr.skip()] * len(self.settings.notes), wrong, gr.skip(), gr.skip()]
+            return [*[gr.skip()] * len(self.settings.notes), wrong, *[gr.skip()] * 3]
         except AssistantBuilderError:
             return [gr.skip()] * len(self._plan_outputs)
 
@@ -216,6 +229,11 @@ class TrainTab:
                                                                   code=code),
                             t("Read the code. To run it, select the checkbox that names it and press Start again.")),
                     gr.skip(), gr.skip()]
+        if unknown := not_allowed(config.addresses):
+            return [callout("bad", t("The project was not started"),
+                            t("It connects to {addresses}, which its file names.", addresses=_listed(unknown)),
+                            t("If you know the address, select the checkbox that names it and press Start again.")),
+                    gr.skip(), gr.skip()]
         result = run_preflight(study, config)
         if result.errors:
             return [not_ready(result.errors), gr.skip(), gr.skip()]
@@ -223,6 +241,10 @@ class TrainTab:
         if refused:
             return [refused, gr.skip(), gr.skip()]
         return ["", gr.update(interactive=False, value=t("Starting…")), gr.update(value=False)]
+
+
+def _listed(addresses: Mapping[str, str]) -> str:
+    return ", ".join(map(printable, addresses.values()))
 
 
 def _has_begun(study: Study) -> bool:

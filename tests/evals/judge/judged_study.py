@@ -7,6 +7,7 @@ from typing import Any
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import allow_addresses
 from evals.judge.openai_client import RetryPolicy
 from evals.judge.pairwise import judge_study
 
@@ -32,6 +33,7 @@ def make_study(items: int = 9, **settings: Any) -> Study:
 
 
 def point_at(study: Study, url: str) -> None:
+    allow_addresses([url])
     study.write_config(study.config.with_changes({"eval.judge_url": url}))
 
 

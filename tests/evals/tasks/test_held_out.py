@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
+import py_compile
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
-from evals.tasks.held_out import build_items, score_generation, score_nll, token_weighted_mean, write_tasks
+from evals.tasks.held_out import (
+    build_items,
+    run_own_tasks,
+    score_generation,
+    score_nll,
+    token_weighted_mean,
+    write_tasks,
+)
 
 
 @pytest.fixture
@@ -54,3 +66,49 @@ def test_scores_are_token_weighted() -> None:
     assert token_weighted_mean([first, second]) == pytest.approx(1.0)
     doc = {"reference": "Otto rows.", "question": "Who rows?", "answerable": True, "messages": []}
     assert score_generation(doc, ["otto rows"])["exact_match"] == 1.0
+
+
+class Answers(LM):  # type: ignore[misc]
+    """Answers everything alike, as the assistant would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: dict[tuple[str, str], float] = defaultdict(float)
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        return ["Otto rows."] * len(requests)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        return [(-1.0, False)] * len(requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        raise NotImplementedError
+
+
+def test_nothing_in_the_folder_of_a_study_is_run(items: list[dict[str, object]], tmp_path: Path) -> None:
+    study, mark = Study.create(StudyConfig(name="handed-on")), tmp_path / "code-ran"
+    code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\ndef f(*_, **__): return {{}}\n"
+    folder = study.evals_folder / "tasks"
+
+    def plant() -> None:
+        for inside in (folder, folder / "0", folder / "__pycache__", folder / ".hidden"):
+            inside.mkdir(parents=True, exist_ok=True)
+        for name in ("handed-on_nll", "handed-on_gen"):
+            text = f"task: {name}\ncustom_dataset: !function evil.f\noutput_type: generate_until\n"
+            for inside in (folder / "0", folder / ".hidden"):
+                (inside / f"{name}.yaml").write_text(text)
+                (inside / "evil.py").write_text(code)
+        (folder / "datasets.py").write_text(code)
+        (folder / "source.py").write_text(code)
+        compiled = Path(importlib.util.cache_from_source(str(folder / "scoring.py")))
+        py_compile.compile(str(folder / "source.py"), str(compiled),
+                           invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+
+    plant()
+    tasks = write_tasks(study, items)
+    left = {path.name for path in folder.iterdir()}
+    plant()  # between writing and running, as another machine on a shared folder could
+    scores, answers = run_own_tasks(Answers(), tasks, items, seed=0)  # type: ignore[arg-type]
+    assert len(scores) == len(items) and answers == ["Otto rows."] * len(items)
+    assert not mark.exists()
+    assert left == {"items.jsonl", "scoring.py", "handed-on_nll.yaml", "handed-on_gen.yaml"}

@@ -1,0 +1,113 @@
+"""What a study from elsewhere may consist of: plain files and folders below its own folder, and no links.
+
+A link would make the program read, overwrite or delete files of the user that are not in the study. The program itself
+makes no links in a study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import stat
+from pathlib import Path
+
+from assistant_builder.errors import StudyError
+from assistant_builder.i18n import t
+
+MAX_STATE_BYTES = {".json": 2**27, ".yaml": 2**27, ".md": 2**27, ".jsonl": 2**30}
+"""Largest files that are read as a whole. The largest JSON file of a tokenizer has 35 MB."""
+_MAX_ENTRIES = 200_000
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is a relative path of printable parts, none of them empty, ``.`` or ``..``."""
+    drives = "\\:" if os.name == "nt" else "\\"
+    return name.isprintable() and not set(name) & set(drives) and not {"", ".", ".."}.intersection(name.split("/"))
+
+
+def is_too_large(name: str, size: int) -> bool:
+    """Whether a file is larger than :data:`MAX_STATE_BYTES`."""
+    return size > MAX_STATE_BYTES.get(os.path.splitext(name)[1], size)
+
+
+def path_inside(folder: Path, name: str) -> Path:
+    """The path of a file below ``folder``, by a name that comes from elsewhere; it need not exist.
+
+    Raises:
+        StudyError: The name leads out of the folder, or a part of it is a link.
+    """
+    path = folder
+    if not is_plain_name(name):
+        raise StudyError(t("{name!r} is not a path that a study can contain", name=name[:200]), where=str(folder),
+                         remedy=t("Rename or remove it; if it comes from somebody else, ask them to correct it"))
+    for part in name.split("/"):
+        path = path / part
+        if _is_link(path):
+            raise _link_error(path)
+    return path
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a study consists of plain files and folders; a folder that has not changed is not read again.
+
+    Raises:
+        StudyError: It has a link, a special file, an unreadable folder, a state file that is too large, or too many
+            files.
+    """
+    try:
+        status = folder.stat()
+    except OSError:  # whoever reads it says so
+        return
+    _check(folder, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _check(folder: Path, *stamp: int) -> None:
+    pending, count = [str(folder)], 0
+    while pending:
+        inside = pending.pop()
+        try:
+            with os.scandir(inside) as entries:
+                for entry in entries:
+                    count += 1
+                    with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                        _check_entry(entry, pending)
+                    if count > _MAX_ENTRIES:
+                        raise StudyError(t("the study has more than {number:,} files", number=_MAX_ENTRIES),
+                                         where=str(folder), remedy=t("Delete what does not belong to it"))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StudyError(t("the folder cannot be read: {strerror}", strerror=error.strerror), where=inside,
+                             remedy=t("Make it readable, or delete it")) from error
+
+
+def _check_entry(entry: os.DirEntry[str], pending: list[str]) -> None:
+    if entry.is_symlink() or (os.name == "nt" and _is_link(Path(entry.path))):
+        raise _link_error(Path(entry.path))
+    if entry.is_dir(follow_symlinks=False):
+        pending.append(entry.path)
+    elif not entry.is_file(follow_symlinks=False):
+        raise StudyError(t("it is no plain file, which a study cannot contain"), where=entry.path,
+                         remedy=t("Delete it, or ask whoever made the study for its plain files"))
+    elif os.path.splitext(entry.name)[1] in MAX_STATE_BYTES:
+        size = entry.stat(follow_symlinks=False).st_size
+        if is_too_large(entry.name, size):
+            raise StudyError(t("the file has {size:.0f} MB, more than any that a study needs", size=size / 1e6),
+                             where=entry.path, remedy=t("Delete it, or ask whoever made the study for the right file"))
+
+
+def _is_link(path: Path) -> bool:
+    """Whether a path is a symbolic link, or on Windows a junction."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    junction = getattr(status, "st_reparse_tag", 0) == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)
+    return stat.S_ISLNK(status.st_mode) or junction
+
+
+def _link_error(path: Path) -> StudyError:
+    return StudyError(t("it is a link, which a study cannot contain"), where=str(path),
+                      remedy=t("Replace it by the file or folder itself, or delete the link"))
