@@ -39,8 +39,8 @@ from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access, AllowedHosts, listen
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.language import LanguageMiddleware
-from assistant_builder.web.middleware import AuthMiddleware, BodyLimitMiddleware, Login, user_of
-from assistant_builder.web.request_limits import limited_config
+from assistant_builder.web.middleware import AuthMiddleware, BodyLimitMiddleware, Login, ProxyMiddleware, user_of
+from assistant_builder.web.request_limits import TrustedProxies, limited_config
 from assistant_builder.web.sessions import SESSION, NameOwners
 
 MAX_CLOSED_WINDOWS = 20
@@ -267,9 +267,9 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     access = replace(access, port=listener.getsockname()[1])
     app, stop = page_app(build(), access)
     config = limited_config(app, access.connections, proxy=access.proxy, log_level="warning", access_log=False,
-                            server_header=False, lifespan="on", proxy_headers=bool(access.proxy),
-                            forwarded_allow_ips=access.proxy or None, timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-                            ssl_certfile=access.certificate, ssl_keyfile=access.key)
+                            server_header=False, lifespan="on", proxy_headers=False,
+                            timeout_graceful_shutdown=_SHUTDOWN_SECONDS, ssl_certfile=access.certificate,
+                            ssl_keyfile=access.key)
     ready = [f"warning: {line}" for line in warnings]
     if block:
         ready.append(f"Assistant Builder is at {access.url} (Ctrl-C ends the page; runs go on)")
@@ -350,7 +350,8 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     app = BodyLimitMiddleware(app, access.limits, folder, uploads.PATH, events.check_body)
     app = RouteAllowlistMiddleware(app, folder, (refresh.PATH,))
     app = AuthMiddleware(app, AllowedHosts(access.host, access.allowed_hosts), login)
-    return SecurityHeadersMiddleware(LanguageMiddleware(app)), stop
+    app = ProxyMiddleware(SecurityHeadersMiddleware(LanguageMiddleware(app)), TrustedProxies(access.proxy))
+    return app, stop
 
 
 class _Server(uvicorn.Server):
