@@ -91,7 +91,8 @@ def test_certificate_and_key_are_required_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("client", "headers", "here"), [
-    ("127.0.0.1", {}, True), ("::1", {}, True), ("::ffff:127.0.0.1", {}, True), ("127.0.0.1", {"host": "[::1]:1"}, True),
+    ("127.0.0.1", {}, True), ("::1", {}, True), ("::ffff:127.0.0.1", {}, True),
+    ("127.0.0.1", {"host": "[::1]:1"}, True),
     ("10.0.0.7", {}, False), (None, {}, False), ("socket", {}, False),
     ("127.0.0.1", {"host": "203.0.113.5"}, False), ("127.0.0.1", {"host": "page.example"}, False),
     ("127.0.0.1", {"host": ""}, False), ("127.0.0.1", {"host": "localhost@page.example"}, False),
