@@ -138,7 +138,7 @@ def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str,
 
 def is_local(request: gr.Request) -> bool:
     """Whether a browser is on the computer that runs the page."""
-    return bool(request.scope.get(LOCAL))
+    return bool(request.request is not None and request.request.scope.get(LOCAL))
 
 
 def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str, *, local: bool = True) -> list[Any]:
