@@ -275,7 +275,7 @@ def test_who_asks_is_told_before_the_headers_of_proxies_are_removed(
     assert not any(name.startswith((b"x-forwarded", b"forwarded")) for name, _ in scope["headers"])
 
 
-def test_a_proxy_names_client_and_scheme(tmp_path: Path) -> None:
+def test_a_proxy_names_client_and_scheme() -> None:
     site = Site()
     app, site.app = site.app, ProxyMiddleware(site.app, TrustedProxies("127.0.0.1"))  # type: ignore[assignment]
     told = {"x-forwarded-for": "203.0.113.5", "x-forwarded-proto": "https"}
@@ -285,9 +285,9 @@ def test_a_proxy_names_client_and_scheme(tmp_path: Path) -> None:
         "set-cookie"].lower()
     for number in range(FREE_ATTEMPTS):
         wrong = {**RIGHT, "password": "wrong"}
-        lines = [("x-forwarded-for", f"198.51.100.{number}"), ("x-forwarded-for", "203.0.113.7")]
+        told = {"x-forwarded-for": f"198.51.100.{number}, 203.0.113.7"}
         site.clock.now += 60
-        site.ask("POST", "/login", address="127.0.0.1", data=wrong, headers=dict(lines))
+        site.ask("POST", "/login", address="127.0.0.1", data=wrong, headers=told)
     assert app._login._rate_limiter.failures("203.0.113.7") == FREE_ATTEMPTS  # type: ignore[union-attr]
 
 
