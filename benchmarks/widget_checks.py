@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from assistant_builder.chat.visitor_log import mask, read_questions
+from assistant_builder.chat.masking import mask
+from assistant_builder.chat.visitor_log import read_questions
 from assistant_builder.serving.widget import Limits
 from assistant_builder.study import Study
 from benchmarks.widget_visitors import NOBODY, Question, Site

@@ -31,12 +31,14 @@ from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.data import load_split
 from assistant_builder.models.bundled import ensure_base_model
 from assistant_builder.registry import PLUGIN_VARIABLE
+from assistant_builder.serving.auth import API_KEY_VARIABLE
 from assistant_builder.serving.widget import Limits
 from assistant_builder.study import Study
 from assistant_builder.study import home as home_folder
 from assistant_builder.study.example import open_example
 from benchmarks.widget_checks import Load, Sample, checks, later, percentile, warm_up
 from benchmarks.widget_visitors import (
+    KEY,
     NOBODY,
     ORIGIN,
     Known,
@@ -66,7 +68,7 @@ async def served(name: str, backend: str, slots: int, log: Path) -> AsyncIterato
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=errors,
-            env={**python_environment(), **plugins})
+            env={**python_environment(), **plugins, API_KEY_VARIABLE: KEY})
     try:
         yield await asyncio.wait_for(_ready(process, log), _START_SECONDS), process
     finally:

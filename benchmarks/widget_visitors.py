@@ -20,6 +20,8 @@ import httpx
 from benchmarks.scripted_worker import UNKNOWN, answer_to
 
 ORIGIN = "https://shop.example"
+KEY = secrets.token_hex(16)
+"""Key of the endpoint, which the widget does not need."""
 """The website of the visitors."""
 _TURNS = 5
 """Questions of a conversation at most; below the limit of an address."""
@@ -256,7 +258,8 @@ class Site:
         """Ask at the endpoint instead, as a stream: ``read`` or ``glance``."""
         began = time.perf_counter()
         body = {"model": self.model, "messages": asked.messages(), "stream": True, "user": asked.tab}
-        async with self.client.stream("POST", f"{self.url}/v1/chat/completions", json=body) as response:
+        async with self.client.stream("POST", f"{self.url}/v1/chat/completions", json=body,
+                                      headers={"authorization": f"Bearer {KEY}"}) as response:
             asked.status = response.status_code
             async for event in _events(response):
                 asked.id = event.get("id", asked.id)

@@ -1,25 +1,25 @@
 """What visitors of a published assistant asked: a SQLite database in the folder of the study.
 
-Counts are kept by default, texts only on request, with e-mail addresses, phone and card numbers masked before they are
-written. One thread writes; an error of the disk loses what could not be written, and never an answer to a visitor.
+Counts are kept by default, texts only on request, cut and masked before they are written, as are names of visitors. One
+thread masks and writes; an error loses what could not be written, and never an answer to a visitor.
 """
 
 from __future__ import annotations
 
 import json
 import queue
-import re
 import secrets
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from assistant_builder.chat.masking import mask, mask_name
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
@@ -46,9 +46,8 @@ CREATE INDEX question_wording ON question (wording);
 CREATE TABLE wording (text TEXT PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL, meaning INTEGER);
 """
 _FORGOTTEN = "DELETE FROM wording WHERE text NOT IN (SELECT wording FROM question WHERE wording IS NOT NULL)"
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+")
-_DATE = r"\d{1,4}([.\-/])\d{1,2}\1\d{1,4}(?!\d)"
-_NUMBER = re.compile(rf"(?<![\w.,])(?!{_DATE})\+?\(?\d(?:[ \-/.()\u00a0]{{0,2}}\d){{6,21}}(?![\w])")
+MAX_QUESTION, MAX_ANSWER, MAX_QUESTIONS = 2_000, 8_000, 100_000
+"""Characters that are kept of a question or a suggestion, and of an answer; questions that are kept, the latest."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,9 @@ class VisitorQuestion:
     state: str = "open"
 
 
+_Entry = tuple[str, Callable[[], tuple[Any, ...]]]
+"""A statement, and a function that makes its values."""
 _FIELDS = tuple(field.name for field in fields(VisitorQuestion))
-
-
-def mask(text: str) -> str:
-    """The text without e-mail addresses, and without numbers of seven digits or more, but for dates."""
-    return _NUMBER.sub("[number]", _EMAIL.sub("[e-mail]", text))
 
 
 def new_id() -> str:
@@ -136,25 +132,32 @@ class VisitorLog:
     def __init__(self, path: Path, kept: Kept, days: int, report: Callable[[str], None] | None = None) -> None:
         self._path, self._kept, self._days = path, kept, days
         self._report = report or (lambda line: print(f"assistant-builder: {line}", file=sys.stderr, flush=True))
-        self._waiting: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue(_WAITING)
+        self._waiting: queue.Queue[_Entry | None] = queue.Queue(_WAITING)
         self._reported = float("-inf")
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
     def asked(self, id: str, visitor: str, model: str, question: str, answer: str, *, declined: bool) -> None:
         """Keep a question with its answer."""
-        texts: tuple[str | None, ...] = (None, None, None)
-        if self._kept == "texts":
-            texts = (mask(question), mask(answer), casefold_normalize(mask(question)))
+        now, question, answer = time.time(), question[:2 * MAX_QUESTION], answer[:2 * MAX_ANSWER]
+
+        def values() -> tuple[Any, ...]:
+            texts: tuple[str | None, ...] = (None, None, None)
+            if self._kept == "texts":
+                masked = mask(question, MAX_QUESTION)
+                texts = (masked, mask(answer, MAX_ANSWER), casefold_normalize(masked))
+            return (id, now, mask_name(visitor), model, int(declined), *texts)
+
         self._put("INSERT OR IGNORE INTO question (id, time, visitor, model, declined, question, answer, wording) "
-                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (id, time.time(), visitor, model, int(declined), *texts))
+                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def voted(self, id: str, vote: int | None, suggestion: str) -> None:
         """Keep a vote on an answer, and what it should have said where texts are kept."""
         if vote is not None:
-            self._put("UPDATE question SET vote = ? WHERE id = ?", (vote, id))
+            self._put("UPDATE question SET vote = ? WHERE id = ?", lambda: (vote, id))
         if suggestion.strip() and self._kept == "texts":
-            self._put("UPDATE question SET suggestion = ? WHERE id = ?", (mask(suggestion.strip()), id))
+            self._put("UPDATE question SET suggestion = ? WHERE id = ?",
+                      lambda: (mask(suggestion.strip(), MAX_QUESTION), id))
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
@@ -162,7 +165,7 @@ class VisitorLog:
             self._waiting.put(None, timeout=_BUSY_SECONDS)
         self._thread.join(_BUSY_SECONDS)
 
-    def _put(self, statement: str, values: tuple[Any, ...]) -> None:
+    def _put(self, statement: str, values: Callable[[], tuple[Any, ...]]) -> None:
         try:
             self._waiting.put_nowait((statement, values))
         except queue.Full:
@@ -175,10 +178,13 @@ class VisitorLog:
             with suppress(queue.Empty):
                 while len(entries) < 500:
                     entries.append(self._waiting.get_nowait())
+            rows = list(self._rows(filter(None, entries)))  # before the database is locked: masking takes time
             try:
                 with opened(self._path) as connection:
-                    for entry in filter(None, entries):
-                        connection.execute(*entry)
+                    for row in rows:
+                        connection.execute(*row)
+                    connection.execute("DELETE FROM question WHERE rowid <= (SELECT MAX(rowid) FROM question) - ?",
+                                       (MAX_QUESTIONS,))
                     if time.monotonic() - purged > _PURGE_SECONDS:
                         purge(connection, self._days, time.time())
                         purged = time.monotonic()
@@ -186,6 +192,13 @@ class VisitorLog:
                 self._failed(error.what)
             if None in entries:
                 return
+
+    def _rows(self, entries: Iterable[_Entry]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for statement, values in entries:
+            try:
+                yield statement, values()
+            except Exception as error:  # of a library, on a text that nobody foresaw
+                self._failed(f"a text cannot be masked ({type(error).__name__})")
 
     def _failed(self, why: str) -> None:
         if time.monotonic() - self._reported > 60:
@@ -210,7 +223,8 @@ def read_questions(study: Study, *, visitor: str | None = None, since: float = 0
     path = log_file(study)
     if not path.is_file():
         return []
-    condition, values = ("AND visitor = ?", (since, visitor)) if visitor is not None else ("", (since,))
+    condition, values = ("AND visitor IN (?, ?)", (since, visitor, mask_name(visitor))) if visitor is not None else (
+        "", (since,))
     with opened(path) as connection:
         connection.row_factory = sqlite3.Row
         rows = connection.execute(
@@ -225,7 +239,8 @@ def erase(study: Study, visitor: str) -> int:
         return 0
     with opened(path) as connection:
         connection.execute("PRAGMA secure_delete=ON")
-        count = connection.execute("DELETE FROM question WHERE visitor = ?", (visitor,)).rowcount
+        count = connection.execute("DELETE FROM question WHERE visitor IN (?, ?)",
+                                   (visitor, mask_name(visitor))).rowcount
         connection.execute(_FORGOTTEN)
     return int(count)
 

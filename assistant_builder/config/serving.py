@@ -74,11 +74,11 @@ class ServingConfig(ConfigModel):
     remember: Literal["nothing", "counts", "texts"] = Field(
         "nothing", title="Remember", description="What is kept of questions in the study's folder: nothing; counts "
         "(time, whether declined, vote); texts (question, answer and what it should have said, too, with e-mail "
-        "addresses and long numbers masked).")
+        "addresses and numbers that identify people masked).")
     keep_days: int = Field(90, ge=1, le=3650, title="Days", description="Days after which what is remembered is "
                            "deleted.")
-    proxy: str = Field("", title="Proxy", description="Address of a reverse proxy whose X-Forwarded-For header names "
-                       "the visitors.")
+    proxy: str = Field("", title="Proxy", description="Address or network of a reverse proxy whose X-Forwarded-For "
+                       "header names the visitors; several with commas.")
     waiting: int = Field(16, ge=0, le=1000, title="Queue",
                          description="Requests to one assistant that may wait; further ones are rejected.")
     context: int | None = Field(

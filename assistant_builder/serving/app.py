@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import reprlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
@@ -15,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from assistant_builder.config.serving import ServingConfig
-from assistant_builder.serving.auth import HEALTH_PATH, ApiKeyMiddleware
+from assistant_builder.serving.auth import HEALTH_PATH, ApiKeyMiddleware, answers_without_key
 from assistant_builder.serving.engine import Answering, GenerationRequest, StreamChunk
 from assistant_builder.serving.remember import open_logs, remembered
 from assistant_builder.serving.schemas import (
@@ -38,11 +39,18 @@ _CLIENT_GONE = 499
 """nginx's status of a request whose client disconnected."""
 
 
-def make_app(engine: Answering, config: ServingConfig, key: bytes | None) -> ASGIApp:
+def make_app(engine: Answering, config: ServingConfig, key: bytes | None, *,
+             without_key: bool | None = None) -> ASGIApp:
     """The complete ASGI app, middleware included.
 
-    The models are loaded when the app starts and released when it ends. ``key`` is the digest of the API key; None:
-    requests need no key.
+    The models are loaded when the app starts and released when it ends.
+
+    Args:
+        engine: The assistants.
+        config: Settings of the server.
+        key: The digest of the API key, if there is one.
+        without_key: Whether programs on this machine need no key if there is none; None: as
+            :func:`answers_without_key`.
     """
     logs = open_logs(engine.models, config)
 
@@ -77,7 +85,8 @@ def make_app(engine: Answering, config: ServingConfig, key: bytes | None) -> ASG
     async def model(model: str) -> dict[str, Any]:
         found = engine.models.find(model)
         if found is None:
-            raise ApiError(404, f"the model {model!r} does not exist", code="model_not_found", param="model")
+            raise ApiError(404, f"the model {reprlib.repr(model)} does not exist", code="model_not_found",
+                           param="model")
         return model_response(found)
 
     @app.post("/v1/chat/completions")
@@ -103,7 +112,8 @@ def make_app(engine: Answering, config: ServingConfig, key: bytes | None) -> ASG
         return {"object": "feedback", "id": body.id}
 
     hosts = AllowedHosts(config.host, config.allow_host)
-    guarded = ApiKeyMiddleware(app, hosts, key)
+    guarded = ApiKeyMiddleware(app, hosts, key, without_key=answers_without_key(config) if without_key is None
+                               else without_key)
     return Widget(guarded, engine, config, hosts, logs=logs) if config.widget else guarded
 
 

@@ -13,10 +13,10 @@ from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.redaction import API_KEY
 from assistant_builder.serving.schemas import ApiError
-from assistant_builder.web.access import AllowedHosts, is_cross_origin, is_loopback
+from assistant_builder.web.access import AllowedHosts, is_cross_origin, is_from_this_machine, is_loopback
 from assistant_builder.web.middleware import read_body, replay_body
 from assistant_builder.web.passwords import take_secret
-from assistant_builder.web.request_limits import format_size, mark_trusted
+from assistant_builder.web.request_limits import TrustedProxies, format_size, mark_trusted
 
 API_KEY_VARIABLE = API_KEY
 MIN_KEY_LENGTH = 16
@@ -48,24 +48,50 @@ def digest_of(key: str) -> bytes:
 
 
 def check_access(config: ServingConfig, key: str | bytes | None) -> list[str]:
-    """Refuse a server that other machines could use without a key, with a ConfigError; returns warnings."""
-    if is_loopback(config.host):
-        return []
-    if key is None:
-        raise ConfigError(f"the assistants would answer everyone who reaches {config.host}",
+    """Refuse a server that others could use without a key; returns what the user must know.
+
+    A widget needs no key: without one, the server answers the widget's paths alone.
+
+    Raises:
+        ConfigError: Others could use the assistants without a key, or ``--proxy`` is no address.
+    """
+    TrustedProxies(config.proxy)
+    lines = []
+    if key is None and config.widget:
+        lines.append(f"only the paths of the widget are served; for /v1 set a key in {API_KEY_VARIABLE}")
+    elif key is None and (reached := _published(config)):
+        raise ConfigError(f"the assistants would answer everyone who reaches {reached}",
                           remedy=f"Set a key in {API_KEY_VARIABLE} or {API_KEY_VARIABLE}_FILE, or leave --host at "
-                          "127.0.0.1")
-    return ["the key and all conversations cross the network unencrypted; put an HTTPS proxy in front"]
+                          "127.0.0.1, without --allow-host and --proxy")
+    if not is_loopback(config.host):
+        lines.append("the key and all conversations cross the network unencrypted; put an HTTPS proxy in front")
+    return lines
+
+
+def _published(config: ServingConfig) -> str:
+    """By what other machines may reach the server; empty if nothing says so."""
+    if not is_loopback(config.host):
+        return config.host
+    return ", ".join(config.allow_host) or (config.proxy and f"the proxy {config.proxy}")
+
+
+def answers_without_key(config: ServingConfig) -> bool:
+    """Whether programs on this machine may use a server without a key."""
+    return not config.widget and not _published(config)
 
 
 class ApiKeyMiddleware:
     """ASGI middleware that checks host name, origin, API key and size of a request.
 
-    ``key`` is the digest of the API key; None: requests need no key.
+    Args:
+        app: The app.
+        hosts: Host names of the server.
+        key: The digest of the API key, if there is one.
+        without_key: Whether programs on this machine need no key if there is none.
     """
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, key: bytes | None) -> None:
-        self._app, self._hosts, self._key = app, hosts, key
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, key: bytes | None, *, without_key: bool = True) -> None:
+        self._app, self._hosts, self._key, self._without_key = app, hosts, key, without_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on or reject it."""
@@ -95,7 +121,13 @@ class ApiKeyMiddleware:
             raise ApiError(421, "unknown host name; if it is a name of this server, start it with --allow-host NAME")
         if is_cross_origin(scope, headers):
             raise ApiError(403, "this request was sent by a web page of another origin")
-        if self._key is not None and scope["path"] != HEALTH_PATH:
-            kind, _, given = headers.get("authorization", "").partition(" ")
-            if not hmac.compare_digest(digest_of(given.strip()), self._key) or kind.lower() != "bearer":
-                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+        if scope["path"] == HEALTH_PATH:
+            return
+        if self._key is None:
+            if not (self._without_key and is_from_this_machine(scope)):
+                raise ApiError(401, "this server has no API key, without which it answers nobody here; start it with "
+                               f"{API_KEY_VARIABLE}", code="invalid_api_key")
+            return
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        if not hmac.compare_digest(digest_of(given.strip()), self._key) or kind.lower() != "bearer":
+            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")

@@ -127,14 +127,15 @@ def main() -> int:
     """Serve ``NAME:ARM`` until standard input closes; prints one line of JSON when ready."""
     from assistant_builder.config.serving import ServingConfig
     from assistant_builder.error_translation import translate_error
-    from assistant_builder.serving.local import serve_locally
+    from assistant_builder.serving.engine import start_worker
+    from assistant_builder.serving.local import serve_with
     from assistant_builder.serving.registry import select_models
 
     end_with_standard_input()
     configure_libraries()
     try:
         models = select_models([sys.argv[1]], lambda study: sys.argv[1].partition(":")[2])
-        serve_locally(models, ServingConfig(port=0, widget=True), None, as_json=True)
+        serve_with(start_worker, models, ServingConfig(port=0, widget=True), None, as_json=True, without_key=True)
     except Exception as error:
         print(translate_error(error), file=sys.stderr)
         return 1

@@ -65,11 +65,17 @@ class StopSequenceFilter:
         """The text that can be sent now; ``text`` is all so far, and ``last`` says whether it is complete."""
         found = [place for stop in self._stops if (place := text.find(stop, self._sent)) >= 0]
         self.cut = bool(found)
-        begun = [length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length])]
+        begun = [_overlap(text, stop) for stop in self._stops]
         end = min(found) if found else len(text) if last else len(text) - max(begun, default=0)
         shown = text[self._sent : end]
         self._sent = max(self._sent, end)
         return shown
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters of the longest beginning of a stop sequence with which a text ends."""
+    longest = min(len(stop) - 1, len(text))
+    return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)
 
 
 class Engine:

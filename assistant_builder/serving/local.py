@@ -37,35 +37,37 @@ def serve_locally(models: ModelRegistry, config: ServingConfig, key: str | None,
 
 
 def serve_with(start: Callable[[ModelRegistry], ChatWorker], models: ModelRegistry, config: ServingConfig,
-               key: str | None, *, slots: int = 1, as_json: bool = False) -> None:
+               key: str | None, *, slots: int = 1, as_json: bool = False, without_key: bool | None = None) -> None:
     """Serve models until interrupted, and the versions that are published meanwhile.
 
-    ``start`` starts the worker process of models, which answers ``slots`` questions to each at a time.
+    ``start`` starts the worker process of models, which answers ``slots`` questions to each at a time; ``without_key``
+    is that of :func:`make_app`.
 
     Raises:
         ConfigError: Other machines could use it without a key, or the address is not available.
         ModelError: A base is not available.
     """
     digest = digest_of(key) if key is not None else None
-    warnings = check_access(config, digest)
+    notes = [] if without_key else check_access(config, digest)
     with listen(config.host, config.port) as listener:
         engine = EngineSwitch(models, lambda chosen: Engine(
             chosen, prompt_limits(chosen, config.context), config.waiting, start(chosen), slots))
         ready = ready_text(models, f"{server_url(config.host, listener.getsockname()[1])}/v1", as_json=as_json,
-                           widget=config.widget)
+                           widget=config.widget, widget_only=config.widget and not (key or without_key))
         server = _Server(
             limited_config(
-                make_app(engine, config, digest), ConnectionLimits(), proxy=config.proxy, log_level="warning",
-                access_log=False, server_header=False, lifespan="on", proxy_headers=False,
+                make_app(engine, config, digest, without_key=without_key), ConnectionLimits(), proxy=config.proxy,
+                log_level="warning", access_log=False, server_header=False, lifespan="on", proxy_headers=False,
                 timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             ),
-            [f"warning: {line}" for line in warnings], ready,
+            [f"warning: {line}" for line in notes], ready,
         )
         with suppress(KeyboardInterrupt):  # uvicorn has stopped and re-raises the signal
             server.run(sockets=[listener])
 
 
-def ready_text(models: ModelRegistry, url: str, *, as_json: bool, widget: bool = False) -> str:
+def ready_text(models: ModelRegistry, url: str, *, as_json: bool, widget: bool = False,
+               widget_only: bool = False) -> str:
     """Lines or JSON document for standard output once the server accepts requests."""
     page = url.removesuffix("/v1")
     token = site_token(widget_assistant(models)[1].root) if widget else ""
@@ -75,7 +77,8 @@ def ready_text(models: ModelRegistry, url: str, *, as_json: bool, widget: bool =
         return json.dumps({"url": url, "models": models.ids, "aliases": models.aliases, **more}, indent=2)
     more_lines = (f"\nA page to chat: {page}{PAGE_PATH}\nFor a website, with the address under which it reaches this "
                   f"server: {embedding(page, token)}")
-    return f"{', '.join(models.ids)}: at {url} (Ctrl-C ends it){more_lines if widget else ''}"
+    return (f"{', '.join(models.ids)}: at {page if widget_only else url} (Ctrl-C ends it)"
+            f"{more_lines if widget else ''}")
 
 
 class _Server(uvicorn.Server):

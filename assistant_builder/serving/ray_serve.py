@@ -135,7 +135,8 @@ def serve_on_ray(models: ModelRegistry, config: ServingConfig, key: str | None, 
     for line in check_access(config, digest):
         print(f"warning: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(KeyboardInterrupt), deployed(models, config, digest, address) as url:
-        print(ready_text(models, url, as_json=as_json, widget=config.widget), flush=True)
+        print(ready_text(models, url, as_json=as_json, widget=config.widget,
+                         widget_only=config.widget and digest is None), flush=True)
         follow(models, config, digest, threading.Event())
 
 

@@ -14,7 +14,7 @@ from time import time
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -24,7 +24,16 @@ from assistant_builder.inference.session import SEED_LIMIT, Sampling
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
 
 DONE = "data: [DONE]\n\n"
-MAX_STOPS = 4
+MAX_STOPS, MAX_STOP = 4, 256
+"""Texts that end an answer, and characters of each."""
+MAX_MESSAGES, MAX_TEXT = 1_000, 1_000_000
+"""Messages of a conversation, and characters of each and of all together; the longest contexts have fewer."""
+MAX_LABEL = 256
+"""Characters of names and identifiers."""
+_MAX_FIELDS = 50
+"""Fields of an object; Pydantic would report each of a million unknown ones."""
+_SHOWN = 50
+"""Characters of a field's name that an error repeats."""
 _TEMPORARY_ERRORS = ("ResourceError", "ModelError")
 """Errors after which the next request may succeed: the process restarts, and memory may be available again."""
 
@@ -68,6 +77,8 @@ def _text_of(content: Any) -> Any:
     """The content parts of a message as one text."""
     if not isinstance(content, list):
         return content
+    if len(content) > MAX_MESSAGES:
+        raise ValueError(f"a message has at most {MAX_MESSAGES} parts")
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
@@ -80,33 +91,37 @@ def _text_of(content: Any) -> Any:
     return "".join(texts)
 
 
-def _is_text(content: str | None) -> str | None:
-    try:
-        (content or "").encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("text must not contain half of a surrogate pair") from error
-    return content
+def _few_fields(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > _MAX_FIELDS:
+        raise ValueError(f"an object has at most {_MAX_FIELDS} fields")
+    return value
 
 
 Zero = Annotated[float, Field(ge=0, le=0)]
 Nothing = Annotated[list[Any] | dict[str, Any], Field(max_length=0)]
 
 
-ValidText = Annotated[str, AfterValidator(_is_text)]
+Label = Annotated[str, Field(max_length=MAX_LABEL)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_fields(cls, value: Any) -> Any:
+        return _few_fields(value)
 
 
 class ChatMessage(_Strict):
     """One message; an assistant's message may be sent back with all fields of its response."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | None, BeforeValidator(_text_of), AfterValidator(_is_text)] = None
-    name: str | None = None
-    refusal: str | None = None
-    annotations: list[Any] | None = None
+    content: Annotated[Annotated[str, Field(max_length=MAX_TEXT)] | None, BeforeValidator(_text_of)] = None
+    name: Label | None = None
+    refusal: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
+    annotations: Annotated[list[Any], Field(max_length=_MAX_FIELDS)] | None = None
     audio: None = None
     function_call: None = None
     tool_calls: Nothing | None = None
@@ -128,21 +143,22 @@ class TextFormat(_Strict):
 class ChatRequest(_Strict):
     """The body of ``POST /v1/chat/completions``."""
 
-    model: str
-    messages: list[ChatMessage] = Field(min_length=1)
+    model: Label
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    stop: str | list[str] | None = None
-    seed: int | None = None
+    stop: Annotated[Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None,
+                    BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop)] = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    user: Label | None = None
     # accepted without effect
-    user: ValidText | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    metadata: dict[str, Any] | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+    metadata: Annotated[dict[Label, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
     parallel_tool_calls: bool | None = None
     # accepted with the value that has no effect
     n: Literal[1] | None = None
@@ -157,7 +173,7 @@ class ChatRequest(_Strict):
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None
     response_format: TextFormat | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     service_tier: Literal["auto", "default"] | None = None
     reasoning_effort: Literal["none"] | None = None
 
@@ -166,14 +182,14 @@ class ChatRequest(_Strict):
         last = self.messages[-1]
         if last.role != "user" or not (last.content or "").strip():
             raise ValueError("messages: the last one must be the user's, and not be empty")
-        if len(self.stops) > MAX_STOPS or not all(self.stops):
-            raise ValueError(f"stop: at most {MAX_STOPS} texts, none of them empty")
+        if sum(len(turn.content or "") for turn in self.messages) > MAX_TEXT:
+            raise ValueError(f"messages: at most {MAX_TEXT} characters together")
         return self
 
     @property
     def stops(self) -> tuple[str, ...]:
         """Texts that end the answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return tuple(self.stop or ())
 
     @property
     def with_usage(self) -> bool:
@@ -206,21 +222,23 @@ class ChatRequest(_Strict):
 class Feedback(_Strict):
     """The body of ``POST /v1/feedback``: a vote on a completion, and what it should have said."""
 
-    id: ValidText = Field(min_length=1, max_length=100)
+    id: str = Field(min_length=1, max_length=100)
     vote: Literal[1, -1] | None = None
-    suggestion: ValidText = Field("", max_length=2_000)
+    suggestion: str = Field("", max_length=2_000)
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The response to an invalid request with all that is wrong, from Pydantic's list of errors."""
     messages, params = [], []
     for error in errors[:10]:
-        param = ".".join(str(part) for part in error["loc"] if part != "body")
+        param = ".".join(str(part)[:_SHOWN] for part in error["loc"] if part != "body")
         message = str(error["msg"]).removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
             messages.append(f"{param}: this is not supported here")
         elif error["type"] == "json_invalid":
             messages.append("the request is not JSON")
+        elif error["type"] == "string_unicode":
+            messages.append(f"{param}: text must not contain half of a surrogate pair")
         else:
             messages.append(f"{param}: {message}" if param else message)
         params.append(param)

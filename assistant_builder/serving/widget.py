@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +39,15 @@ from assistant_builder.serving.schemas import (
     ChatRequest,
     EventStream,
     Feedback,
-    ValidText,
+    Label,
     server_sent_event,
     validation_error,
 )
 from assistant_builder.study import Study
 from assistant_builder.web.access import AllowedHosts
 from assistant_builder.web.middleware import read_body, replay_body
+from assistant_builder.web.passwords import client_key
+from assistant_builder.web.request_limits import TrustedProxies
 
 SCRIPT_PATH, PAGE_PATH, START_PATH, ASK_PATH = "/widget.js", "/chat", "/widget/start", "/widget/ask"
 FEEDBACK_PATH = "/widget/feedback"
@@ -55,6 +57,8 @@ MAX_QUESTION = 1_000
 MAX_TURNS = 12
 """Messages of a conversation that are sent with a question; the script sends the last ones."""
 _MAX_BODY = 64 * 1024
+_MAX_LANGUAGES = 200
+"""Characters that are read of a list of languages."""
 _TOKEN_FILE = "widget.json"
 _FOLDER = Path(__file__).parent
 _PAGE_POLICY = ("default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
@@ -161,15 +165,15 @@ class _Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    site: str
-    visitor: ValidText = Field("", max_length=40)
+    site: Label
+    visitor: str = Field("", max_length=40)
     messages: list[_Turn] = Field(min_length=1, max_length=MAX_TURNS)
 
 
 class _Voted(Feedback):
     """The body of :data:`FEEDBACK_PATH`."""
 
-    site: str
+    site: Label
 
 
 class _WidgetFile(TypedDict):
@@ -202,7 +206,7 @@ class Widget:
         self._app, self._engine, self._config, self._hosts = app, engine, config, hosts
         self._name, assistant = widget_assistant(engine.models)
         study, root = assistant.study, assistant.root
-        self._token, self._logs = site_token(root), logs or {}
+        self._token, self._logs, self._proxies = site_token(root), logs or {}, TrustedProxies(config.proxy)
         self._title = config.title or root.title
         self._shows_sources = study.config.retrieval.sources_in_endpoint and study.config.grounded
         self._visitors, self._line = VisitorLimits(limits), Line(engine.slots, limits.waiting)
@@ -214,7 +218,7 @@ class Widget:
         if scope["type"] != "http" or scope["path"] not in PATHS:
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        with use_language(negotiate(headers.get("accept-language", ""))):
+        with use_language(negotiate(headers.get("accept-language", "")[:_MAX_LANGUAGES])):
             response, receive = await self._respond(scope, headers, receive)
             await response(scope, receive, send)
 
@@ -241,7 +245,7 @@ class Widget:
             body = await read_body(receive, _MAX_BODY)
             if body is None:
                 raise ApiError(413, "the conversation is too long")
-            address = _address(scope, headers, self._config.proxy)
+            address = client_key(self._proxies.client(scope))
             response = (await self._ask(body, address) if path == ASK_PATH else self._vote(body, address)
                         if path == FEEDBACK_PATH else self._start(body))
             response.headers.update(cors(origin))
@@ -282,7 +286,7 @@ class Widget:
 
     def _start(self, body: bytes) -> Response:
         """What the script shows: title, texts in the language of the visitor, and the contact line."""
-        with use_language(negotiate(str(self._checked(body).get("language", "")))):
+        with use_language(negotiate(str(self._checked(body).get("language", ""))[:_MAX_LANGUAGES])):
             return JSONResponse({
                 "title": self._title, "contact": self._config.contact, "direction": direction(), "language": language(),
                 "longest": MAX_QUESTION, "turns": MAX_TURNS, "texts": widget_texts(),
@@ -376,10 +380,3 @@ def widget_texts() -> dict[str, str]:
         "better": t("What should it have said?"),
         "again": t("New conversation"), "machine": t("Answers are written by a program and may be wrong."),
     }
-
-
-def _address(scope: Scope, headers: Headers, proxy: str) -> str:
-    """The address of a visitor; that of ``X-Forwarded-For`` if the request comes from the proxy."""
-    client = (scope.get("client") or ("",))[0]
-    forwarded: Sequence[str] = [part.strip() for part in headers.get("x-forwarded-for", "").split(",") if part.strip()]
-    return forwarded[-1] if proxy and client == proxy and forwarded else str(client)

@@ -31,7 +31,7 @@ from assistant_builder.study import Study, home
 from assistant_builder.ui.html import pop_up_titles, toast
 from assistant_builder.ui.languages import event_error
 from assistant_builder.ui.study_snapshot import Snapshot, all_trained, stamp, study_stamp, take_snapshot
-from assistant_builder.web.access import is_from_this_machine
+from assistant_builder.web.access import LOCAL
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of an event that shows no progress."""
@@ -138,7 +138,7 @@ def page_versions(sections: Sequence[LiveRegion], look: StudyView) -> tuple[str,
 
 def is_local(request: gr.Request) -> bool:
     """Whether a browser is on the computer that runs the page."""
-    return is_from_this_machine(request.client.host if request.client else None, request.headers)
+    return bool(request.request is not None and request.request.scope.get(LOCAL))
 
 
 def refresh(sections: Sequence[LiveRegion], name: str | None, drawn: str, *, local: bool = True) -> list[Any]:

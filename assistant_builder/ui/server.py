@@ -39,8 +39,15 @@ from assistant_builder.ui.uploads import uploads_folder
 from assistant_builder.web.access import Access, AllowedHosts, is_loopback, is_readable_by_others, listen
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.language import LanguageMiddleware
-from assistant_builder.web.middleware import AuthMiddleware, BodyLimitMiddleware, Login, PasswordLogin, user_of
-from assistant_builder.web.request_limits import limited_config
+from assistant_builder.web.middleware import (
+    AuthMiddleware,
+    BodyLimitMiddleware,
+    Login,
+    PasswordLogin,
+    ProxyMiddleware,
+    user_of,
+)
+from assistant_builder.web.request_limits import TrustedProxies, limited_config
 from assistant_builder.web.sessions import SESSION, NameOwners
 from assistant_builder.web.token_login import TokenLogin
 
@@ -271,9 +278,9 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
     access = replace(access, port=port)
     app, stop = page_app(build(), access)
     config = limited_config(app, access.connections, proxy=access.proxy, log_level="warning", access_log=False,
-                            server_header=False, lifespan="on", proxy_headers=bool(access.proxy),
-                            forwarded_allow_ips=access.proxy or None, timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-                            ssl_certfile=access.certificate, ssl_keyfile=access.key)
+                            server_header=False, lifespan="on", proxy_headers=False,
+                            timeout_graceful_shutdown=_SHUTDOWN_SECONDS, ssl_certfile=access.certificate,
+                            ssl_keyfile=access.key)
     if block and access.needs_token and is_readable_by_others(sys.stdout):
         warnings.append("the output has the token of the page and is written to a file that other users may read; run "
                         "'umask 077' before, or use --auth USER")
@@ -357,7 +364,8 @@ def page_app(page: Page, access: Access) -> tuple[ASGIApp, Callable[[], None]]:
     app = BodyLimitMiddleware(app, access.limits, folder, uploads.PATH, events.check_body)
     app = RouteAllowlistMiddleware(app, folder, (refresh.PATH,))
     app = AuthMiddleware(app, AllowedHosts(access.host, access.allowed_hosts), login)
-    return SecurityHeadersMiddleware(LanguageMiddleware(app)), stop
+    app = ProxyMiddleware(SecurityHeadersMiddleware(LanguageMiddleware(app)), TrustedProxies(access.proxy))
+    return app, stop
 
 
 def _login(access: Access) -> Login | None:

@@ -19,8 +19,8 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from assistant_builder.errors import ConfigError
-from assistant_builder.web.passwords import PasswordHash
-from assistant_builder.web.request_limits import ConnectionLimits, Limits
+from assistant_builder.web.passwords import PasswordHash, parse_address
+from assistant_builder.web.request_limits import ConnectionLimits, Limits, TrustedProxies
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -34,13 +34,20 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
 
 
-def is_from_this_machine(client: str | None, headers: Mapping[str, str]) -> bool:
-    """Whether a request was sent by a program on this machine, and not passed on by a proxy here."""
-    forwarded = any(name in headers for name in ("x-forwarded-for", "forwarded", "x-real-ip"))
-    try:
-        return not forwarded and client is not None and ipaddress.ip_address(client).is_loopback
-    except ValueError:  # the client is no address, as with a Unix socket
-        return False
+_FORWARDING = ("forwarded", "via", "x-forwarded", "x-real-ip", "x-client-ip", "x-original-", "true-client-ip", "cf-")
+"""Beginnings of the headers that proxies add."""
+LOCAL = "assistant_builder.local"
+"""Key of a scope: the result of :func:`is_from_this_machine` before headers were removed."""
+
+
+def is_from_this_machine(scope: Scope) -> bool:
+    """Whether a program on this machine sent a request under a local name, and no proxy here passed it on."""
+    client = parse_address(str((scope.get("client") or ("",))[0]))
+    name = split_host(Headers(scope=scope).get("host", ""))[0]
+    address = parse_address(name)
+    return (client is not None and client.is_loopback
+            and (name == "localhost" if address is None else address.is_loopback)
+            and not any(header.decode("latin-1").lower().startswith(_FORWARDING) for header, _ in scope["headers"]))
 
 
 def is_readable_by_others(stream: TextIO) -> bool:
@@ -201,6 +208,7 @@ class Access:
         Raises:
             ConfigError: The settings are inconsistent, or other machines could open the page without a password.
         """
+        TrustedProxies(self.proxy)
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("HTTPS needs a certificate and its key", remedy="Give both --certificate and --key")
         for file in (self.certificate, self.key):

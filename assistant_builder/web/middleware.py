@@ -23,9 +23,17 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.i18n import N_, direction, language, t
-from assistant_builder.web.access import DEFAULT_PORTS, AllowedHosts, cookie, is_cross_origin, split_host
+from assistant_builder.web.access import (
+    DEFAULT_PORTS,
+    LOCAL,
+    AllowedHosts,
+    cookie,
+    is_cross_origin,
+    is_from_this_machine,
+    split_host,
+)
 from assistant_builder.web.passwords import PasswordHash, RateLimiter
-from assistant_builder.web.request_limits import Limits, format_size, mark_trusted
+from assistant_builder.web.request_limits import Limits, TrustedProxies, format_size, mark_trusted
 from assistant_builder.web.sessions import SESSION, Session, Sessions, may_read
 
 _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
@@ -391,6 +399,19 @@ _CROSS_ORIGIN = ("This request was sent by another site, or through an unknown p
                  "proxy with HTTPS, start Assistant Builder with --proxy ADDRESS.\n")
 
 
+class ProxyMiddleware:
+    """ASGI middleware that sets client address and scheme of a request to those that a trusted proxy reports."""
+
+    def __init__(self, app: ASGIApp, proxies: TrustedProxies) -> None:
+        self._app, self._proxies = app, proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http":
+            scope = {**scope, "client": (self._proxies.client(scope), 0), "scheme": self._proxies.scheme(scope)}
+        await self._app(scope, receive, send)
+
+
 class AuthMiddleware:
     """ASGI middleware that checks host, origin and login (None: not required) of HTTP requests and websockets."""
 
@@ -416,7 +437,7 @@ class AuthMiddleware:
         mark_trusted(scope)
         trusted = [pair for pair in scope["headers"] if not pair[0].lower().startswith(_UNTRUSTED)]
         inner_scope = {**scope, "headers": trusted, "assistant_builder.user": session.user if session else None,
-                       SESSION: session}
+                       SESSION: session, LOCAL: is_from_this_machine(scope)}
         if self._login is None or session is None:
             return await self._app(inner_scope, receive, send)
         if scope["type"] == "http" and scope["path"] == "/":

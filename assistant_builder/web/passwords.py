@@ -204,14 +204,21 @@ class RateLimiter:
         self._left = min(float(ALL_ATTEMPTS), self._left + 1)
 
 
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_address(text: str) -> IPAddress | None:
+    """An IP address; IPv4 if it is mapped to IPv6, and None if the text is none."""
+    try:
+        parsed = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, ipaddress.IPv6Address) else parsed
+
+
 def client_key(address: str) -> str:
     """Key under which an address is counted; an IPv6 client owns a whole /64 network."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
+    parsed = parse_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+    return address if parsed is None else str(parsed)

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.types import Scope
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from assistant_builder.errors import ConfigError
-from assistant_builder.web.passwords import client_key
+from assistant_builder.web.passwords import IPAddress, client_key, parse_address
 
 SIZE_VARIABLE, COUNT_VARIABLE = "ASSISTANT_BUILDER_MAX_UPLOAD", "ASSISTANT_BUILDER_MAX_UPLOADS"
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -88,7 +89,30 @@ def format_size(size: int) -> str:
 
 _KEY = "assistant_builder.connection"
 _LOG_SECONDS = 60.0
+_ALIKE_LINES = 10
 _log = logging.getLogger(__name__)
+
+
+class AlikeLines(logging.Filter):
+    """Passes ten alike lines a minute: uvicorn logs every malformed request, and clients could fill the disk."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock, self._since, self._count = clock, clock(), Counter[tuple[str, Any]]()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is written; the last one of a minute says that others follow."""
+        now, alike = self._clock(), (str(record.msg), record.exc_info and record.exc_info[0])
+        if now - self._since >= _LOG_SECONDS:
+            self._since = now
+            self._count.clear()
+        self._count[alike] += 1
+        if self._count[alike] == _ALIKE_LINES:
+            record.msg = f"{record.msg} (further lines like this one are left out for a minute)"
+        return self._count[alike] <= _ALIKE_LINES
+
+
+_alike_lines = AlikeLines()
 
 
 def mark_trusted(scope: Scope) -> None:
@@ -101,10 +125,11 @@ def mark_trusted(scope: Scope) -> None:
 def limited_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **options: Any) -> uvicorn.Config:
     """A uvicorn configuration with limits on connections.
 
-    ``proxy`` lists addresses or networks of reverse proxies, separated by commas (``*``: all). The limit per client
-    does not apply to them, since their address represents many clients.
+    ``proxy`` is that of :class:`TrustedProxies`. The limit per client does not apply to them, since their address
+    represents many clients.
     """
     connections = Connections(limits, proxy)
+    logging.getLogger("uvicorn.error").addFilter(_alike_lines)  # one for all servers of the process
     encrypted = options.get("ssl_certfile") is not None
     config = uvicorn.Config(
         app, http=connections.protocol, ws="none", limit_concurrency=limits.all,  # type: ignore[arg-type]
@@ -119,7 +144,8 @@ def limited_config(app: Any, limits: ConnectionLimits, *, proxy: str = "", **opt
 
 
 class _Connection(Protocol):
-    peer: str
+    address: str
+    peer: str  # the key under which the address is counted
     since: float
     trusted: bool
 
@@ -138,7 +164,7 @@ class Connections:
         self.limits = limits
         self.tls: ssl.SSLContext | None = None
         self.clock = clock
-        self._proxies = [part.strip() for part in proxy.split(",") if part.strip()]
+        self._proxies = TrustedProxies(proxy)
         self._open: dict[_Connection, None] = {}
         self._closed = 0
         self._logged = -_LOG_SECONDS
@@ -153,8 +179,7 @@ class Connections:
         self._open[connection] = None
         waiting = [entry for entry in self._open if entry.waits and not entry.trusted]
         own = [entry for entry in waiting if entry.peer == connection.peer]
-        is_proxy = any(proxy == "*" or _in_network(connection.peer, proxy) for proxy in self._proxies)
-        if len(own) > self.limits.waiting_per_client and not is_proxy:
+        if len(own) > self.limits.waiting_per_client and connection.address not in self._proxies:
             self._close(min(own, key=lambda entry: entry.since), connection.peer)
         elif len(waiting) > self.limits.waiting:
             (most, _), = Counter(entry.peer for entry in waiting).most_common(1)
@@ -183,16 +208,65 @@ class Connections:
             self._closed, self._logged = 0, now
 
 
+class TrustedProxies:
+    """The reverse proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
 
-def _in_network(peer: str, proxy: str) -> bool:
-    """Whether a :func:`client_key` is the address of a proxy or in its network."""
-    if "/" not in proxy:
-        return peer == client_key(proxy)
+    Args:
+        text: Addresses or networks, separated by commas; ``*`` makes every client a proxy.
+
+    Raises:
+        ConfigError: An entry is neither an address nor a network.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+        self._all = "*" in entries
+        self._networks = [_network(entry) for entry in entries if entry != "*"]
+
+    def __contains__(self, address: str) -> bool:
+        """Whether an address is that of a proxy."""
+        parsed = parse_address(address)
+        return self._all or (parsed is not None and self._names(parsed))
+
+    def client(self, scope: Scope) -> str:
+        """Address of the client of a request: the one that the nearest trusted proxy saw.
+
+        All lines of ``X-Forwarded-For`` are read as one, from its end, as long as the sender of an entry is a proxy of
+        this list. Where an entry is no address, its sender is the client.
+        """
+        client = str((scope.get("client") or ("",))[0])
+        forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+        trusted = client in self
+        for entry in reversed(forwarded.rsplit(",", _MAX_PROXIES)[-_MAX_PROXIES:]):
+            address = parse_address(_PORT.sub(r"\1\2", entry.strip()))
+            if not trusted or address is None:
+                break
+            client, trusted = str(address), self._names(address)
+        return client
+
+    def scheme(self, scope: Scope) -> str:
+        """``http`` or ``https``, as the client of a request used it."""
+        told = ",".join(Headers(scope=scope).getlist("x-forwarded-proto")).rpartition(",")[2].strip().lower()
+        peer = str((scope.get("client") or ("",))[0])
+        return told if told in ("http", "https") and peer in self else str(scope["scheme"])
+
+    def _names(self, address: IPAddress) -> bool:
+        return any(address in network for network in self._networks)
+
+
+_MAX_PROXIES = 32
+"""Entries of ``X-Forwarded-For`` that are read."""
+_PORT = re.compile(r"^(?:\[([^\]]{1,64})\]|(\d{1,3}(?:\.\d{1,3}){3}))(?::\d{1,5})?$")
+"""An address with a port, as some proxies write it."""
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
-        network = ipaddress.ip_network(proxy, strict=False)
-        return ipaddress.ip_address(peer.partition("/")[0]) in network
+        return ipaddress.ip_network(parse_address(entry) or entry, strict=False)
     except ValueError:
-        return False
+        raise ConfigError(f"{entry!r} is neither an address nor a network", where="--proxy",
+                          remedy="Give the address of the proxy, such as 127.0.0.1, or its network, such as "
+                          "172.16.0.0/12") from None
 
 
 class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
@@ -202,7 +276,7 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().__init__(**state)
         self.app_state = {**state["app_state"], _KEY: self}  # copied into every scope
         self.trusted = False
-        self.peer = ""
+        self.address, self.peer = "", ""
         self.since = connections.clock()
         self._connections = connections
         self._received = 0
@@ -233,7 +307,8 @@ class _Http(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self.peer = _client_of(transport)
+        self.address = _address_of(transport)
+        self.peer = client_key(self.address)
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -282,7 +357,7 @@ class _Handshake(asyncio.Protocol):
     waits = True
 
     def __init__(self, connections: Connections, http: _Http, tls: ssl.SSLContext) -> None:
-        self.peer = ""
+        self.address, self.peer = "", ""
         self.since = connections.clock()
         self._connections = connections
         self._http = http
@@ -298,7 +373,8 @@ class _Handshake(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        self.peer = _client_of(transport)
+        self.address = _address_of(transport)
+        self.peer = client_key(self.address)
         self._connections.add(self)
         self._task = asyncio.get_running_loop().create_task(self._encrypt(transport))
 
@@ -338,6 +414,6 @@ class _EarlyData(asyncio.Protocol):
         self.lost.append(exc)
 
 
-def _client_of(transport: asyncio.BaseTransport) -> str:
+def _address_of(transport: asyncio.BaseTransport) -> str:
     name = transport.get_extra_info("peername")
-    return client_key(str(name[0])) if isinstance(name, tuple) else ""
+    return str(name[0]) if isinstance(name, tuple) else ""

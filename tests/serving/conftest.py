@@ -20,6 +20,7 @@ from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel
 from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.web.access import listen
+from assistant_builder.web.request_limits import ConnectionLimits, limited_config
 from tests.chat.fake_worker import parrot_command
 
 LONGEST = 50
@@ -69,7 +70,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         served = models(folder)
         engine = Engine(served, dict.fromkeys(served.ids, limits()), waiting, worker)
         made = app(switch or engine, config or ServingConfig(), digest_of(key) if key else None)
-        server = uvicorn.Server(uvicorn.Config(made, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(limited_config(
+            made, ConnectionLimits(), proxy=(config or ServingConfig()).proxy, log_level="warning", lifespan="on",
+            access_log=False, proxy_headers=False, timeout_graceful_shutdown=1))
         listener = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

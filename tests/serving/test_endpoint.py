@@ -100,8 +100,8 @@ def test_two_assistants_answer_at_once_and_do_not_mix(served: Served) -> None:
     ({"n": 2}, "n", "1"), ({"logprobs": True}, "logprobs", "False"), ({"tools": [{}]}, "tools", "0 items"),
     ({"presence_penalty": 0.5}, "presence_penalty", "0"), ({"response_format": {"type": "json_object"}}, None, "text"),
     ({"temperature": 3}, "temperature", "2"), ({"temperature": float("nan")}, "temperature", "2"),
-    ({"top_p": 0}, "top_p", "0"), ({"max_tokens": 0}, "max_tokens", "1"), ({"stop": [""]}, None, "none of them empty"),
-    ({"stop": ["a", "b", "c", "d", "e"]}, None, "at most 4"), ({"best_of": 3}, "best_of", "not supported here"),
+    ({"top_p": 0}, "top_p", "0"), ({"max_tokens": 0}, "max_tokens", "1"), ({"stop": [""]}, "stop.0", "at least 1"),
+    ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"), ({"best_of": 3}, "best_of", "not supported here"),
 ])
 def test_what_is_not_supported_is_refused_in_openais_shape(
     served: Served, body: dict[str, Any], param: str | None, says: str

@@ -10,8 +10,10 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import psutil
 import pytest
+from starlette.requests import Request
 from typer.main import get_command
 
 from assistant_builder.atomic_io import read_json, write_json
@@ -31,13 +33,14 @@ from assistant_builder.ui.export.view import (
     widget_command,
 )
 from assistant_builder.ui.refresh import StudyView
+from assistant_builder.web.access import LOCAL
 from evals.report.audience import Audience
 from tests.synthetic_study import finished_study, new_study, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 SPEC = ExportSpec("lora", "merged")
-HERE = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={})
-ELSEWHERE = SimpleNamespace(client=SimpleNamespace(host="10.0.0.7"), headers={})
+HERE, ELSEWHERE = (gr.Request(request=Request({"type": "http", "headers": [], LOCAL: local}))
+                   for local in (True, False))
 STATE = EndpointState("running", "http://127.0.0.1:4321/v1", "library", token="site-x")
 
 

@@ -91,10 +91,16 @@ def test_certificate_and_key_are_required_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("client", "headers", "here"), [
-    ("127.0.0.1", {}, True), ("::1", {}, True), ("10.0.0.7", {}, False), (None, {}, False), ("socket", {}, False),
-    ("127.0.0.1", {"x-forwarded-for": "10.0.0.7"}, False), ("127.0.0.1", {"forwarded": "for=10.0.0.7"}, False),
+    ("127.0.0.1", {}, True), ("::1", {}, True), ("::ffff:127.0.0.1", {}, True),
+    ("127.0.0.1", {"host": "[::1]:1"}, True),
+    ("10.0.0.7", {}, False), (None, {}, False), ("socket", {}, False),
+    ("127.0.0.1", {"host": "203.0.113.5"}, False), ("127.0.0.1", {"host": "page.example"}, False),
+    ("127.0.0.1", {"host": ""}, False), ("127.0.0.1", {"host": "localhost@page.example"}, False),
+    *[("127.0.0.1", {name: "10.0.0.7"}, False) for name in (
+        "X-Forwarded-For", "Forwarded", "x-real-ip", "via", "X-FORWARDED-HOST", "cf-connecting-ip", "true-client-ip")],
 ])
 def test_a_browser_on_this_machine_is_told_from_one_elsewhere(
     client: str | None, headers: dict[str, str], here: bool
 ) -> None:
-    assert is_from_this_machine(client, headers) is here
+    pairs = [(name.encode(), value.encode()) for name, value in {"host": "localhost:7860", **headers}.items()]
+    assert is_from_this_machine({"client": client and (client, 1), "headers": pairs}) is here

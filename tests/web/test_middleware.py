@@ -12,9 +12,10 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from assistant_builder.web.access import Access, AllowedHosts
-from assistant_builder.web.middleware import AuthMiddleware, Login, PasswordLogin
+from assistant_builder.web.access import LOCAL, Access, AllowedHosts
+from assistant_builder.web.middleware import AuthMiddleware, Login, PasswordLogin, ProxyMiddleware
 from assistant_builder.web.passwords import FREE_ATTEMPTS, PasswordHash, RateLimiter
+from assistant_builder.web.request_limits import TrustedProxies
 from assistant_builder.web.sessions import Sessions
 from assistant_builder.web.token_login import TokenLogin
 from tests.browser.serving import PASSWORD, USER, guarded_app
@@ -260,6 +261,38 @@ def test_a_stream_ends_with_its_session(site: Site, how: str) -> None:
 
     asyncio.run(asyncio.wait_for(ask(), 20))
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+@pytest.mark.parametrize(("address", "headers", "local"), [
+    ("127.0.0.1", {}, True), ("10.0.0.1", {}, False), ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
+    ("127.0.0.1", {"forwarded": "for=127.0.0.1"}, False), ("127.0.0.1", {"host": "192.168.1.5:7860"}, False),
+])
+def test_who_asks_is_told_before_the_headers_of_proxies_are_removed(
+    address: str, headers: dict[str, str], local: bool
+) -> None:
+    """The page shows paths of this machine to its own browsers alone, and gradio reads them from the scope."""
+    site = Site()
+    app, site.app = site.app, AuthMiddleware(site.reached, AllowedHosts("127.0.0.1"))
+    site.ask("GET", "/", address=address, headers=headers)
+    (scope,) = site.reached.scopes
+    assert app is not site.app and scope[LOCAL] is local
+    assert not any(name.startswith((b"x-forwarded", b"forwarded")) for name, _ in scope["headers"])
+
+
+def test_a_proxy_names_client_and_scheme() -> None:
+    site = Site()
+    app, site.app = site.app, ProxyMiddleware(site.app, TrustedProxies("127.0.0.1"))  # type: ignore[assignment]
+    told = {"x-forwarded-for": "203.0.113.5", "x-forwarded-proto": "https"}
+    assert "secure" in site.ask("POST", "/login", address="127.0.0.1", data=RIGHT, headers=told).headers[
+        "set-cookie"].lower()
+    assert "secure" not in site.ask("POST", "/login", address="10.0.0.9", data=RIGHT, headers=told).headers[
+        "set-cookie"].lower()
+    for number in range(FREE_ATTEMPTS):
+        wrong = {**RIGHT, "password": "wrong"}
+        told = {"x-forwarded-for": f"198.51.100.{number}, 203.0.113.7"}
+        site.clock.now += 60
+        site.ask("POST", "/login", address="127.0.0.1", data=wrong, headers=told)
+    assert app._login._rate_limiter.failures("203.0.113.7") == FREE_ATTEMPTS  # type: ignore[union-attr]
 
 
 def attempt(client: httpx.Client, told: str, password: str = "wrong") -> int:

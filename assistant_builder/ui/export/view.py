@@ -17,7 +17,7 @@ from assistant_builder.export.retrieval_files import QUESTION, SERVING
 from assistant_builder.export_formats import EXPORT_FORMATS, Advice, ExportSpec, export_specs
 from assistant_builder.i18n import N_, t, tm, translate_formatted
 from assistant_builder.serving.child import EndpointState
-from assistant_builder.serving.widget import PAGE_PATH, embedding
+from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding
 from assistant_builder.ui.evaluate.view import exports_card
 from assistant_builder.ui.html import bar, callout, card, code, copyable, error_callout, fold, join, table
 from evals.report.conclusion import conclude
@@ -114,16 +114,18 @@ def widget_command(name: str) -> str:
 
 
 PROXY_LINES = """server {
+  listen 443 ssl;
   server_name chat.example.com;
-  location / {
-    proxy_pass http://127.0.0.1:8000;
-    proxy_set_header Host $host;
-    proxy_set_header X-Forwarded-For $remote_addr;
-    proxy_buffering off;
-    proxy_read_timeout 600s;
-  }
+  ssl_certificate /etc/letsencrypt/live/chat.example.com/fullchain.pem;
+  ssl_certificate_key /etc/letsencrypt/live/chat.example.com/privkey.pem;
+  proxy_set_header Host $host;
+  proxy_set_header X-Forwarded-For $remote_addr;
+  proxy_buffering off;
+  proxy_read_timeout 600s;
+""" + "".join(f"  location = {path} {{ proxy_pass http://127.0.0.1:8000{path}; }}\n" for path in sorted(PATHS)) + """\
+  location / { return 404; }
 }"""
-"""Lines of nginx that give the command of :func:`widget_command` an address; certificates come on top."""
+"""Lines of nginx that give the command of :func:`widget_command` an https address."""
 
 
 def python_lines(state: EndpointState) -> str:
