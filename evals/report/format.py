@@ -88,12 +88,24 @@ def number(value: float | None, metric: str) -> str:
     return percentage(text) if how.suffix else text
 
 
+_MOST_DECIMALS = 6
+
+
 def decimals(metric: str, row: Mapping[str, Any]) -> int:
-    """Decimals that show one or two digits of the interval's half-width, at least the metric's own."""
+    """Decimals that show one or two digits of the interval's half-width, at least the metric's own.
+
+    With a ``margin`` in the row, so many that no end of the interval looks like the margin or zero without being it:
+    these ends decide.
+    """
     how = shown(metric)
-    half = abs(row["ci_high"] - row["ci_low"]) / 2 * how.factor
-    wanted = math.ceil(-math.log10(half / 3)) if half > 0 else how.decimals
-    return min(max(wanted, how.decimals), 6)
+    ends = [row["ci_low"] * how.factor, row["ci_high"] * how.factor]
+    half = abs(ends[1] - ends[0]) / 2
+    places = max(math.ceil(-math.log10(half / 3)) if half > 0 else how.decimals, how.decimals)
+    margin = (row.get("margin") or 0.0) * how.factor
+    decisive = [(end, limit) for end in ends for limit in (-margin, 0.0, margin) if "margin" in row and end != limit]
+    while places < _MOST_DECIMALS and any(round(end, places) == round(limit, places) for end, limit in decisive):
+        places += 1
+    return min(places, _MOST_DECIMALS)
 
 
 def difference(value: float, metric: str, row: Mapping[str, Any]) -> str:

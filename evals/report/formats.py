@@ -165,7 +165,7 @@ def _named(row: Mapping[str, Any]) -> str:
 
 
 def _measured(row: Mapping[str, Any]) -> str:
-    ends = {"ci_low": row["ci"][0], "ci_high": row["ci"][1]}
+    ends = {"ci_low": row["ci"][0], "ci_high": row["ci"][1], "margin": row["margin"]}
     return (f"{shown(row['metric']).phrase} {number(row['metrics'][row['metric']], row['metric'])}, "
             f"{difference(row['delta'], row['metric'], ends)} {shown(row['metric']).unit} "
             f"({level_text(row['level'])} interval {interval(ends, row['metric'], plus=False)})")

@@ -114,7 +114,8 @@ def _details(bounds: Sequence[Mapping[str, Any]]) -> str:
 
 def as_row(bound: Mapping[str, Any]) -> dict[str, Any]:
     """A bound in the form of a contrast's record."""
-    return {"metric": bound["metric"], "delta": bound["delta"], "ci_low": bound["ci"][0], "ci_high": bound["ci"][1]}
+    return {"metric": bound["metric"], "delta": bound["delta"], "ci_low": bound["ci"][0], "ci_high": bound["ci"][1],
+            "margin": bound["margin"]}
 
 
 def meaning(verdict: Mapping[str, Any]) -> str:
@@ -159,6 +160,9 @@ def basis(report: Mapping[str, Any]) -> list[str]:
                  + (f"; {plural(verdict['uncovered'], 'held-out question')} about facts that were not taught "
                     f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart" if verdict["uncovered"] else "")
                  + ".")
+    if report.get("approach") == "grounded":
+        lines.append("Both assistants read the same facts, which were looked up: the verdict measures how well they read "
+                     "a fact that was found.")
     if other:
         claim = (CLAIMS[other["estimand"]] if other["estimand"] == "wordings" or verdict["uncovered"] else
                  "other facts of the same kind, taught alike")
@@ -260,7 +264,7 @@ def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
 def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> str:
     """The difference of a verdict in words, with its interval, for sentences."""
     how, delta = shown(verdict["metric"]), verdict["delta"]
-    row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1]}
+    row = {"ci_low": verdict["ci"][0], "ci_high": verdict["ci"][1], "margin": verdict["margin"]}
     amount = f"{abs(delta) * how.factor:.{fmt.decimals(verdict['metric'], row)}f}"
     same = float(amount) == 0
     compared = "the same" if same else f"{amount} {how.unit} {'higher' if delta > 0 else 'lower'}"
