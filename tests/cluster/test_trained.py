@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.study import Study
+from assistant_builder.study.addresses import allow_addresses
 from tests.cluster.conftest import Nodes, wait_until
 from tests.export.tiny import tiny_base
 from tests.fault_injection.study import copy_of, differences, outcome, run, small_study, start
@@ -54,6 +55,7 @@ def test_a_lost_node_and_a_killed_run_do_not_change_the_bytes(
 def strike(done: Study, nodes: Nodes, wanted: dict[str, Any]) -> list[str]:
     """Train a finished study again on the nodes, kill its run and then a node; return the differences."""
     study = copy_of(done, "struck", without=("report", "evaluate", "train-qlora", "train-lora"))
+    allow_addresses([nodes.address])
     study.write_config(study.config.with_changes({"executor": "ray", "executor.address": nodes.address}))
     killed = start(study)
 
