@@ -84,7 +84,7 @@ PRIVATE_PARTS = {
     "gradio.state_holder.StateHolder": ("blocks", "session_data", "time_last_used", "lock", "update"),
     "gradio.state_holder.SessionState": ("is_closed", "__setitem__"),
 }
-"""Class of gradio → attributes that ``ui/server.py``, ``ui/languages.py`` and ``ui/uploads.py`` use without a promise of gradio."""
+"""Class of gradio → attributes that modules of ``ui`` use without a promise of gradio."""
 
 
 def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
