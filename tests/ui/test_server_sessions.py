@@ -44,7 +44,7 @@ def test_the_state_of_a_window_does_not_grow_with_its_events(demo: gr.Blocks) ->
     counts = []
 
     async def six_events() -> None:
-        app, stop = page_app(Page(demo, []), Access(allow_without_password=True))
+        app, stop = page_app(Page(demo, []), Access())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             for turn in range(6):
                 body = {"data": [str(turn)], "fn_index": function, "session_hash": "window"}
@@ -84,7 +84,7 @@ PRIVATE_PARTS = {
     "gradio.state_holder.StateHolder": ("blocks", "session_data", "time_last_used", "lock", "update"),
     "gradio.state_holder.SessionState": ("is_closed", "__setitem__"),
 }
-"""Class of gradio → attributes that server, languages and uploads of the page use without a promise of gradio."""
+"""Class of gradio → attributes that modules of ``ui`` use without a promise of gradio."""
 
 
 def test_gradio_still_has_the_private_parts_in_use(demo: gr.Blocks) -> None:
@@ -216,7 +216,7 @@ def test_downloads_and_studies_are_shared(site: ServedApp, people: tuple[httpx.C
 
 @pytest.mark.long
 def test_without_a_password_nothing_has_an_owner(tmp_path: Path) -> None:
-    app = start_app(tmp_path, "--without-password")
+    app = start_app(tmp_path)
     try:
         with app.client() as one, app.client() as other:
             place = upload(one)
