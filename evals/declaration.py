@@ -1,7 +1,8 @@
 """What a verdict is about, declared before scoring: metrics, margins, the claim, its clusters and its items.
 
 ``auto`` settings are resolved from the data alone, never from scores. The declaration is frozen with its hash in
-``declaration.json`` when scoring starts; a report shows what was changed afterwards.
+``declaration.json`` when scoring starts. Verdicts and exit codes are by what was declared; a report shows which
+settings were changed afterwards, and earlier declarations of the same test questions (:data:`DECLARED`).
 
 A held-out item is *covered* if its fact was taught in another wording: a training pair has its cluster or, without a
 cluster column, its answer, which has three words or more or is that of no other training pair.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,15 +22,17 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Pair, load_split
-from assistant_builder.study import Study
+from assistant_builder.study import Study, home
 from evals.metrics.text import normalise, words
 from evals.tasks.held_out import heldout_pairs
 
 FILE = "declaration.json"
 """File in the study folder; it is kept when scores are deleted."""
+DECLARED = "declarations.jsonl"
+"""File in the home folder: which test questions were declared, when and by which study."""
 LOSS, EXACT, OVERLAP, FACTS = "nll_per_token", "exact_match", "token_f1", "facts_kept"
 FALSE_DECLINES, RIGHT_DECLINES = "false_decline", "right_decline"
 ENOUGH_TO_DECLINE = 40
@@ -78,6 +81,10 @@ class Declaration:
         cells: Cells that are scored, which include the formats of exports.
         right_decline_margin: Margin of the share of rightly declined questions; ``None`` if the test has fewer than
             :data:`ENOUGH_TO_DECLINE` of them, or in a declaration of an earlier version.
+        seeds: Training seeds; ``None`` in a declaration of an earlier version, as the next ones.
+        eval_seed: Seed of the bootstrap and the permutation tests.
+        resamples: Number of resamples.
+        formats: Types of the GGUF files that are scored.
         facts_margin: Margin of the share of facts kept; ``None`` if most references have none, if exact match is a
             bound, which counts each lost fact, or in a declaration of an earlier version.
     """
@@ -95,6 +102,10 @@ class Declaration:
     cells: tuple[str, ...]
     right_decline_margin: float | None = None
     facts_margin: float | None = None
+    seeds: int | None = None
+    eval_seed: int | None = None
+    resamples: int | None = None
+    formats: tuple[str, ...] | None = None
 
     @property
     def bounds(self) -> dict[str, float | None]:
@@ -208,7 +219,9 @@ def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair]) -> 
                        items="covered" if estimand == "wordings" and covered else "all", arms=tuple(config.arms),
                        cells=tuple(config.cells), facts_margin=_facts_margin(asked, primary, second),
                        right_decline_margin=chosen.right_decline_margin if (
-                           len(heldout.pairs) - len(asked) >= ENOUGH_TO_DECLINE) else None)
+                           len(heldout.pairs) - len(asked) >= ENOUGH_TO_DECLINE) else None,
+                       seeds=config.seeds, eval_seed=chosen.seed, resamples=chosen.bootstrap_resamples,
+                       formats=tuple(config.formats.types))
 
 
 def answer_words(training: Sequence[Pair]) -> float:
@@ -244,6 +257,12 @@ def _clusters(estimand: Estimand, pairs: Sequence[Pair]) -> tuple[str, ...]:
     return present or (("answer",) if estimand == "facts" else ())
 
 
+class _Declared(TypedDict):
+    heldout_sha256: str
+    study: str
+    written: str
+
+
 class _File(TypedDict):
     declared: dict[str, Any]
     sha256: str
@@ -259,21 +278,37 @@ def freeze(study: Study) -> None:
     if path.exists() and read_json(path, _File)["heldout_sha256"] == asked:
         return
     declared = declare(study.config, heldout, training)
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    append_jsonl(home() / DECLARED, {"heldout_sha256": asked, "study": study.name, "sha256": declared.sha256,
+                                     "written": written})
     write_json(path, {"declared": declared.to_record(), "sha256": declared.sha256, "heldout_sha256": asked,
-                      "written": datetime.now(UTC).isoformat(timespec="seconds")})
+                      "written": written})
 
 
 def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
-    """The content of ``declaration.json``, or ``None`` if scoring started before there was one, or on other pairs."""
+    """The content of ``declaration.json``, or ``None`` if scoring started before there was one, or on other pairs.
+
+    Its ``sha256`` is ``None`` if the declaration was changed after it was written. ``earlier`` has the earlier
+    declarations of the same test questions on this computer: ``{"study", "written"}``.
+    """
     path = study.folder / FILE
-    record = read_json(path, _File) if path.exists() else None
-    return record if record is not None and record["heldout_sha256"] == _hash_of(heldout) else None
+    record: Any = read_json(path, _File) if path.exists() else None
+    if record is None or record["heldout_sha256"] != _hash_of(heldout):
+        return None
+    if hashlib.sha256(json.dumps(record["declared"], sort_keys=True).encode()).hexdigest() != record["sha256"]:
+        record = {**record, "sha256": None}
+    lines = read_jsonl(home() / DECLARED, _Declared) if (home() / DECLARED).is_file() else []
+    return {**record, "earlier": [
+        {"study": line["study"], "written": line["written"]} for line in lines
+        if line["heldout_sha256"] == record["heldout_sha256"] and (
+            line["study"], line["written"]) != (study.name, record.get("written")) and line["written"] <= record.get(
+                "written", "")]}
 
 
-def changes(frozen: Declaration, now: Declaration) -> list[dict[str, Any]]:
-    """What was changed after scoring had started: ``{"name", "was", "now"}``."""
-    before, after = frozen.to_record(), now.to_record()
-    return [{"name": name, "was": before[name], "now": after[name]} for name in before if before[name] != after[name]]
+def changes(frozen: Mapping[str, Any], now: Declaration) -> list[dict[str, Any]]:
+    """What was changed after scoring had started: ``{"name", "was", "now"}``; ``frozen`` is the record of a file."""
+    after = now.to_record()
+    return [{"name": name, "was": was, "now": after[name]} for name, was in frozen.items() if was != after[name]]
 
 
 def _hash_of(heldout: HeldOut) -> str:

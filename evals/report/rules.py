@@ -40,12 +40,13 @@ class Rules:
     """Metrics, margins, clusters and items of the comparisons of a study.
 
     Attributes:
-        declared: The declaration that follows from the settings as they are now.
+        declared: The declaration of the study; without one, what follows from the settings as they are now.
         heldout: The held-out pairs.
         settings: Seed and resamples.
         frozen: The content of ``declaration.json``; None if scoring started without one.
         similar: Item → its group of similar questions; empty without embeddings.
         loss_margin: Margin of the loss where the declaration sets a share of the gain, in nats per token.
+        now: The declaration that follows from the settings as they are now; None if that is ``declared``.
     """
 
     declared: Declaration
@@ -54,6 +55,7 @@ class Rules:
     frozen: dict[str, Any] | None = None
     similar: Mapping[str, int | None] = field(default_factory=dict)
     loss_margin: float = WITHOUT_GAIN
+    now: Declaration | None = None
 
     @classmethod
     def of(cls, study: Study) -> Rules:
@@ -68,10 +70,12 @@ class Rules:
             empty = HeldOut({}, frozenset())
             return cls(declare(study.config, empty, ()), empty, study.config.eval)
         heldout = HeldOut.read(study)
-        declared = declare(study.config, heldout, load_split(folder, "train"))
+        now = declare(study.config, heldout, load_split(folder, "train"))
+        record = frozen(study, heldout)
+        declared = Declaration.from_record(record["declared"]) if record and record["sha256"] else now
         path = study.evals_folder / SIMILAR_QUESTIONS
         similar = read_json(path, _Similar)["groups"] if path.exists() else {}
-        return cls(declared, heldout, study.config.eval, frozen(study, heldout), similar)
+        return cls(declared, heldout, study.config.eval, record, similar, now=now)
 
     def with_gain(self, untuned: Cell | None, tuned: Cell | None, items: list[str]) -> Rules:
         """The rules with the margin of the loss as a share of what tuning gained on the items."""
@@ -165,18 +169,18 @@ class Rules:
         return paired_comparison(
             baseline.values(items, metric), candidate.values(items, metric), clusters=clusters, related=related,
             weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
-            margin=self.margin(metric), higher_is_better=info.higher_is_better, seed=self.settings.seed,
-            bounds=info.bounds, resamples=self.settings.bootstrap_resamples, level=level,
+            margin=self.margin(metric), higher_is_better=info.higher_is_better, level=level,
+            seed=self.settings.seed if self.declared.eval_seed is None else self.declared.eval_seed, bounds=info.bounds,
+            resamples=self.declared.resamples or self.settings.bootstrap_resamples,
             floor=metric != RIGHT_DECLINES,  # of assistants that decline nothing, none declines less
         )
 
     def record(self) -> dict[str, Any]:
-        """What was frozen before scoring, with its hash, and what was changed since."""
+        """What was frozen before scoring, with its hash, what was changed since, and what was declared before."""
         if self.frozen is None:
             return {"declared": self.declared.to_record(), "sha256": None, "written": None, "changes": []}
-        before = Declaration.from_record(self.frozen["declared"])
-        return {"declared": before.to_record(), "sha256": self.frozen["sha256"], "written": self.frozen["written"],
-                "changes": changes(before, self.declared)}
+        return {"declared": self.declared.to_record(), **{key: self.frozen[key] for key in (
+            "sha256", "written", "earlier")}, "changes": changes(self.frozen["declared"], self.now or self.declared)}
 
 
 def averaged(cells: Sequence[Cell]) -> Cell:

@@ -161,8 +161,8 @@ def basis(report: Mapping[str, Any]) -> list[str]:
                     f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart" if verdict["uncovered"] else "")
                  + ".")
     if report.get("approach") == "grounded":
-        lines.append("Both assistants read the same facts, which were looked up: the verdict measures how well they read "
-                     "a fact that was found.")
+        lines.append("Both assistants read the same facts, which were looked up: the verdict measures how well they "
+                     "read a fact that was found.")
     if other:
         claim = (CLAIMS[other["estimand"]] if other["estimand"] == "wordings" or verdict["uncovered"] else
                  "other facts of the same kind, taught alike")
@@ -216,10 +216,23 @@ def clustered_text(record: Mapping[str, Any]) -> str:
 
 def frozen_text(frozen: Mapping[str, Any]) -> str:
     """When metrics, margins and claim were fixed, and what was changed since."""
+    if frozen["sha256"] is None and frozen["written"] is not None:
+        return ("declaration.json was changed after it was written, its hash does not hold: metric, margins and claim "
+                "may have been chosen after scoring.")
     if frozen["sha256"] is None:
         return "Metric, margins and claim are not on record from before scoring: they may have been chosen afterwards."
     text = f"Fixed before scoring, {frozen['written'][:16].replace('T', ' ')} UTC (SHA-256 {frozen['sha256'][:12]})."
-    return f"{changed_text(frozen)} {text}".lstrip()
+    return " ".join(filter(None, (changed_text(frozen), text, earlier_text(frozen))))
+
+
+def earlier_text(frozen: Mapping[str, Any]) -> str:
+    """Earlier declarations of the same test questions on this computer; empty if there was none."""
+    found = frozen.get("earlier")
+    if not found:
+        return ""
+    shown_ones = fmt.enumerated([f"{row['study']}, {row['written'][:10]}" for row in found[-_SHOWN:]])
+    return (f"The same test questions were declared {plural(len(found), 'time')} before on this computer "
+            f"({shown_ones}): whoever tries until a verdict pleases is wrong more often than 2.5%.")
 
 
 def changed_text(frozen: Mapping[str, Any]) -> str:
@@ -228,14 +241,18 @@ def changed_text(frozen: Mapping[str, Any]) -> str:
     if not changes:
         return ""
     now = {**frozen["declared"], **{row["name"]: row["now"] for row in changes}}
-    changed = []
-    for row in changes:
-        name = row["name"]
-        was, after = (_value(name, values) for values in (frozen["declared"], now))
-        changed.append(f"{name.replace('_', ' ')}, was {was}, now {after}")
-    return f"Changed after scoring: {'; '.join(changed)}."
+    texts = []
+    for title, names in (("Changed after scoring", _APPLIED),
+                         ("Changed after scoring and not applied", now.keys() - _APPLIED)):
+        changed = [f"{row['name'].replace('_', ' ')}, was {_value(row['name'], frozen['declared'])}, now "
+                   f"{_value(row['name'], now)}" for row in changes if row["name"] in names]
+        texts += [f"{title}: {'; '.join(changed)}."] if changed else []
+    return " ".join(texts)
 
 
+_APPLIED = frozenset({"arms", "cells", "seeds", "formats"})
+"""What was declared of the work; after a change other things are trained or scored."""
+_SHOWN = 3
 _NO_BOUND = {"right_decline_margin": RIGHT_DECLINES, "facts_margin": FACTS}
 _MARGINS = {"margin": "primary_metric", "second_margin": "second_metric"}
 

@@ -136,9 +136,9 @@ def test_what_is_frozen_stays_and_later_changes_are_listed(study: Study) -> None
     heldout = HeldOut.read(study)
     record = frozen(study, heldout)
     assert record is not None and record["declared"]["margin"] == 0.05
-    before = Declaration.from_record(record["declared"])
-    assert before.sha256 == record["sha256"]
-    found = {row["name"]: (row["was"], row["now"]) for row in changes(before, declare(study.config, heldout, TAUGHT))}
+    assert Declaration.from_record(record["declared"]).sha256 == record["sha256"]
+    found = {row["name"]: (row["was"], row["now"]) for row in changes(
+        record["declared"], declare(study.config, heldout, TAUGHT))}
     assert found["margin"] == (0.05, 0.3) and found["estimand"] == ("wordings", "facts")
     assert "primary_metric" not in found
 

@@ -124,8 +124,15 @@ def test_what_was_changed_after_scoring_is_shown_at_the_verdict() -> None:
     assert any(frozen["sha256"][:12] in line for line in report["basis"])
     study.write_config(study.config.with_changes({"eval.margin": 0.5}))
     again = build_report(study)
-    assert again["verdict"]["margin"] == 0.5
-    assert "Changed after scoring: margin, was 0.03" in " ".join(render_html(again).split())
+    assert again["verdict"]["margin"] == 0.03, "the verdict is by what was declared"
+    assert "Changed after scoring and not applied: margin, was 0.03" in " ".join(render_html(again).split())
+    path = study.folder / "declaration.json"
+    record = read_json(path)
+    write_json(path, {**record, "declared": {**record["declared"], "margin": 0.5}})
+    assert "its hash does not hold" in " ".join(build_report(study)["basis"])
+    path.unlink()
+    freeze(study)
+    assert "were declared 1 time before on this computer" in " ".join(build_report(study)["basis"])
 
 
 def test_the_margin_of_the_loss_is_a_share_of_what_tuning_gained() -> None:
