@@ -189,13 +189,20 @@ def rare_interval(units: Units, span: float, level: float = LEVEL) -> Interval:
     one flip added each way, as Bonett and Price (2012) do, the end on the side of the observed differences is
     x + 1.96 √(x + 2) for a rare count x, below the exact limit of a Poisson count. One and a half differences on that
     side give x + 1.5 + 1.96 √(x + 1.25), close to it: 3.7, 5.4 and 11.4 for 0, 1 and 5, where 3.7, 5.6 and 11.7 are
-    exact.
+    exact. The end on that side is at least that of units without any difference: 5 % of harm in whole clusters stays
+    unseen in 12.9 % of the tests with 40 clusters, and single flips of some clusters say nothing about it.
 
     Args:
         units: At least two.
         span: Largest possible difference of one item's score; the largest observed one if there is no limit.
         level: Coverage of the interval.
     """
+    down, up = _rare_ends(units, span, level)
+    least = _rare_ends(units.without_differences(), span, level)
+    return (min(down, least[0]) if units.delta <= 0 else down), (max(up, least[1]) if units.delta >= 0 else up)
+
+
+def _rare_ends(units: Units, span: float, level: float) -> Interval:
     down, up = (t_interval(units.with_unseen(span, unseen), degrees_of_freedom=units.count - 1,
                            level=level) for unseen in (
         (-1.0, -0.5) if units.delta <= 0 else (-1.0, 1.0), (1.0, 0.5) if units.delta >= 0 else (-1.0, 1.0)))

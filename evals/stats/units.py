@@ -97,6 +97,10 @@ class Units:
         """Whether so few units differ that unseen differences matter more than the observed ones."""
         return self.differing < RARE_UNITS and 2 * self.differing < self.count
 
+    def without_differences(self) -> Units:
+        """The same units with all differences set to zero."""
+        return replace(self, sums=np.zeros_like(self.sums), items_differing=0)
+
     def repeated(self, count: int) -> Units:
         """So many units like these, which are repeated in their order."""
         share = count / self.count
