@@ -63,18 +63,18 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
 
     tested = graphical_test(sequences_graph([[(arm, type) for type in files[arm]] for arm in arms]),
                             lambda file, share: decided(*file, _level(share))[1].outcome == "no worse")
-    rows, harms, advice = [], {}, {}
+    rows, advice = [], {}
     for (arm, type), result in tested.items():
         level = _level(result.share)
         compared, decision = decided(arm, type, level)
         rows.append(_row(files[arm][type], arm, reference, rules, compared) | {
             "level": level, "outcome": decision.outcome, "verdict": decision.outcome if result.share else NOT_TESTED})
         primary = next(iter(compared.values()))
-        harms[arm, type] = primary.harm[0]
         advice[arm, type] = more_questions(decision, primary.n, primary.n_clusters)
     passed = [row for row in rows if row["verdict"] == "no worse"]
     order = list(GGUF_TYPES)
-    smallest = min(passed, key=lambda row: (-order.index(row["name"]), harms[row["arm"], row["name"]]), default=None)
+    # of equal types that of the arm tested first: the order of their scores is chance where none is shown to differ
+    smallest = min(passed, key=lambda row: (-order.index(row["name"]), arms.index(row["arm"])), default=None)
     path = study.format_scores_folder / SKIPPED
     found: dict[str, Any] = {
         "formats": rows, "formats_reference": reference.name,
