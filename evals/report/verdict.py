@@ -46,7 +46,9 @@ def verdict_sentence(verdict: Mapping[str, Any], asked: str) -> str:
     """The verdict in one sentence, and what it did not test; without a comparison the reason and the remedy."""
     if verdict["contrast"] is None:
         return f"{verdict['reason']} {verdict['action']}"
-    return " ".join(filter(None, (_outcome_sentence(verdict, asked), untested_text(verdict))))
+    once = "" if verdict.get("seeds") != 1 else (
+        "The verdict is about these two assistants, each trained once: another training seed may give another one.")
+    return " ".join(filter(None, (_outcome_sentence(verdict, asked), once, untested_text(verdict))))
 
 
 def untested_text(verdict: Mapping[str, Any]) -> str:
@@ -174,8 +176,6 @@ def basis(report: Mapping[str, Any]) -> list[str]:
         row = {"ci_low": again["ci"][0], "ci_high": again["ci"][1]}
         lines.append(f"The verdict is about these assistants, averaged over {verdict['seeds']} training seeds. If both "
                      f"were trained again, the interval would be {interval(row, verdict['metric'], plus=False)}.")
-    else:
-        lines.append("Each arm was trained once: the intervals leave out how much another training seed would change.")
     return [*lines, frozen_text(verdict["frozen"])]
 
 

@@ -127,7 +127,7 @@ def test_a_change_after_scoring_is_shown_at_the_verdict(study: Study) -> None:
     freeze(study)
     study.write_config(study.config.with_changes({"eval.margin": 0.08}))
     report = build_report(study)
-    said = "Changed after scoring: margin, was 0.03 nats per token, now 0.08 nats per token."
+    said = "Changed after scoring and not applied: margin, was 0.03 nats per token, now 0.08 nats per token."
     html, markdown = render_html(report), render_markdown(report)
     assert html.index(said) < html.index("What to do") < html.index("<details")
     assert markdown.index(f"> **{said}**") < markdown.index("**What to do.**")
