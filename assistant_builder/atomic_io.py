@@ -166,9 +166,13 @@ class _Object(dict[str, Any]):
 
     __slots__ = ("remedy", "where")
 
-    def __init__(self, entries: dict[str, Any], where: str, remedy: str) -> None:
+    def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]], where: str = "",
+                 remedy: str = "") -> None:  # dataclasses.asdict() copies without the other arguments
         super().__init__(entries)
         self.where, self.remedy = where, remedy
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, ({**self},)  # a copy, or one in another process, is a plain dictionary
 
     def __missing__(self, name: str) -> Any:
         raise _MissingEntry(t("the file is damaged or of another version: {entry} is missing or of a wrong type",

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 from assistant_builder.redaction import redact_secrets, terminal_text
 
 
-class ErrorRecord(TypedDict):
+class ErrorRecord(TypedDict, total=False):
     """An error in a status file and in ``--json`` output."""
 
     type: str

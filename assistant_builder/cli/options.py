@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -87,7 +86,7 @@ class Consent:
             ConfigError: The user does not allow one.
         """
         for key, address in not_allowed(addresses).items():
-            if address.rstrip("/") in self._addresses or (sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(
+            if address.rstrip("/") in self._addresses or (output.is_terminal() and typer.confirm(
                     f"Connect to {printable(address)} ({key})?", default=False, err=True)):
                 allow_addresses([address])
         require_allowed(addresses)

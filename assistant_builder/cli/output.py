@@ -72,6 +72,11 @@ def check_approach(value: str | None) -> Approach | None:
     return cast("Approach | None", value)
 
 
+def is_terminal() -> bool:
+    """Whether somebody can be asked: input and messages are those of a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def note(line: str) -> None:
     """Print one line of information to standard error."""
     echo(f"assistant-builder: {line}", err=True)

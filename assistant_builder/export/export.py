@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, Required
 
 from typing_extensions import TypedDict
 
@@ -198,8 +198,8 @@ class _ExportedFile(TypedDict):
     bytes: int
 
 
-class ExportRecord(TypedDict):
-    """``export.json``."""
+class ExportRecord(TypedDict, total=False):
+    """``export.json``; what a file lacks is missed where it is used."""
 
     study: str
     arm: str
@@ -209,10 +209,10 @@ class ExportRecord(TypedDict):
     rescore: _Rescored
     sentences: list[str]
     archive: str | None
-    files: list[_ExportedFile]
-    type: NotRequired[str]
-    cell: NotRequired[str | None]
-    with_data: NotRequired[bool]
+    files: Required[list[_ExportedFile]]
+    type: str
+    cell: str | None
+    with_data: bool
 
 
 def read_export(folder: Path) -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ def context_length(folder: Path) -> int:
     """
     limit = max_pair_tokens(folder, 0) or UNKNOWN_LENGTH
     path = folder / "tokenizer_config.json"
-    settings = atomic_io.read_json(path) if path.is_file() else None
+    settings = atomic_io.read_json(path, Any) if path.is_file() else None
     maximum = settings.get("model_max_length") if isinstance(settings, dict) else None
     return min(limit, maximum) if type(maximum) is int and maximum > 0 else limit
 

@@ -110,7 +110,7 @@ def settle(rule: DeclineRule, question: str, first: Judged, second: Callable[[],
     if second is None or (answered and len(words) > FOLLOW_UP_WORDS):
         return 0 if answered else None
     other = second()
-    if other.fact is None:
+    if other.fact is None or (answered and first.fact and other.fact.answer == first.fact.answer):
         return 0 if answered else None
     named = _mentions(other.fact, words)
     if other.confidence < (rule.named_threshold if named and words else rule.follow_up_threshold):

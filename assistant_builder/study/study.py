@@ -343,13 +343,11 @@ class Study:
         """
         path = self.folder / _TEMPLATE_DATE
         if path.is_file():
+            remedy = t("Write {\"date\": \"YYYY-MM-DD\"} into it, the day on which the study was trained")
             try:
-                return date.fromisoformat(read_json(path)["date"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise StudyError(
-                    t("the file contains no date"), where=str(path),
-                    remedy=t("Write {\"date\": \"YYYY-MM-DD\"} into it, the day on which the study was trained"),
-                ) from error
+                return date.fromisoformat(read_json(path, remedy=remedy)["date"])
+            except (TypeError, ValueError) as error:
+                raise StudyError(t("the file contains no date"), where=str(path), remedy=remedy) from error
         for steps in ([step for step in self.steps if step.startswith("train-")], ["data"]):
             times = [self.step(step).started for step in steps]
             begun = [when for when in times if isinstance(when, int | float) and 0 < when < time.time()]

@@ -118,15 +118,15 @@ def _is_version(name: str, root: str) -> bool:
         folder = studies_folder() / check_name(name)
     except ValueError:
         return False
-    with contextlib.suppress(StudyError):
-        return name == root or not folder.exists() or _made_as_version_of(folder) == root
-    return False
+    return name == root or not folder.exists() or _made_as_version_of(folder) == root
 
 
 def _made_as_version_of(folder: Path) -> str | None:
     """Name of the first study of a version; None if the study is no version."""
     path = folder / _MADE_FROM
-    return read_json(path, MadeFrom).get("version_of") if path.is_file() else None
+    with contextlib.suppress(StudyError):  # a damaged file makes no version
+        return read_json(path, MadeFrom).get("version_of") if path.is_file() else None
+    return None
 
 
 def served_version(study: Study) -> Study:

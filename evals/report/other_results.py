@@ -50,7 +50,7 @@ def _tuned(cells: Mapping[str, Any]) -> list[Arm]:
 
 
 class _DocumentLine(TypedDict):
-    doc_id: int
+    doc_id: int | str
     metrics: dict[str, Any]
     likelihoods: NotRequired[list[float] | None]
     document: NotRequired[dict[str, Any]]

@@ -141,9 +141,14 @@ class Rules:
     def clusters(self, samples: Sequence[Mapping[str, Any]], *, other: bool = False) -> dict[str, list[Hashable]]:
         """The labels of the declared claim, or of the other one, and the conversations of several turns."""
         names = self.declared.other_clusters if other else self.declared.clusters
+        if self._claim(other=other) == "facts":
+            names = tuple(dict.fromkeys([*names, "cluster"]))
         found = self.labels(samples, names)
         rows = [sample["row"] for sample in samples]
         return found if len(set(rows)) == len(rows) else {**found, "conversation": rows}
+
+    def _claim(self, *, other: bool) -> str:
+        return self.declared.estimand if not other else "facts" if self.declared.estimand == "wordings" else "wordings"
 
     def compare(self, baseline: Cell, candidate: Cell, metric: str, items: list[str], *,
                 other: bool = False, level: float = LEVEL) -> Comparison:
@@ -161,9 +166,8 @@ class Rules:
         info, clusters = metric_of(metric), self.clusters(samples, other=other)
         if metric == RIGHT_DECLINES:  # all of these have the same answer
             clusters.pop("answer", None)
-        wordings = self.declared.estimand == ("facts" if other else "wordings")
-        related = {} if wordings else {name: labels for name, labels in self.labels(samples, LABELS).items()
-                                       if name not in clusters}
+        related = {name: labels for name, labels in self.labels(samples, LABELS).items()
+                   if name not in clusters and self._claim(other=other) == "facts"}
         if self.similar:
             related["group of similar questions"] = [self.similar.get(str(sample["item"])) for sample in samples]
         return paired_comparison(

@@ -89,7 +89,7 @@ def test_invalid_votes_are_rejected(study: Study) -> None:
 
 def test_a_damaged_file_is_reported(study: Study) -> None:
     votes_file(study).write_text('{"time": 1}\n')
-    with pytest.raises(StudyError, match="another version or damaged"):
+    with pytest.raises(StudyError, match="line 1 is damaged"):
         tally(study)
 
 

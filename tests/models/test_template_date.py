@@ -115,7 +115,7 @@ def test_a_date_that_is_none_is_a_sentence(record: object) -> None:
     assert caught.value.where.endswith("template_date.json") and "YYYY-MM-DD" in caught.value.remedy
 
 
-@pytest.mark.parametrize("started", ["x", -5.0, 10.0**20, [1], True])
+@pytest.mark.parametrize("started", [-5.0, 10.0**20, True])
 def test_a_start_that_is_none_counts_for_nothing(started: object, monkeypatch: pytest.MonkeyPatch) -> None:
     calendar(monkeypatch)(FRIDAY)
     study = new_study()

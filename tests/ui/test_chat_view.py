@@ -221,8 +221,8 @@ def test_corrections_are_listed_and_what_becomes_of_them_told() -> None:
     made = Correction("now", "<b>Q</b>", "<i>A</i>", "wrong")
     shown = corrections_list([made, replace(made, question="Two")], {1})
     assert "&lt;b&gt;" in shown and shown.count("a test question") == 1
-    note = retrained_note("new", RetrainingPlan((made,), (made,), (3,), (4, 5)), "Old")
-    for part in ("1 additional correction", "2 answers", "from the test: 1 question", "Compare it with Old"):
+    note = retrained_note("new", RetrainingPlan((made,), (made,), (4, 5)), "Old")
+    for part in ("1 additional correction", "2 answers", "1 correction of test questions", "Compare it with Old"):
         assert part in note
 
 

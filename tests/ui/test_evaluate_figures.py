@@ -209,9 +209,10 @@ def test_a_change_after_scoring_is_not_folded(report: dict[str, Any]) -> None:
     frozen = {"declared": declared, "sha256": "ab" * 32, "written": "2026-01-01T10:00:00+00:00",
               "changes": [{"name": "margin", "was": 0.03, "now": 0.05}]}
     changed = {**report, "verdict": {**report["verdict"], "frozen": frozen}}
-    assert "Changed after scoring: margin" in four_bit_card(changed, conclude(changed))
+    assert "Changed after scoring and not applied: margin" in four_bit_card(changed, conclude(changed))
     page = verdict_callout(changed)
-    place = page.index("Changed after scoring: margin, was 0.03 nats per token, now 0.05 nats per token.")
+    place = page.index("Changed after scoring and not applied: margin, was 0.03 nats per token, now 0.05 nats per "
+                       "token.")
     assert place < page.index("<details")
 
 

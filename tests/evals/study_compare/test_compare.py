@@ -15,6 +15,7 @@ import pytest
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
+from evals import declaration
 from evals.compare import paired_comparison
 from evals.study_compare import compare_studies, contrast_rows, difference_rows
 from tests.evals.study_compare.scored_studies import CELLS, Samples, each, edit, make, many, note, row, verdict
@@ -43,7 +44,6 @@ def test_every_figure_is_that_of_the_paired_statistics(a: Study, b: Study) -> No
     ours, theirs = (read_jsonl(study.cell_folder("Q4") / "samples.jsonl") for study in (a, b))
     expected = paired_comparison(
         [s["nll"] / s["tokens"] for s in ours], [s["nll"] / s["tokens"] for s in theirs],
-        clusters=[s["reference"] for s in ours],  # without a cluster column, a fact is an answer
         weights=[s["tokens"] for s in ours], margin=0.03, higher_is_better=False, resamples=400,
     )
     loss = row(found, "Q4", "nll_per_token")
@@ -117,7 +117,11 @@ def test_a_metric_is_figured_on_the_items_that_have_it_in_both(a: Study, b: Stud
     assert "token_f1" in left and "rouge_l" not in left, "a single item has no interval"
 
 
-def test_clusters_are_those_of_a_or_else_of_b(a: Study, b: Study) -> None:
+def test_clusters_of_a_claim_about_facts_are_those_of_a_or_else_of_b(
+    a: Study, b: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(declaration._LABELS, "facts", ("cluster",))  # without the families of the data
+    a.write_config(a.config.with_changes({"eval.estimand": "facts"}))
     luck = random.Random(7)
     edit(b, each(lambda s: {"nll": s["nll"] * luck.uniform(0.8, 1.3)}))
     assert row(compare_studies(a, b), "Q4", "nll_per_token")["n_clusters"] == 6
