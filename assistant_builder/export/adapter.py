@@ -167,7 +167,7 @@ def _base_lines(context: LoadingContext, *more: str) -> list[str]:
     comments = ([f"# It was trained on a base stored as {method.label}, which transformers cannot make: answers may "
                  "differ."] if method.quantizes and config is None else [])
     return [*comments, f"from transformers import {', '.join(names)}; from peft import PeftModel",
-            f'base = AutoModelForCausalLM.from_pretrained({context.base!r}, dtype="{dtype}"{quantized})']
+            f'base = AutoModelForCausalLM.from_pretrained({context.base!r}, dtype={json.dumps(dtype)}{quantized})']
 
 
 def _server(context: LoadingContext) -> str:

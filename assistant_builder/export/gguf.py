@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import shutil
 import sys
@@ -153,7 +154,7 @@ class GgufFormat(ExportFormat):
         """The dequantized model."""
         return ["from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig",
                 f"model = AutoModelForCausalLM.from_pretrained({context.folder!r}, gguf_file={self._name(context)!r}, "
-                f'quantization_config=GgufConfig(dequantize=True), dtype="{context.compute_dtype}")']
+                f'quantization_config=GgufConfig(dequantize=True), dtype={json.dumps(context.compute_dtype)})']
 
     def _name(self, context: LoadingContext) -> str:
         return gguf_name(context.name, context.arm, self.type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,8 @@ class MergedFormat(ExportFormat):
     def model_lines(self, context: LoadingContext) -> list[str]:
         """The whole model."""
         return ["from transformers import AutoModelForCausalLM, AutoTokenizer",
-                f'model = AutoModelForCausalLM.from_pretrained({context.folder!r}, dtype="{context.compute_dtype}")']
+                f"model = AutoModelForCausalLM.from_pretrained({context.folder!r}, "
+                f"dtype={json.dumps(context.compute_dtype)})"]
 
     def summary(self, arm: str, arm_label: str) -> str:
         """What was merged into what."""
@@ -154,7 +156,7 @@ def write_generation_config(base: Path, folder: Path, prompter: ChatTokenizer) -
 def _python(context: LoadingContext) -> str:
     return "\n".join([
         "from transformers import pipeline",
-        f'assistant = pipeline("text-generation", model={context.folder!r}, dtype="{context.compute_dtype}")',
+        f'assistant = pipeline("text-generation", model={context.folder!r}, dtype={json.dumps(context.compute_dtype)})',
         *chat_lines(context),
     ])
 

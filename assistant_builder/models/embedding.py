@@ -5,6 +5,7 @@ The similarity of such embeddings hardly reflects negation and numbers, and cove
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 _REMEDY = ("Give the folder of a sentence-transformers model or its hub id, or leave retrieval.embedder empty for the "
            "bundled one")
+
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RecursionError,
+            pickle.UnpicklingError)
+"""What the library raises for folders of others, which need not contain what it expects."""
 
 
 class Embedder:
@@ -41,7 +46,7 @@ class Embedder:
         self._folder, self._name = folder, name or folder.name
         try:
             self._model = SentenceTransformer(str(folder), device=device or torch_device(), local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except _DAMAGED as error:
             raise ModelError(f"the embedder cannot be loaded: {error}", where=str(folder),
                              remedy=_REMEDY if name else "Delete that folder; it is created again") from error
 

@@ -18,7 +18,8 @@ from assistant_builder.config import TrainConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.planning.architecture import Architecture, Module
 from assistant_builder.planning.memory import adapter_parameters
-from assistant_builder.study import studies_folder
+from assistant_builder.study import Study
+from assistant_builder.study.containment import is_plain
 
 if TYPE_CHECKING:
     from assistant_builder.planning.hardware import Machine
@@ -208,7 +209,7 @@ class MeasuredRuns:
 def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -> MeasuredRuns:
     """Load the finished runs of this machine (``folders`` of studies) with a model of a similar size."""
     if folders is None:
-        folders = [path.parent for path in studies_folder().glob("[!.]*/study.yaml")]
+        folders = [study.folder for study in Study.all() if is_plain(study.folder)]
     ratios = ((run, run["total_parameters"] / parameters) for run in _runs(folders))
     found = [run for run, ratio in ratios if 1 / _MAX_SIZE_RATIO <= ratio <= _MAX_SIZE_RATIO]
     memory: dict[tuple[str, str], list[float]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class TransformersConfig:
 
     def source(self) -> str:
         """The Python expression that creates the object."""
-        values = {key: f'"{value}"' if isinstance(value, str) else repr(value) for key, value in self.arguments.items()}
+        values = {key: json.dumps(value) if isinstance(value, str) else repr(value)
+                  for key, value in self.arguments.items()}
         return f"{self.class_name}({', '.join(f'{key}={value}' for key, value in values.items())})"
 
 

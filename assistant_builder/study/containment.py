@@ -13,11 +13,11 @@ import stat
 from pathlib import Path
 
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import N_, t
 
 MAX_STATE_BYTES = {".json": 2**27, ".yaml": 2**27, ".md": 2**27, ".jsonl": 2**30}
 """Largest files that are read as a whole. The largest JSON file of a tokenizer has 35 MB."""
-_MAX_ENTRIES = 200_000
+_MAX_ENTRIES, _MAX_FOLDERS = 200_000, 5_000
 
 
 def is_plain_name(name: str) -> bool:
@@ -49,38 +49,55 @@ def path_inside(folder: Path, name: str) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a study consists of plain files and folders; a folder that has not changed is not read again.
+    """Check that a study consists of plain files and folders; folders in it that have not changed are not read again.
 
     Raises:
         StudyError: It has a link, a special file, an unreadable folder, a state file that is too large, or too many
-            files.
+            files or folders.
     """
-    try:
-        status = folder.stat()
-    except OSError:  # whoever reads it says so
-        return
-    _check(folder, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-
-
-@functools.lru_cache(maxsize=1024)
-def _check(folder: Path, *stamp: int) -> None:
-    pending, count = [str(folder)], 0
+    pending, count, folders = [str(folder)], 0, 0
     while pending:
         inside = pending.pop()
         try:
-            with os.scandir(inside) as entries:
-                for entry in entries:
-                    count += 1
-                    with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-                        _check_entry(entry, pending)
-                    if count > _MAX_ENTRIES:
-                        raise StudyError(t("the study has more than {number:,} files", number=_MAX_ENTRIES),
-                                         where=str(folder), remedy=t("Delete what does not belong to it"))
-        except FileNotFoundError:
+            status = os.stat(inside)
+        except FileNotFoundError:  # removed since it was listed; of the study itself, whoever reads it says so
             continue
         except OSError as error:
-            raise StudyError(t("the folder cannot be read: {strerror}", strerror=error.strerror), where=inside,
-                             remedy=t("Make it readable, or delete it")) from error
+            raise _unreadable(inside, error) from error
+        entries, below = _check(inside, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        count, folders, pending = count + entries, folders + 1, [*pending, *below]
+        for found, most, what in ((count, _MAX_ENTRIES, N_("the study has more than {number:,} files")),
+                                  (folders, _MAX_FOLDERS, N_("the study has more than {number:,} folders"))):
+            if found > most:
+                raise StudyError(t(what, number=most), where=str(folder), remedy=t("Delete what does not belong to it"))
+
+
+def is_plain(folder: Path) -> bool:
+    """Whether a study consists of plain files and folders, see :func:`check_folder`."""
+    try:
+        check_folder(folder)
+    except StudyError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=16_384)
+def _check(folder: str, *stamp: int) -> tuple[int, tuple[str, ...]]:
+    """Check the entries of one folder; returns their number and the folders among them."""
+    below: list[str] = []
+    count = 0
+    try:
+        with os.scandir(folder) as entries:
+            for count, entry in enumerate(entries, start=1):
+                with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                    _check_entry(entry, below)
+                if count > _MAX_ENTRIES:
+                    break
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return count, tuple(below)
 
 
 def _check_entry(entry: os.DirEntry[str], pending: list[str]) -> None:
@@ -106,6 +123,11 @@ def _is_link(path: Path) -> bool:
         return False
     junction = getattr(status, "st_reparse_tag", 0) == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)
     return stat.S_ISLNK(status.st_mode) or junction
+
+
+def _unreadable(folder: str, error: OSError) -> StudyError:
+    return StudyError(t("the folder cannot be read: {strerror}", strerror=error.strerror), where=folder,
+                      remedy=t("Make it readable, or delete it"))
 
 
 def _link_error(path: Path) -> StudyError:

@@ -16,6 +16,7 @@ from assistant_builder.config import name_and_title
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import t
 from assistant_builder.study.admin import rename_tasks
+from assistant_builder.study.containment import is_plain
 from assistant_builder.study.study import Study, studies_folder
 
 NAME = "example"
@@ -83,7 +84,7 @@ def _unpack(archive: zipfile.ZipFile, name: str) -> Study:
 
 def _made(folder: Path) -> bytes:
     try:
-        return (folder / _ORIGIN).read_bytes()
+        return (folder / _ORIGIN).read_bytes() if is_plain(folder) else b""
     except OSError:
         return b""
 

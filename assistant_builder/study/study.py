@@ -385,6 +385,7 @@ class Study:
     def _recorded(self, step: str) -> StepRecord:
         if step.startswith("train-"):
             step = self._own(step)
+        check_folder(self.folder)
         path = self.status_file(step)
         if not path.exists():
             return StepRecord(step)
@@ -560,8 +561,11 @@ class Study:
 
 @functools.lru_cache(maxsize=64)
 def _read_settings(path: Path, *status: int) -> StudyConfig:
-    """The settings of a file; parsing YAML takes milliseconds, and the page needs them dozens of times a second."""
-    return load_config(path, absent=BEFORE_APPROACHES)
+    """The settings of a file; parsing YAML takes milliseconds, and the page needs them dozens of times a second.
+
+    The name is that of the folder: with another one, changes of this study would be made to the other study.
+    """
+    return load_config(path, absent=BEFORE_APPROACHES).model_copy(update={"name": path.parent.name})
 
 
 def _modified(folder: Path) -> float:

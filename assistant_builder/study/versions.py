@@ -84,12 +84,10 @@ def versions_file(root: Study) -> Path:
 
 def root_of(study: Study) -> Study:
     """The first study of the versions that a study belongs to; the study itself if it is no version."""
-    name = _made_as_version_of(study.folder)
-    if name is not None:
-        with contextlib.suppress(StudyError):  # it was deleted: the version stays a study of its own
-            root = Study.open(name)
-            if study.name in read_versions(root).names:
-                return root
+    with contextlib.suppress(StudyError):  # the first one was deleted, or a record is damaged: a study of its own
+        name = _made_as_version_of(study.folder)
+        if name is not None and study.name in read_versions(root := Study.open(name)).names:
+            return root
     return study
 
 

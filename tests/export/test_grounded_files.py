@@ -30,6 +30,7 @@ from assistant_builder.retrieval.grounding import Grounder, with_facts
 from assistant_builder.retrieval.index import Fact, Index
 from assistant_builder.retrieval.retriever import Retriever
 from assistant_builder.study import Study
+from assistant_builder.study.example import open_example
 from tests.export.grounded import with_index
 from tests.retrieval.fake_embedder import FakeEmbedder
 from tests.synthetic_study import LARGE, new_study, trained, with_data
@@ -223,3 +224,18 @@ def test_the_check_after_writing_renders_prompts_with_their_facts() -> None:
     item = {"item": "1", "messages": [message.to_record() for message in asked], "sources": [source],
             "prompt": words.text(with_facts(asked, facts), prompt=True)}
     _require_same_prompts([item], words, Path("."))
+
+
+@pytest.mark.parametrize("arm", ["lora", "qlora"])
+@pytest.mark.parametrize("format", ["adapter", "merged"])
+def test_no_record_of_a_study_puts_code_into_the_lines_that_load_an_export(arm: str, format: str) -> None:
+    study = open_example()
+    for path in [*study.folder.rglob("scores.json"), *study.folder.glob("arms/*/summary.json")]:
+        record = read_json(path)
+        if "compute_dtype" in record:
+            write_json(path, {**record, "compute_dtype": 'float32"); __import__("os").system("id"); print("'})
+    ways = loading_snippets(study, ExportSpec(arm, format), folder=".", base="B")
+    lines = next(way.text for way in ways if way.language == "python")
+    named = {node.id for node in ast.walk(ast.parse(lines)) if isinstance(node, ast.Name)}
+    assert "base" in named or "assistant" in named
+    assert "__import__" not in named

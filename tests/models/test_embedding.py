@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,17 @@ def test_an_unknown_embedder_is_an_error_that_names_the_setting(monkeypatch: pyt
     for name in ("nobody/no-such-embedder-here", "../no folder"):
         with pytest.raises(ModelError, match=r"retrieval\.embedder"):
             Embedder.of(name)
+
+
+@pytest.mark.parametrize("modules", [
+    [1], {"a": 1}, [{"idx": 0}], [{"idx": 0, "name": "0", "path": "", "type": 3}],
+    [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.evil.Evil"}],
+    [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.util.misc.import_from_string"}],
+    [{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}],
+], ids=repr)
+def test_an_embedder_of_somebody_else_is_an_error_or_runs_no_code(modules: object, tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    with pytest.raises(ModelError, match="the embedder cannot be loaded"):
+        Embedder(tmp_path, device="cpu")
+    assert not (tmp_path / "ran").exists()

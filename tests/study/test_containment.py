@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,16 +18,21 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import StoreError, StudyError
 from assistant_builder.export.job import ExportJob
 from assistant_builder.export_formats import ExportSpec
+from assistant_builder.planning.training_time import load_measured_runs
 from assistant_builder.runner.invalidation import damaged_outputs
+from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.store.mirror import Mirror
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.store.sync import fetch_study
 from assistant_builder.study import Study, containment, studies_folder
 from assistant_builder.study.admin import duplicate_study
 from assistant_builder.study.containment import check_folder, is_plain_name, path_inside
+from assistant_builder.study.example import open_example
 from assistant_builder.study.steps import StepRecord
+from assistant_builder.ui.evaluate.item_filters import comparable_studies
 from assistant_builder.ui.home.view import summarize
 from assistant_builder.ui.study_snapshot import state_of
+from assistant_builder.ui.train.preflight import scoring_seconds
 from tests.synthetic_study import evaluated, new_study, trained, with_data
 
 
@@ -348,3 +355,57 @@ def test_an_export_does_not_write_into_a_file_with_a_second_name(
     monkeypatch.setattr("assistant_builder.export.job.python_command", lambda *words: ["true"])
     job.start().wait()
     assert read_json(job.status_file)["state"] == "running" and job.log_file.read_bytes() == b""
+
+
+# what is planted, or read, where the program looks a second time
+
+
+def test_a_link_that_arrives_after_the_check_is_found(thesis: Path) -> None:
+    """As while a study is copied into the folder of studies, and the page lists it already."""
+    study = evaluated(trained(with_data(new_study("handed-on"))))
+    assert study.step("evaluate").state == "succeeded"
+    where = folder_link("evals/seeds")(study.folder, thesis)
+    for use in (lambda: Study.open("handed-on"), lambda: study.config, lambda: study.step("evaluate")):
+        with pytest.raises(StudyError, match="it is a link") as caught:
+            use()
+        assert str(where) in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+@pytest.mark.parametrize("path", ["provenance.json", "evals/status.json", "arms/lora/summary.json"])
+@pytest.mark.parametrize("kind", ["pipe", "broken link"])
+def test_a_study_that_is_only_there_stops_no_other(path: str, kind: str) -> None:
+    """Lists, estimates and the example look into all studies; a pipe would be read for ever."""
+    folder = evaluated(trained(with_data(new_study("handed-on")))).folder
+    (folder / path).unlink(missing_ok=True)
+    os.mkfifo(folder / path) if kind == "pipe" else (folder / path).symlink_to(folder / "missing")
+    own = evaluated(trained(with_data(new_study("own"))))
+
+    def look() -> None:
+        open_example()
+        scoring_seconds("any")
+        comparable_studies(own)
+        load_measured_runs(10**6)
+        ended.set()
+
+    ended = threading.Event()
+    threading.Thread(target=look, daemon=True).start()
+    assert ended.wait(20)
+
+
+def test_the_name_in_study_yaml_names_no_other_study() -> None:
+    own = with_data(new_study("own"))
+    before = (own.folder / "study.yaml").read_bytes()
+    shutil.copytree(own.folder, own.folder.with_name("handed-on"))
+    copy = Study.open("handed-on")
+    assert copy.config.name == "handed-on"
+    open_or_create("handed-on", name=None, changes={"eval.judge_items": 7}, redo=True)
+    assert (own.folder / "study.yaml").read_bytes() == before and copy.config.eval.judge_items == 7
+
+
+def test_a_study_has_no_thousands_of_folders() -> None:
+    folder = new_study("handed-on").folder
+    for number in range(containment._MAX_FOLDERS):
+        (folder / f"x{number}").mkdir()
+    with pytest.raises(StudyError, match="more than 5,000 folders"):
+        Study.open("handed-on")
