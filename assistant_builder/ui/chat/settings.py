@@ -119,9 +119,9 @@ class ChatSettings:
         except ValueError:
             raise ConfigError(t("seed={written!r} is not an integer", written=written), where="sampling",
                               remedy=t("Enter an integer, or leave the field empty")) from None
-        sampling = Sampling(max_new_tokens=int(GREEDY.max_new_tokens if longest is None else longest),
-                            temperature=GREEDY.temperature if temperature is None else float(temperature),
-                            top_p=GREEDY.top_p if top_p is None else float(top_p), seed=number,
+        sampling = Sampling(max_new_tokens=int(_number(longest, GREEDY.max_new_tokens)),
+                            temperature=_number(temperature, GREEDY.temperature),
+                            top_p=_number(top_p, GREEDY.top_p), seed=number,
                             look_up=not from_memory)
         return ReplySettings((system or "").strip(), bool(blind), bool(base), sampling,
                              str(only) if str(only) in ARMS else "", bool(figures),
