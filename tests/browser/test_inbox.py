@@ -69,6 +69,7 @@ def test_nothing_in_the_inbox_keeps_anyone_out(browser: Browser, at_site: Site, 
     asked(study)
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
+    page.set_default_timeout(60_000)
     page.goto(f"{at_site.start_url}&study={study.name}&tab=inbox&__theme={scheme}")
     page.get_by_role("button", name="Can I renew by phone?").click()
     expect(page.locator("#ab-answer-text textarea")).to_be_visible()
