@@ -269,12 +269,15 @@ def wait_for(url: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.train
-def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base: Path, vllm: Callable[..., None]) -> None:
+def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(
+    base: Path, vllm: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     openai = pytest.importorskip("openai")
+    monkeypatch.setenv("ASSISTANT_BUILDER_API_KEY", key := "a-key-of-16-characters")  # else the widget alone is served
     vllm(text="A brass key.")
     study = tiny_study(base, "one", system=SYSTEM)
     with served("one:lora", "--widget", "--remember", "texts") as (ready, process):
-        client = openai.OpenAI(base_url=ready["url"], api_key="none", max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=ready["url"], api_key=key, max_retries=0, timeout=60)
         assert [model.id for model in client.models.list()] == ["one-lora"]
 
         def ask(**more: Any) -> Any:
