@@ -44,7 +44,7 @@ def test_the_state_of_a_window_does_not_grow_with_its_events(demo: gr.Blocks) ->
     counts = []
 
     async def six_events() -> None:
-        app, stop = page_app(Page(demo, []), Access())
+        app, stop = page_app(Page(demo, []), Access(allow_without_password=True))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             for turn in range(6):
                 body = {"data": [str(turn)], "fn_index": function, "session_hash": "window"}
