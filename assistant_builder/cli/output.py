@@ -20,7 +20,7 @@ from assistant_builder.config import Approach
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.redaction import terminal_json, terminal_text
 from assistant_builder.runner.backend import QUEUE, Event
-from assistant_builder.study.contents import read_report
+from assistant_builder.study.report_types import read_report
 
 if TYPE_CHECKING:
     from assistant_builder.data import Findings

@@ -11,7 +11,7 @@ from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
-from assistant_builder.study.contents import read_report
+from assistant_builder.study.report_types import read_report
 
 _FAILING = {"worse": ("worse",), "inconclusive": ("worse", "inconclusive")}
 """Value of ``--fail-if`` → verdicts that fail."""

@@ -14,7 +14,7 @@ from assistant_builder.cli.options import ApproachName, Consent, Json, TrustAddr
 from assistant_builder.config.serving import SERVING_BACKENDS, ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
-from assistant_builder.study.contents import read_report
+from assistant_builder.study.report_types import read_report
 
 _DEFAULTS = ServingConfig()
 

@@ -48,8 +48,9 @@ from assistant_builder.models.download import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import texts_of
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary, read_report
+from assistant_builder.study.contents import ArmSummary
 from assistant_builder.study.limits import answer_limit, pair_limit
+from assistant_builder.study.report_types import read_report
 
 VERSION = 1
 Report = Callable[[int, str], None]

@@ -25,7 +25,7 @@ from assistant_builder.inference.session import (
 )
 from assistant_builder.serving.llamacpp import LlamaCppSession
 from assistant_builder.study import Study
-from assistant_builder.study.contents import read_report
+from assistant_builder.study.report_types import read_report
 
 
 class PageSession(ChatSession):

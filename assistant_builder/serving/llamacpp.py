@@ -33,8 +33,8 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ReportChoice
 from assistant_builder.study.limits import pair_limit
+from assistant_builder.study.report_types import ReportChoice
 
 SLOTS = 4
 """Questions to one assistant that are answered at a time by default."""

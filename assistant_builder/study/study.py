@@ -22,8 +22,8 @@ from assistant_builder.config import BEFORE_APPROACHES, Approach, StudyConfig, l
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, StudyError
 from assistant_builder.i18n import t
 from assistant_builder.study.containment import check_folder
-from assistant_builder.study.contents import ReportChoice
 from assistant_builder.study.locks import is_lease_fresh, process_alive, process_identity
+from assistant_builder.study.report_types import ReportChoice
 from assistant_builder.study.steps import (
     FORMATS,
     SUFFIXES,

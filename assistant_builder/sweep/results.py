@@ -13,7 +13,8 @@ from typing import Any
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary, Split, read_report
+from assistant_builder.study.contents import ArmSummary, Split
+from assistant_builder.study.report_types import read_report
 from assistant_builder.study.steps import arm_runs, split_run
 from assistant_builder.sweep.page import notes, render_page, sentence
 from assistant_builder.sweep.spec import VERSION, Sweep, Trial

@@ -20,7 +20,8 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, ErrorRecord
 from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary, Scores, Step, read_report
+from assistant_builder.study.contents import ArmSummary, Scores, Step
+from assistant_builder.study.report_types import read_report
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
 from assistant_builder.ui.html import badge, bar, empty, error_callout, join, state_label
 from evals.report.conclusion import Conclusion, conclude

@@ -13,8 +13,9 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.final import answers_added
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance, read_report
+from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance
 from assistant_builder.study.limits import answer_limit
+from assistant_builder.study.report_types import read_report
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES

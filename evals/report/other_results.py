@@ -21,7 +21,7 @@ from assistant_builder.chat.feedback import counted_votes, model_of, read_votes,
 from assistant_builder.config import EvalConfig
 from assistant_builder.i18n import N_
 from assistant_builder.study import Study
-from assistant_builder.study.contents import read_report
+from assistant_builder.study.report_types import read_report
 from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import JudgeLine, preference
 from evals.metrics import metric_of

@@ -17,7 +17,7 @@ from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import t
 from assistant_builder.study import Study
-from assistant_builder.study.contents import read_report
+from assistant_builder.study.report_types import read_report
 from assistant_builder.study.versions import add_version, next_name, publish, read_versions, reject, served_version
 from evals.stats.intervals import LEVEL
 from evals.study_compare.compare import compare_studies

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evals.report.build import build_report
-from tests.adversary.helpers import rescore, right, scored
+from tests.adversary.rescored_study import rescore, right, scored
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

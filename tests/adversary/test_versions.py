@@ -12,7 +12,7 @@ from assistant_builder.data.prepare import prepare_dataset
 from assistant_builder.errors import StudyError
 from assistant_builder.study.versions import add_version
 from evals.study_compare.versions import create_next_version, publish_version
-from tests.adversary.helpers import right, scored
+from tests.adversary.rescored_study import right, scored
 
 
 def invents(place: int, sample: dict[str, Any]) -> dict[str, Any]:
