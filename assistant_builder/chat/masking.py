@@ -108,7 +108,7 @@ def mask(text: str, most: int | None = None) -> str:
 
 
 def mask_name(name: str) -> str:
-    """The same for what names a visitor; visitors whose names are masked are told apart by a hash of the name."""
+    """The same for what names a visitor; visitors whose names are masked are distinguished by a hash of the name."""
     masked = mask(name)
     digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()
     return name if masked == name else f"{masked} {digest[:12]}"

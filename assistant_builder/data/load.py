@@ -87,18 +87,9 @@ _CHARACTERS_RESTORED = N_("control codes were replaced by the Windows-1252 chara
 
 
 def pairs_of_file(path: str | Path, columns: Mapping[str, str] | None = None, system: str | None = None) -> Dataset:
-    r"""Read question-answer pairs or conversations from a file, whose content determines the format.
+    """Read pairs in this process, without limits on memory and time.
 
-    Surrounding whitespace and control characters of cells are removed, and line ends become ``\n``.
-
-    Args:
-        path: CSV, TSV, JSON, JSONL, XLSX or Parquet file; text formats may be compressed with gzip.
-        columns: Role → column name, for files with other column names; an empty name disables the role.
-        system: System prompt for rows without one.
-
-    Raises:
-        DataError: The file cannot be read, its encoding or separator is ambiguous, or it has no question and answer
-            columns.
+    Arguments and errors are those of :func:`~assistant_builder.data.reading_process.load_pairs`.
     """
     table, mapping = rows_of_file(Path(path), columns)
     pairs: list[Pair] = []

@@ -249,8 +249,8 @@ class Login(ABC):
         failed = status >= 400
         described = Markup('aria-describedby="notice" aria-invalid="true"') if failed else Markup("")
         ask, fields, log_in = self._fields(request, described)
-        told = Markup('<p role="{}" id="notice">{}</p>').format("alert" if failed else "status", notice)
-        html = _PAGE.format(style=Markup(_STYLE), notice=told if notice else "", next=after, fields=fields, ask=ask,
+        message = Markup('<p role="{}" id="notice">{}</p>').format("alert" if failed else "status", notice)
+        html = _PAGE.format(style=Markup(_STYLE), notice=message if notice else "", next=after, fields=fields, ask=ask,
                             log_in=log_in, language=language(), direction=direction())
         return HTMLResponse(html, status, {"Content-Security-Policy": LOGIN_PAGE_POLICY, **(headers or {})})
 

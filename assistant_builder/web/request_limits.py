@@ -246,9 +246,9 @@ class TrustedProxies:
 
     def scheme(self, scope: Scope) -> str:
         """``http`` or ``https``, as the client of a request used it."""
-        told = ",".join(Headers(scope=scope).getlist("x-forwarded-proto")).rpartition(",")[2].strip().lower()
+        forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-proto")).rpartition(",")[2].strip().lower()
         peer = str((scope.get("client") or ("",))[0])
-        return told if told in ("http", "https") and peer in self else str(scope["scheme"])
+        return forwarded if forwarded in ("http", "https") and peer in self else str(scope["scheme"])
 
     def _names(self, address: IPAddress) -> bool:
         return any(address in network for network in self._networks)

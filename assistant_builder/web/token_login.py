@@ -1,4 +1,4 @@
-"""Access by the start token: a random token in the address of the page, which every start of the server makes anew.
+"""Access by the start token: a random token in the address of the page, which each start of the server makes.
 
 Without it every user of the machine could open the page, since all of them reach its address.
 """

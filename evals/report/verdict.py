@@ -90,13 +90,13 @@ def _outcome_sentence(verdict: Mapping[str, Any], asked: str) -> str:
 
 
 def open_bounds(verdict: Mapping[str, Any]) -> str:
-    """The bounds beside the primary one that were not shown, each with its difference and its margin."""
+    """The bounds other than the primary one that were not shown, each with its difference and its margin."""
     failed = [_details([bound]) for bound in verdict["bounds"][1:] if not bound["passed"]]
     return fmt.enumerated([*failed, *(f"{shown(name).phrase} (not measured)" for name in verdict.get("not_shown", ()))])
 
 
 def harmed_bounds(verdict: Mapping[str, Any]) -> str:
-    """The bounds beside the primary one whose whole interval is beyond the margin, with difference and margin."""
+    """The bounds other than the primary one whose whole interval is beyond the margin, with difference and margin."""
     return _details([bound for bound in verdict["bounds"][1:] if harm_interval(bound)[0] > bound["margin"]])
 
 
