@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -50,7 +51,7 @@ class _LimitReached(Exception):  # noqa: N818 - converted to the error of the su
         super().__init__(limit)
 
 
-class LimitedProcess:
+class LimitedProcess(ABC):
     """A process of ``module``, which calls :func:`serve_requests`. It starts with the first request, and after an exit.
 
     Requests of several threads are processed sequentially.
@@ -89,9 +90,9 @@ class LimitedProcess:
         if process is not None:
             process.kill()
 
+    @abstractmethod
     def limit_error(self, limit: Limit, detail: str, reached: str, request: Mapping[str, Any]) -> AssistantBuilderError:
         """The error of a request that reached a limit; ``reached`` says it as the end of an English sentence."""
-        raise NotImplementedError
 
     def request(self, operation: str, *, seconds: float | None = None, receive: Callable[[Any], None] | None = None,
                 subject: str | None = None, **values: Any) -> Any:
