@@ -214,7 +214,7 @@ def _check_depth(found: Any) -> None:
 
 def _bounded(path: Path) -> bytes:
     with path.open("rb") as file:
-        text = file.read(MAX_BYTES + 1)
+        text = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)  # read() allocates what it is asked for
     if len(text) > MAX_BYTES:
         raise ValueError("too large")
     return text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import os
 import re
 import zipfile
 import zlib
@@ -213,7 +214,8 @@ def _read_bytes(path: Path) -> tuple[bytes, str, list[str]]:
         if path.exists() and not path.is_file():  # reading a pipe or a device may never end
             raise DataError(t("this is not a regular file"), where=where, remedy=t(_USE_SUPPORTED))
         with path.open("rb") as file:
-            data = file.read(limits.MAX_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size  # read() allocates as much as it is asked for
+            data = file.read(min(size, limits.MAX_BYTES) + 1)
         limits.check_bytes(len(data), where)
     except (FileNotFoundError, ValueError) as error:  # ValueError: the path contains a NUL byte
         raise DataError(t("no such file"), where=where, remedy=t("Check the path")) from error
