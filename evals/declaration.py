@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from statistics import median
@@ -85,6 +85,7 @@ class Declaration:
         eval_seed: Seed of the bootstrap and the permutation tests.
         resamples: Number of resamples.
         formats: Types of the GGUF files that are scored.
+        look: Number of the look: 1 + the earlier tests, declared on this computer, that share questions with this one.
         facts_margin: Margin of the share of facts kept; ``None`` if most references have none, if exact match is a
             bound, which counts each lost fact, or in a declaration of an earlier version.
     """
@@ -106,6 +107,7 @@ class Declaration:
     eval_seed: int | None = None
     resamples: int | None = None
     formats: tuple[str, ...] | None = None
+    look: int = 1
 
     @property
     def bounds(self) -> dict[str, float | None]:
@@ -261,6 +263,7 @@ class _Declared(TypedDict):
     heldout_sha256: str
     study: str
     written: str
+    questions: NotRequired[list[str]]
 
 
 class _File(TypedDict):
@@ -273,14 +276,16 @@ class _File(TypedDict):
 def freeze(study: Study) -> None:
     """Write the declaration, unless one was written for the same held-out pairs: scores may have been seen since."""
     training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
-    asked = _hash_of(heldout)
+    asked, questions = _hash_of(heldout), _question_hashes(heldout)
     path = study.folder / FILE
     if path.exists() and read_json(path, _File)["heldout_sha256"] == asked:
         return
-    declared = declare(study.config, heldout, training)
-    written = datetime.now(UTC).isoformat(timespec="seconds")
+    earlier = {line["heldout_sha256"] for line in _declarations()
+               if not questions.isdisjoint(line.get("questions", []))}
+    declared = replace(declare(study.config, heldout, training), look=1 + len(earlier - {asked}))
+    written = datetime.now(UTC).isoformat(timespec="milliseconds")
     append_jsonl(home() / DECLARED, {"heldout_sha256": asked, "study": study.name, "sha256": declared.sha256,
-                                     "written": written})
+                                     "written": written, "questions": sorted(questions)})
     write_json(path, {"declared": declared.to_record(), "sha256": declared.sha256, "heldout_sha256": asked,
                       "written": written})
 
@@ -297,9 +302,8 @@ def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
         return None
     if hashlib.sha256(json.dumps(record["declared"], sort_keys=True).encode()).hexdigest() != record["sha256"]:
         record = {**record, "sha256": None}
-    lines = read_jsonl(home() / DECLARED, _Declared) if (home() / DECLARED).is_file() else []
     return {**record, "earlier": [
-        {"study": line["study"], "written": line["written"]} for line in lines
+        {"study": line["study"], "written": line["written"]} for line in _declarations()
         if line["heldout_sha256"] == record["heldout_sha256"] and (
             line["study"], line["written"]) != (study.name, record.get("written")) and line["written"] <= record.get(
                 "written", "")]}
@@ -309,6 +313,15 @@ def changes(frozen: Mapping[str, Any], now: Declaration) -> list[dict[str, Any]]
     """What was changed after scoring had started: ``{"name", "was", "now"}``; ``frozen`` is the record of a file."""
     after = now.to_record()
     return [{"name": name, "was": was, "now": after[name]} for name, was in frozen.items() if was != after[name]]
+
+
+def _declarations() -> list[_Declared]:
+    path = home() / DECLARED
+    return read_jsonl(path, _Declared) if path.is_file() else []
+
+
+def _question_hashes(heldout: HeldOut) -> set[str]:
+    return {hashlib.sha256(normalise(pair.question).encode()).hexdigest()[:12] for pair in heldout.pairs.values()}
 
 
 def _hash_of(heldout: HeldOut) -> str:

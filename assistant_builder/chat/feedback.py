@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,7 +68,7 @@ class Tally:
     both_bad: int = 0
     outdated: int = 0  # votes on adapters that have been retrained since; not counted
     repeated: int = 0  # repeated votes on the same answers, after the sides were revealed; not counted
-    p_value: float = 1.0  # two-sided sign test over the votes that prefer one assistant
+    p_value: float = 1.0  # of the votes that prefer one assistant, see vote_p_value
 
     @property
     def counted(self) -> int:
@@ -140,14 +141,25 @@ def tally(study: Study) -> Tally:
     wins = Counter(vote.winner for vote in counted)
     choices = Counter(vote.vote for vote in counted)
     return Tally(wins[QLORA.name], wins[LORA.name], choices["tie"], choices["both bad"], outdated,
-                 len(votes) - outdated - len(counted), sign_p_value(wins[QLORA.name], wins[LORA.name]))
+                 len(votes) - outdated - len(counted), vote_p_value(wins[QLORA.name], wins[LORA.name]))
 
 
-def sign_p_value(wins: int, losses: int) -> float:
-    """Exact two-sided sign test: a binomial test of the decided votes against one half; 1 without decided votes."""
-    from scipy.stats import binomtest  # imported here because the import is slow
+def vote_p_value(wins: int, losses: int) -> float:
+    """Anytime-valid p-value of the hypothesis that neither assistant is preferred; 1 without decided votes.
 
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    It may be read after each vote: voting until it pleases gains nothing, because the inverse of an e-value exceeds
+    1/α at any time with probability at most α (Ville's inequality; Grünwald et al. 2024, JRSS B 86, 1091–1128).
+    """
+    return min(1.0, math.exp(-log_evidence(wins, losses, 0.5)))
+
+
+def log_evidence(wins: int, losses: int, share: float) -> float:
+    """Natural logarithm of the e-value against a share of wins between 0 and 1, with all other shares equally likely.
+
+    It is the likelihood of the votes averaged over all shares, divided by their likelihood under ``share``.
+    """
+    mixed = math.lgamma(wins + 1) + math.lgamma(losses + 1) - math.lgamma(wins + losses + 2)
+    return mixed - wins * math.log(share) - losses * math.log1p(-share)
 
 
 def tally_sentence(found: Tally) -> str:

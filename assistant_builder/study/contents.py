@@ -94,6 +94,30 @@ class _RowNumbers(TypedDict, total=False):
     copies: list[Annotated[list[int], Len(2, 2)]]
 
 
+class _Copy(TypedDict):
+    row: int
+    of: int
+
+
+class _Near(TypedDict):
+    row: int
+    of: int
+    similarity: float
+    question: Text
+    other: Text
+
+
+class _Conflict(TypedDict):
+    text: Text
+    rows: list[int]
+
+
+class _Details(TypedDict, total=False):
+    exact_duplicates: list[_Copy]
+    near_duplicates: list[_Near]
+    conflicts: list[_Conflict]
+
+
 class Findings(TypedDict, total=False):
     """``data/findings.json``."""
 
@@ -110,7 +134,7 @@ class Findings(TypedDict, total=False):
     notes: list[str]
     problems: list[_Problem]
     row_numbers: _RowNumbers | None
-    details: dict[str, Any]
+    details: _Details
     exact_duplicates: int
     near_duplicates: int
     conflicts: int

@@ -26,6 +26,8 @@ class _Bound(TypedDict, total=False):
 
 class _Verdict(TypedDict, total=False):
     outcome: str
+    level: float
+    look: int
     metric: str
     margin: Number
     delta: Number
@@ -322,10 +324,26 @@ class _Fidelity(TypedDict, total=False):
     pairs: list[dict[str, float | str | None]]
 
 
+class _Step(TypedDict, total=False):
+    key: str
+    kind: str
+    label: str
+    value: Number
+    delta: Number
+    ci_low: Number
+    ci_high: Number
+
+
+class _Attribution(TypedDict):
+    metric: str
+    steps: list[_Step]
+    sentence: str
+
+
 class Report(TypedDict, total=False):
     """``report.json``."""
 
-    attribution: dict[str, Any] | None
+    attribution: _Attribution | None
     cells: dict[str, _Cell]
     contrasts: list[_Difference]
     items: list[_Item]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, wor
 from evals.report.study_facts import arm_records, curves, data_summary, exports, read_record, resources, twins
 from evals.report.verdict import audience, basis, counter_evidence, summary, verdict_sentence
 from evals.report.warnings import power, warnings
+from evals.stats.intervals import LEVEL
 
 VERSION = 1
 ENDINGS = ("json", "md", "html")
@@ -81,7 +83,7 @@ def _build_report(study: Study) -> dict[str, Any]:
     found_seeds = seeds(study, by_seed, usable[primary], rules)
     unlike = rules.uncovered(cells[tuned[0]])
     items = [{**row, "uncovered": True} if row["item"] in unlike else row for row in items]
-    headline = headline_comparisons(by_seed, usable, rules) if config.compares else {}
+    headline = cache(partial(headline_comparisons, by_seed, usable, rules))
     verdict = (comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike)) if config.compares
                else verdict_alone(study, rows, len(usable[primary]), rules))
     margin = verdict["margin"]
@@ -137,7 +139,8 @@ def _build_report(study: Study) -> dict[str, Any]:
                                 config.model.quant_type)
     report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     report["warnings"] = warnings(report)
-    averages = [{"metric": metric, **comparing.figures_of(result)} for metric, result in headline.items()]
+    averages = [{"metric": metric, **comparing.figures_of(result)}
+                for metric, result in (headline(LEVEL) if config.compares else {}).items()]
     report["objection"] = counter_evidence(averages, verdict)
     sentence = verdict_sentence(report["verdict"], audience(items, report["verdict"], respelled=is_respelled(report)))
     report["sentence"] = f"{sentence} {report['objection']}".strip()
@@ -172,10 +175,10 @@ def write_report(study: Study) -> Path:
 
 
 def headline_comparisons(by_seed: Mapping[int, Mapping[str, Cell]], usable: Mapping[str, list[str]],
-                         rules: Rules) -> dict[str, Comparison]:
+                         rules: Rules, level: float) -> dict[str, Comparison]:
     """QLoRA against its twin on every metric, averaged over the training seeds; the metrics of the decision first."""
     baseline, candidate = (averaged([found[name] for found in by_seed.values()]) for name in (BASELINE, CANDIDATE))
-    return {metric: rules.compare(baseline, candidate, metric, usable[metric])
+    return {metric: rules.compare(baseline, candidate, metric, usable[metric], level=level)
             for metric in dict.fromkeys([*rules.bounds, *usable]) if metric in usable
             and all(cell.value(item, metric) is not None for cell in (baseline, candidate) for item in usable[metric])}
 

@@ -7,8 +7,8 @@ both twins it lists what was not compared, and how to compare it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, LORA, QLORA, TWINS, further_arms, headline_arms, named
@@ -20,6 +20,7 @@ from evals.metrics import metric_of
 from evals.report.format import decimals, interval, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, Cell
 from evals.report.rules import Rules
+from evals.stats.intervals import LEVEL, look_level
 
 
 @dataclass(frozen=True)
@@ -144,20 +145,22 @@ def in_words(row: Mapping[str, Any], worse: str, better: str, unclear: str) -> s
     return worse if clearly_worse(row) else better if clearly_better(row) else unclear
 
 
-def verdict(compared: Mapping[str, Comparison], rules: Rules, *, seeds: Mapping[str, Any],
+def verdict(compared: Callable[[float], Mapping[str, Comparison]], rules: Rules, *, seeds: Mapping[str, Any],
             uncovered: int) -> dict[str, Any]:
     """The verdict of all bounds together, with the figures of the primary metric that its sentence needs.
 
     Args:
-        compared: Metric → comparison of QLoRA with its twin, averaged over the training seeds; the primary one first.
+        compared: Level of the intervals → metric → comparison of QLoRA with its twin, averaged over the training seeds;
+            the primary metric first.
         rules: The rules of the study.
         seeds: ``count`` and ``trained_again`` of the report's seeds.
         uncovered: Number of held-out items that the verdict is not about, because their facts were not taught.
     """
-    bounds = {metric: compared[metric] for metric in rules.bounds if metric in compared}
+    bounds = {metric: each for metric, each in compared(rules.level).items() if metric in rules.bounds}
     metric, result = next(iter(bounds.items()))
-    decision = decide(bounds, rules.bounds)
-    again = seeds["trained_again"]
+    decision, again = decide(bounds, rules.bounds), seeds["trained_again"]
+    further = compared(look_level(rules.declared.look + 1)) if decision.outcome == "inconclusive" else bounds
+    at_next = decide({metric: further[metric] for metric in bounds}, rules.bounds)
     return {
         "outcome": decision.outcome, "metric": metric, "margin": result.margin, "delta": float(result.delta),
         "ci": [float(result.ci_low), float(result.ci_high)], "p_value": float(result.p_value), "n": int(result.n),
@@ -170,11 +173,12 @@ def verdict(compared: Mapping[str, Comparison], rules: Rules, *, seeds: Mapping[
         "bounds": bound_records(bounds, decision),
         "not_shown": [name for name in rules.bounds if name not in bounds],
         "to_decline": rules.to_decline,
-        "possible_harm": harmful(compared),
+        "possible_harm": harmful(compared(LEVEL)), "level": rules.level, "look": rules.declared.look,
         "estimand": rules.declared.estimand, "clustered_by": list(result.clustered_by),
         "leave_one_out": list(result.leave_one_out), "uncovered": uncovered, "frozen": rules.record(),
         "seeds": seeds["count"], "trained_again": again,
-        "action": action(decision, n=result.n, n_clusters=result.n_clusters, seeds=seeds["count"],
+        "action": action(replace(decision, needed=at_next.needed, clusters=at_next.clusters), n=result.n,
+                         n_clusters=result.n_clusters, seeds=seeds["count"],
                          seeds_decide=again is not None and again["seed_share"] > 0.5),
     }
 

@@ -40,9 +40,9 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
     """The fields of the report about GGUF files; none if the settings name none, or another approach has them.
 
     ``delta`` and ``ci`` of a file are on the primary metric, candidate − reference in its units; ``level`` is the
-    coverage of ``ci``, at which the file was tested, 0.95 if it was not. ``bounds`` has every metric of the decision.
-    ``kl`` is the mean KL divergence of the dequantized weights from the reference in nats per token, over the reference
-    answers of ``kl_items`` items; None if it was not computed.
+    coverage of ``ci``, at which the file was tested, that of the verdict if it was not. ``bounds`` has every metric of
+    the decision. ``kl`` is the mean KL divergence of the dequantized weights from the reference in nats per token, over
+    the reference answers of ``kl_items`` items; None if it was not computed.
 
     Raises:
         EvaluationError: The scores of a file are of other items than those of the reference.
@@ -62,10 +62,10 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
         return compared, decide(compared, rules.bounds)
 
     tested = graphical_test(sequences_graph([[(arm, type) for type in files[arm]] for arm in arms]),
-                            lambda file, share: decided(*file, _level(share))[1].outcome == "no worse")
+                            lambda file, share: decided(*file, _level(share, rules.level))[1].outcome == "no worse")
     rows, advice = [], {}
     for (arm, type), result in tested.items():
-        level = _level(result.share)
+        level = _level(result.share, rules.level)
         compared, decision = decided(arm, type, level)
         rows.append(_row(files[arm][type], arm, reference, rules, compared) | {
             "level": level, "outcome": decision.outcome, "verdict": decision.outcome if result.share else NOT_TESTED})
@@ -116,9 +116,9 @@ def _through(files: Mapping[str, Mapping[str, Cell]], rules: Rules) -> list[dict
     return found
 
 
-def _level(share: Fraction) -> float:
+def _level(share: Fraction, whole: float) -> float:
     """Coverage of the interval of a file that is tested at a share of the level; that of a verdict if it is not."""
-    return float(1 - (1 - LEVEL) * (share or 1))
+    return float(1 - (1 - whole) * (share or 1))
 
 
 def _compare(reference: Cell, cell: Cell, rules: Rules, level: float) -> dict[str, Comparison]:

@@ -13,11 +13,12 @@ from typing import Any, NotRequired
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS, LORA, QLORA, Arm, further_arms, main_cells
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.chat.feedback import counted_votes, model_of, read_votes, tally, tally_sentence
+from assistant_builder.chat.feedback import counted_votes, log_evidence, model_of, read_votes, tally, tally_sentence
 from assistant_builder.config import EvalConfig
 from assistant_builder.i18n import N_
 from assistant_builder.study import Study
@@ -283,7 +284,8 @@ def _judged_sentence(record: Mapping[str, Any]) -> str:
 def votes(study: Study) -> dict[str, Any] | None:
     """Totals of ``votes.jsonl`` with QLoRA's share of the decided votes and its interval; ``None`` without votes.
 
-    Ties and "both bad" express no preference; they are counted separately.
+    The interval and the p-value hold after each vote, however many times they were looked at before. Ties and "both
+    bad" express no preference; they are counted separately.
     """
     if not study.config.compares:
         return None
@@ -291,17 +293,29 @@ def votes(study: Study) -> dict[str, Any] | None:
     if not found.counted:
         return None
     kept = counted_votes(read_votes(study), model_of(study))
-    test = sign_test(found.candidate, found.baseline, found.ties + found.both_bad)
+    decided = found.candidate + found.baseline
+    share = found.candidate / decided if decided else None
+    ci = None if share is None else _anytime_interval(found.candidate, found.baseline)
     sentence = f"In blind votes on answers in the chat: {tally_sentence(found)}"
-    if test.share is not None:
-        sentence += (f" {QLORA.plain} has {percent(test.share)} of the votes that prefer one (95% interval "
-                     f"{percent(test.ci_low)} to {percent(test.ci_high)}).")
+    if share is not None and ci is not None:
+        sentence += (f" {QLORA.plain} has {percent(share)} of the votes that prefer one (95% interval "
+                     f"{percent(ci[0])} to {percent(ci[1])}, which holds after each vote).")
     return {"votes": found.counted, QLORA.name: found.candidate, LORA.name: found.baseline, "ties": found.ties,
             "both_bad": found.both_bad, "outdated": found.outdated, "repeated": found.repeated,
-            "questions": len({vote.question for vote in kept}), "share": test.share,
-            "ci": None if test.share is None else [test.ci_low, test.ci_high], "p_value": test.p_value,
+            "questions": len({vote.question for vote in kept}), "share": share, "ci": ci, "p_value": found.p_value,
             "first": min(vote.time for vote in kept), "last": max(vote.time for vote in kept),
             "left": sum(vote.vote == "a" for vote in kept), "sentence": sentence}
+
+
+def _anytime_interval(wins: int, losses: int) -> list[float]:
+    """The 95 % confidence sequence of a share: the shares whose e-value is at most 1 / 0.05."""
+    def excess(share: float) -> float:
+        return log_evidence(wins, losses, share) - math.log(20)
+
+    tiny = 1e-12
+    share = min(max(wins / (wins + losses), tiny), 1 - tiny)
+    return [float(brentq(excess, tiny, share)) if wins else 0.0,
+            float(brentq(excess, share, 1 - tiny)) if losses else 1.0]
 
 
 def report_lacks_votes(study: Study) -> bool:

@@ -33,7 +33,7 @@ from evals.report.load import arms_of, is_compared, lead_pair
 from evals.report.method import FORMULAS, REFERENCES, contents, subscripts
 from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.study_facts import flatten
-from evals.report.verdict import changed_text, harm_text, leave_one_out_text, meaning
+from evals.report.verdict import changed_text, harm_text, leave_one_out_text, level_of, meaning
 from evals.report.warnings import by_weight
 
 LISTED = 200  # held-out items on the page; ``report.json`` has all of them
@@ -81,7 +81,8 @@ def _environment(*, html: bool, bits: int) -> Environment:
     assert environment.loader is not None
     styles = [environment.loader.get_source(environment, name)[0] for name in ("style.css", "print.css")]
     environment.globals |= {"style": Markup(f"{arm_styles()}\n{''.join(styles)}"), "plural": plural,
-                            "nbsp": Markup("&nbsp;"), "symbols": {arm.name: arm.symbol for arm in ARMS.values()}}
+                            "level_of": level_of, "nbsp": Markup("&nbsp;"),
+                            "symbols": {arm.name: arm.symbol for arm in ARMS.values()}}
     environment.filters |= {"value": format_value, "subscripts": subscripts, "short": short}
     return environment
 

@@ -17,7 +17,7 @@ from evals.report import format as fmt
 from evals.report.contrasts import HEADLINE, clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
 from evals.report.load import arms_of, is_compared, lead_arm, lead_pair, served_cells
-from evals.report.verdict import as_row, harm_interval, number_of
+from evals.report.verdict import as_row, harm_interval, level_of, number_of
 
 Report = Mapping[str, Any]
 
@@ -217,7 +217,7 @@ def in_short(report: Report) -> dict[str, str]:
     return {
         "did": f"{OUTCOMES[verdict['outcome']]}: {fmt.in_sentence(how.label)} "
                f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit} "
-               f"(95% interval {interval(row, verdict['metric'])}), with {margin} allowed."
+               f"({level_of(verdict)} interval {interval(row, verdict['metric'])}), with {margin} allowed."
                + (f" Not shown to be within the margin: {fmt.enumerated(failed)}." if failed else ""),
         "from": report["attribution"]["sentence"] if report["attribution"] else "",
     }
@@ -231,7 +231,7 @@ def tiles(report: Report) -> list[dict[str, str]]:
     how, judged = shown(verdict["metric"]), as_row(verdict)
     found = [{
         "label": f"{how.label}: QLoRA minus LoRA", "value": difference(verdict["delta"], verdict["metric"], judged),
-        "note": f"95% interval {interval(judged, verdict['metric'])}; allowed: "
+        "note": f"{level_of(verdict)} interval {interval(judged, verdict['metric'])}; allowed: "
                 f"{fmt.two_significant_digits(verdict['margin'] * how.factor)}",
     }]
     for row in of_contrast(report, verdict["contrast"], "exact_match"):

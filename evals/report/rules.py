@@ -28,7 +28,7 @@ from evals.declaration import (
 )
 from evals.metrics import metric_of
 from evals.report.load import Cell, figure
-from evals.stats.intervals import LEVEL
+from evals.stats.intervals import LEVEL, look_level
 
 
 class _Similar(TypedDict):
@@ -73,6 +73,7 @@ class Rules:
         now = declare(study.config, heldout, load_split(folder, "train"))
         record = frozen(study, heldout)
         declared = Declaration.from_record(record["declared"]) if record and record["sha256"] else now
+        now = replace(now, look=declared.look)
         path = study.evals_folder / SIMILAR_QUESTIONS
         similar = read_json(path, _Similar)["groups"] if path.exists() else {}
         return cls(declared, heldout, study.config.eval, record, similar, now=now)
@@ -116,6 +117,11 @@ class Rules:
         """How many of the ``items`` to answer are ``covered``: their facts were taught in another wording."""
         rows = [sample["row"] for sample in cell.by_item.values() if sample["answerable"]]
         return {"items": len(rows), "covered": sum(row in self.heldout.covered for row in rows)}
+
+    @property
+    def level(self) -> float:
+        """The level of the intervals that decide, which pays for earlier looks at the questions."""
+        return look_level(self.declared.look)
 
     @property
     def to_decline(self) -> dict[str, Any]:

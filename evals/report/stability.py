@@ -21,7 +21,7 @@ from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_rescored_c
 from evals.report.rules import Rules, averaged
 from evals.report.study_facts import arm_records, twins
 from evals.stats.cluster_robust import StandardError
-from evals.stats.seed_variance import trained_again
+from evals.stats.seed_variance import seeds_needed, trained_again
 
 _LABELS = {
     "B4-B16": "storing the untuned base in 4 bits",
@@ -200,8 +200,11 @@ def _trained_again(scored: Sequence[Mapping[str, Cell]], metric: str, items: lis
     half = (result.ci_high - result.ci_low) / 2
     error = StandardError(half / float(stats.t.ppf(0.975, degrees)), degrees)
     found = trained_again(result.delta, error, deltas)
+    margin = rules.margin(metric)
+    needed = None if margin is None else seeds_needed(result.delta, error, deltas, margin=margin,
+                                                      higher_is_better=result.higher_is_better)
     return {"delta": result.delta, "ci": list(found.interval), "seed_share": found.seed_share,
-            "degrees_of_freedom": found.degrees_of_freedom}
+            "degrees_of_freedom": found.degrees_of_freedom, "seeds_needed": needed}
 
 
 def _of_one_arm(spread: Mapping[str, float], count: int, metric: str) -> str:

@@ -30,7 +30,8 @@ from evals.report.format import interval, number, percent, plural, shown, signed
 from evals.report.load import BASELINE, CANDIDATE, arms_of, served_cells, tuned_cells
 from evals.report.other_results import NAMES
 from evals.report.other_words import is_respelled
-from evals.stats.intervals import LEVEL
+from evals.stats.intervals import LEVEL, look_level
+from evals.stats.seed_variance import MOST_SEEDS
 
 
 def audience(rows: list[dict[str, Any]], verdict: Mapping[str, Any], *, respelled: bool = False) -> str:
@@ -130,7 +131,7 @@ def meaning(verdict: Mapping[str, Any]) -> str:
         limits = fmt.enumerated([f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
                                  for bound in bounds])
         return (f"If you serve 4-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
-                "harmful end of a 95% interval.")
+                f"harmful end of a {level_of(verdict)} interval.")
     if verdict["outcome"] == "worse":
         harmed = [bound for bound in bounds if harm_interval(bound)[0] > (0 if bound is primary else bound["margin"])]
         costs = [f"{_harm(bound, low, unit=False)} to {_harm(bound, high)} ({shown(bound['metric']).label})"
@@ -157,7 +158,8 @@ def basis(report: Mapping[str, Any]) -> list[str]:
     lines = []
     if verdict["outcome"] == "no worse":
         margins = fmt.enumerated([f"{_amount(bound)} ({shown(bound['metric']).label})" for bound in verdict["bounds"]])
-        lines.append(f"Non-inferior at a margin of {margins}, each one-sided 2.5%.")
+        error = 50 * (1 - verdict.get("level", LEVEL))
+        lines.append(f"Non-inferior at a margin of {margins}, each one-sided {error:.3g}%.")
     lines.append(f"The verdict is about {CLAIMS[verdict['estimand']]}{clustered_text(verdict)}"
                  + (f"; {plural(verdict['uncovered'], 'held-out question')} about facts that were not taught "
                     f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart" if verdict["uncovered"] else "")
@@ -175,8 +177,20 @@ def basis(report: Mapping[str, Any]) -> list[str]:
     if again:
         row = {"ci_low": again["ci"][0], "ci_high": again["ci"][1]}
         lines.append(f"The verdict is about these assistants, averaged over {verdict['seeds']} training seeds. If both "
-                     f"were trained again, the interval would be {interval(row, verdict['metric'], plus=False)}.")
+                     f"were trained again, the interval would be {interval(row, verdict['metric'], plus=False)}. "
+                     + _seeds_text(again.get("seeds_needed"), verdict["seeds"]))
     return [*lines, frozen_text(verdict["frozen"])]
+
+
+def _seeds_text(needed: int | None, present: int) -> str:
+    """How many training seeds would decide about 4-bit as a method, and not only about these assistants."""
+    if needed == present:
+        return "This decides about training in 4 bits as well, not only about these assistants."
+    if needed is None:
+        return (f"At the spread seen, no number of seeds up to {MOST_SEEDS} would decide about training in 4 bits with "
+                "these questions.")
+    return (f"At the spread seen, about {needed} seeds would decide about training in 4 bits, and not only about these "
+            "assistants.")
 
 
 def leave_one_out_text(verdict: Mapping[str, Any]) -> str:
@@ -222,7 +236,18 @@ def frozen_text(frozen: Mapping[str, Any]) -> str:
     if frozen["sha256"] is None:
         return "Metric, margins and claim are not on record from before scoring: they may have been chosen afterwards."
     text = f"Fixed before scoring, {frozen['written'][:16].replace('T', ' ')} UTC (SHA-256 {frozen['sha256'][:12]})."
-    return " ".join(filter(None, (changed_text(frozen), text, earlier_text(frozen))))
+    return " ".join(filter(None, (changed_text(frozen), text, earlier_text(frozen), look_text(frozen))))
+
+
+def look_text(frozen: Mapping[str, Any]) -> str:
+    """Which look at the questions the verdict is, and what it costs; empty for the first one."""
+    look = frozen["declared"].get("look", 1)
+    if look == 1:
+        return ""
+    errors = sum(1 - look_level(each) for each in range(1, look + 1)) / 2
+    return (f"This is look {look} at these questions: {plural(look - 1, 'earlier test')} on this computer shared some "
+            f"of them. Its intervals are therefore at {fmt.level_text(look_level(look))}, and a false “no worse” in any "
+            f"of the looks has a probability of at most {percent(errors, 2)}.")
 
 
 def earlier_text(frozen: Mapping[str, Any]) -> str:
@@ -273,9 +298,14 @@ def _value(name: str, declared: Mapping[str, Any]) -> str:
 
 
 def harm_interval(verdict: Mapping[str, Any]) -> tuple[float, float]:
-    """The 95 % interval of the harm, where positive means worse."""
+    """The interval of the harm, where positive means worse."""
     low, high = verdict["ci"]
     return (-high, -low) if verdict["higher_is_better"] else (low, high)
+
+
+def level_of(verdict: Mapping[str, Any]) -> str:
+    """The level of a verdict's intervals as text; those of earlier releases have none."""
+    return fmt.level_text(verdict.get("level", LEVEL))
 
 
 def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> str:
@@ -287,7 +317,7 @@ def measured_text(verdict: Mapping[str, Any], whose: str, other: str = "") -> st
     compared = "the same" if same else f"{amount} {how.unit} {'higher' if delta > 0 else 'lower'}"
     if other:
         compared += f" {'as' if same else 'than'} {other}"
-    level = fmt.level_text(verdict.get("level", LEVEL))
+    level = level_of(verdict)
     return f"{whose} {how.phrase} is {compared} ({level} interval {interval(row, verdict['metric'], plus=False)})"
 
 

@@ -24,6 +24,17 @@ _DRAWS_AT_ONCE = 3_000_000
 Interval = tuple[float, float]
 
 
+def look_level(look: int) -> float:
+    """The level of the interval of a further look at a test: each halves the error of the one before.
+
+    Together, however many there are, they err in at most twice 1 − :data:`LEVEL` (Bonferroni).
+
+    Args:
+        look: Number of the look, from 1.
+    """
+    return 1 - (1 - LEVEL) / 2 ** (look - 1)
+
+
 def _z(level: float) -> float:
     return float(special.ndtri(0.5 + level / 2))
 

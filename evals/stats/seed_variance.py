@@ -28,6 +28,10 @@ class TrainedAgain:
     degrees_of_freedom: float
 
 
+MOST_SEEDS = 50
+"""More seeds than this are not asked for."""
+
+
 def trained_again(delta: float, items: StandardError, deltas: Sequence[float]) -> TrainedAgain:
     """V_items + V_seeds / S, with Satterthwaite degrees of freedom.
 
@@ -39,8 +43,34 @@ def trained_again(delta: float, items: StandardError, deltas: Sequence[float]) -
         items: Its standard error over items or clusters.
         deltas: The difference of each seed; two or more.
     """
-    count = len(deltas)
-    seeds = float(np.var(deltas, ddof=1)) / count
+    return _interval(delta, items, float(np.var(deltas, ddof=1)), len(deltas))
+
+
+def seeds_needed(delta: float, items: StandardError, deltas: Sequence[float], *, margin: float,
+                 higher_is_better: bool) -> int | None:
+    """The number of seeds at which the interval would be within the margin or beyond zero, at the spread of these.
+
+    Args:
+        delta: Difference averaged over the seeds.
+        items: Its standard error over items or clusters, which further seeds do not change.
+        deltas: The difference of each seed; two or more.
+        margin: Largest harm that counts as no worse.
+        higher_is_better: Whether a negative difference is harm.
+
+    Returns:
+        At least the present number; ``None`` if more than :data:`MOST_SEEDS` or no number would do.
+    """
+    variance = float(np.var(deltas, ddof=1))
+    for count in range(len(deltas), MOST_SEEDS + 1):
+        low, high = _interval(delta, items, variance, count).interval
+        best, worst = (-high, -low) if higher_is_better else (low, high)
+        if worst <= margin or best > 0:
+            return count
+    return None
+
+
+def _interval(delta: float, items: StandardError, variance: float, count: int) -> TrainedAgain:
+    seeds = variance / count
     total = items.value**2 + seeds
     if total == 0:
         return TrainedAgain((delta, delta), 0.0, items.degrees_of_freedom)

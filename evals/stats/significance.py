@@ -1,4 +1,4 @@
-"""Tests of "no difference": sign flips, exact McNemar, the sign test for votes, and Holm's adjustment."""
+"""Tests of "no difference": sign flips, exact McNemar, the sign test for preferences, and Holm's adjustment."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from assistant_builder.i18n import t
 from assistant_builder.study import Study
 from assistant_builder.study.report_types import read_report
 from assistant_builder.study.versions import add_version, next_name, publish, read_versions, reject, served_version
-from evals.stats.intervals import LEVEL
+from evals.stats.intervals import look_level
 from evals.study_compare.compare import compare_studies
 
 Outcome = Literal["not trained", "no worse", "worse", "inconclusive"]
@@ -72,8 +72,8 @@ def create_next_version(root: Study) -> tuple[Study, RetrainingPlan]:
 def version_verdict(root: Study, version: Study) -> VersionVerdict:
     """Compare a version with the served one, and with the first one, on the test questions that they share.
 
-    The bounds are those of the earlier version. The k-th version that is tried on the same questions is compared at the
-    level 1 − 0.05/k, so that trying until one passes gains nothing (Bonferroni).
+    The bounds are those of the earlier version. Each further version that is tried on the same questions is compared
+    at the level of a further look (:func:`evals.stats.intervals.look_level`): trying until one passes gains little.
 
     Args:
         root: The first study of the versions.
@@ -88,7 +88,7 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     tries = max(1, names.index(version.name)) if version.name in names else 1
     report = read_report(served.report_file) if served.report_file.is_file() else None
     cell = ARMS[advice(report, served.config.arms).adapter].cell
-    records = [compare_studies(earlier, version.recommended, level=1 - (1 - LEVEL) / tries)
+    records = [compare_studies(earlier, version.recommended, level=look_level(tries))
                for earlier in ([served] if served.name == root.name else [served, root.recommended])]
     verdicts = [next((each for each in record["verdicts"] if each["cell"] == cell), None) for record in records]
     if None in verdicts:

@@ -19,6 +19,8 @@ from tests.synthetic_study import finished_study, new_study
 pytestmark = pytest.mark.browser
 
 
+STORED = "JSON.stringify(localStorage)"
+
 SERVE = """
 import os, sys
 from assistant_builder.chat.client import WorkerPool
@@ -205,7 +207,9 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page: Page, chat: Site) -
     page.locator("#ab-votes-report").click()
     expect(page.get_by_text("The votes were added to the report")).to_be_visible(timeout=60_000)
     assert json.loads((chat.home / "studies" / "parrots" / "report.json").read_text("utf-8"))["votes"]["votes"] == 2
+    stored = page.evaluate(STORED)
     page.get_by_label("Blind mode").uncheck()
+    page.wait_for_function(f"before => ({STORED}) !== before", arg=stored)
     for _ in range(2):
         for arm in ("qlora", "lora"):
             expect(page.locator(f"#ab-pane-{arm} [data-text]").last).to_contain_text(f"{arm}:blind")

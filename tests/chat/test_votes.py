@@ -1,25 +1,28 @@
-"""Blind votes: records, counting and the sign test."""
+"""Blind votes: records, counting and the test of a preference, which may be read after each vote."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.integrate import quad
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.conversation import Answer, Choice, Turn
 from assistant_builder.chat.feedback import (
     Tally,
     counted_votes,
+    log_evidence,
     model_of,
     read_votes,
     record_vote,
-    sign_p_value,
     tally,
     tally_sentence,
+    vote_p_value,
     votes_file,
 )
 from assistant_builder.data import Message
@@ -94,15 +97,24 @@ def test_a_damaged_file_is_reported(study: Study) -> None:
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(7, 9), (0, 6), (12, 1), (5, 5)])
-def test_the_sign_test_is_the_binomial_test_of_one_half(wins: int, losses: int) -> None:
-    assert sign_p_value(wins, losses) == pytest.approx(binomtest(wins, wins + losses, 0.5).pvalue)
+def test_the_evidence_averages_the_likelihood_over_all_shares(wins: int, losses: int) -> None:
+    averaged, _ = quad(lambda share: share**wins * (1 - share) ** losses, 0, 1)
+    assert log_evidence(wins, losses, 0.5) == pytest.approx(math.log(averaged / 0.5 ** (wins + losses)))
+    assert vote_p_value(wins, losses) == pytest.approx(min(1, 0.5 ** (wins + losses) / averaged))
+
+
+def test_looking_after_each_of_200_votes_finds_no_preference_in_19_of_20_studies() -> None:
+    wins = np.cumsum(np.random.default_rng(0).integers(0, 2, (2000, 200)), axis=1)
+    cutoffs = [{won for won in range(n + 1) if vote_p_value(won, n - won) <= 0.05} for n in range(1, 201)]
+    found = sum(any(won in cutoffs[n] for n, won in enumerate(study)) for study in wins.tolist())
+    assert 0 < found <= 0.05 * 2000
 
 
 def test_the_tally_sentence() -> None:
     assert tally_sentence(Tally()) == "No votes yet."
-    shown = Tally(7, 9, 4, 0, p_value=sign_p_value(7, 9))
-    assert tally_sentence(shown) == "Compact 7, Full 9, 4 the same: no preference shown, p = 0.80."
-    clear = Tally(1, 12, 1, 2, p_value=sign_p_value(1, 12))
-    assert tally_sentence(clear) == "Compact 1, Full 12, 1 the same, 2 both bad: Full is preferred, p = 0.003."
+    shown = Tally(7, 9, 4, 0, p_value=vote_p_value(7, 9))
+    assert tally_sentence(shown) == "Compact 7, Full 9, 4 the same: no preference shown, p = 1.00."
+    clear = Tally(1, 12, 1, 2, p_value=vote_p_value(1, 12))
+    assert tally_sentence(clear) == "Compact 1, Full 12, 1 the same, 2 both bad: Full is preferred, p = 0.022."
     assert tally_sentence(Tally(ties=2)) == "Compact 0, Full 0, 2 the same: no vote prefers one assistant yet."
-    assert "p < 0.001" in tally_sentence(Tally(20, 0, p_value=sign_p_value(20, 0)))
+    assert "p < 0.001" in tally_sentence(Tally(20, 0, p_value=vote_p_value(20, 0)))

@@ -284,8 +284,7 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("stride", [17, 1])
+@pytest.mark.parametrize("stride", [pytest.param(7, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)])
 def test_entries_of_a_wrong_type(attacked: Path, readers_of: Any, stride: int) -> None:
     failed, cases = [], 0
     for file in files_of(attacked):

@@ -216,7 +216,7 @@ def test_downloads_and_studies_are_shared(site: ServedApp, people: tuple[httpx.C
 
 @pytest.mark.long
 def test_without_a_password_nothing_has_an_owner(tmp_path: Path) -> None:
-    app = start_app(tmp_path)
+    app = start_app(tmp_path, "--without-password")
     try:
         with app.client() as one, app.client() as other:
             place = upload(one)

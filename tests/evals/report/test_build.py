@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.errors import EvaluationError
-from assistant_builder.study import Study
+from assistant_builder.study import Study, home
 from evals.declaration import freeze
 from evals.report.build import build_report, write_report
 from evals.report.render import render_html, render_markdown
@@ -133,6 +134,39 @@ def test_what_was_changed_after_scoring_is_shown_at_the_verdict() -> None:
     path.unlink()
     freeze(study)
     assert "were declared 1 time before on this computer" in " ".join(build_report(study)["basis"])
+
+
+def test_a_test_that_grew_after_it_was_seen_is_judged_at_the_level_of_a_second_look() -> None:
+    first, other, grown = (write_study(Recipe(name=name, towns=towns, flips=0.02)) for name, towns in (
+        ("first", 4), ("again", 4), ("grown", 8)))
+    for study in (first, other, grown):
+        freeze(study)
+    verdicts = {study.name: build_report(study)["verdict"] for study in (first, other, grown)}
+    assert [(verdict["look"], verdict["level"]) for verdict in verdicts.values()] == [
+        (1, 0.95), (1, 0.95), (2, pytest.approx(0.975))], "the same questions again are listed, not counted"
+    (grown.folder / "declaration.json").unlink()
+    text = " ".join(build_report(grown)["basis"])
+    assert "look 2" not in text, "without a declaration nothing is known of earlier looks"
+    freeze(grown)
+    report = build_report(grown)
+    assert "This is look 2 at these questions" in " ".join(report["basis"])
+    assert "97.5% interval" in report["sentence"] and "97.5% interval" in render_html(report)
+    (home() / "declarations.jsonl").unlink()
+    (grown.folder / "declaration.json").unlink()
+    freeze(grown)
+    alone = build_report(grown)["verdict"]
+    width = {name: each["ci"][1] - each["ci"][0] for name, each in (("alone", alone), ("second", verdicts["grown"]))}
+    assert width["second"] > width["alone"]
+
+
+def test_the_questions_that_are_asked_for_are_counted_at_the_level_of_the_next_look() -> None:
+    verdict = build_report(write_study(Recipe(clustered=False, harm=0.0, harm_noise=0.3, flips=0.0)))["verdict"]
+    bound = verdict["bounds"][0]
+    assert (verdict["outcome"], bound["passed"]) == ("inconclusive", False)
+    asked_for = int(re.search(r"with ([\d,]+) facts about half", verdict["action"])[1].replace(",", ""))
+    harm, high = bound["delta"], bound["ci"][1]
+    at_this_level = verdict["n_clusters"] * ((high - harm) / (bound["margin"] - harm)) ** 2
+    assert 1.25 * at_this_level < asked_for < 1.45 * at_this_level + 10
 
 
 def test_the_margin_of_the_loss_is_a_share_of_what_tuning_gained() -> None:

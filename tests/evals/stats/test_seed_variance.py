@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evals.stats.cluster_robust import StandardError, cr2_standard_error
-from evals.stats.seed_variance import trained_again
+from evals.stats.seed_variance import MOST_SEEDS, seeds_needed, trained_again
 from evals.stats.units import make_units
 
 
@@ -40,3 +40,17 @@ def test_coverage_of_the_expected_difference_over_seeds(seeds: int) -> None:
         covered += low <= 0 <= high
         items_only += abs(units.delta) <= error.half_width(0.95)
     assert 0.93 <= covered / 600 <= 0.99 and items_only < covered
+
+
+def test_as_many_seeds_as_are_needed_decide_and_one_fewer_does_not() -> None:
+    items, deltas = StandardError(0.01, 200), [0.0, 0.04, -0.04]
+    needed = seeds_needed(0.0, items, deltas, margin=0.05, higher_is_better=True)
+    assert needed is not None and needed > 3
+    for count, decides in ((needed, True), (needed - 1, False)):  # the same spread with more seeds
+        same = np.random.default_rng(0).normal(size=count)
+        same = (same - same.mean()) / same.std(ddof=1) * np.std(deltas, ddof=1)
+        low, _ = trained_again(0.0, items, list(same)).interval
+        assert (-low <= 0.05) is decides
+    assert seeds_needed(0.0, StandardError(0.05, 200), deltas, margin=0.05, higher_is_better=True) is None
+    assert seeds_needed(-0.2, items, deltas, margin=0.05, higher_is_better=True) in range(3, MOST_SEEDS), "worse"
+    assert seeds_needed(0.2, items, deltas, margin=0.05, higher_is_better=True) == 3
