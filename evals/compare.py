@@ -110,7 +110,7 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
                       clusters: Labels | Sequence[Labels] | Mapping[str, Labels] | None = None,
                       weights: ArrayLike | None = None, margin: float | None = None, higher_is_better: bool = True,
                       seed: int = 0, bounds: tuple[float, float] | None = None, resamples: int = RESAMPLES,
-                      related: Mapping[str, Labels] | None = None, level: float = LEVEL,
+                      related: Mapping[str, Labels] | None = None, strata: Labels | None = None, level: float = LEVEL,
                       floor: bool = True) -> Comparison:
     """Compare two arms, item by item; the same input gives the same result, bit for bit.
 
@@ -131,8 +131,10 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
         bounds: Lowest and highest possible score; an infinite bound is no limit. ``None``: 0 and 1 if all scores are
             within them and one of them occurs, otherwise unlimited.
         resamples: Number of bootstrap samples and of random sign patterns.
-        related: Further labels by name, which are no clusters. A warning names those within which the differences are
-            correlated, because the interval is then too short for a claim about other items of the kind.
+        related: Further labels by name, which are no clusters. Where the differences within one are correlated, the
+            interval is at least the one that is clustered by this label, too, and a warning names it.
+        strata: A label for each item whose mean difference is no part of the claim, so that the correlation within
+            ``related`` is that of the differences from it.
         level: Coverage of the interval; above 0.95 where several comparisons share an error rate.
         floor: Whether two arms whose mean is below :data:`SATURATED` are not shown to be no worse.
 
@@ -164,21 +166,29 @@ def paired_comparison(baseline: ArrayLike, candidate: ArrayLike, *,
             interval, p_value, method = _compare_crossed(ways, pairs, after - before, weight, span, seed, resamples,
                                                          level)
         interval = _possible(interval, span)
+    differences = after - before - units.delta
+    correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed,
+                                                        weight * (differences if strata is None else
+                                                                  _within(differences, strata)))
+    found = _correlated(correlation)
+    for name in found:
+        wider = paired_comparison(before, after, clusters={**labels, name: related[name]}, weights=weight, seed=seed,
+                                  bounds=bounds, resamples=resamples, level=level)
+        interval, p_value = outer(interval, (wider.ci_low, wider.ci_high)), max(p_value, wider.p_value)
     low, high = (0.0 - interval[1], 0.0 - interval[0]) if higher_is_better else interval
     rates = [float(np.average(scores, weights=weight)) for scores in (before, after)]
     saturated = floor and span == 1 and (max(rates) < SATURATED if higher_is_better else min(rates) > 1 - SATURATED)
     verdict = _verdict(low, high, margin, saturated)
     warnings = _warnings(units, interval, span, saturated, table)
-    correlation = {} if len(ways) > 1 else _correlation(units, labels[names[0]] if names else None, related, seed,
-                                                        weight * (after - before - units.delta))
     return Comparison(delta=units.delta, ci_low=interval[0] + 0.0, ci_high=interval[1] + 0.0, p_value=p_value,
                       n=len(before), verdict=verdict, method=method, n_clusters=units.count if ways else None,
-                      warnings=(*warnings, *_correlation_warnings(correlation)),
+                      warnings=(*warnings, *(_correlation_warning(name, correlation[name]) for name in found)),
                       within_margin_but_worse=verdict == "no worse" and low > 0, margin=margin,
                       higher_is_better=higher_is_better, clustered_by=tuple(names),
                       leave_one_out=leave_one_out_range(units), correlation=correlation,
-                      clusters_needed=_clusters_needed(units, span if len(ways) == 1 else None, low, high, margin,
-                                                       higher_is_better, level) if ways else None)
+                      clusters_needed=None if not ways else _clusters_needed(
+                          units, span if len(ways) == 1 and not found else None, low, high, margin, higher_is_better,
+                          level))
 
 
 def times_to_decide(harm: float, low: float, high: float, margin: float) -> float:
@@ -321,14 +331,25 @@ def _correlation(units: Units, clusters: Labels | None, related: Mapping[str, La
             found[name] = crossed_correlation_p_value(residuals, member, values, seed=seed)
         else:
             label = list(values) if member is None else joint_labels(member, values, units.count)
-            found[name] = correlation_p_value(units.residuals, label, seed=seed)
+            found[name] = correlation_p_value(residuals if member is None else units.residuals, label, seed=seed)
     return {name: p_value for name, p_value in found.items() if p_value < 1}
 
 
-def _correlation_warnings(correlation: Mapping[str, float]) -> list[str]:
-    return [f"the differences within each {name} are alike (permutation test, p = {p_value:.2g}), so that the "
-            f"interval, which is not clustered by {name}, is too short for other items of the kind"
-            for name, p_value in correlation.items() if p_value <= CORRELATED / len(correlation)]
+def _correlated(correlation: Mapping[str, float]) -> list[str]:
+    """The labels within which the differences are alike, at :data:`CORRELATED` for all together (Bonferroni)."""
+    return [name for name, p_value in correlation.items() if p_value <= CORRELATED / len(correlation)]
+
+
+def _correlation_warning(name: str, p_value: float) -> str:
+    return (f"the differences within each {name} are alike (permutation test, p = {p_value:.2g}), so that the interval "
+            f"is at least the one that is clustered by {name}, too")
+
+
+def _within(differences: Floats, strata: Labels) -> Floats:
+    """The differences from the mean of their stratum; an item without a label is alone."""
+    _, member = np.unique(units_of_items(strata), return_inverse=True)
+    means = np.bincount(member, differences) / np.bincount(member)
+    return differences - np.asarray(means[member])
 
 
 def _possible(interval: Interval, span: float | None) -> Interval:

@@ -67,4 +67,8 @@ def sentences(record: Mapping[str, Any] | None) -> list[str]:
             f"{in_bits(CELLS[name].label)}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} "
             f"that should be answered{declined}. It answers {percent(cell['chosen']['coverage'])} of all questions, "
             f"and {percent(cell['chosen']['risk'])} of these answers are not exactly right.")
-    return lines
+    return [*lines, *([_LIMIT] if lines else [])]
+
+
+_LIMIT = ("The rule was fitted on the questions of validation: people who ask in wordings that are farther from the "
+          "data are declined falsely more often.")

@@ -27,7 +27,7 @@ from evals.declaration import (
     frozen,
 )
 from evals.metrics import metric_of
-from evals.report.load import Cell, figure
+from evals.report.load import Cell
 from evals.stats.intervals import LEVEL, look_level
 
 
@@ -79,11 +79,11 @@ class Rules:
         return cls(declared, heldout, study.config.eval, record, similar, now=now)
 
     def with_gain(self, untuned: Cell | None, tuned: Cell | None, items: list[str]) -> Rules:
-        """The rules with the margin of the loss as a share of what tuning gained on the items."""
+        """The rules with the margin of the loss as a share of what tuning gained at least on the items."""
         if untuned is None or tuned is None or not items:
             return self
-        gain = figure(untuned, LOSS, items) - figure(tuned, LOSS, items)
-        return replace(self, loss_margin=max(0.0, SHARE_OF_GAIN * gain))
+        gained = -self.compare(untuned, tuned, LOSS, items).ci_high  # at least, as it is measured on the same items
+        return replace(self, loss_margin=max(0.0, SHARE_OF_GAIN * gained))
 
     def scaled_loss(self, factor: float) -> Rules:
         """The rules with the margins of the loss in another unit."""
@@ -172,13 +172,15 @@ class Rules:
         info, clusters = metric_of(metric), self.clusters(samples, other=other)
         if metric == RIGHT_DECLINES:  # all of these have the same answer
             clusters.pop("answer", None)
+        facts = self._claim(other=other) == "facts"
         related = {name: labels for name, labels in self.labels(samples, LABELS).items()
-                   if name not in clusters and self._claim(other=other) == "facts"}
+                   if name not in clusters and facts}
         if self.similar:
             related["group of similar questions"] = [self.similar.get(str(sample["item"])) for sample in samples]
+        strata = None if facts else next(iter(self.labels(samples, ("cluster", "answer")).values()), None)
         return paired_comparison(
             baseline.values(items, metric), candidate.values(items, metric), clusters=clusters, related=related,
-            weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
+            strata=strata, weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
             margin=self.margin(metric), higher_is_better=info.higher_is_better, level=level,
             seed=self.settings.seed if self.declared.eval_seed is None else self.declared.eval_seed, bounds=info.bounds,
             resamples=self.declared.resamples or self.settings.bootstrap_resamples,

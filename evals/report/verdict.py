@@ -245,9 +245,10 @@ def look_text(frozen: Mapping[str, Any]) -> str:
     if look == 1:
         return ""
     errors = sum(1 - look_level(each) for each in range(1, look + 1)) / 2
+    level = fmt.level_text(look_level(look))
     return (f"This is look {look} at these questions: {plural(look - 1, 'earlier test')} on this computer shared some "
-            f"of them. Its intervals are therefore at {fmt.level_text(look_level(look))}, and a false “no worse” in any "
-            f"of the looks has a probability of at most {percent(errors, 2)}.")
+            f"of them. Its intervals are therefore at {level}, and a false “no worse” in any of the looks has a "
+            f"probability of at most {percent(errors, 2)}.")
 
 
 def earlier_text(frozen: Mapping[str, Any]) -> str:

@@ -15,8 +15,9 @@ from evals.stats.units import units_of_items
 def share_interval(successes: Sequence[bool], clusters: Sequence[Hashable], level: float = LEVEL) -> Interval:
     """Clopper–Pearson interval of a share with the effective number of items (Korn and Graubard 1998).
 
-    The items count as fewer by the design effect of their clusters. Without variation their correlation within
-    clusters is unknown, and each cluster counts as one item.
+    The items count as fewer by the design effect of their clusters, and by the squared ratio of the t quantiles of the
+    items and of the clusters, because the effect is estimated from these few. Without variation their correlation
+    within clusters is unknown, and each cluster counts as one item.
 
     Args:
         successes: Shape ``[n]``; without any the interval is 0 to 1.
@@ -30,12 +31,14 @@ def share_interval(successes: Sequence[bool], clusters: Sequence[Hashable], leve
         return 0.0, 1.0
     values = np.asarray(successes, dtype=np.float64)
     sizes = np.bincount(units_of_items(clusters))
-    share = float(values.mean())
+    share, tail = float(values.mean()), (1 - level) / 2
     if share in (0.0, 1.0):
         n = float(len(sizes))
     else:
+        of_items, of_clusters = (special.stdtrit(max(1, count - 1), tail) for count in (len(values), len(sizes)))
         n = len(values) / max(1.0, design_effect(sizes.tolist(), intraclass_correlation(values, clusters)))
-    found, tail = share * n, (1 - level) / 2
+        n *= float(of_items / of_clusters) ** 2
+    found = share * n
     low = float(special.betaincinv(found, n - found + 1, tail)) if found > 0 else 0.0
     high = float(special.betaincinv(found + 1, n - found, 1 - tail)) if found < n else 1.0
     return low, high

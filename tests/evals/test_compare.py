@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from assistant_builder.errors import EvaluationError
-from evals.compare import CORRELATED, Comparison, _correlation_warnings, paired_comparison
+from evals.compare import CORRELATED, Comparison, _correlated, paired_comparison
 from evals.stats.intervals import flip_interval, item_interval
 from evals.stats.units import make_units
 
@@ -327,13 +327,24 @@ class TestSeveralLabels:
                                                           "wording": self.wording.tolist()})
         assert -1 <= both.ci_low < 0 < both.ci_high <= 1
 
-    def test_a_label_within_which_differences_are_alike_is_named(self) -> None:
+    def test_a_label_within_which_differences_are_alike_is_named_and_widens_the_interval(self) -> None:
         before, after = self.scores(by_family=1.0)
         result = paired_comparison(before, after, clusters=self.fact.tolist(), higher_is_better=False,
                                    related={"family": self.family.tolist(), "wording": self.wording.tolist()})
         assert result.correlation["family"] < 0.001
         assert [text for text in result.warnings if "each family" in text]
         assert not [text for text in result.warnings if "wording" in text]
+        unaware = paired_comparison(before, after, clusters=self.fact.tolist(), higher_is_better=False)
+        by_family = paired_comparison(before, after, clusters=self.family.tolist(), higher_is_better=False)
+        assert unaware.ci_high < by_family.ci_high == result.ci_high and result.p_value >= unaware.p_value
+
+    def test_differences_between_strata_are_no_correlation_and_those_within_them_are(self) -> None:
+        fact, half = self.fact.tolist(), [f"{fact} {place % 2}" for place, fact in enumerate(self.fact)]
+        for by, label, alike in ((self.fact, fact, False), (np.unique(half, return_inverse=True)[1], half, True)):
+            before, after = self.scores()
+            after = after + np.random.default_rng(3).normal(0, 1.0, by.max() + 1)[by]
+            result = paired_comparison(before, after, related={"group": label}, strata=fact)
+            assert bool([text for text in result.warnings if "each group" in text]) is alike
 
     def test_a_label_that_crosses_the_clusters_is_named_too(self) -> None:
         before, after = self.scores(by_wording=0.5)
@@ -342,8 +353,8 @@ class TestSeveralLabels:
         assert [text for text in result.warnings if "each wording" in text]
 
     def test_the_level_is_divided_by_the_number_of_labels(self) -> None:
-        assert _correlation_warnings({"family": 0.6 * CORRELATED})
-        assert not _correlation_warnings({"family": 0.6 * CORRELATED, "group": 0.9})
+        assert _correlated({"family": 0.6 * CORRELATED}) == ["family"]
+        assert not _correlated({"family": 0.6 * CORRELATED, "group": 0.9})
 
     def test_independent_labels_give_no_warning(self) -> None:
         before, after = self.scores()

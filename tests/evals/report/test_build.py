@@ -172,7 +172,9 @@ def test_the_questions_that_are_asked_for_are_counted_at_the_level_of_the_next_l
 def test_the_margin_of_the_loss_is_a_share_of_what_tuning_gained() -> None:
     report = build_report(write_study(Recipe(settings={"eval.margin": None})))
     gain = report["cells"]["B16"]["nll_per_token"] - report["cells"]["L16"]["nll_per_token"]
-    assert report["verdict"]["margin"] == pytest.approx(0.03 * gain)
+    tuned = contrast(report, "L16-B16", "nll_per_token")
+    assert report["verdict"]["margin"] == pytest.approx(0.03 * -tuned["ci_high"]), "the gain is measured on these items"
+    assert 0.8 * 0.03 * gain < report["verdict"]["margin"] < 0.03 * gain
 
 
 def test_questions_to_decline_and_uncovered_ones_are_no_part_of_the_headline(study: Study) -> None:

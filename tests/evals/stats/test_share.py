@@ -15,11 +15,13 @@ def test_without_clusters_it_is_that_of_clopper_and_pearson(found: int, n: int) 
     assert share_interval([place < found for place in range(n)], [None] * n) == pytest.approx(tuple(expected))
 
 
-def test_clusters_that_agree_count_as_one_item_each() -> None:
-    alone = stats.binomtest(2, 20).proportion_ci(method="exact")
+def test_clusters_that_agree_count_as_one_item_each_with_their_degrees_of_freedom() -> None:
+    n = 20 * (stats.t.ppf(0.975, 99) / stats.t.ppf(0.975, 19)) ** 2
+    found = 0.1 * n
+    alone = stats.beta.ppf(0.025, found, n - found + 1), stats.beta.ppf(0.975, found + 1, n - found)
     values = [cluster < 2 for cluster in range(20) for _ in range(5)]
     labels = [f"fact {cluster}" for cluster in range(20) for _ in range(5)]
-    assert share_interval(values, labels) == pytest.approx(tuple(alone), abs=1e-6)
+    assert share_interval(values, labels) == pytest.approx(alone, abs=1e-6)
     assert share_interval([False] * 100, labels)[1] == pytest.approx(1 - 0.025 ** (1 / 20))
 
 
