@@ -16,8 +16,10 @@ from evals.stats.share import share_interval
 
 MOST_WRONG = 0.1
 """Customers are given an assistant if the 95 % interval of its share of wrong answers ends at or below this."""
+MOST_DECLINED = 0.2
+"""They are not if it declines a larger share of the questions that it should answer."""
 LEAST_DECLINED = 0.7
-"""The same for the share of the questions to decline that it declines: the interval begins at or above this."""
+"""The interval of the share of the questions to decline that it declines must begin at or above this."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ def _reasons(report: Mapping[str, Any], cell: str, metric: str) -> Iterator[str]
     elif _interval(wrong, asked)[1] > MOST_WRONG:
         yield tn("{count} test question is too few to know how often it is wrong",
                  "{count} test questions are too few to know how often it is wrong", len(wrong))
+    falsely = sum(bool(item["declined"].get(cell)) for item in asked)
+    if falsely > MOST_DECLINED * len(asked):
+        yield tn("it declined {declined} of {count} question that it should answer",
+                 "it declined {declined} of {count} questions that it should answer", len(asked),
+                 declined=count(falsely))
     asked = [item for item in report["items"] if not item["answerable"]
              and RIGHT_DECLINES in item["metrics"].get(cell, {})]
     if not asked:

@@ -374,7 +374,8 @@ def _improvement(report: Mapping[str, Any], *, learned: bool) -> tuple[str, tupl
         epochs = f"{2 * report['config']['train']['epochs']:g}"
         return (t("Train longer, or show users the pairs themselves."),
                 (f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",))
-    return (t("Add other wordings of the questions that it got wrong to the data file, and train again."),
+    return (t("Add other wordings of the questions to the data file, for all facts and not only for those "
+              "that it got wrong, and train again."),
             (f"assistant-builder run {shlex.quote(source)} --name {name}-2 --from {name}",))
 
 

@@ -86,6 +86,15 @@ def test_customers_are_given_what_is_seldom_wrong_and_declines(lora: float, to_d
     assert found.audience.who == {"Y": "customers", "F": "colleagues", "N": "nobody"}[said[0]]
 
 
+def test_customers_are_not_given_what_declines_two_in_five_of_their_questions() -> None:
+    made = report(lora=0.93, qlora=0.93)
+    shy = items(lora=0.93, qlora=0.93, to_decline=100, made_up=0)
+    for item in shy[:200]:
+        item["declined"] = {cell: item["row"] % 5 < 2 for cell in item["declined"]}
+    found = conclude({**made, "items": shy}).audience
+    assert found.who == "colleagues" and "it declined 80 of 200 questions that it should answer" in found.text
+
+
 def test_questions_of_one_fact_are_not_evidence_for_customers() -> None:
     made = report(lora=0.93, qlora=0.93)
     alone = items(lora=0.93, qlora=0.93, to_decline=100, made_up=0)
