@@ -125,6 +125,13 @@ def test_a_file_without_known_columns_shows_its_first_rows(tmp_path: Path) -> No
     assert inspect_file(tmp_path / "odd.csv", {}).peek == (("What?", "That."),)
 
 
+def test_a_file_without_rows_asks_for_rows_and_not_for_columns(tmp_path: Path) -> None:
+    (tmp_path / "head.csv").write_text("question,answer\n")
+    seen = inspect_file(tmp_path / "head.csv", {})
+    assert seen.columns == () and seen.error is not None
+    assert "Add at least a few" in unreadable_view(seen.error, seen.columns)
+
+
 def test_the_system_prompt_of_the_study_applies_to_rows_without_one() -> None:
     pair = Pair(1, (Message("user", "q"), Message("assistant", "a")))
     briefed = with_system(pair, "Be brief.")

@@ -80,6 +80,8 @@ def _inspect(path: str, seen: str, columns: tuple[tuple[str, str], ...], languag
         table = read_table(Path(path))
     except DataError:
         return Inspection(None, (), record)
+    if not table.rows:  # no choice of columns would help
+        return Inspection(None, (), record)
     chosen = {role: name for role, name in columns if name}
     return Inspection(None, table.columns, record, _peek(table.columns, first_rows(table)),
                       {**automatic_roles(table.columns), **chosen}, guess_columns(table) or {})
