@@ -40,7 +40,7 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
     """The fields of the report about GGUF files; none if the settings name none, or another approach has them.
 
     ``delta`` and ``ci`` of a file are on the primary metric, candidate − reference in its units; ``level`` is the
-    coverage of ``ci``, at which the file was tested, that of the verdict if it was not. ``bounds`` has every metric of
+    coverage of ``ci``, at which the file was tested, that of all files if it was not. ``bounds`` has every metric of
     the decision. ``kl`` is the mean KL divergence of the dequantized weights from the reference in nats per token, over
     the reference answers of ``kl_items`` items; None if it was not computed.
 
@@ -56,16 +56,18 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
     arms = sorted(study.config.arms, key=lambda arm: ARMS[arm].cell != name)  # that of the reference first
     files = {arm: {str(cell.scores["type"]): cell for cell in read_formats(study, arm, reference)} for arm in arms}
 
+    whole = rules.level_of_files
+
     @cache
     def decided(arm: str, type: str, level: float) -> tuple[dict[str, Comparison], Decision]:
         compared = _compare(reference, files[arm][type], rules, level)
         return compared, decide(compared, rules.bounds)
 
     tested = graphical_test(sequences_graph([[(arm, type) for type in files[arm]] for arm in arms]),
-                            lambda file, share: decided(*file, _level(share, rules.level))[1].outcome == "no worse")
+                            lambda file, share: decided(*file, _level(share, whole))[1].outcome == "no worse")
     rows, advice = [], {}
     for (arm, type), result in tested.items():
-        level = _level(result.share, rules.level)
+        level = _level(result.share, whole)
         compared, decision = decided(arm, type, level)
         rows.append(_row(files[arm][type], arm, reference, rules, compared) | {
             "level": level, "outcome": decision.outcome, "verdict": decision.outcome if result.share else NOT_TESTED})

@@ -124,6 +124,12 @@ class Rules:
         return look_level(self.declared.look)
 
     @property
+    def level_of_files(self) -> float:
+        """The same for GGUF files; other types than those that were declared are a further look."""
+        now = self.now or self.declared
+        return look_level(self.declared.look + (self.declared.formats not in (None, now.formats)))
+
+    @property
     def to_decline(self) -> dict[str, Any]:
         """The number of held-out questions to decline, and whether they are ``judged``."""
         return {"questions": sum(not pair.answerable for pair in self.heldout.pairs.values()),

@@ -12,6 +12,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.serving.llamacpp import served_type
 from assistant_builder.study import Study
+from evals.declaration import freeze
 from evals.report.build import build_report, write_report
 from evals.report.render import render_html, render_markdown
 from tests.measured_study import samples_of, with_formats
@@ -87,6 +88,16 @@ def test_a_file_that_failed_is_tested_again_at_the_whole_level() -> None:
     wide, narrow = (each["formats"][1] for each in (report, again))
     assert wide["ci"][0] < narrow["ci"][0] < narrow["ci"][1] < wide["ci"][1] and wide["delta"] == narrow["delta"]
     assert again["smallest_no_worse"] == {"name": "Q4_0", "arm": "lora"}, "the arm tested first, not the better score"
+
+
+def test_types_that_are_chosen_after_a_look_are_tested_at_the_level_of_another_one() -> None:
+    study = files({("lora", "Q8_0"): CLOSE, ("lora", "Q4_0"): BAD})
+    freeze(study)
+    assert levels(build_report(study))["lora", "Q8_0"] == 0.95
+    study.write_config(study.config.with_changes({"formats.types": ["Q8_0"]}))
+    again = build_report(with_formats(study, {("lora", "Q8_0"): CLOSE}))
+    assert levels(again) == {("lora", "Q8_0"): pytest.approx(0.975)} and verdicts(again)["lora", "Q8_0"] != "no worse"
+    assert again["verdict"]["level"] == 0.95, "the twins are not tested again"
 
 
 def test_an_arm_alone_has_the_whole_level() -> None:
