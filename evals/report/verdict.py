@@ -164,7 +164,7 @@ def basis(report: Mapping[str, Any]) -> list[str]:
                  + (f"; {plural(verdict['uncovered'], 'held-out question')} about facts that were not taught "
                     f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart" if verdict["uncovered"] else "")
                  + ".")
-    if report.get("approach") == "grounded":
+    if "grounded" in report["config"].get("approaches", ()):
         lines.append("Both assistants read the same facts, which were looked up: the verdict measures how well they "
                      "read a fact that was found.")
     if other:

@@ -67,11 +67,11 @@ def _arithmetic(report: Mapping[str, Any]) -> Iterator[Warned]:
     fidelity = report["fidelity"] or {"pairs": [], "skipped": None}
     if fidelity["skipped"]:
         yield "fidelity_skipped", "note", fidelity["sentence"]
-    cells = report["cells"]
+    asked = [row for row in report["items"] if row["answerable"]] or report["items"]  # as the recorder
+    tokens = sum(row["tokens"] for row in asked)
     for pair in fidelity["pairs"]:
-        if {pair["candidate"], pair["reference"]} <= cells.keys():
-            seen = (sum(row["nll"][pair["candidate"]] - row["nll"][pair["reference"]] for row in report["items"])
-                    / sum(row["tokens"] for row in report["items"]))
+        if {pair["candidate"], pair["reference"]} <= report["cells"].keys() and pair.get("tokens", tokens) == tokens:
+            seen = sum(row["nll"][pair["candidate"]] - row["nll"][pair["reference"]] for row in asked) / tokens
             if abs(pair["delta_nll"] - seen) > _LOSS_TOLERANCE:
                 yield ("fidelity_disagrees", "note",
                        f"The loss of {pair['candidate']} exceeds that of {pair['reference']} by "

@@ -157,12 +157,14 @@ def test_the_report_shows_the_table_of_approaches() -> None:
         assert "Ways of building the assistant" in text
         assert "QLoRA with facts" in text
         assert "Copying the best fact" in text
+        assert "how well they read a fact that was found" in " ".join(text.split())
 
 
 def test_a_report_from_memory_alone_does_not_mention_approaches() -> None:
     report = read_json(finished_study().folder / "report.json")
     assert not [key for key in report if "approach" in key]
     assert "Ways of building" not in render_html(report)
+    assert not [line for line in report["basis"] if "a fact that was found" in line]
 
 
 def test_settings_from_before_the_choice_mean_memory() -> None:

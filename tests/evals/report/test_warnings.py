@@ -158,6 +158,7 @@ def test_each_defect_gives_its_warning(clean: Report, spoil: Callable[[Report], 
     lambda report: report["seeds"].update(count=1, spread=None),
     lambda report: report["flips"].update(noise_floor=None),
     lambda report: report.update(flips=None, fidelity=None, judge=None, declining=None),
+    lambda report: [row["nll"].update(Q4=99.0) for row in report["items"] if not row["answerable"]],
 ])
 def test_values_within_the_limits_give_no_warning(clean: Report, spoil: Callable[[Report], None]) -> None:
     spoil(clean)
