@@ -182,7 +182,7 @@ class _FormatScoring:
         self._likelihood = "long likelihood" if self._config.grounded else "likelihood"
         self._clock = ProgressTracker(self._study, {
             _WRITING: len(self.pending), _ANSWERS: count * items, self._likelihood: count * items,
-            "similarity": count * items * embeds, "fidelity": (count + 1) * min(KL_ITEMS, items)}, FORMATS)
+            "similarity": count * items * embeds, "fidelity": (count + 1) * len(self._read)}, FORMATS)
         for arm, types in self.pending.items():
             try:
                 self._write(arm, types)
@@ -307,14 +307,18 @@ class _FormatScoring:
         return _Likelihoods([*targets], divergence, reference.items)
 
     @cached_property
+    def _read(self) -> list[dict[str, Any]]:
+        """The items on which the divergence is computed, of those that have an answer."""
+        return evenly_spaced([item for item in self._items if item["answerable"]] or self._items, KL_ITEMS)
+
+    @cached_property
     def _reference(self) -> ReferenceDistributions:
         """The distributions of the assistant that all files are compared with, see :mod:`evals.report.formats`."""
         from evals.cells import Variant, load_cells
         from evals.kl_divergence import ReferenceDistributions
 
         cell = CELLS[tuned_cells(self._config.arms)[0]]
-        (found,) = [ReferenceDistributions(loaded.model, self._prompter, evenly_spaced(self._items, KL_ITEMS),
-                                           self._config.eval.batch_size)
+        (found,) = [ReferenceDistributions(loaded.model, self._prompter, self._read, self._config.eval.batch_size)
                     for loaded in load_cells(self._study, self._base, [Variant(cell)])]
         self._clock.tick("fidelity", found.items)
         return found
