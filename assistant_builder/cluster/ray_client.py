@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
+
 from assistant_builder.cluster.resources import Node, ResourceRequest
 from assistant_builder.cluster.tasks import TaskRegistryActor, TaskResult
-from assistant_builder.errors import AssistantBuilderError, install_command
+from assistant_builder.errors import AssistantBuilderError, ConfigError, install_command
 from assistant_builder.models.remote_code import trust_environment
 from assistant_builder.study import Study, home
 from assistant_builder.study.addresses import address_environment, require_allowed
@@ -93,10 +95,13 @@ def connect(address: str) -> str:
     """Connect this process to the cluster as a driver, and return the URL of Ray's dashboard; empty without one.
 
     Raises:
-        ConfigError: The user has not allowed the address: replies of a cluster run code in this process.
+        ConfigError: The user has not allowed the address: replies of a cluster run code in this process. Or it is
+            ``auto``, and a cluster of another user runs on this machine, which Ray would join.
         AssistantBuilderError: Ray is not installed, or the cluster does not answer.
     """
     require_allowed({"executor.address": address})
+    if address == "auto" and not os.environ.get("RAY_ADDRESS"):
+        _check_owner()
     try:
         from ray import init, is_initialized  # `import ray` would succeed in /tmp, where Ray's scratch folder is
     except ImportError as error:
@@ -115,6 +120,15 @@ def connect(address: str) -> str:
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and others
         raise _unreachable_error(address, str(error)) from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""  # Ray omits the scheme
+
+
+def _check_owner() -> None:
+    for process in psutil.process_iter(["name", "uids"]) if os.name == "posix" else ():
+        name, uids = process.info["name"], process.info["uids"]
+        if name in ("gcs_server", "raylet") and uids is not None and uids.real not in (os.getuid(), 0):
+            raise ConfigError("another user runs a Ray cluster on this machine, and 'auto' could join it",
+                              where="executor.address",
+                              remedy="Name your own cluster with --set executor.address=HOST:PORT, or in RAY_ADDRESS")
 
 
 def gpu_environment(gpus: float) -> dict[str, str]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from assistant_builder.cluster.ray_client import TaskRegistryClient
+from assistant_builder.cluster.ray_client import TaskRegistryClient, connect
 from assistant_builder.cluster.resources import ResourceRequest
 from assistant_builder.config import ModelConfig
+from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
 from tests.synthetic_study import new_study
 
@@ -69,3 +74,17 @@ def test_replicas_without_gpu_request_see_no_gpu(tmp_path: Path) -> None:
         return variables
 
     assert environment(0.0)["CUDA_VISIBLE_DEVICES"] == "" and "CUDA_VISIBLE_DEVICES" not in environment(1.0)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="starts a process of another user")
+def test_auto_joins_no_cluster_of_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        program = shutil.copy(shutil.which("sleep") or "/bin/sleep", Path(folder, "raylet"))
+        with subprocess.Popen([program, "60"], user=65534) as other:
+            try:
+                with pytest.raises(ConfigError, match="another user runs a Ray cluster"):
+                    connect("auto")
+            finally:
+                other.kill()
