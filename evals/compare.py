@@ -346,10 +346,12 @@ def _correlation_warning(name: str, p_value: float) -> str:
 
 
 def _within(differences: Floats, strata: Labels) -> Floats:
-    """The differences from the mean of their stratum; an item without a label is alone."""
+    """The differences from the mean of their stratum; an item that is alone in one keeps its own."""
     _, member = np.unique(units_of_items(strata), return_inverse=True)
-    means = np.bincount(member, differences) / np.bincount(member)
-    return differences - np.asarray(means[member])
+    counts = np.bincount(member)
+    means = np.where(counts > 1, np.bincount(member, differences) / counts, 0.0)
+    within = differences - np.asarray(means[member])
+    return np.where(np.abs(within) > 1e-12 * np.abs(differences).max(initial=0.0), within, 0.0)
 
 
 def _possible(interval: Interval, span: float | None) -> Interval:

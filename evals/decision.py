@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evals.compare import MOST_ITEMS, Comparison, Verdict, times_to_decide
+from evals.declaration import RIGHT_DECLINES
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Component:
         needed: Number of items at which the present difference would be decided either way, at least the present
             number; ``None`` if it is decided, if no number of items decides it, or if clusters are the limit.
         clusters: The same in clusters, where the items are clustered.
+        items: The present number of items.
     """
 
     metric: str
@@ -32,6 +34,7 @@ class Component:
     beyond: bool
     needed: int | None
     clusters: int | None
+    items: int
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,10 @@ class Decision:
         outcome: ``no worse``, ``worse`` or ``inconclusive``.
         components: The bounds, the primary metric first.
         failed: Metrics whose bound was not shown, in the same order.
-        needed: Number of items at which all open bounds would be decided; ``None`` if none is open, if one stays open
-            at any affordable number, or if clusters are the limit.
+        needed: Number of items to answer at which all open bounds would be decided; ``None`` if none is open, if one
+            stays open at any affordable number, or if clusters are the limit.
         clusters: The number of clusters at which they would be, where some are clustered.
+        to_decline: How many more questions to decline would decide about the right declines; ``None`` as above.
     """
 
     outcome: Verdict
@@ -52,6 +56,7 @@ class Decision:
     failed: tuple[str, ...]
     needed: int | None
     clusters: int | None
+    to_decline: int | None = None
 
 
 def decide(compared: Mapping[str, Comparison], bounds: Sequence[str] = ()) -> Decision:
@@ -59,34 +64,41 @@ def decide(compared: Mapping[str, Comparison], bounds: Sequence[str] = ()) -> De
 
     Args:
         compared: Metric → comparison with the margin of that metric; the primary metric first. At least one.
-        bounds: All metrics of the decision; the bound of one that was not compared is not shown.
+        bounds: All metrics of the decision, the primary one first; the bound of one that was not compared is not shown.
     """
     components = tuple(_component(metric, result) for metric, result in compared.items())
-    primary = next(iter(compared.values()))
+    primary = compared.get(bounds[0]) if bounds else next(iter(compared.values()))
     failed = (*(component.metric for component in components if not component.passed),
               *(metric for metric in bounds if metric not in compared))
     outcome: Verdict
     if not failed:
         outcome = "no worse"
-    elif primary.verdict == "worse" or any(component.beyond for component in components):
+    elif (primary is not None and primary.verdict == "worse") or any(component.beyond for component in components):
         outcome = "worse"
     else:
         outcome = "inconclusive"
     open_ones = [component for component in components if not component.passed and not component.beyond]
     decidable = all(component.needed or component.clusters for component in open_ones)
-    clusters = max((component.clusters or 0 for component in open_ones), default=0)
-    needed = max((component.needed or 0 for component in open_ones), default=0)
+    declines = next((component for component in open_ones if component.metric == RIGHT_DECLINES), None)
+    others = [component for component in open_ones if component is not declines]
+    clusters = max((component.clusters or 0 for component in others), default=0)
+    needed = max((component.needed or 0 for component in others), default=0)
     return Decision(outcome, components, failed, needed if decidable and needed and not clusters else None,
-                    clusters if decidable and clusters else None)
+                    clusters if decidable and clusters else None,
+                    (declines.needed or 0) - declines.items if decidable and declines and declines.needed else None)
 
 
 def _component(metric: str, result: Comparison) -> Component:
     harm, low, high = result.harm
     passed, beyond = result.verdict == "no worse", low > result.margin
     times = times_to_decide(harm, low, high, result.margin)
-    decided = passed or beyond or result.n_clusters is not None or times > MOST_ITEMS
-    return Component(metric, passed, beyond, None if decided else max(result.n, math.ceil(result.n * times)),
-                     None if passed or beyond else result.clusters_needed)
+    clusters = None if passed or beyond else result.clusters_needed
+    if metric == RIGHT_DECLINES and clusters and result.n_clusters:  # counted in questions, not in facts
+        times, clusters = clusters / result.n_clusters, None
+    elif result.n_clusters is not None:
+        times = math.inf
+    needed = None if passed or beyond or times > MOST_ITEMS else max(result.n, math.ceil(result.n * times))
+    return Component(metric, passed, beyond, needed, clusters, result.n)
 
 
 def harmful(compared: Mapping[str, Comparison]) -> list[str]:
@@ -120,16 +132,21 @@ def action(decision: Decision, *, n: int, n_clusters: int | None = None, seeds: 
 
 
 def more_questions(decision: Decision, n: int, n_clusters: int | None) -> str:
-    """How many more questions would decide, in one sentence; empty if no affordable number would."""
+    """How many more questions would decide, in a sentence for each kind; empty if no affordable number would."""
+    found = []
     if decision.clusters is not None and n_clusters:
         more = rounded(decision.clusters - n_clusters)
-        return (f"Add held-out questions about {more:,} more facts: with {n_clusters + more:,} facts about half of all "
-                f"differences like this one are decided; more questions about the same {n_clusters:,} would not do.")
-    if decision.needed is None or decision.needed <= n:
-        return ""
-    more = rounded(decision.needed - n)
-    return (f"Add about {more:,} held-out questions: with {n + more:,} about half of all differences like this one are "
-            "decided.")
+        found.append(f"Add held-out questions about {more:,} more facts: with {n_clusters + more:,} facts about half "
+                     f"of all differences like this one are decided; more questions about the same {n_clusters:,} "
+                     "would not do.")
+    elif decision.needed is not None and decision.needed > n:
+        more = rounded(decision.needed - n)
+        found.append(f"Add about {more:,} held-out questions: with {n + more:,} about half of all differences like "
+                     "this one are decided.")
+    if decision.to_decline is not None:
+        found.append(f"Add about {rounded(decision.to_decline):,} questions that should be declined: their number "
+                     "decides whether 4-bit still declines what it should.")
+    return " ".join(found)
 
 
 def rounded(count: int) -> int:

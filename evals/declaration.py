@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from statistics import median
@@ -26,17 +26,22 @@ from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, wri
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Pair, load_split
 from assistant_builder.study import Study, home
+from assistant_builder.study.contents import ArmSummary
 from evals.metrics.text import normalise, words
+from evals.stats.intervals import flip_interval, look_level
 from evals.tasks.held_out import heldout_pairs
 
 FILE = "declaration.json"
 """File in the study folder; it is kept when scores are deleted."""
 DECLARED = "declarations.jsonl"
-"""File in the home folder: which test questions were declared, when and by which study."""
+"""File in the home folder: which test questions were scored, when, by which study, and with which adapters."""
 LOSS, EXACT, OVERLAP, FACTS = "nll_per_token", "exact_match", "token_f1", "facts_kept"
 FALSE_DECLINES, RIGHT_DECLINES = "false_decline", "right_decline"
 ENOUGH_TO_DECLINE = 40
-"""Questions to decline from which the share of right declines is judged: 66 equal pairs give an interval of ±5.5."""
+"""Fewest questions to decline from which the share of right declines is judged: 66 equal pairs give ±5.5."""
+_MOST_TO_DECLINE = 10_000
+_SHARED = 0.1
+"""Share of the questions of the smaller of two tests from which the later one is a further look."""
 SIMILAR_QUESTIONS = "similar_questions.json"
 """File in the folder of the scores: the group of similar questions of each item."""
 _FACT_WORDS = 3
@@ -80,12 +85,12 @@ class Declaration:
         arms: Arms that are compared.
         cells: Cells that are scored, which include the formats of exports.
         right_decline_margin: Margin of the share of rightly declined questions; ``None`` if the test has fewer than
-            :data:`ENOUGH_TO_DECLINE` of them, or in a declaration of an earlier version.
+            :func:`enough_to_decline` of them, or in a declaration of an earlier version.
         seeds: Training seeds; ``None`` in a declaration of an earlier version, as the next ones.
         eval_seed: Seed of the bootstrap and the permutation tests.
         resamples: Number of resamples.
         formats: Types of the GGUF files that are scored.
-        look: Number of the look: 1 + the earlier tests, declared on this computer, that share questions with this one.
+        look: Number of the look: 1 + the earlier tests, scored on this computer, that share questions with this one.
         facts_margin: Margin of the share of facts kept; ``None`` if most references have none, if exact match is a
             bound, which counts each lost fact, or in a declaration of an earlier version.
     """
@@ -197,13 +202,22 @@ def _label(pair: Pair, name: str) -> str | None:
     return answer if len(words(answer)) >= _FACT_WORDS else None
 
 
-def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair]) -> Declaration:
+def enough_to_decline(margin: float, look: int) -> int:
+    """Questions to decline from which assistants that decline the same ones are shown to be no worse."""
+    count = ENOUGH_TO_DECLINE
+    while count < _MOST_TO_DECLINE and flip_interval(0, 0, count, look_level(look))[1] > margin:
+        count += 1
+    return count
+
+
+def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair], look: int = 1) -> Declaration:
     """Resolve the settings of the evaluation from the data.
 
     Args:
         config: The study's settings.
         heldout: The held-out pairs.
         training: The training pairs, whose answers decide on the metric.
+        look: Number of the look at the questions.
     """
     chosen = config.eval
     fitting = metric_for_length(answer_words(training))
@@ -214,6 +228,7 @@ def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair]) -> 
     estimand: Estimand = chosen.estimand if chosen.estimand != "auto" else (
         "wordings" if 2 * covered >= max(len(asked), 1) else "facts")
     other: Estimand = "facts" if estimand == "wordings" else "wordings"
+    declines = enough_to_decline(chosen.right_decline_margin, look)
     return Declaration(primary_metric=primary, margin=chosen.margin if chosen.margin is not None else _margin(primary),
                        second_metric=second, decline_margin=chosen.decline_margin,
                        second_margin=chosen.second_margin if chosen.second_margin is not None else _margin(second),
@@ -221,7 +236,7 @@ def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair]) -> 
                        items="covered" if estimand == "wordings" and covered else "all", arms=tuple(config.arms),
                        cells=tuple(config.cells), facts_margin=_facts_margin(asked, primary, second),
                        right_decline_margin=chosen.right_decline_margin if (
-                           len(heldout.pairs) - len(asked) >= ENOUGH_TO_DECLINE) else None,
+                           len(heldout.pairs) - len(asked) >= declines) else None, look=look,
                        seeds=config.seeds, eval_seed=chosen.seed, resamples=chosen.bootstrap_resamples,
                        formats=tuple(config.formats.types))
 
@@ -264,6 +279,8 @@ class _Declared(TypedDict):
     study: str
     written: str
     questions: NotRequired[list[str]]
+    adapters: NotRequired[dict[str, str]]
+    formats: NotRequired[list[str]]
 
 
 class _File(TypedDict):
@@ -274,39 +291,87 @@ class _File(TypedDict):
 
 
 def freeze(study: Study) -> None:
-    """Write the declaration, unless one was written for the same held-out pairs: scores may have been seen since."""
+    """Write the declaration, unless one was written for the same held-out pairs: scores may have been seen since.
+
+    Each use of the test is a line of :data:`DECLARED`: the first one, and those with other adapters or types of files.
+    """
     training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
-    asked, questions = _hash_of(heldout), _question_hashes(heldout)
-    path = study.folder / FILE
-    if path.exists() and read_json(path, _File)["heldout_sha256"] == asked:
-        return
-    earlier = {line["heldout_sha256"] for line in _declarations()
-               if not questions.isdisjoint(line.get("questions", []))}
-    declared = replace(declare(study.config, heldout, training), look=1 + len(earlier - {asked}))
+    asked, lines, path = _hash_of(heldout), _declarations(), study.folder / FILE
     written = datetime.now(UTC).isoformat(timespec="milliseconds")
-    append_jsonl(home() / DECLARED, {"heldout_sha256": asked, "study": study.name, "sha256": declared.sha256,
-                                     "written": written, "questions": sorted(questions)})
-    write_json(path, {"declared": declared.to_record(), "sha256": declared.sha256, "heldout_sha256": asked,
-                      "written": written})
+    record: Any = read_json(path, _File) if path.exists() else None
+    if record is None or record["heldout_sha256"] not in _hashes(heldout):
+        declared = declare(study.config, heldout, training, _look(heldout, lines, written))
+        record = {"declared": declared.to_record(), "sha256": declared.sha256, "heldout_sha256": asked,
+                  "written": written}
+        write_json(path, record)
+        last = None
+    else:
+        last = next((line for line in _of_test(heldout, lines)[::-1] if line["study"] == study.name), None)
+    line: _Declared = {"heldout_sha256": asked, "study": study.name, "written": written,
+                       "questions": sorted(_question_hashes(heldout)), "adapters": _adapters(study),
+                       "formats": sorted(study.config.formats.types)}
+    if last is None or _differs(last, line):
+        append_jsonl(home() / DECLARED, line)
 
 
 def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
     """The content of ``declaration.json``, or ``None`` if scoring started before there was one, or on other pairs.
 
-    Its ``sha256`` is ``None`` if the declaration was changed after it was written. ``earlier`` has the earlier
-    declarations of the same test questions on this computer: ``{"study", "written"}``.
+    Its ``sha256`` is ``None`` if the declaration was changed after it was written. ``earlier`` has the earlier uses of
+    the same test questions on this computer: ``{"study", "written"}``; ``file_types`` the types of files that were
+    scored on them, in the order of the choices.
     """
     path = study.folder / FILE
     record: Any = read_json(path, _File) if path.exists() else None
-    if record is None or record["heldout_sha256"] != _hash_of(heldout):
+    if record is None or record["heldout_sha256"] not in _hashes(heldout):
         return None
     if hashlib.sha256(json.dumps(record["declared"], sort_keys=True).encode()).hexdigest() != record["sha256"]:
         record = {**record, "sha256": None}
-    return {**record, "earlier": [
-        {"study": line["study"], "written": line["written"]} for line in _declarations()
-        if line["heldout_sha256"] == record["heldout_sha256"] and (
-            line["study"], line["written"]) != (study.name, record.get("written")) and line["written"] <= record.get(
-                "written", "")]}
+    lines = _of_test(heldout, _declarations())
+    own = [line for line in lines if line["study"] == study.name]
+    present = own[-1] if own else {"study": study.name, "written": record.get("written", "")}
+    chosen = [record["declared"].get("formats"), *(line.get("formats") for line in own)]
+    return {**record, "earlier": [{"study": line["study"], "written": line["written"]} for line in lines
+                                  if line is not present and line["written"] <= present["written"]],
+            "file_types": list(dict.fromkeys(tuple(sorted(types)) for types in chosen if types is not None))}
+
+
+def look_at(study: Study, heldout: HeldOut) -> int:
+    """The number of the look at the questions of a study whose declaration cannot tell it."""
+    lines = _declarations()
+    own = [line["written"] for line in _of_test(heldout, lines) if line["study"] == study.name]
+    return _look(heldout, lines, min(own, default=datetime.now(UTC).isoformat(timespec="milliseconds")))
+
+
+def _look(heldout: HeldOut, lines: Sequence[_Declared], before: str) -> int:
+    same, questions = _hashes(heldout), _question_hashes(heldout)
+    return 1 + len({line["heldout_sha256"] for line in lines
+                    if line["heldout_sha256"] not in same and line["written"] < before
+                    and (other := line.get("questions"))
+                    and len(questions.intersection(other)) >= _SHARED * min(len(questions), len(other))})
+
+
+def _of_test(heldout: HeldOut, lines: Sequence[_Declared]) -> list[_Declared]:
+    same = _hashes(heldout)
+    return [line for line in lines if line["heldout_sha256"] in same]
+
+
+def _differs(last: _Declared, line: _Declared) -> bool:
+    """Whether an adapter was trained again, or other types of files are scored."""
+    known, now = last.get("adapters", {}), line.get("adapters", {})
+    return last.get("formats", line.get("formats")) != line.get("formats") or any(
+        known[run] != now[run] for run in known.keys() & now.keys())
+
+
+def _adapters(study: Study) -> dict[str, str]:
+    """Folder of each trained arm → hash of its adapter."""
+    found = {}
+    for view in study.views:
+        for run in (view.arm_folder(arm if seed == 1 else f"{arm}-{seed}") for arm in view.config.arms
+                    for seed in range(1, view.config.seeds + 1)):
+            if (run / "summary.json").is_file():
+                found[run.name] = str(read_json(run / "summary.json", ArmSummary).get("adapter_sha256"))
+    return found
 
 
 def changes(frozen: Mapping[str, Any], now: Declaration) -> list[dict[str, Any]]:
@@ -321,10 +386,17 @@ def _declarations() -> list[_Declared]:
 
 
 def _question_hashes(heldout: HeldOut) -> set[str]:
-    return {hashlib.sha256(normalise(pair.question).encode()).hexdigest()[:12] for pair in heldout.pairs.values()}
+    """Of the questions that have an answer, each with it."""
+    return {hashlib.sha256(f"{normalise(pair.question)}\0{normalise(pair.answer)}".encode()).hexdigest()[:12]
+            for pair in heldout.pairs.values() if pair.answerable}
 
 
-def _hash_of(heldout: HeldOut) -> str:
-    texts = sorted([pair.row, [[message.role, message.content] for message in pair.messages]]
+def _hashes(heldout: HeldOut) -> tuple[str, str]:
+    """The hash of the test, and the one of earlier releases, in which the numbers of the rows counted."""
+    return _hash_of(heldout), _hash_of(heldout, rows=True)
+
+
+def _hash_of(heldout: HeldOut, *, rows: bool = False) -> str:
+    texts = sorted([*([pair.row] if rows else []), [[message.role, message.content] for message in pair.messages]]
                    for pair in heldout.pairs.values())
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

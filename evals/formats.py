@@ -41,6 +41,7 @@ from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import FORMATS
 from evals.answers import Generated, after_turns, further_prompts, given_answer, looks_of
+from evals.declaration import freeze
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
@@ -177,6 +178,7 @@ class _FormatScoring:
         """Score the pending files; returns why files are missing, if llama.cpp's converter refused the model."""
         if not self.pending:
             return ""
+        freeze(self._study)
         count, embeds = sum(map(len, self.pending.values())), self._config.eval.similarity
         items = len(self._items)
         self._likelihood = "long likelihood" if self._config.grounded else "likelihood"

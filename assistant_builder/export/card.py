@@ -29,7 +29,7 @@ from evals.report.contrasts import HEADLINE
 from evals.report.format import difference, duration, interval, number, plain, shown, size, two_significant_digits
 from evals.report.load import is_compared, lead_pair
 from evals.report.rows_headline import bound_rows
-from evals.report.verdict import changed_text, clustered_text
+from evals.report.verdict import changed_text, clustered_text, level_of
 
 DATA_CARD = "DATA.md"
 _SETTINGS = ("epochs", "rank", "alpha", "dropout", "target_modules", "learning_rate", "batch_size", "max_length",
@@ -145,11 +145,12 @@ def _verdict(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
             ["Outcome", verdict["outcome"]], *[[name, inline(text, 500)] for name, text in about],
             ["Metric", how.label],
             ["Difference (QLoRA − LoRA)", f"{difference(row['delta'], verdict['metric'], row)} {how.unit}"],
-            ["95 % interval", interval(row, verdict["metric"])], ["Held-out answers", f"{verdict['n']:,}"],
+            [f"{level_of(verdict)} interval", interval(row, verdict["metric"])],
+            ["Held-out answers", f"{verdict['n']:,}"],
             ["Margin allowed", f"{two_significant_digits(verdict['margin'] * how.factor)} {how.unit}"],
         ]),
         "bounds": "" if not bounds else table(
-            ["Bound of the verdict", "QLoRA − LoRA", "95 % interval", "Margin", "Within the margin?"],
+            ["Bound of the verdict", "QLoRA − LoRA", f"{level_of(verdict)} interval", "Margin", "Within the margin?"],
             [[f"{row['label']} ({row['scale']})", row["difference"], row["interval"], row["margin"], row["result"]]
              for row in bounds]),
         "changed": inline(changed_text(verdict.get("frozen") or {}), 1000),

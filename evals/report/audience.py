@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tn
-from evals.declaration import EXACT, RIGHT_DECLINES
+from evals.declaration import ENOUGH_TO_DECLINE, EXACT, RIGHT_DECLINES
 from evals.report.approaches import untaught
 from evals.report.format import count
 from evals.report.other_words import is_respelled, nothing_tested
@@ -71,11 +71,12 @@ def _reasons(report: Mapping[str, Any], cell: str, metric: str) -> Iterator[str]
         yield t("it was not tested with questions that it should decline")
         return
     rightly = [item["metrics"][cell][RIGHT_DECLINES] == 1 for item in asked]
+    few = len(rightly) < ENOUGH_TO_DECLINE
     if sum(rightly) < LEAST_DECLINED * len(rightly):
         yield tn("it made up an answer to {made_up} of {count} question that it should decline",
                  "it made up an answer to {made_up} of {count} questions that it should decline", len(rightly),
                  made_up=count(len(rightly) - sum(rightly)))
-    elif _interval(rightly, asked)[0] < LEAST_DECLINED:
+    elif few or _interval(rightly, asked)[0] < LEAST_DECLINED:
         yield tn("{count} question to decline is too few to know how often it makes up an answer",
                  "{count} questions to decline are too few to know how often it makes up an answer", len(rightly))
 

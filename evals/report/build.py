@@ -75,7 +75,8 @@ def _build_report(study: Study) -> dict[str, Any]:
     rules = rules.with_gain(cells.get(LORA.untuned_cell), cells.get(LORA.cell), usable.get(LOSS, []))
     primary = rules.declared.primary_metric
     compared = comparing.comparisons({**cells, **baselines}, usable, rules)
-    rows = comparing.contrasts(compared, primary)
+    rows = comparing.contrasts(compared, {} if not config.compares else {
+        primary: rules.compare(cells[BASELINE], cells[CANDIDATE], primary, usable[primary], level=rules.level)})
     rows_of_headline = [row for row in rows if row["name"] == comparing.HEADLINE]
     items = item_rows(cells, list(usable), tuned)
     found_flips = flips(items) if config.compares else None
@@ -186,7 +187,7 @@ def headline_comparisons(by_seed: Mapping[int, Mapping[str, Cell]], usable: Mapp
 def other_claim(by_seed: Mapping[int, Mapping[str, Cell]], items: list[str], rules: Rules) -> dict[str, Any]:
     """The difference on the primary metric with the clusters of the claim that is not the headline."""
     baseline, candidate = (averaged([found[name] for found in by_seed.values()]) for name in (BASELINE, CANDIDATE))
-    result = rules.compare(baseline, candidate, rules.declared.primary_metric, items, other=True)
+    result = rules.compare(baseline, candidate, rules.declared.primary_metric, items, other=True, level=rules.level)
     return {"estimand": "facts" if rules.declared.estimand == "wordings" else "wordings", "verdict": result.verdict,
             "clustered_by": list(result.clustered_by), **comparing.figures_of(result)}
 

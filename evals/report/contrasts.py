@@ -89,8 +89,8 @@ def comparisons(cells: Mapping[str, Cell], usable: Mapping[str, list[str]], rule
     }
 
 
-def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
-    """The comparisons as records, one for each pair and metric.
+def contrasts(compared: Comparisons, decisive: Mapping[str, Comparison]) -> list[dict[str, Any]]:
+    """The comparisons as records, one for each pair and metric; ``decisive`` has the primary one of the headline.
 
     ``delta`` is candidate − baseline in the metric's units and equals the difference of the two cells' figures;
     ``p_value_holm``, for claims of improvement, is adjusted over the metrics of the same pair. The headline's record of
@@ -105,8 +105,8 @@ def contrasts(compared: Comparisons, primary: str) -> list[dict[str, Any]]:
         ]
         rows += with_holm(family)
     for row in rows:
-        if row["name"] == HEADLINE and row["metric"] == primary:
-            result = compared[(HEADLINE, primary)]
+        if row["name"] == HEADLINE and row["metric"] in decisive:
+            result = decisive[row["metric"]]
             row |= {"verdict": result.verdict, "within_margin_but_worse": bool(result.within_margin_but_worse)}
     return rows
 
@@ -177,7 +177,7 @@ def verdict(compared: Callable[[float], Mapping[str, Comparison]], rules: Rules,
         "estimand": rules.declared.estimand, "clustered_by": list(result.clustered_by),
         "leave_one_out": list(result.leave_one_out), "uncovered": uncovered, "frozen": rules.record(),
         "seeds": seeds["count"], "trained_again": again,
-        "action": action(replace(decision, needed=at_next.needed, clusters=at_next.clusters), n=result.n,
+        "action": action(replace(at_next, outcome=decision.outcome), n=result.n,
                          n_clusters=result.n_clusters, seeds=seeds["count"],
                          seeds_decide=again is not None and again["seed_share"] > 0.5),
     }

@@ -68,7 +68,8 @@ FORMULAS: tuple[Formula, ...] = (
             "interval is at least as wide as by each label alone. Of nested labels the coarser counts.", (18,)),
     Formula("Correlation within a label", "p = share of permutations with Σ_g r_g² at least as large",
             "For every label that is not a cluster (group, family, shared answer): whether the deviations from Δ "
-            "within it are alike. If they are (p ≤ 0.01), a warning says that the interval is too short."),
+            "within it are alike. If they are (p ≤ 0.05 ÷ number of labels), the interval is at least the one with "
+            "clusters by that label, too."),
     Formula("Sign-flip test", "p = share of sign patterns s with |Σ_i s_i d_i| ≥ |Σ_i d_i|",
             "Swaps the two assistants item by item, or cluster by cluster; all patterns for up to 13 differing units, "
             "otherwise random patterns, including the observed one."),
@@ -81,17 +82,19 @@ FORMULAS: tuple[Formula, ...] = (
     Formula("Verdict", "hi_k ≤ margin_k for every k: no worse;   else lo_1 > 0 or any lo_k > margin_k: worse;   "
             "else: inconclusive",
             "k = 1 is the primary metric; the others are a metric of another kind and false declines. lo and hi are "
-            "the ends of the 95% interval of the harm, which is positive if the candidate is worse. All bounds must "
-            "hold together, so none is adjusted (intersection–union test, each one-sided 2.5%). Metrics, margins and "
+            "the ends of the interval of the harm, which is positive if the candidate is worse. All bounds must hold "
+            "together, so none is adjusted (intersection–union test, each one-sided at half of 1 − the level, 2.5% at "
+            "the first look and half as much at each further one). Metrics, margins and "
             "claim are fixed when scoring starts. A right/wrong metric below 5% in both cells cannot yield “no "
             "worse”.", (19,)),
     Formula("Levels of the files to ship",
             "α_f of a file f that is no worse passes on:   first: ½ to the next smaller file, ½ to the other "
             "assistant's largest;   later: all to the next smaller",
-            "The level α = 5% begins at the largest file of the 16-bit assistant, and a file is tested with an "
-            "interval of 1 − α_f. The last file of an assistant, or the only one, passes its level to the first open "
-            "file of the other. A file that failed is tested again when more level arrives. The probability of naming "
-            "any file that is worse by more than a margin is at most that of one verdict.", (21,)),
+            "The level α (5% at the first look) begins at the largest file of the 16-bit assistant, and a file is "
+            "tested with an interval of 1 − α_f. The last file of an assistant, or the only one, passes its level to "
+            "the first open file of the other. A file that failed is tested again when more level arrives. The "
+            "probability of naming any file that is worse by more than a margin is at most that of one verdict.",
+            (21,)),
     Formula("Detectable difference", "2.8 × standard error,   2.8 ≈ z(0.975) + z(0.8)",
             "The true difference that 80 of 100 such studies would detect. Before a run it is about 2.8 √(share of "
             "answers that flip ÷ n).", (1,)),

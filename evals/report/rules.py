@@ -24,7 +24,9 @@ from evals.declaration import (
     HeldOut,
     changes,
     declare,
+    enough_to_decline,
     frozen,
+    look_at,
 )
 from evals.metrics import metric_of
 from evals.report.load import Cell
@@ -70,10 +72,12 @@ class Rules:
             empty = HeldOut({}, frozenset())
             return cls(declare(study.config, empty, ()), empty, study.config.eval)
         heldout = HeldOut.read(study)
-        now = declare(study.config, heldout, load_split(folder, "train"))
-        record = frozen(study, heldout)
-        declared = Declaration.from_record(record["declared"]) if record and record["sha256"] else now
-        now = replace(now, look=declared.look)
+        record, training = frozen(study, heldout), load_split(folder, "train")
+        declared = Declaration.from_record(record["declared"]) if record and record["sha256"] else None
+        # a declaration that was changed is a further look
+        look = declared.look if declared else look_at(study, heldout) + (record is not None)
+        now = declare(study.config, heldout, training, look)
+        declared = declared or now
         path = study.evals_folder / SIMILAR_QUESTIONS
         similar = read_json(path, _Similar)["groups"] if path.exists() else {}
         return cls(declared, heldout, study.config.eval, record, similar, now=now)
@@ -125,14 +129,16 @@ class Rules:
 
     @property
     def level_of_files(self) -> float:
-        """The same for GGUF files; other types than those that were declared are a further look."""
-        now = self.now or self.declared
-        return look_level(self.declared.look + (self.declared.formats not in (None, now.formats)))
+        """The same for GGUF files; each further choice of their types is a further look."""
+        known = self.frozen["file_types"] if self.frozen else []
+        types = tuple(sorted((self.now or self.declared).formats or ()))
+        return look_level(self.declared.look + (known.index(types) if types in known else len(known)))
 
     @property
     def to_decline(self) -> dict[str, Any]:
         """The number of held-out questions to decline, and whether they are ``judged``."""
-        return {"questions": sum(not pair.answerable for pair in self.heldout.pairs.values()),
+        needed = enough_to_decline(self.settings.right_decline_margin, self.declared.look)
+        return {"questions": sum(not pair.answerable for pair in self.heldout.pairs.values()), "needed": needed,
                 "judged": RIGHT_DECLINES in self.bounds}
 
     def uncovered(self, cell: Cell) -> list[str]:
@@ -182,8 +188,10 @@ class Rules:
         related = {name: labels for name, labels in self.labels(samples, LABELS).items()
                    if name not in clusters and facts}
         if self.similar:
-            related["group of similar questions"] = [self.similar.get(str(sample["item"])) for sample in samples]
-        strata = None if facts else next(iter(self.labels(samples, ("cluster", "answer")).values()), None)
+            related["group of similar questions"] = [self.similar.get(str(sample.get("name", sample["item"])))
+                                                     for sample in samples]
+        known = {} if facts else self.labels(samples, ("cluster", "answer"))
+        strata = next((labels for labels in known.values() if any(label is not None for label in labels)), None)
         return paired_comparison(
             baseline.values(items, metric), candidate.values(items, metric), clusters=clusters, related=related,
             strata=strata, weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,

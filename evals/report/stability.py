@@ -116,7 +116,7 @@ def noise_floor(study: Study, cells: Mapping[str, Cell], usable: Mapping[str, li
     primary = rules.declared.primary_metric
     items = [item for item in usable[primary] if all(cell.value(item, primary) is not None for cell in again.values())]
     if len(items) == len(usable[primary]):
-        result = rules.compare(again[BASELINE], again[CANDIDATE], primary, items)
+        result = rules.compare(again[BASELINE], again[CANDIDATE], primary, items, level=rules.level)
         found |= {"delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict}
     records = found["cells"]
     sizes = {record["other_batch_size"] for record in records.values()}
@@ -199,10 +199,10 @@ def _trained_again(scored: Sequence[Mapping[str, Cell]], metric: str, items: lis
     degrees = max(1.0, (result.n_clusters or result.n) - 1.0)
     half = (result.ci_high - result.ci_low) / 2
     error = StandardError(half / float(stats.t.ppf(0.975, degrees)), degrees)
-    found = trained_again(result.delta, error, deltas)
+    found = trained_again(result.delta, error, deltas, rules.level)
     margin = rules.margin(metric)
-    needed = None if margin is None else seeds_needed(result.delta, error, deltas, margin=margin,
-                                                      higher_is_better=result.higher_is_better)
+    needed = None if margin is None else seeds_needed(
+        result.delta, error, deltas, margin=margin, higher_is_better=result.higher_is_better, level=rules.level)
     return {"delta": result.delta, "ci": list(found.interval), "seed_share": found.seed_share,
             "degrees_of_freedom": found.degrees_of_freedom, "seeds_needed": needed}
 
@@ -219,7 +219,7 @@ def _run(number: int, cells: Mapping[str, Cell], items: list[str], config: Study
     run: dict[str, Any] = {"seed": number, "training_seed": config.train.seed + number - 1,
                            **{name: figure(cell, metric, items) for name, cell in cells.items()}}
     if config.compares:
-        result = rules.compare(cells[BASELINE], cells[CANDIDATE], metric, items)
+        result = rules.compare(cells[BASELINE], cells[CANDIDATE], metric, items, level=rules.level)
         run |= {"delta": result.delta, "ci": [result.ci_low, result.ci_high], "verdict": result.verdict}
     return run
 

@@ -59,7 +59,7 @@ def untested_text(verdict: Mapping[str, Any]) -> str:
         return ""
     has = f"has only {plural(found['questions'], 'question')}" if found["questions"] else "has no questions"
     return (f"Whether 4-bit still declines what it should was not tested: the test {has} to decline, and "
-            f"{ENOUGH_TO_DECLINE} are needed.")
+            f"{found.get('needed', ENOUGH_TO_DECLINE)} are needed.")
 
 
 def _outcome_sentence(verdict: Mapping[str, Any], asked: str) -> str:
@@ -178,13 +178,15 @@ def basis(report: Mapping[str, Any]) -> list[str]:
         row = {"ci_low": again["ci"][0], "ci_high": again["ci"][1]}
         lines.append(f"The verdict is about these assistants, averaged over {verdict['seeds']} training seeds. If both "
                      f"were trained again, the interval would be {interval(row, verdict['metric'], plus=False)}. "
-                     + _seeds_text(again.get("seeds_needed"), verdict["seeds"]))
-    return [*lines, frozen_text(verdict["frozen"])]
+                     + _seeds_text(again.get("seeds_needed"), verdict))
+    return [*lines, " ".join(filter(None, (frozen_text(verdict["frozen"]), look_text(verdict["frozen"]))))]
 
 
-def _seeds_text(needed: int | None, present: int) -> str:
-    """How many training seeds would decide about 4-bit as a method, and not only about these assistants."""
-    if needed == present:
+def _seeds_text(needed: int | None, verdict: Mapping[str, Any]) -> str:
+    """How many training seeds would decide about 4-bit as a method; empty if another metric leaves that open."""
+    if verdict["outcome"] == "inconclusive" and any(not bound["passed"] for bound in verdict["bounds"][1:]):
+        return ""
+    if needed == verdict["seeds"]:
         return "This decides about training in 4 bits as well, not only about these assistants."
     if needed is None:
         return (f"At the spread seen, no number of seeds up to {MOST_SEEDS} would decide about training in 4 bits with "
@@ -236,7 +238,7 @@ def frozen_text(frozen: Mapping[str, Any]) -> str:
     if frozen["sha256"] is None:
         return "Metric, margins and claim are not on record from before scoring: they may have been chosen afterwards."
     text = f"Fixed before scoring, {frozen['written'][:16].replace('T', ' ')} UTC (SHA-256 {frozen['sha256'][:12]})."
-    return " ".join(filter(None, (changed_text(frozen), text, earlier_text(frozen), look_text(frozen))))
+    return " ".join(filter(None, (changed_text(frozen), text, earlier_text(frozen))))
 
 
 def look_text(frozen: Mapping[str, Any]) -> str:
@@ -252,12 +254,12 @@ def look_text(frozen: Mapping[str, Any]) -> str:
 
 
 def earlier_text(frozen: Mapping[str, Any]) -> str:
-    """Earlier declarations of the same test questions on this computer; empty if there was none."""
+    """Earlier uses of the same test questions on this computer; empty if there was none."""
     found = frozen.get("earlier")
     if not found:
         return ""
     shown_ones = fmt.enumerated([f"{row['study']}, {row['written'][:10]}" for row in found[-_SHOWN:]])
-    return (f"The same test questions were declared {plural(len(found), 'time')} before on this computer "
+    return (f"The same test questions were used {plural(len(found), 'time')} before on this computer "
             f"({shown_ones}): whoever tries until a verdict pleases is wrong more often than 2.5%.")
 
 

@@ -18,7 +18,7 @@ class TrainedAgain:
     """Uncertainty of the difference if both arms are trained again.
 
     Attributes:
-        interval: 95 % interval for the difference averaged over the seeds.
+        interval: Interval for the difference averaged over the seeds.
         seed_share: Share of its variance that comes from the seeds, 0 … 1.
         degrees_of_freedom: Satterthwaite's.
     """
@@ -32,7 +32,7 @@ MOST_SEEDS = 50
 """More seeds than this are not asked for."""
 
 
-def trained_again(delta: float, items: StandardError, deltas: Sequence[float]) -> TrainedAgain:
+def trained_again(delta: float, items: StandardError, deltas: Sequence[float], level: float = LEVEL) -> TrainedAgain:
     """V_items + V_seeds / S, with Satterthwaite degrees of freedom.
 
     The intervals over items are about these trained assistants; a claim about the method needs the variance of training
@@ -42,12 +42,13 @@ def trained_again(delta: float, items: StandardError, deltas: Sequence[float]) -
         delta: Difference averaged over the seeds.
         items: Its standard error over items or clusters.
         deltas: The difference of each seed; two or more.
+        level: Coverage of the interval.
     """
-    return _interval(delta, items, float(np.var(deltas, ddof=1)), len(deltas))
+    return _interval(delta, items, float(np.var(deltas, ddof=1)), len(deltas), level)
 
 
 def seeds_needed(delta: float, items: StandardError, deltas: Sequence[float], *, margin: float,
-                 higher_is_better: bool) -> int | None:
+                 higher_is_better: bool, level: float = LEVEL) -> int | None:
     """The number of seeds at which the interval would be within the margin or beyond zero, at the spread of these.
 
     Args:
@@ -56,24 +57,25 @@ def seeds_needed(delta: float, items: StandardError, deltas: Sequence[float], *,
         deltas: The difference of each seed; two or more.
         margin: Largest harm that counts as no worse.
         higher_is_better: Whether a negative difference is harm.
+        level: Coverage of the interval.
 
     Returns:
         At least the present number; ``None`` if more than :data:`MOST_SEEDS` or no number would do.
     """
     variance = float(np.var(deltas, ddof=1))
     for count in range(len(deltas), MOST_SEEDS + 1):
-        low, high = _interval(delta, items, variance, count).interval
+        low, high = _interval(delta, items, variance, count, level).interval
         best, worst = (-high, -low) if higher_is_better else (low, high)
         if worst <= margin or best > 0:
             return count
     return None
 
 
-def _interval(delta: float, items: StandardError, variance: float, count: int) -> TrainedAgain:
+def _interval(delta: float, items: StandardError, variance: float, count: int, level: float) -> TrainedAgain:
     seeds = variance / count
     total = items.value**2 + seeds
     if total == 0:
         return TrainedAgain((delta, delta), 0.0, items.degrees_of_freedom)
     degrees = total**2 / (items.value**4 / items.degrees_of_freedom + seeds**2 / (count - 1))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, degrees)) * math.sqrt(total)
+    half = float(stats.t.ppf(0.5 + level / 2, degrees)) * math.sqrt(total)
     return TrainedAgain((delta - half, delta + half), seeds / total, degrees)

@@ -17,7 +17,7 @@ def share_interval(successes: Sequence[bool], clusters: Sequence[Hashable], leve
 
     The items count as fewer by the design effect of their clusters, and by the squared ratio of the t quantiles of the
     items and of the clusters, because the effect is estimated from these few. Without variation their correlation
-    within clusters is unknown, and each cluster counts as one item.
+    within clusters is unknown, and each cluster counts as one item; no interval is shorter than that.
 
     Args:
         successes: Shape ``[n]``; without any the interval is 0 to 1.
@@ -41,4 +41,5 @@ def share_interval(successes: Sequence[bool], clusters: Sequence[Hashable], leve
     found = share * n
     low = float(special.betaincinv(found, n - found + 1, tail)) if found > 0 else 0.0
     high = float(special.betaincinv(found + 1, n - found, 1 - tail)) if found < n else 1.0
-    return low, high
+    none = 1 - tail ** (1 / len(sizes))  # the end without any success, as whole clusters may be unseen
+    return min(low, 1 - none), max(high, none)

@@ -21,7 +21,7 @@ from evals.report.format import plain, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, independent_units, read_cells
 from evals.report.rules import Rules
 from evals.report.study_facts import flatten, read_record
-from evals.stats.intervals import LEVEL
+from evals.stats.intervals import look_level
 from evals.study_compare.messages import summary, verdict_sentence
 
 Sample = Mapping[str, Any]
@@ -235,7 +235,7 @@ PER_BYTE = "nll_per_byte"
 """The loss for studies with different tokenizers: Σ nll / Σ UTF-8 bytes of the references, in nats."""
 
 
-def compare_studies(a: Study, b: Study, *, level: float = LEVEL) -> dict[str, Any]:
+def compare_studies(a: Study, b: Study, *, tries: int = 1) -> dict[str, Any]:
     """Compare study ``b`` (candidate) with study ``a`` (baseline) on the held-out items that both have.
 
     The metrics and margins of ``a`` determine the verdicts. Both may be the same study.
@@ -243,7 +243,8 @@ def compare_studies(a: Study, b: Study, *, level: float = LEVEL) -> dict[str, An
     Args:
         a: The baseline.
         b: The candidate.
-        level: Coverage of the intervals of the verdicts; above 0.95 where several looks share an error rate.
+        tries: Comparisons so far that share an error rate with this one. The intervals of the verdicts are those of as
+            many looks, counted from the later one of the studies' own.
 
     Returns:
         ``a``, ``b`` (names), ``shared_items``, ``only_a``, ``only_b`` (counts), ``loss`` (``nll_per_token``, or
@@ -273,12 +274,13 @@ def compare_studies(a: Study, b: Study, *, level: float = LEVEL) -> dict[str, An
     sides = [_aligned(cells_a[name], cells_b[name], matching, weights)
              for name in CELLS if name in cells_a and name in cells_b]
     rules, tokens = _rules(a, cells_a), sum(one["tokens"] for one, _ in pairs)
+    look = max(rules.declared.look, Rules.of(b).declared.look)
     if per_byte:  # converted with the mean bytes per token of A
         rules = rules.scaled_loss(tokens / sum(weights))
     record: dict[str, Any] = {"a": a.name, "b": b.name, "shared_items": len(pairs), "only_a": len(matching.only_a),
                               "only_b": len(matching.only_b), "loss": PER_BYTE if per_byte else "nll_per_token",
                               "differences": differences(a, b, cells_a[like], cells_b[like]),
-                              **_compared(sides, rules, level, per_byte=per_byte)}
+                              **_compared(sides, rules, look_level(look + tries - 1), per_byte=per_byte)}
     for verdict in record["verdicts"]:
         verdict["sentence"] = verdict_sentence(verdict, a.name, b.name)
     record["warnings"] = warnings(record, a, b, (cells_a[like], cells_b[like]), matching)
@@ -317,7 +319,7 @@ def _aligned(a: Cell, b: Cell, matching: Matching, weights: Sequence[int]) -> tu
     sides: list[Cell] = []
     for side, cell in enumerate((a, b)):
         sides.append(Cell(cell.name, tuple(
-            {**pair[side], "item": str(place), "tokens": weight, "cluster": label}
+            {**pair[side], "item": str(place), "name": pair[0]["item"], "tokens": weight, "cluster": label}
             for place, (pair, weight, label) in enumerate(zip(pairs, weights, labels, strict=True))
         ), cell.scores))
     return sides[0], sides[1]

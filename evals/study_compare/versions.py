@@ -19,7 +19,6 @@ from assistant_builder.i18n import t
 from assistant_builder.study import Study
 from assistant_builder.study.report_types import read_report
 from assistant_builder.study.versions import add_version, next_name, publish, read_versions, reject, served_version
-from evals.stats.intervals import look_level
 from evals.study_compare.compare import compare_studies
 
 Outcome = Literal["not trained", "no worse", "worse", "inconclusive"]
@@ -88,7 +87,7 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     tries = max(1, names.index(version.name)) if version.name in names else 1
     report = read_report(served.report_file) if served.report_file.is_file() else None
     cell = ARMS[advice(report, served.config.arms).adapter].cell
-    records = [compare_studies(earlier, version.recommended, level=look_level(tries))
+    records = [compare_studies(earlier, version.recommended, tries=tries)
                for earlier in ([served] if served.name == root.name else [served, root.recommended])]
     verdicts = [next((each for each in record["verdicts"] if each["cell"] == cell), None) for record in records]
     if None in verdicts:

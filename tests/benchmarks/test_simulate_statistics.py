@@ -55,9 +55,9 @@ def test_a_harm_as_large_as_the_margin_is_seldom_called_no_worse_without_a_warni
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if DEPENDENT in case])
-def test_dependence_that_is_not_given_is_found(case: str) -> None:
+def test_dependence_that_is_not_given_is_found_and_counts(case: str) -> None:
     row = harm_at_margin(case, 300, repetitions=REPETITIONS, resamples=500, seed=1)
-    assert row.no_worse > 0.04 and row.warned > 0.7
+    assert row.no_worse <= 0.04 and row.warned > 0.7
 
 
 def test_a_harmful_draw_is_worse_by_its_truth() -> None:

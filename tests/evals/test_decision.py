@@ -109,3 +109,18 @@ def test_counts_are_rounded_up(count: int, shown: int) -> None:
 
 def test_scores_are_averaged_over_seeds() -> None:
     assert seed_averaged([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]) == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_without_the_primary_metric_only_harm_beyond_a_margin_is_worse() -> None:
+    clear = compared(0.04, 0.03, 0.05)
+    assert decide({"match": clear}, ["loss", "match"]).outcome == "inconclusive"
+    assert decide({"match": HARMFUL}, ["loss", "match"]).outcome == "worse"
+
+
+def test_questions_to_decline_are_counted_apart() -> None:
+    declines = compared(0.0, 0.12, 0.1, higher=True, n=66)
+    decision = decide({"loss": GOOD, "right_decline": declines})
+    assert (decision.needed, decision.to_decline) == (None, 30)  # 66 · 1.2² − 66
+    assert action(decision, n=200, seeds=1).startswith("Add about 30 questions that should be declined")
+    both = action(decide({"loss": OPEN, "right_decline": declines}), n=200, seeds=1)
+    assert "Add about 600 held-out questions" in both and "30 questions that should be declined" in both

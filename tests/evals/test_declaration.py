@@ -11,8 +11,10 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json, write_
 from assistant_builder.config import StudyConfig
 from assistant_builder.data.types import Message, Pair
 from assistant_builder.study import Study
-from evals.declaration import Declaration, HeldOut, changes, declare, freeze, frozen
+from evals.declaration import Declaration, HeldOut, changes, declare, enough_to_decline, freeze, frozen
+from evals.report.rules import Rules
 from evals.report.verdict import explain, explain_study
+from evals.stats.intervals import flip_interval, look_level
 
 
 def pair(row: int, question: str, answer: str, **fields: Any) -> Pair:
@@ -162,3 +164,79 @@ def test_other_held_out_questions_are_declared_anew(study: Study) -> None:
 
 def test_a_study_that_was_scored_before_has_no_declaration(study: Study) -> None:
     assert frozen(study, HeldOut.read(study)) is None
+
+
+def look(study: Study) -> int:
+    return Rules.of(study).declared.look
+
+
+def test_a_test_that_shares_questions_with_an_earlier_one_is_a_further_look(study: Study) -> None:
+    freeze(study)
+    write_split(study, [*WORDINGS, *NEW_FACTS])
+    freeze(study)
+    assert look(study) == 2
+    write_split(study, [*NEW_FACTS, DECLINE])
+    freeze(study)
+    assert look(study) == 2, "the questions of the second test, none of the first one"
+
+
+def test_the_same_questions_in_other_rows_are_no_further_look_and_neither_is_one_that_two_tests_share(
+    study: Study
+) -> None:
+    freeze(study)
+    write_split(study, [pair(each.row + 1, each.question, each.answer, cluster=each.cluster) for each in WORDINGS])
+    freeze(study)
+    assert look(study) == 1 and Rules.of(study).frozen
+    hello = pair(90, "Hello", "Good morning.")
+    first, second = ([pair(row, f"{name} {row}", f"reply {row}") for row in range(20)] for name in ("one", "two"))
+    for questions in ([hello, *first], [hello, *second]):
+        write_split(study, questions)
+        freeze(study)
+    assert look(study) == 1
+
+
+def test_a_declaration_that_is_changed_or_deleted_gives_back_no_look(study: Study) -> None:
+    freeze(study)
+    write_split(study, [*WORDINGS, *NEW_FACTS])
+    freeze(study)
+    path = study.folder / "declaration.json"
+    record = read_json(path)
+    write_json(path, {**record, "declared": {**record["declared"], "margin": 0.5}})
+    assert look(study) == 3, "the change is one, too"
+    path.unlink()
+    assert look(study) == 2
+
+
+def test_an_adapter_that_is_trained_again_is_a_further_use_of_the_test(study: Study) -> None:
+    def trained(digest: str) -> list[dict[str, Any]]:
+        write_json(study.arm_folder("lora") / "summary.json", {"adapter_sha256": digest})
+        freeze(study)
+        record = frozen(study, HeldOut.read(study))
+        assert record is not None
+        return list(record["earlier"])
+
+    assert trained("first") == trained("first") == []
+    assert [row["study"] for row in trained("second")] == ["a"]
+    assert len(trained("third")) == 2
+
+
+def test_types_of_files_are_remembered_in_the_order_of_their_choice(study: Study) -> None:
+    for types in (["Q8_0"], ["BF16"], ["Q4_0"], ["Q8_0"]):
+        study.write_config(study.config.with_changes({"formats.types": types}))
+        freeze(study)
+    record = frozen(study, HeldOut.read(study))
+    assert record is not None and record["file_types"] == [("Q8_0",), ("BF16",), ("Q4_0",)]
+    levels = []
+    for types in (["Q8_0"], ["BF16"], ["Q4_0"], ["Q5_1"]):
+        study.write_config(study.config.with_changes({"formats.types": types}))
+        levels.append(Rules.of(study).level_of_files)
+    assert levels == pytest.approx([0.95, 0.975, 0.9875, 0.99375])
+
+
+def test_right_declines_are_judged_where_equal_assistants_can_pass() -> None:
+    assert [enough_to_decline(0.1, look) for look in (1, 2, 5)] == [40, *sorted(
+        enough_to_decline(0.1, look) for look in (2, 5))]
+    for look, enough in ((look, enough_to_decline(0.1, look)) for look in (2, 5)):
+        assert enough > 40
+        for count, passes in ((enough, True), (enough - 1, False)):
+            assert (flip_interval(0, 0, count, look_level(look))[1] <= 0.1) is passes

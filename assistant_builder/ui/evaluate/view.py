@@ -56,7 +56,7 @@ from evals.report.glossary import BASELINE_TEXTS
 from evals.report.items import marked, word_diff
 from evals.report.load import is_compared
 from evals.report.rows_headline import NOT_COMPARED, bound_rows
-from evals.report.verdict import changed_text, harm_text, leave_one_out_text, meaning
+from evals.report.verdict import changed_text, harm_text, leave_one_out_text, level_of, meaning
 from evals.report.warnings import by_weight
 
 _OUTCOMES: dict[str, tuple[Tone, str]] = {
@@ -281,7 +281,8 @@ def _bounds(report: Mapping[str, Any]) -> Markup:
     rows = [(Markup("<b>{}</b><small>{}</small>").format(row["label"], row["scale"]),
              mark.format(_BOUND_TONES[row["tone"]], row["result"]), row["difference"], row["interval"], row["margin"])
             for row in bound_rows(report)]
-    headers = (t("Metric"), t("Within the margin?"), t("Difference"), t("95 % interval"), t("Margin"))
+    headers = (t("Metric"), t("Within the margin?"), t("Difference"),
+               t("{level} interval", level=level_of(report["verdict"])), t("Margin"))
     lines = [line for line in (*(report.get("basis") or []), leave_one_out_text(report["verdict"]), harm_text(report))
              if line]
     return join([

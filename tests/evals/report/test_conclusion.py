@@ -74,6 +74,7 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying() -
     (0.93, 0, 0, f"{COLLEAGUES} it was not tested with questions that it should decline."),
     (0.93, 100, 40, f"{COLLEAGUES} it made up an answer to 40 of 100 questions that it should decline."),
     (0.93, 10, 1, f"{COLLEAGUES} 10 questions to decline are too few to know how often it makes up an answer."),
+    (0.93, 20, 0, f"{COLLEAGUES} 20 questions to decline are too few to know how often it makes up an answer."),
     (0.84, 10, 5, f"{COLLEAGUES} 22 of 200 answers were wrong; it made up an answer to 5 of 10 questions that it "
      "should decline."),
     (0.3, 100, 10, "No, it is not ready yet."),

@@ -39,3 +39,9 @@ def test_it_covers_the_true_share_of_clustered_answers(spread: float) -> None:
         low, high = share_interval(values.ravel().tolist(), np.repeat(np.arange(60), 4).tolist())
         covered += low <= actual <= high
     assert covered >= 0.93 * 400
+
+
+def test_one_success_makes_no_interval_shorter_than_that_of_none() -> None:
+    labels = [f"fact {place // 4}" for place in range(120)]
+    ends = [share_interval([place < found for place in range(120)], labels)[1] for found in range(8)]
+    assert ends[0] == pytest.approx(1 - 0.025 ** (1 / 30)) == min(ends)

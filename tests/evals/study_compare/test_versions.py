@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import append_jsonl
 from assistant_builder.chat.feedback import add_correction
 from assistant_builder.data import load_split
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.study import Study
+from assistant_builder.study import Study, home
 from assistant_builder.study.versions import add_version, read_versions, root_of, served_version, undo
+from evals.declaration import HeldOut, _question_hashes
 from evals.study_compare.versions import (
     create_next_version,
     pending_corrections,
@@ -130,3 +132,13 @@ def test_a_version_is_compared_with_the_first_one_too_and_each_try_costs(root: S
     assert found.outcome == "worse" and f"than in {root.name}" in found.sentence
     with pytest.raises(StudyError, match="not shown to be no worse"):
         publish_version(root, second)
+
+
+def test_a_version_is_judged_at_the_look_of_its_test(root: Study) -> None:
+    asked = HeldOut.read(root)
+    append_jsonl(home() / "declarations.jsonl", {
+        "heldout_sha256": "another test", "study": "earlier", "written": "2026-01-01T00:00:00+00:00",
+        "questions": sorted(_question_hashes(asked))})
+    found = version_verdict(root, scored_version(root, 0.0))
+    assert found.record is not None and found.record["verdicts"][0]["level"] == pytest.approx(0.975)
+    assert "97.5% interval" in found.sentence
