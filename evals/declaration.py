@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -334,6 +334,12 @@ def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
     return {**record, "earlier": [{"study": line["study"], "written": line["written"]} for line in lines
                                   if line is not present and line["written"] <= present["written"]],
             "file_types": list(dict.fromkeys(tuple(sorted(types)) for types in chosen if types is not None))}
+
+
+def uses(study: Study, names: Collection[str]) -> int:
+    """How many times studies of these names were scored on the test of a study, up to its own last time."""
+    lines = [line["study"] for line in _of_test(HeldOut.read(study), _declarations()) if line["study"] in names]
+    return len(lines) - lines[::-1].index(study.name) if study.name in lines else 0
 
 
 def look_at(study: Study, heldout: HeldOut) -> int:

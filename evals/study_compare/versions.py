@@ -19,6 +19,7 @@ from assistant_builder.i18n import t
 from assistant_builder.study import Study
 from assistant_builder.study.report_types import read_report
 from assistant_builder.study.versions import add_version, next_name, publish, read_versions, reject, served_version
+from evals.declaration import uses
 from evals.study_compare.compare import compare_studies
 
 Outcome = Literal["not trained", "no worse", "worse", "inconclusive"]
@@ -71,8 +72,9 @@ def create_next_version(root: Study) -> tuple[Study, RetrainingPlan]:
 def version_verdict(root: Study, version: Study) -> VersionVerdict:
     """Compare a version with the served one, and with the first one, on the test questions that they share.
 
-    The bounds are those of the earlier version. Each further version that is tried on the same questions is compared
-    at the level of a further look (:func:`evals.stats.intervals.look_level`): trying until one passes gains little.
+    The bounds are those of the earlier version. Each further version that is tried on the same questions, or that is
+    trained again, is compared at the level of a further look (:func:`evals.stats.intervals.look_level`): trying until
+    one passes gains little.
 
     Args:
         root: The first study of the versions.
@@ -84,7 +86,7 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     if version.step("evaluate").state != "succeeded":
         return VersionVerdict("not trained")
     names, served = read_versions(root).names, served_version(root).recommended
-    tries = max(1, names.index(version.name)) if version.name in names else 1
+    tries = max(1, names.index(version.name) if version.name in names else 1, uses(version, names[1:]))
     report = read_report(served.report_file) if served.report_file.is_file() else None
     cell = ARMS[advice(report, served.config.arms).adapter].cell
     records = [compare_studies(earlier, version.recommended, tries=tries)

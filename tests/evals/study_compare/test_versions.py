@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import append_jsonl
+from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.chat.feedback import add_correction
 from assistant_builder.data import load_split
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study, home
 from assistant_builder.study.versions import add_version, read_versions, root_of, served_version, undo
-from evals.declaration import HeldOut, _question_hashes
+from evals.declaration import HeldOut, _question_hashes, freeze
 from evals.study_compare.versions import (
     create_next_version,
     pending_corrections,
@@ -142,3 +142,15 @@ def test_a_version_is_judged_at_the_look_of_its_test(root: Study) -> None:
     found = version_verdict(root, scored_version(root, 0.0))
     assert found.record is not None and found.record["verdicts"][0]["level"] == pytest.approx(0.975)
     assert "97.5% interval" in found.sentence
+
+
+def test_a_version_that_is_trained_again_until_it_passes_pays_for_each_time(root: Study) -> None:
+    version = scored_version(root, 0.0)
+    levels = []
+    for adapter in ("first", "second", "second", "third"):
+        write_json(version.arm_folder("qlora") / "summary.json", {"adapter_sha256": adapter})
+        freeze(version)
+        record = version_verdict(root, version).record
+        assert record is not None
+        levels.append(record["verdicts"][0]["level"])
+    assert levels == pytest.approx([0.95, 0.975, 0.975, 0.9875])
