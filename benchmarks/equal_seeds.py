@@ -4,7 +4,7 @@ Trains the 16-bit arm of the ferries data with several seeds for a few steps, sc
 and compares every pair of seeds in both directions: the arms are equal but for the seed, so "worse" should be rare. It
 then damages the first seed in two ways, and each damage should come out worse: training on answers that were moved to
 other questions, and an adapter with a tenth of its rows set to zero. ``--write`` replaces the table of
-``docs/evaluation.md``.
+``docs/evaluation.md``. With ``--study NAME`` it compares the seeds of each arm of that study by all of its bounds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ from assistant_builder.models.download import fetch
 from assistant_builder.study import Study
 from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
 from evals.compare import Comparison, paired_comparison
-from evals.declaration import SHARE_OF_GAIN
+from evals.decision import decide
+from evals.declaration import LOSS, SHARE_OF_GAIN
+from evals.report.load import BASELINE, read_cells, tuned_cells
+from evals.report.rules import Rules
+from evals.report.stability import seed_cells
 
 DATA = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 SECTION = "equal-seeds"
@@ -143,6 +147,24 @@ def run(seeds: int, steps: int) -> dict[str, Any]:
     }
 
 
+def of_study(name: str) -> list[tuple[str, int, int, str]]:
+    """Cell, two of its seeds and the verdict of the second one against the first one, by the rules of a study."""
+    study = Study.open(name).recommended
+    cells, rules = read_cells(study), Rules.of(study)
+
+    def items(metric: str) -> list[str]:
+        return [item for item in rules.items(cells[BASELINE], metric)
+                if all(cell.value(item, metric) is not None for cell in cells.values())]
+
+    rules, found = rules.with_gain(cells.get(LORA.untuned_cell), cells.get(LORA.cell), items(LOSS)), []
+    by_seed = seed_cells(study, cells)
+    for cell, (one, other) in itertools.product(tuned_cells(study.config.arms), itertools.permutations(by_seed, 2)):
+        compared = {metric: rules.compare(by_seed[one][cell], by_seed[other][cell], metric, items(metric))
+                    for metric in rules.bounds}
+        found.append((cell, one, other, decide(compared, rules.bounds).outcome))
+    return found
+
+
 def table(found: dict[str, Any]) -> str:
     """The result as Markdown."""
     outcomes = ("no worse", "inconclusive", "worse")
@@ -162,7 +184,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--write", action="store_true", help="replace the table of docs/evaluation.md")
+    parser.add_argument("--study", help="an evaluated study with several seeds, whose seeds are compared instead")
     options = parser.parse_args()
+    if options.study:
+        for cell, one, other, outcome in of_study(options.study):
+            print(f"{cell}: seed {other} against seed {one}: {outcome}")
+        return
     if options.write:
         read_section(SECTION, EVALUATION_PAGE)  # raises before the training if the marks are missing
     with tempfile.TemporaryDirectory() as folder:
