@@ -156,7 +156,8 @@ def of_study(name: str) -> list[tuple[str, int, int, str]]:
         return [item for item in rules.items(cells[BASELINE], metric)
                 if all(cell.value(item, metric) is not None for cell in cells.values())]
 
-    rules, found = rules.with_gain(cells.get(LORA.untuned_cell), cells.get(LORA.cell), items(LOSS)), []
+    rules = rules.with_gain(cells.get(LORA.untuned_cell), cells.get(LORA.cell), items(LOSS))
+    found: list[tuple[str, int, int, str]] = []
     by_seed = seed_cells(study, cells)
     for cell, (one, other) in itertools.product(tuned_cells(study.config.arms), itertools.permutations(by_seed, 2)):
         compared = {metric: rules.compare(by_seed[one][cell], by_seed[other][cell], metric, items(metric))
