@@ -209,7 +209,8 @@ def format_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
         metric, ends = row["metric"], {"ci_low": row["ci"][0], "ci_high": row["ci"][1]}
         smallest = report["smallest_no_worse"] == {"name": row["name"], "arm": row["arm"]}
         lost, gained = row["flips"]["lost"], row["flips"]["gained"]
-        failed = [bound["metric"] for bound in row["bounds"] if bound["outcome"] != "no worse"] + row.get("not_shown", [])
+        failed = [*(bound["metric"] for bound in row["bounds"] if bound["outcome"] != "no worse"),
+                  *row.get("not_shown", ())]
         why = ", ".join(fmt.in_sentence(shown(name).label) for name in failed)
         rows.append({
             "name": row["name"], "arm": label(row["arm"]), "size": fmt.size(row["bytes"]),
