@@ -54,17 +54,16 @@ class MemoryClaim:
 
     size: str  # size in words, such as ``7B``
     model: str  # a published model of that size
-    memory: str  # of the card
     card: str  # value of ``plan --card``
     arms: tuple[str, ...]  # the arms that fit
 
 
 MEMORY_CLAIMS = (
-    MemoryClaim("7B", "llama-2-7b", "24GB", "RTX 4090", TWINS),
-    MemoryClaim("8B", "llama-3-8b", "24GB", "RTX 4090", TWINS),
-    MemoryClaim("13B", "llama-2-13b", "24GB", "RTX 4090", (QLORA.name,)),
-    MemoryClaim("13B", "llama-2-13b", "48GB", "L40S", TWINS),
-    MemoryClaim("70B", "llama-3-70b", "80GB", "A100 80 GB", (QLORA.name,)),
+    MemoryClaim("7B", "llama-2-7b", "RTX 4090", TWINS),
+    MemoryClaim("8B", "llama-3-8b", "RTX 4090", TWINS),
+    MemoryClaim("13B", "llama-2-13b", "RTX 4090", (QLORA.name,)),
+    MemoryClaim("13B", "llama-2-13b", "L40S", TWINS),
+    MemoryClaim("70B", "llama-3-70b", "A100 80 GB", (QLORA.name,)),
 )
 """The claims of README.md; a test compares them with the planner."""
 _README_PAIRS = 1000

@@ -285,7 +285,7 @@ def pretend_cuda(memory: int = CARD_24, capability: tuple[int, int] = (8, 9), ca
 
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     table = mode.from_tensor(bnb.create_dynamic_map())  # a table of constants, made from values
-    resize, to_list = torch.UntypedStorage.resize_, torch.Tensor.tolist
+    resize = torch.UntypedStorage.resize_
 
     def resized(storage: Any, size: int) -> Any:  # FSDP frees gathered weights in this way
         found = resize(storage, size)
@@ -295,8 +295,6 @@ def pretend_cuda(memory: int = CARD_24, capability: tuple[int, int] = (8, 9), ca
     def listed(tensor: torch.Tensor) -> Any:
         if tensor.device.type == "cuda":
             ledger.reads.append(("tolist", place()))
-        elif not isinstance(tensor, FakeTensor):
-            return to_list(tensor)
         value: Any = 0.0 if tensor.dtype.is_floating_point else 0
         for size in reversed(tensor.shape):
             value = [value] * size
@@ -313,7 +311,7 @@ def pretend_cuda(memory: int = CARD_24, capability: tuple[int, int] = (8, 9), ca
         patch(mock.patch.object(torch.nn.Module, "_apply", _apply))
         patch(mock.patch.object(torch.accelerator, "current_stream", lambda *_: _Nothing()))
         patch(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor, *_: tensor))
-        patch(mock.patch.object(torch.Tensor, "tolist", listed))
+        patch(mock.patch.object(FakeTensor, "tolist", listed))  # its own reads values one by one
         patch(mock.patch.object(FakeTensor, "data", property(torch.Tensor.data.__get__, _set_data), create=True))
         patch(mock.patch.object(torch.UntypedStorage, "resize_", resized))
         patch(mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", _cuda_attention))

@@ -164,10 +164,10 @@ class Arms:
 
     @staticmethod
     def load_adapter(model: Any, folder: Path, name: str = "default") -> Any:
-        if hasattr(model, "peft_config"):
-            model.add_adapter(name, model.peft_config["default"])
-            return model
-        return loading.add_adapter(model, TrainConfig(rank=16), 0).eval()
+        made = model if hasattr(model, "peft_config") else loading.add_adapter(model, TrainConfig(rank=16), 0).eval()
+        if name not in made.peft_config:
+            made.add_adapter(name, made.peft_config["default"])
+        return made
 
     def __enter__(self) -> Arms:
         self._patches = [mock.patch.object(loading, "load_base", self.load_base),
@@ -221,7 +221,7 @@ def test_chat_and_server_hold_both_assistants_of_an_8b_on_24_gb(tmp_path: Path) 
         whole = (FLOAT16_8B + NF4_8B + layers * (held - stored) + ledger.peak - held + (layers - 1) * cache)
     print(f"chat with both: {whole / 1e9:.1f} GB, {(whole - FLOAT16_8B - NF4_8B) / 1e9:.1f} GB beside the weights")
     assert sizes[2] - sizes[1] < LARGEST / 100
-    assert whole + PROGRAM < CARD_24
+    assert whole + PROGRAM < 24e9
 
 
 def test_the_cache_of_answers_follows_the_free_memory() -> None:
