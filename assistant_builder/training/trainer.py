@@ -167,7 +167,9 @@ class TwinTrainer(SFTTrainer):
         largest = max(batches, key=lambda batch: (
             len(batch) * max(len(example.input_ids) for example in batch), sum(sum(each.supervised) for each in batch)))
         if self.args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+            new_name = hasattr(self.model, "activation_checkpointing_enable")  # since transformers 5.24
+            enable = f"{'activation' if new_name else 'gradient'}_checkpointing_enable"
+            getattr(self.model, enable)(self.args.gradient_checkpointing_kwargs or None)
         reserved: list[torch.Tensor] = []
         try:
             if self.plan.train.optimizer == "adamw":

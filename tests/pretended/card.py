@@ -295,7 +295,7 @@ def pretend_cuda(memory: int = CARD_24, capability: tuple[int, int] = (8, 9), ca
     def listed(tensor: torch.Tensor) -> Any:
         if tensor.device.type == "cuda":
             ledger.reads.append(("tolist", place()))
-        value: Any = 0.0 if tensor.dtype.is_floating_point else 0
+        value: Any = 1.0 if tensor.dtype.is_floating_point else 0
         for size in reversed(tensor.shape):
             value = [value] * size
         return value

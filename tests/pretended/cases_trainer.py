@@ -164,7 +164,8 @@ def test_a_step_starts_fewer_kernels_and_reads_less_than_that_of_trl(folder: Pat
         def batches(self: Any, iterator: Any, count: int, device: Any) -> Any:
             with _disable_current_modes():
                 found = [collator([next(order)]) for _ in range(count)]
-            found = [{key: ledger.mode.from_tensor(value).to("cuda:0") for key, value in each.items()} for each in found]
+            found = [{key: ledger.mode.from_tensor(value).to("cuda:0") for key, value in each.items()}
+                     for each in found]
             return found, torch.empty((), dtype=torch.long, device="cuda:0")
 
         order, step, kernels = iter(list(rows) * 4), SFTTrainer.training_step, []

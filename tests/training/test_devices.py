@@ -53,6 +53,23 @@ def test_a_rank_selects_its_gpu_before_it_loads_the_base(base: Path, monkeypatch
     assert calls == [1, "load"]
 
 
+def test_trainers_of_the_gpu_suite_have_their_base_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from tests.training import test_determinism
+
+    class Loaded(Exception):
+        pass
+
+    def load(spec: Any) -> None:
+        raise Loaded(spec.device)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(test_determinism, "load_base", load)
+    with pytest.raises(Loaded, match="cuda"):
+        test_determinism.trainer(tmp_path, "cuda")
+
+
 def test_processes_wait_until_one_has_read_a_large_base(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL gives up after 10 minutes by default; with FSDP rank 0 alone reads the weights."""
     from assistant_builder.training import distributed
