@@ -12,6 +12,7 @@ from assistant_builder.inference.batch_scorer import BatchScorer, PaddedBatchSco
 from assistant_builder.inference.packed_batch import supports_packing
 from assistant_builder.models.lora_layers import merge, round_linear
 from assistant_builder.quantization import METHODS
+from assistant_builder.training.collate import summed_nll
 from tests.pretended import shapes
 from tests.pretended.card import pretend_cuda, values_on_the_host
 
@@ -81,3 +82,17 @@ def test_a_sampled_answer_stays_on_the_card(storage: str) -> None:
         model = shapes.base(ledger, shapes.TINY, storage, torch.bfloat16)
         trained = shapes.ready_to_answer(shapes.adapted(model, TrainConfig(rank=4), torch.bfloat16))
         assert len(shapes.answer(trained, 20, 2, temperature=0.7, top_p=0.9, seed=1)) == 2
+
+
+@pytest.mark.parametrize("storage", ["float16", "nf4"])
+def test_fused_adapters_start_fewer_kernels_than_plain_ones(storage: str) -> None:
+    counts = {}
+    for kernels in ("fused", "plain"):
+        with pretend_cuda() as ledger:
+            model = shapes.base(ledger, shapes.TINY, storage, torch.bfloat16)
+            trained = shapes.adapted(model, TrainConfig(rank=4, dropout=0.1), torch.bfloat16, kernels=kernels)
+            ledger.start()
+            summed_nll(trained, shapes.batch(3, 40, 20)).backward()
+            counts[kernels] = ledger.kernels.total()
+    print(f"kernels of a micro-batch of two layers, {storage}: {counts}")
+    assert counts["fused"] < counts["plain"]

@@ -35,16 +35,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def loop(ledger: Ledger) -> Iterator[tuple[list[str], list[int]]]:
+def loop(ledger: Ledger) -> Iterator[list[str]]:
     """What lets the loop run without values: the collator works on the host.
 
-    Yields:
-        The parts of the training and the reads in and between them; the kernels of each micro-batch.
+    Yields the parts of the training, and the reads in and between them.
     """
     call, step, end = collate.TrainingCollator.__call__, TwinTrainer.training_step, TwinTrainer.end_step
     optimize = _Events.on_step_end
     events: list[str] = []
-    kernels: list[int] = []
 
     def collated(self: Any, rows: Any) -> Any:
         with _disable_current_modes():
@@ -63,11 +61,8 @@ def loop(ledger: Ledger) -> Iterator[tuple[list[str], list[int]]]:
         def spied(*args: Any, **kwargs: Any) -> Any:
             events.extend(f"between: {kind} {at}" for kind, at in ledger.reads)
             ledger.reads.clear()
-            before = ledger.kernels.total()
             result = function(*args, **kwargs)
             events.append(name)
-            if name == "micro-batch":
-                kernels.append(ledger.kernels.total() - before)
             events.extend(f"{name}: {kind} {at}" for kind, at in ledger.reads)
             ledger.reads.clear()
             return result
@@ -80,7 +75,7 @@ def loop(ledger: Ledger) -> Iterator[tuple[list[str], list[int]]]:
          mock.patch.object(TwinTrainer, "training_step", named("micro-batch", step)), \
          mock.patch.object(TwinTrainer, "end_step", named("end", end)), \
          mock.patch.object(_Events, "on_step_end", named("events", optimize)):
-        yield events, kernels
+        yield events
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,6 @@ class Traced:
 
     trainer: TwinTrainer
     events: list[str]
-    kernels: list[int]
     ledger: Ledger
 
 
@@ -108,14 +102,14 @@ def trained(folder: Path, scratch: Path, storage: str = "float16", dtype: str = 
     plan = TrainingRun(train=config.train, train_examples=examples, validation_examples=examples, folder=scratch,
                        device="cuda", gradient_checkpointing=checkpointing, dequantize=False, cancelled=lambda: False,
                        next_move=lambda *_: "train", on_step=lambda *_: None)
-    with pretend_cuda(capability=(7, 5) if dtype == "float16" else (8, 9)) as ledger, loop(ledger) as (events, kernels):
+    with pretend_cuda(capability=(7, 5) if dtype == "float16" else (8, 9)) as ledger, loop(ledger) as events:
         trainer = TwinTrainer(move(model, ledger), plan, prompter)
         assert str(trainer.args.device) == "cuda:0"
         ledger.start()
         trainer.run()
     assert trainer.state.global_step == STEPS
     assert {value.device.type for value in model.parameters()} == {"cuda"}
-    return Traced(trainer, events, kernels, ledger)
+    return Traced(trainer, events, ledger)
 
 
 @pytest.mark.parametrize("options", [
@@ -139,47 +133,3 @@ def test_a_training_reads_once_a_step(folder: Path, tmp_path: Path, options: dic
         assert not others
     assert not seen.ledger.float32_products() or options.get("rounds")  # which merges in float32
     assert seen.trainer.args.optim == ("adamw_torch" if options.get("dtype") == "float16" else "adamw_torch_fused")
-
-
-def test_a_step_starts_fewer_kernels_and_reads_less_than_that_of_trl(folder: Path, tmp_path: Path) -> None:
-    """TRL's trainer with PEFT's adapters on the same base, rows, optimizer and steps."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-    from trl import SFTConfig, SFTTrainer
-
-    ours = trained(folder, tmp_path / "ours", dropout=0.1)
-    own_reads = sum(": " in event for event in ours.events[ours.events.index("micro-batch"):])
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16), LoraConfig(
-        task_type="CAUSAL_LM", r=2, lora_alpha=4, lora_dropout=0.1, target_modules="all-linear"))
-    arguments = SFTConfig(output_dir=str(tmp_path / "trl"), max_steps=STEPS, per_device_train_batch_size=1,
-                          gradient_accumulation_steps=MICRO, bf16=False, gradient_checkpointing=False, report_to="none",
-                          save_strategy="no", logging_steps=1, optim="adamw_torch_fused", max_length=None,
-                          dataset_kwargs={"skip_prepare_dataset": True}, disable_tqdm=True)
-    rows = collate.to_dataset(ours.trainer.plan.train_examples)
-    with pretend_cuda() as ledger:
-        theirs = SFTTrainer(model=move(model, ledger), args=arguments, train_dataset=rows,
-                            processing_class=ours.trainer.processing_class)
-        collator = theirs.data_collator
-
-        def batches(self: Any, iterator: Any, count: int, device: Any) -> Any:
-            with _disable_current_modes():
-                found = [collator([next(order)]) for _ in range(count)]
-            found = [{key: ledger.mode.from_tensor(value).to("cuda:0") for key, value in each.items()}
-                     for each in found]
-            return found, torch.empty((), dtype=torch.long, device="cuda:0")
-
-        order, step, kernels = iter(list(rows) * 4), SFTTrainer.training_step, []
-
-        def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-            before = ledger.kernels.total()
-            loss = step(self, *args, **kwargs)
-            kernels.append(ledger.kernels.total() - before)
-            return loss
-
-        with mock.patch.object(SFTTrainer, "get_batch_samples", batches), \
-             mock.patch.object(SFTTrainer, "training_step", counted):
-            ledger.start()
-            theirs.train()
-    print(f"kernels of a micro-batch: {ours.kernels[-1]}, TRL {kernels[-1]}; reads of {STEPS} steps: {own_reads}, "
-          f"TRL {len(ledger.reads)}")
-    assert own_reads < len(ledger.reads) and ours.kernels[-1] < kernels[-1]
