@@ -75,13 +75,13 @@ def test_processes_wait_until_one_has_read_a_large_base(base: Path, monkeypatch:
     from assistant_builder.training import distributed
     from tests.training.test_determinism import trainer
 
+    assert trainer(base.parent, "cpu").args.ddp_timeout >= 3600
     given: list[Any] = []
     monkeypatch.setattr(distributed, "PartialState", lambda **how: given.append(how))
     for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
         monkeypatch.setenv(name, "")
     distributed.start_fsdp("cuda", on_leader=True)
     assert given[0]["backend"] == "nccl" and given[0]["timeout"] >= timedelta(hours=1)
-    assert trainer(base.parent, "cpu").args.ddp_timeout >= 3600
 
 
 @pytest.mark.parametrize(("storage", "rank", "place"), [
