@@ -26,7 +26,8 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[subproces
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     guard.build()
-    chosen = [item.callspec.params["cases"] for item in request.session.items if item.path == request.path]
+    chosen = [item.callspec.params["cases"] for item in request.session.items
+              if item.path == request.path and hasattr(item, "callspec")]
     with ThreadPoolExecutor(2) as pool:
         yield {path: pool.submit(subprocess.run, guard.command(str(path)), cwd=ROOT, capture_output=True, text=True,
                                  check=False, env=environment) for path in chosen}
