@@ -91,7 +91,8 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
 
             return train_distributed(train_in_process, study, run, prepared.spread, prepared.planned)
         except MicroBatchTooLarge:
-            _choose_fewer_pairs(study, prepared)
+            pass
+        _choose_fewer_pairs(study, prepared)  # after the exception, which keeps the model
 
 
 def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
@@ -103,15 +104,19 @@ def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
     rows = prepared.config.train.micro_batch
     fewer = record_fewer_pairs(study, prepared.before, prepared.spread.devices, rows)
     if fewer is None:
-        lower = "" if rows == 1 else f"Lower train.micro_batch_size, which is {rows}; "
+        own = "" if rows == 1 else f"train.micro_batch_size, which is {rows}, or "
         raise ResourceError(f"memory ran out with {rows} pair{'s' if rows > 1 else ''} per pass",
                             where=prepared.planned.machine.name,
-                            remedy=f"{lower}lower train.max_length, set train.gradient_checkpointing=on, or choose a "
+                            remedy=f"Lower {own}train.max_length, set train.gradient_checkpointing=on, or choose a "
                             "smaller base model; then run again")
     logger.warning("Memory ran out with %d pairs per pass; the training goes on with %d", rows, fewer)
+    import torch
+
     from assistant_builder.models.loading import free_memory
 
     free_memory()
+    if torch.cuda.is_available():  # the peak is that of the training that fits
+        torch.cuda.reset_peak_memory_stats()
 
 
 def train_in_process(study: Study, run: str, spread: ParallelStrategy,
