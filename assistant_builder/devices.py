@@ -213,6 +213,19 @@ def torch_device() -> str:
     return "cuda" if torch.cuda.is_available() and not kernel_problem() else "cpu"
 
 
+def device_name(device: str) -> str:
+    """Name of the card of this process (``cuda``) or of the processor (``cpu``); imports torch for a card."""
+    if device == "cuda":
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def kernel_problem(index: int | None = None) -> str:
     """Why this torch build has no kernels for a GPU (None: the current one); empty if it has. Imports torch.
 
@@ -262,6 +275,15 @@ def multiplies_bfloat16() -> bool:
     import torch
 
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def fastest_dtype(device: str) -> str:
+    """bfloat16 if the hardware supports it, else float16 on a GPU and float32 on a CPU. Imports torch."""
+    if device == "cuda":
+        import torch
+
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if multiplies_bfloat16() else "float32"
 
 
 if __name__ == "__main__":

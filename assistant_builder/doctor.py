@@ -43,7 +43,8 @@ for name in quantization.quantizing():
         problems[name] = ""
     except Exception as error:
         problems[name] = str(error) or type(error).__name__
-print(json.dumps({"found": found, "device": device, "quantization": problems}))
+computes = f"{devices.device_name(device)} ({device}), {devices.fastest_dtype(device)}"
+print(json.dumps({"found": found, "device": device, "quantization": problems, "computes": computes}))
 """
 _MAC = "Apple GPUs are not used, since 4-bit training on them is untested; models run on the CPU"
 
@@ -147,7 +148,8 @@ def _torch() -> list[Check]:
                       "Reinstall torch for this machine")]
     found = devices.report_from_record(answer["found"])
     where = found.build if answer["device"] == "cuda" else "the CPU"
-    return [_gpu(found), *(_quantization(name, answer["quantization"].get(name), where) for name in methods)]
+    return [_gpu(found), Check("computes on", True, answer["computes"]),
+            *(_quantization(name, answer["quantization"].get(name), where) for name in methods)]
 
 
 def _quantization(name: str, problem: str | None, where: str) -> Check:

@@ -15,6 +15,7 @@ import psutil
 
 from assistant_builder import __version__
 from assistant_builder.atomic_io import file_hash, read_json
+from assistant_builder.devices import device_name
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import base_model_hash
 from assistant_builder.models.download import fetch
@@ -88,14 +89,5 @@ def _hardware() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         gpu = {"name": properties.name, "memory_bytes": properties.total_memory, "count": torch.cuda.device_count()}
-    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "gpu": gpu}
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    memory = psutil.virtual_memory().total
+    return {"cpu": device_name("cpu"), "cores": os.cpu_count(), "memory_bytes": memory, "gpu": gpu}

@@ -50,21 +50,23 @@ QUOTED_DIFFERENCE = 0.04
 
 @dataclass(frozen=True)
 class MemoryClaim:
-    """A claim that a model of a given size fits a given memory with default settings."""
+    """A claim that a model of a given size fits a card of a given memory with default settings."""
 
     size: str  # size in words, such as ``7B``
     model: str  # a published model of that size
-    memory: str  # value of ``plan --memory``
+    card: str  # value of ``plan --card``
     arms: tuple[str, ...]  # the arms that fit
 
 
 MEMORY_CLAIMS = (
-    MemoryClaim("7B", "llama-2-7b", "24GB", TWINS),
-    MemoryClaim("8B", "llama-3-8b", "24GB", TWINS),
-    MemoryClaim("13B", "llama-2-13b", "48GB", TWINS),
-    MemoryClaim("70B", "llama-3-70b", "80GB", (QLORA.name,)),
+    MemoryClaim("7B", "llama-2-7b", "RTX 4090", TWINS),
+    MemoryClaim("8B", "llama-3-8b", "RTX 4090", TWINS),
+    MemoryClaim("13B", "llama-2-13b", "RTX 4090", (QLORA.name,)),
+    MemoryClaim("13B", "llama-2-13b", "L40S", TWINS),
+    MemoryClaim("70B", "llama-3-70b", "A100 80 GB", (QLORA.name,)),
 )
 """The claims of README.md; a test compares them with the planner."""
+_README_PAIRS = 1000
 _CARD = "A100 80 GB"
 _ARMS = {"lora": "float16 LoRA", "qlora": "4-bit QLoRA"}
 _FITS = {"room": "yes", "tight": "barely", "no": "no"}
@@ -269,17 +271,19 @@ def _fit(model: str, card: str) -> str:
 
 def memory_table() -> str:
     """The table of README.md: models that fit a given memory with default settings, in 4 and in 16 bits."""
-    rows = ["| memory | base model | 4-bit QLoRA | float16 LoRA | the study trains | command |",
+    rows = ["| card | base model | 4-bit QLoRA | float16 LoRA | the study trains | command |",
             "| --- | --- | --- | --- | --- | --- |"]
     words = {"room": "fits", "tight": "barely fits", "no": "does not fit"}
     for claim in MEMORY_CLAIMS:
         config = StudyConfig().with_changes({"model.base": claim.model})
-        seen = plan_study(config, machine=choose_machine(claim.memory))
-        totals = [f"{method.total_bytes / 1e9:.1f} GB: {words[method.fit]}" for method in (seen.qlora, seen.lora)]
+        seen = plan_study(config, pairs=_README_PAIRS, machine=choose_machine(card=claim.card))
+        totals = [f"{method.total_bytes / 1e9:.1f} GB: {words[method.fit]}"
+                  + (f", {(method.seconds or 0) / 60:.0f} minutes" if method.fit != "no" else "")
+                  for method in (seen.qlora, seen.lora)]
         fitting = [arm for arm in TWINS if seen.methods[arm].fit != "no"]
         study = "both arms" if len(fitting) == len(TWINS) else f"{' and '.join(fitting)} alone: `--set arms=qlora`"
-        rows.append(f"| a GPU with {claim.memory.replace('GB', ' GB')} | {claim.size} | {' | '.join(totals)} | "
-                    f"{study} | `assistant-builder plan {claim.model} --memory {claim.memory}` |")
+        rows.append(f"| {seen.machine.name} | {claim.size} | {' | '.join(totals)} | {study} | "
+                    f"`assistant-builder plan {claim.model} --card \"{claim.card}\" --pairs {_README_PAIRS}` |")
     return "\n".join(rows)
 
 

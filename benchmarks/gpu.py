@@ -188,7 +188,9 @@ def run_all(jobs: dict[int, Job], candidates: Sequence[Candidate], args: argpars
 
 def _run(job: Path, candidate: Candidate, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     options = ["--long-rows", *(["--unsloth", args.unsloth] if args.unsloth else [])]
-    environment = {"CUDA_VISIBLE_DEVICES": ""} if args.device == "cpu" else {}
+    # one card: of several, transformers makes DataParallel, which TRL refuses
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0] if args.device == "cuda" else ""
+    environment = {"CUDA_VISIBLE_DEVICES": card}
     code, log = start_worker(job, candidate, seed, *options, environment=environment)
     result = job.with_name("result.json")
     if code == 0 and result.is_file():

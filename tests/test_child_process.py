@@ -41,6 +41,18 @@ def test_tunables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compute_environment()["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has expandable segments")
+@pytest.mark.parametrize(("own", "expected"), [
+    ({}, "expandable_segments:True"), ({"PYTORCH_ALLOC_CONF": "own"}, "own"), ({"PYTORCH_CUDA_ALLOC_CONF": "own"}, "")])
+def test_segments_of_gpu_memory_can_grow_unless_the_user_sets_it(own: dict[str, str], expected: str) -> None:
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    environment = {key: value for key, value in compute_environment().items() if key not in names} | own
+    asked = ("import os; from assistant_builder.child_process import configure_libraries; configure_libraries(); "
+             "print(os.environ.get('PYTORCH_ALLOC_CONF', ''))")
+    done = subprocess.run(python_command("-c", asked), env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
 def test_the_peak_memory_is_known_without_the_module_resource(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak_memory_bytes("cpu") > 10**6
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows

@@ -23,7 +23,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def probed(monkeypatch: pytest.MonkeyPatch, **found: object) -> None:
     nothing = {"gpus": [], "build": "", "problem": ""}
-    answer = json.dumps({"found": nothing, "device": "cpu", "quantization": {}, **found})
+    answer = json.dumps({"found": nothing, "device": "cpu", "computes": "a CPU", "quantization": {}, **found})
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: SimpleNamespace(stdout=answer))
 
 
@@ -37,6 +37,8 @@ def test_this_machine_can_run_a_study():
     json.dumps(found)
     checks = by_name(found["checks"])
     assert {"python", "kernels", "processor", "memory", "disk", "gpu", "model hub"} <= checks.keys()
+    where, dtype = str(checks["computes on"]["value"]).rsplit(", ", 1)
+    assert where.endswith(("(cpu)", "(cuda)")) and dtype in ("bfloat16", "float16", "float32")
     assert {"smollm2-135m-instruct", "all-minilm-l6-v2"} <= checks.keys()
     assert checks["quantization nf4"]["ok"] and checks["quantization fp4"]["ok"]
     assert "no route" in str(checks["model hub"]["value"])
@@ -74,8 +76,9 @@ def test_kernels_is_flagged(monkeypatch: pytest.MonkeyPatch):
 def test_gpu_and_broken_backend(monkeypatch: pytest.MonkeyPatch):
     gpu = {"name": "Some GPU", "uuid": "", "memory_bytes": 24_000_000_000, "bfloat16": False}
     probed(monkeypatch, found={"gpus": [gpu], "build": "CUDA 12.8", "problem": ""}, device="cuda",
-           quantization={"nf4": "no kernel\nimage", "fp4": "", "int8": ""})
-    cards, backend, other, _ = doctor._torch()
+           quantization={"nf4": "no kernel\nimage", "fp4": "", "int8": ""}, computes="Some GPU (cuda), float16")
+    cards, device, backend, other, _ = doctor._torch()
+    assert (device.name, device.value) == ("computes on", "Some GPU (cuda), float16")
     assert cards.value == "Some GPU, 24 GB, float16 only"
     assert not backend.ok and backend.value == "no kernel image" and "bitsandbytes" in backend.remedy
     assert other.ok and other.value == "bitsandbytes works on CUDA 12.8"

@@ -15,6 +15,7 @@ import pytest
 from assistant_builder import doctor, registry
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import StudyConfig
+from assistant_builder.devices import device_name
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import _python
 from assistant_builder.export_formats import LoadingContext
@@ -206,7 +207,11 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
     trained = read_json(folder / "arms" / "qlora" / "summary.json")
     assert trained["base_storage"] == "int8_rows" and trained["steps"] == 2
     assert trained["base_bytes"] == trained["predicted"]["base_bytes"]
-    assert set(read_json(folder / "report.json")["cells"]) == {"Q4"}
+    report = read_json(folder / "report.json")
+    assert set(report["cells"]) == {"Q4"}
+    computed_on = device_name(trained["device"])  # said in the log, with the training and in the report
+    assert trained["device_name"] == report["resources"]["qlora"]["device_name"] == computed_on
+    assert f"Training qlora on {computed_on} (" in (folder / "arms" / "qlora" / "log.txt").read_text(encoding="utf-8")
     exported = cli("export", "rows", "--arm", "qlora", "--format", "adapter", "--to", str(tmp_path / "out"), "--json")
     assert exported["rescore"]["outcome"] == "as measured"
 

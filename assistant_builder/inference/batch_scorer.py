@@ -35,7 +35,7 @@ HEAD_ROWS = 256
 DECODE_ROWS = 64
 """Rows of a decoding pass: the number of answers generated at once."""
 MAX_CACHE_BYTES = 1 << 30
-"""Maximum bytes of the KV cache."""
+"""Maximum bytes of the KV cache on a CPU, and the least on a GPU; see :func:`max_cache_bytes`."""
 _SHORT, _LONG = 128, 256
 """Slot lengths are multiples of the first number, and beyond 512 tokens of the second."""
 _MIN_PREFIX = 8
@@ -84,7 +84,7 @@ class BatchScorer:
         self._packed = PackedModel(model, pad_id)
         self._stop = set(stop_ids)
         self._size = min(size, DECODE_ROWS)
-        self._max_tokens = MAX_CACHE_BYTES // bytes_per_token(model)
+        self._max_tokens = max_cache_bytes(model.device) // bytes_per_token(model)
         self._prefix: tuple[int, ...] = ()
         self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.seconds = {"nll": 0.0, "generate": 0.0}
@@ -249,6 +249,18 @@ def _known_tokens(likeliest: Sequence[int], target: Sequence[int], stop: Contain
     return len(likeliest)
 
 
+def max_cache_bytes(device: torch.device) -> int:
+    """Maximum bytes of the KV cache on a device.
+
+    On a GPU half of the free memory, in whole gibibytes: a pass copies the slots of a layer that it reads, and needs
+    memory for its logits.
+    """
+    if device.type != "cuda":
+        return MAX_CACHE_BYTES
+    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, (torch.cuda.mem_get_info(device)[0] + reusable) // (2 * MAX_CACHE_BYTES)) * MAX_CACHE_BYTES
+
+
 def slot_length(tokens: int) -> int:
     """Slot length for a sequence of ``tokens``; it depends on nothing else."""
     unit = _SHORT if tokens <= 2 * _LONG else _LONG
@@ -290,6 +302,9 @@ class PaddedBatchScorer:
     def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int, *, fixed: bool = True) -> None:
         self._model, self._stop, self._size, self._fixed = model, list(stop_ids), size, fixed
         self._padding = LeftPadding(pad_id, LENGTH if fixed else 1)
+        self._cached_tokens = MAX_CACHED_TOKENS
+        if model.device.type == "cuda":
+            self._cached_tokens = min(MAX_CACHED_TOKENS, max_cache_bytes(model.device) // bytes_per_token(model))
         self.seconds = {"nll": 0.0, "generate": 0.0}
         self.certainties: dict[int, list[float]] = {}
 
@@ -329,9 +344,8 @@ class PaddedBatchScorer:
     def _logits(self, sequences: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
         rows = [{"input_ids": [*prompt, *target], "labels": [IGNORED] * len(prompt) + list(target)}
                 for prompt, target in sequences]
-        inputs = {key: value.to(self._model.device) for key, value in self._padding(rows).items()}
         with self._kernels(generating=False):
-            return supervised_logits(self._model, inputs)
+            return supervised_logits(self._model, self._padding(rows))
 
     def _answer(self, ids: Sequence[list[int]], begun: Mapping[int, tuple[list[int], list[float]]], longest: int,
                 on_answers: OnAnswers) -> None:
@@ -352,7 +366,7 @@ class PaddedBatchScorer:
         while waiting:
             unfinished = []
             lengths = [len(ids[index]) + len(answers[index]) for index in waiting]
-            for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=MAX_CACHED_TOKENS):
+            for batch in batches(lengths, self._size, equal_lengths=self._fixed, max_tokens=self._cached_tokens):
                 began = time.monotonic()
                 rows = [waiting[place] for place in batch]
                 left = min(longest - min(len(answers[index]) for index in rows),

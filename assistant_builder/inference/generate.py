@@ -114,17 +114,24 @@ def _generate_packed(model: Any, prompter: Any, ids: Sequence[int], limit: int, 
         conversation.ids += part
         if stop_event.is_set():
             return
+    step = None
     for count in range(1, limit + 1):
         scores = logits.float()
-        certainties.append(float(torch.log_softmax(scores, dim=-1).amax()))
+        certainty = torch.log_softmax(scores, dim=-1).amax()
         for processor in processors:
             scores = processor(torch.tensor([conversation.ids]), scores)
-        token = int(scores.argmax())
+        likeliest = scores.argmax()
+        sure, token = torch.stack((certainty.double(), likeliest.double())).tolist()  # one read from the device
+        certainties.append(sure)
+        token = int(token)
         yield token
         if count == limit or token in prompter.stop_ids or stop_event.is_set():
             return
         conversation.resize(len(conversation.ids) + 1)
-        step = rows.prepare_decode(conversation.slots, [SequenceChunk(0, len(conversation.ids), [token])])
+        if step is None:
+            step = rows.prepare_decode(conversation.slots, [SequenceChunk(0, len(conversation.ids), [token])])
+        else:
+            step = rows.prepare_next(conversation.slots, step, likeliest)
         logits = rows.logits(conversation.slots, step, [0])
         conversation.ids.append(token)
 

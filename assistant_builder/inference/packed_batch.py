@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -164,6 +164,7 @@ class PackedModel:
         self._model = _unwrap_peft(model)
         self._pad = pad_id
         self._head = self._model.get_output_embeddings()
+        self._kept: tuple[list[int], torch.Tensor | None] = [], None  # rows of the last logits
         named = "cache" in inspect.signature(self._model.forward).parameters
         self._cache_name = "cache" if named else "past_key_values"
 
@@ -205,19 +206,24 @@ class PackedModel:
                            [chunk.slot * slots.length + chunk.start for chunk in chunks], queries,
                            [chunk.slot for chunk in chunks], query_positions, rows, list(range(slots.count)))
 
+    def prepare_next(self, slots: SlottedKVCache, step: PackedBatch, token: torch.Tensor) -> PackedBatch:
+        """Prepare the pass that decodes the only slot after ``step``, without a copy to the device of ``token`` []."""
+        return replace(step, ids=token.view(1, 1), positions=step.positions + 1, cache_indices=step.cache_indices + 1,
+                       query_positions=step.query_positions + 1, length=slots.length, _masks={})
+
     def _batch(self, slots: SlottedKVCache, ids: list[int], positions: list[int], cache_indices: list[int],
                queries: list[int], query_of_row: list[int], query_positions: list[list[int]], rows: int | None,
                slots_read: list[int]) -> PackedBatch:
-        def tensor(values: Any) -> torch.Tensor:
-            return torch.tensor(values, device=self.device)
-
-        missing = max(0, (rows or 0) - len(ids))
-        return PackedBatch(ids=tensor([ids + [self._pad] * missing]), positions=tensor([positions + [0] * missing]),
-                           written=slice(0, len(ids)), cache_indices=tensor(cache_indices),
-                           slots=None if slots_read == list(range(slots.count)) else tensor(slots_read),
-                           queries=tensor(queries), query_of_row=tensor(query_of_row + [0] * missing),
-                           shape=(len(query_positions), len(query_positions[0])),
-                           query_positions=tensor(query_positions), length=slots.length)
+        missing, shape = [0] * max(0, (rows or 0) - len(ids)), (len(query_positions), len(query_positions[0]))
+        parts = (ids + [self._pad] * len(missing), positions + missing, cache_indices, queries, query_of_row + missing,
+                 [position for row in query_positions for position in row],
+                 [] if slots_read == list(range(slots.count)) else slots_read)
+        flat = torch.tensor([value for part in parts for value in part], device=self.device)  # one copy to a GPU
+        found = flat.split([len(part) for part in parts])
+        return PackedBatch(ids=found[0].unsqueeze(0), positions=found[1].unsqueeze(0), written=slice(0, len(ids)),
+                           cache_indices=found[2], queries=found[3], query_of_row=found[4], shape=shape,
+                           query_positions=found[5].view(shape), slots=found[6] if parts[6] else None,
+                           length=slots.length)
 
     @torch.no_grad()
     def logits(self, slots: SlottedKVCache, step: PackedBatch, keep: Sequence[int], *,
@@ -230,9 +236,11 @@ class PackedModel:
         kept = list(keep)
         if block:
             kept += [0] * (-len(kept) % block)
+        if self._kept[0] != kept:
+            self._kept = kept, torch.tensor(kept, device=self.device)
         with self._packed_attention(), self._head_in_blocks(block):
             output = self._model(input_ids=step.ids, position_ids=step.positions, use_cache=True, step=step,
-                                 logits_to_keep=torch.tensor(kept, device=self.device), **{self._cache_name: slots})
+                                 logits_to_keep=self._kept[1], **{self._cache_name: slots})
         logits: torch.Tensor = output.logits[0, : len(keep)]
         return logits
 

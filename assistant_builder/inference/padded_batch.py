@@ -35,22 +35,27 @@ class LeftPadding:
         return {"input_ids": input_ids, "labels": labels, "attention_mask": mask, "position_ids": positions}
 
 
-def supervised_logits(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def supervised_logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [supervised, vocabulary] as float32 and targets [supervised] of the supervised positions of a batch.
 
     The head runs only over the columns in which some row is supervised: it is the most expensive layer of a small model
-    with a large vocabulary.
+    with a large vocabulary. Positions are found where ``inputs`` are: on the CPU nothing waits for the model's GPU.
     """
-    columns, targets, supervised = supervised_columns(inputs)
-    return forward_columns(model, inputs, columns).logits[supervised].float(), targets[supervised]
+    columns, positions, targets = (tensor.to(model.device) for tensor in supervised_columns(inputs))
+    moved = {name: value.to(model.device) for name, value in inputs.items()}
+    return forward_columns(model, moved, columns).logits.flatten(0, 1)[positions].float(), targets
 
 
 def supervised_columns(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Columns [columns] that predict a supervised token in some row, their targets and a mask, both [rows, columns]."""
+    """Columns [columns] that predict a supervised token in some row, and positions and targets [supervised].
+
+    A position is the index of a supervised token in rows × columns.
+    """
     targets = inputs["labels"][:, 1:]
     columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    targets = targets[:, columns]
-    return columns, targets, targets != IGNORED
+    targets = targets[:, columns].flatten()
+    positions = (targets != IGNORED).nonzero().squeeze(1)
+    return columns, positions, targets[positions]
 
 
 def forward_columns(model: Any, inputs: Mapping[str, torch.Tensor], columns: torch.Tensor) -> Any:

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, core_model_loading
 
 from assistant_builder.arms import ARMS
 from assistant_builder.config import ModelConfig, TrainConfig
-from assistant_builder.devices import multiplies_bfloat16, torch_device
+from assistant_builder.devices import fastest_dtype, torch_device
 from assistant_builder.errors import AssistantBuilderError, ConfigError, ModelError, ResourceError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -72,11 +72,7 @@ def pick_device() -> str:
 
 def resolve_compute_dtype(wanted: str, device: str) -> str:
     """Resolve ``auto`` to bfloat16 if the hardware supports it, else float16 on a GPU and float32 on a CPU."""
-    if wanted != "auto":
-        return wanted
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16" if multiplies_bfloat16() else "float32"
+    return fastest_dtype(device) if wanted == "auto" else wanted
 
 
 def base_spec(model: ModelConfig, folder: Path, storage: str, *, compute_dtype: str | None = None) -> BaseSpec:

@@ -16,6 +16,8 @@ import torch
 BLOCK, NF4_BLOCK = 32, 64
 CACHED_VALUES = 1 << 18
 """Values that are rounded at a time, so that intermediate results stay in the cache of a core."""
+GPU_VALUES = 1 << 25
+"""Values that a GPU rounds at a time: all of most layers, and part of a head, whose float32 copies need gigabytes."""
 
 
 def _inverse(scale: torch.Tensor) -> torch.Tensor:
@@ -81,7 +83,7 @@ def rounded(weight: torch.Tensor, kind: str, out: torch.Tensor | None = None) ->
         result.copy_(_nf4(weight))
         return result
     rows, columns = weight.shape
-    step = max(1, CACHED_VALUES // columns) if weight.device.type == "cpu" else rows
+    step = max(1, (CACHED_VALUES if weight.device.type == "cpu" else GPU_VALUES) // columns)
     for start in range(0, rows, step):
         part = weight[start : start + step].float()
         result[start : start + step] = _GGUF[kind](part.view(-1, BLOCK)).view(part.shape)

@@ -22,6 +22,7 @@ class ArmSummary(TypedDict, total=False):
     base_storage: str
     compute_dtype: str
     device: str
+    device_name: Text
     steps: int
     epochs: float
     tokens: int

@@ -61,9 +61,9 @@ def locate_supervised(batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         supervised ones among rows × columns; ``targets`` [supervised], their tokens; and ``padded``, whether the rows
         differ in length.
     """
-    columns, targets, supervised = supervised_columns(batch)
-    return {**batch, "columns": columns, "positions": supervised.flatten().nonzero().squeeze(1),
-            "targets": targets[supervised], "padded": not bool(batch["attention_mask"].all())}
+    columns, positions, targets = supervised_columns(batch)
+    return {**batch, "columns": columns, "positions": positions, "targets": targets,
+            "padded": not bool(batch["attention_mask"].all())}
 
 
 def summed_nll(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,14 @@ from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.plan import Plan
 from assistant_builder.redaction import redact_secrets
 from assistant_builder.study import Study
+from assistant_builder.training.micro_batch import MicroBatchTooLarge
 
 _ERROR_FILE = ".rank-error.json"
 _WATCH_SECONDS = 0.5
 _CANCELLED = "cancelled"
+_TOO_LARGE = "micro-batch too large"
+COLLECTIVE_SECONDS = 7200
+"""How long a process waits for the others; NCCL's own limit is 10 minutes, in which rank 0 alone may not read a 70B."""
 Work = Callable[[Study, str, ParallelStrategy, "Plan | None"], Iterable[Path] | None]
 """The share of one process in a training. It is pickled by its name, so that it has to be a function of a module."""
 
@@ -52,6 +57,7 @@ def train_distributed(work: Work, study: Study, run: str, spread: ParallelStrate
 
     Raises:
         Cancelled: The user cancelled; a checkpoint of the last step exists.
+        MicroBatchTooLarge: The largest micro-batch does not fit the memory of a GPU.
         AssistantBuilderError: A process failed; the error is the one that it reported.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -78,6 +84,8 @@ def train_distributed(work: Work, study: Study, run: str, spread: ParallelStrate
         ) from error
     if results[0] == _CANCELLED:
         raise Cancelled("cancelled on request")
+    if results[0] == _TOO_LARGE:
+        raise MicroBatchTooLarge
     return None if results[0] is None else [Path(name) for name in results[0]]
 
 
@@ -94,6 +102,8 @@ def _train_rank(work: Work, folder: str, run: str, spread: ParallelStrategy,
         return None if files is None else [str(path) for path in files]
     except Cancelled:
         return _CANCELLED
+    except MicroBatchTooLarge:
+        return _TOO_LARGE
     except Exception as error:
         path = study.arm_folder(run) / _ERROR_FILE
         if not path.exists():  # only the first failure: those of the other processes are its consequences
@@ -115,7 +125,8 @@ def start_fsdp(device: str, *, on_leader: bool) -> None:
 
     ``on_leader``: only rank 0 reads the weights (see ``models.loading.loads_on_main_process``).
     """
-    PartialState(cpu=device == "cpu", backend="gloo" if device == "cpu" else "nccl")
+    PartialState(cpu=device == "cpu", backend="gloo" if device == "cpu" else "nccl",
+                 timeout=timedelta(seconds=COLLECTIVE_SECONDS))
     os.environ["ACCELERATE_USE_FSDP"] = "true"
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = str(on_leader).lower()
 

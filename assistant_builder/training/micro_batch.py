@@ -1,4 +1,8 @@
-"""The number of pairs per pass that fits into the memory of a GPU, the same in all runs of a study."""
+"""The number of pairs per pass that fits into the memory of a GPU, the same in all runs of a study.
+
+The plan chooses it. Before its first step a training tries its largest micro-batch; if memory runs out, fewer pairs are
+recorded and the training starts again.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +45,29 @@ def plan_with_micro_batch(study: Study, config: StudyConfig, devices: int, devic
             known[key] = _largest_that_fits(config.train.batch_size // devices, planned(rows), planned)
             write_json(path, known)
     return planned(known[key])
+
+
+class MicroBatchTooLarge(Exception):
+    """The memory of a GPU ran out in a training."""
+
+
+def record_fewer_pairs(study: Study, config: StudyConfig, devices: int, rows: int) -> int | None:
+    """Choose fewer than ``rows`` pairs per pass for the runs of a study, and record it.
+
+    ``config`` are the settings with which :func:`plan_with_micro_batch` was called.
+
+    Returns:
+        The new number, at most half; None if the user has set the number, or if a pass has one pair already.
+    """
+    if config.train.micro_batch_size is not None or rows == 1:
+        return None
+    share = config.train.batch_size // devices
+    fewer = max(count for count in range(1, rows // 2 + 1) if share % count == 0)
+    path = study.folder / CHOICES_FILE
+    with FileLock(path.with_suffix(".lock")):
+        known = read_json(path, dict[str, int]) if path.exists() else {}
+        write_json(path, {**known, _settings_hash(config, devices): fewer})
+    return fewer
 
 
 def _largest_that_fits(share: int, smallest: Plan, planned: Callable[[int], Plan]) -> int:

@@ -17,7 +17,7 @@ from assistant_builder.config import ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.models.chat_template import Example
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.training_time import WorkRemaining
-from assistant_builder.training.distributed import fsdp_settings
+from assistant_builder.training.distributed import COLLECTIVE_SECONDS, fsdp_settings
 from assistant_builder.training.sample_generations import SampleQuestion, max_answer_tokens
 from assistant_builder.training.schedule import sample_order, sample_steps, total_steps, validation_steps
 
@@ -118,6 +118,7 @@ def sft_arguments(plan: TrainingRun, root: Path, model: PeftModel) -> SFTConfig:
         use_cpu=plan.device == "cpu",
         ddp_backend=("nccl" if plan.device == "cuda" else "gloo") if plan.spread.devices > 1 else None,
         ddp_find_unused_parameters=False,
+        ddp_timeout=COLLECTIVE_SECONDS,
         fsdp=plan.spread.kind == "fsdp",
         fsdp_config=fsdp_settings(model, on_leader=plan.on_leader) if plan.spread.kind == "fsdp" else None,
     )

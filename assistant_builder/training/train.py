@@ -5,8 +5,10 @@ Torch is imported inside functions.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,6 +19,8 @@ from assistant_builder.arms import ARMS, continued
 from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.child_process import peak_memory_bytes
 from assistant_builder.config import StudyConfig
+from assistant_builder.devices import device_name
+from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import Cancelled, ConfigError, ResourceError
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -33,7 +37,7 @@ from assistant_builder.planning.plan import MethodPlan, Plan
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, continued_run, run_of, split_run
 from assistant_builder.training import checkpoints
-from assistant_builder.training.micro_batch import plan_with_micro_batch
+from assistant_builder.training.micro_batch import MicroBatchTooLarge, plan_with_micro_batch, record_fewer_pairs
 from assistant_builder.training.progress import validation_losses
 from assistant_builder.training.sample_generations import choose_samples
 from assistant_builder.training.schedule import best_step, early_stop_decision, sample_order
@@ -42,6 +46,8 @@ from assistant_builder.training.sft_config import ArmConfig, twin
 
 if TYPE_CHECKING:
     from assistant_builder.training.trainer import TwinTrainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class _TrainingInputs:
     validation: Sequences
     planned: Plan
     spread: ParallelStrategy
+    before: StudyConfig  # before the number of pairs per pass was chosen
 
 
 def train_arm(study: Study, run: str) -> Iterable[Path] | None:
@@ -72,15 +79,44 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
         DataError: Most rows are longer than ``train.max_length`` or the context of the base.
         ResourceError: The training does not fit the memory of this machine, or devices are missing.
     """
-    study.write_progress(f"train-{run}", Progress(0, 1, "steps", "Loading the base model"))
-    prepared = _prepare(study)
-    require_fit(prepared.planned, split_run(run)[0])
-    if prepared.spread.devices == 1:
-        _require_planned_device(prepared.planned.machine)
-        return _train(study, run, prepared)
-    from assistant_builder.training.distributed import train_distributed
+    while True:
+        study.write_progress(f"train-{run}", Progress(0, 1, "steps", "Loading the base model"))
+        prepared = _prepare(study)
+        require_fit(prepared.planned, split_run(run)[0])
+        try:
+            if prepared.spread.devices == 1:
+                _require_planned_device(prepared.planned.machine)
+                return _train(study, run, prepared)
+            from assistant_builder.training.distributed import train_distributed
 
-    return train_distributed(train_in_process, study, run, prepared.spread, prepared.planned)
+            return train_distributed(train_in_process, study, run, prepared.spread, prepared.planned)
+        except MicroBatchTooLarge:
+            pass
+        _choose_fewer_pairs(study, prepared)  # after the exception, which keeps the model
+
+
+def _choose_fewer_pairs(study: Study, prepared: _TrainingInputs) -> None:
+    """Choose fewer pairs per pass after the memory of a GPU ran out, and free it.
+
+    Raises:
+        ResourceError: The user has set the number of pairs, or a pass has one pair already.
+    """
+    rows = prepared.config.train.micro_batch
+    fewer = record_fewer_pairs(study, prepared.before, prepared.spread.devices, rows)
+    if fewer is None:
+        own = "" if rows == 1 else f"train.micro_batch_size, which is {rows}, or "
+        raise ResourceError(f"memory ran out with {rows} pair{'s' if rows > 1 else ''} per pass",
+                            where=prepared.planned.machine.name,
+                            remedy=f"Lower {own}train.max_length, set train.gradient_checkpointing=on, or choose a "
+                            "smaller base model; then run again")
+    logger.warning("Memory ran out with %d pairs per pass; the training goes on with %d", rows, fewer)
+    import torch
+
+    from assistant_builder.models.loading import free_memory
+
+    free_memory()
+    if torch.cuda.is_available():  # the peak is that of the training that fits
+        torch.cuda.reset_peak_memory_stats()
 
 
 def train_in_process(study: Study, run: str, spread: ParallelStrategy,
@@ -111,6 +147,7 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
     if config.train.max_length == "auto":
         longest = min(max(training.longest, validation.longest), prompter.context)
         config = config.with_changes({"train.max_length": longest})
+    before = config
     if spread is None or planned is None:
         devices = spread.devices if spread else devices_to_use(config, machine)
         machine = machine.with_devices(devices)
@@ -123,7 +160,8 @@ def _prepare(study: Study, spread: ParallelStrategy | None = None, planned: Plan
             config = config.with_changes({"model.compute_dtype": planned.compute_dtype})
         spread = spread or choose_parallelism(planned, devices)
         planned = replace(planned, config=config, shards=spread.shards)
-    return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, training, validation, planned, spread)
+    return _TrainingInputs(config, base, ref.hub_id or ref.name, prompter, training, validation, planned, spread,
+                           before)
 
 
 def _require_planned_device(machine: Machine) -> None:
@@ -168,7 +206,8 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         train_through_rounding(adapted, settings.train.qat_type)
     trainable = [value for value in adapted.parameters() if value.requires_grad]
     summary = {"arm": arm, "base_storage": settings.base_storage, "compute_dtype": spec.compute_dtype,
-               "device": spec.device, "devices": spread.devices, "spread": spread.kind, "seed": settings.train.seed,
+               "device": spec.device, "device_name": device_name(spec.device), "devices": spread.devices,
+               "spread": spread.kind, "seed": settings.train.seed,
                "gradient_checkpointing": method.checkpointing, "held": method.dequantized, "base_bytes": base_bytes,
                "adapter_bytes": sum(value.nbytes for value in trainable),
                "trainable_parameters": sum(value.numel() for value in trainable),
@@ -177,6 +216,8 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
                "left_out": {**prepared.validation.too_long, **prepared.train.too_long}}
     trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method, on_leader)
     if trainer.is_main_process:
+        print(f"Training {run} on {summary['device_name']} ({spec.device}) in {spec.compute_dtype}, "
+              f"{config.train.micro_batch} pairs per pass", file=sys.stderr, flush=True)
         write_json(folder / "config.json", {"arm": arm, **settings.model_dump(mode="json"),
                                             "compute_dtype": spec.compute_dtype, "device": spec.device,
                                             "devices": spread.devices, "spread": spread.kind})
@@ -184,7 +225,13 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
     steps, reached = trainer.plan.steps, trainer.start
     early = config.train.early_stopping
     if reached < steps and not (early and reached and trainer.early_stop_move(reached) != "train"):
-        trainer.run()
+        try:
+            trainer.run()
+        except Exception as error:
+            # with several processes, the others would wait for this one
+            if spec.device != "cuda" or spread.devices > 1 or not ran_out_of_memory(error):
+                raise
+            raise MicroBatchTooLarge from error
         reached = trainer.state.global_step
     if trainer.broadcast_from_main(study.cancel_requested):
         raise Cancelled("cancelled on request")

@@ -25,6 +25,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTTrainer
 
 from assistant_builder.child_process import memory_bytes
+from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.lora_layers import dequantize_to_compute_dtype, hold_in_compute_dtype
@@ -39,6 +40,7 @@ from assistant_builder.training.gpu import (
     is_paged,
     load_paged_state,
 )
+from assistant_builder.training.micro_batch import MicroBatchTooLarge
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.training.sample_generations import sample_answers
 from assistant_builder.training.schedule import (
@@ -102,13 +104,20 @@ class TwinTrainer(SFTTrainer):
             self.is_fsdp_enabled = True
 
     def run(self) -> None:
-        """Train from the last complete checkpoint, or from the beginning."""
+        """Train from the last complete checkpoint, or from the beginning.
+
+        Raises:
+            MicroBatchTooLarge: The largest micro-batch does not fit the memory of a GPU.
+        """
         self.accelerator.wait_for_everyone()  # until all processes have read the start step
         if self.is_main_process:
             complete = checkpoints.complete_steps(self.root)
             checkpoints.prune_checkpoints(self.root, {step for step in complete if step <= self.start})
         if self.plan.device == "cuda" and not self._sharded and self.plan.train.kernels != "compile":
             self._deterministic = has_deterministic_algorithms(self._probe_step)
+        tried = self.plan.device == "cuda" and not self._sharded
+        if tried and self.all_reduce_max(int(not self._largest_batch_fits())):
+            raise MicroBatchTooLarge
         self.train(resume_from_checkpoint=str(checkpoints.checkpoint_folder(self.root, self.start))
                    if self.start else None)
 
@@ -146,6 +155,37 @@ class TwinTrainer(SFTTrainer):
             summed_nll(self.model.train(), self._prepare_inputs(self.data_collator(ends))).backward()
         finally:
             self.model.zero_grad(set_to_none=True)
+
+    def _largest_batch_fits(self) -> bool:
+        """Whether this GPU has the memory for a pass over the largest micro-batch, with the optimizer's states.
+
+        Memory then runs out before the first step and not after hours; the gradients are cleared.
+        """
+        examples, size = self.plan.train_examples, self.args.per_device_train_batch_size
+        order = sample_order([len(example.input_ids) for example in examples], self.plan.train)
+        batches = ([examples[index] for index in order[first : first + size]] for first in range(0, len(order), size))
+        largest = max(batches, key=lambda batch: (
+            len(batch) * max(len(example.input_ids) for example in batch), sum(sum(each.supervised) for each in batch)))
+        if self.args.gradient_checkpointing:
+            new_name = hasattr(self.model, "activation_checkpointing_enable")  # since transformers 5.24
+            enable = f"{'activation' if new_name else 'gradient'}_checkpointing_enable"
+            getattr(self.model, enable)(self.args.gradient_checkpointing_kwargs or None)
+        reserved: list[torch.Tensor] = []
+        try:
+            if self.plan.train.optimizer == "adamw":
+                reserved = [torch.empty(2, *value.shape, device=value.device) for value in self.model.parameters()
+                            if value.requires_grad]
+            with deterministic_algorithms(self._deterministic):
+                summed_nll(self.model.train(), self._prepare_inputs(self.data_collator(list(to_dataset(largest))))
+                           ).backward()
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            return False
+        finally:
+            reserved.clear()
+            self.model.zero_grad(set_to_none=True)
+        return True
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
                      num_items_in_batch: Any = None) -> Any:

@@ -80,8 +80,8 @@ def arm_records(study: Study, file: str, content: Any, *, seed: int = 1) -> dict
 def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Time and memory of each arm in bytes, seconds and tokens per second.
 
-    ``cost`` is that of one run in the currency of the price (``None`` without a price); ``train_seconds_all`` has one
-    entry per seed.
+    ``cost`` is that of one run in the currency of the price (``None`` without a price); ``train_seconds_all`` and
+    ``cards``, the name of the card or ``cpu``, have one entry per seed.
     """
     price = study.config.eval.price_per_hour
     others = [arm_records(study, "summary.json", ArmSummary, seed=seed) for seed in range(2, study.config.seeds + 1)]
@@ -93,6 +93,8 @@ def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, d
             "seconds_per_step": seconds / steps if seconds is not None and steps else None,
             "cost": price * seconds / 3600 if seconds is not None and price is not None else None,
             "train_seconds_all": [runs[arm].get("train_seconds") for runs in (summaries, *others) if arm in runs],
+            "cards": [runs[arm].get("device_name") if runs[arm].get("device") == "cuda" else runs[arm].get("device")
+                      for runs in (summaries, *others) if arm in runs],
         }
     return found
 

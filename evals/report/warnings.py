@@ -310,6 +310,13 @@ def _about_training(report: Mapping[str, Any]) -> Iterator[Warned]:
                f"{devices} devices trained {'each' if both else 'the'} arm together and shared the pairs of each step. "
                "Memory is given per device. The losses are those of a single device, except for the order in which "
                "sums are rounded.")
+    by_seed = zip(*(record.get("cards") or [] for record in report["resources"].values()), strict=False)
+    cards = max((set(filter(None, names)) for names in by_seed), key=len, default=set())
+    if both and len(cards) > 1:
+        yield ("cards_differ", "note",
+               f"The arms of a seed were trained on different cards ({', '.join(sorted(cards))}), which round "
+               "differently and draw other dropout masks from the same seed: the arms are paired by data, order and "
+               "initial adapters, and not by dropout. Train both on cards of one model to pair it, too.")
     dtypes = sorted({str(record["compute_dtype"]) for record in report["arms"].values() if record.get("compute_dtype")})
     if dtypes:
         stored = " or ".join(dict.fromkeys(ARMS[arm].storage or "in 4 bits" for arm in arms_of(report)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import EvaluationError
 from assistant_builder.planning.advice import to_document
-from assistant_builder.planning.hardware import choose_machine
+from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.plan import plan_study
 from benchmarks.doc_tables import (
     EVALUATION_PAGE,
@@ -52,11 +53,17 @@ def test_models_fit_the_cards_they_are_quoted_with(model: str, card: str, sixtee
     assert seen.qlora.fit == "room" and seen.lora.fit == sixteen_bit
 
 
-@pytest.mark.parametrize("claim", MEMORY_CLAIMS, ids=lambda claim: f"{claim.size} in {claim.memory}")
+@pytest.mark.parametrize("claim", MEMORY_CLAIMS, ids=lambda claim: f"{claim.size} on {claim.card}")
 def test_a_memory_claim_holds_for_its_arms_only(claim: MemoryClaim) -> None:
     config = StudyConfig().with_changes({"model.base": claim.model})
-    document = to_document(plan_study(config, machine=choose_machine(claim.memory)))
+    document = to_document(plan_study(config, machine=choose_machine(card=claim.card)))
     assert tuple(document["recommendation"]["arms_that_fit"]) == claim.arms
+
+
+def test_the_page_about_gpus_names_the_cards_of_the_catalog() -> None:
+    told = Path(__file__).resolve().parents[2].joinpath("docs", "gpu.md").read_text(encoding="utf-8")
+    (cards,) = re.findall(r"`plan --card` knows: (.*?);", told, re.DOTALL)
+    assert " ".join(cards.split()).split(", ") == list(CARDS)
 
 
 def test_35_gigabytes_for_llama_3_leaves_out_embeddings_and_constants():

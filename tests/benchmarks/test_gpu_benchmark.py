@@ -87,6 +87,20 @@ def test_candidates_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch):
     assert "Unsloth does not run on a CPU" in said[0]
 
 
+@pytest.mark.parametrize(("visible", "device", "seen"), [
+    (None, "cuda", "0"), ("3,1", "cuda", "3"), (None, "cpu", ""), ("0,1", "cpu", "")])
+def test_every_candidate_sees_one_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None,
+                                       device: str, seen: str):
+    """Of several cards transformers makes DataParallel, with which TRL refuses to train."""
+    environments: list[Any] = []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(gpu, "start_worker", lambda *_, environment: environments.append(environment) or (1, "failed"))
+    gpu._run(tmp_path / "job.json", GPU_CANDIDATES[0], 1, gpu.parse(["--device", device]))
+    assert environments == [{"CUDA_VISIBLE_DEVICES": seen}]
+
+
 def test_speeds_are_compared_round_by_round():
     runs = [run(name, number) for number in (1, 2, 3) for name in ("plain-qlora", "ours-qlora")]
     plain, ours = sorted(summarize(runs), key=lambda row: row.candidate.family == "ours")

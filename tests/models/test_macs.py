@@ -50,11 +50,11 @@ def test_the_embedder_computes_where_training_does(monkeypatch: pytest.MonkeyPat
 
 def test_doctor_and_planner_do_not_use_an_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = '{"found": {"gpus": [], "build": "", "problem": ""}, "device": "cpu", '
-    answer += '"quantization": {"nf4": ""}}'
+    answer += '"computes": "a Mac (cpu), float32", "quantization": {"nf4": ""}}'
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=answer, stderr=""))
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    gpu, backend, *_ = doctor._torch()
+    gpu, _, backend, *_ = doctor._torch()
     assert gpu.ok and gpu.value == (
         "Apple GPUs are not used, since 4-bit training on them is untested; models run on the CPU")
     assert backend.value == "bitsandbytes works on the CPU"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +51,37 @@ def test_a_rank_selects_its_gpu_before_it_loads_the_base(base: Path, monkeypatch
     with pytest.raises(Loaded):
         train_in_process(study, "lora", ParallelStrategy("ddp", 2))
     assert calls == [1, "load"]
+
+
+def test_trainers_of_the_gpu_suite_have_their_base_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from tests.training import test_determinism
+
+    class Loaded(Exception):
+        pass
+
+    def load(spec: Any) -> None:
+        raise Loaded(spec.device)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(test_determinism, "load_base", load)
+    with pytest.raises(Loaded, match="cuda"):
+        test_determinism.trainer(tmp_path, "cuda")
+
+
+def test_processes_wait_until_one_has_read_a_large_base(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL gives up after 10 minutes by default; with FSDP rank 0 alone reads the weights."""
+    from assistant_builder.training import distributed
+    from tests.training.test_determinism import trainer
+
+    assert trainer(base.parent, "cpu").args.ddp_timeout >= 3600
+    given: list[Any] = []
+    monkeypatch.setattr(distributed, "PartialState", lambda **how: given.append(how))
+    for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        monkeypatch.setenv(name, "")
+    distributed.start_fsdp("cuda", on_leader=True)
+    assert given[0]["backend"] == "nccl" and given[0]["timeout"] >= timedelta(hours=1)
 
 
 @pytest.mark.parametrize(("storage", "rank", "place"), [

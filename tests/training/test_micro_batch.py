@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from assistant_builder.config import StudyConfig
+from assistant_builder.errors import ResourceError
 from assistant_builder.planning.hardware import Machine
 from assistant_builder.study import Study
-from assistant_builder.training.micro_batch import CHOICES_FILE
+from assistant_builder.training import train as training
+from assistant_builder.training import trainer as training_loop
+from assistant_builder.training.micro_batch import CHOICES_FILE, MicroBatchTooLarge
 from assistant_builder.training.train import _prepare
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import new_study, with_data
+from tests.training.test_determinism import trainer
 from tests.training.test_planned import seeing
 
 CARD = Machine("a card", "cuda", 24 * 10**9, 24 * 10**9, is_local=True, flops=1e14)
@@ -63,6 +68,65 @@ def test_other_runs_and_a_resume_keep_what_the_first_run_chose(chosen: Any) -> N
     assert chosen(replace(CARD, free_bytes=10**6)) == 64
     assert chosen(replace(CARD, free_bytes=10**6), train__rank=8) == 8  # another training
     assert chosen(train__rank=16) == 64
+
+
+def test_fewer_pairs_are_recorded_when_memory_runs_out(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training starts again with half of the pairs, and the twin begins with them; one's own number is an error."""
+    tried: list[int] = []
+
+    def train(study: Study, run: str, prepared: Any) -> None:
+        tried.append(prepared.config.train.micro_batch)
+        if tried[-1] > 16:
+            raise MicroBatchTooLarge
+
+    assert chosen(train__batch_size=64) == 64
+    monkeypatch.setattr(training, "_train", train)
+    monkeypatch.setattr(training, "_require_planned_device", lambda machine: None)
+    training.train_arm(chosen.study, "lora")
+    training.train_arm(chosen.study, "qlora")
+    assert tried == [64, 32, 16, 16]
+    tried.clear()
+    chosen(train__micro_batch_size=32)
+    with pytest.raises(ResourceError, match="memory ran out with 32 pairs per pass") as caught:
+        training.train_arm(chosen.study, "lora")
+    assert "Lower train.micro_batch_size, which is 32" in caught.value.remedy and tried == [32]
+
+
+def test_one_pair_that_does_not_fit_is_an_error(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: Any) -> None:
+        raise MicroBatchTooLarge
+
+    monkeypatch.setattr(training, "_train", train)
+    monkeypatch.setattr(training, "_require_planned_device", lambda machine: None)
+    chosen(train__batch_size=2)
+    with pytest.raises(ResourceError, match="with 1 pair per pass") as caught:
+        training.train_arm(chosen.study, "lora")
+    assert "micro_batch_size" not in caught.value.remedy
+
+
+def test_the_largest_batch_is_tried_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a pass over it runs out of memory, there is no step; gradients of the trial are not kept."""
+    made = trainer(tmp_path, "cuda", **{"train.micro_batch_size": 2})
+    tried: list[tuple[int, ...]] = []
+    plain = training_loop.summed_nll
+
+    def short_of_memory(model: Any, inputs: Any) -> Any:
+        tried.append(tuple(inputs["input_ids"].shape))
+        if fails:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(model, inputs)
+
+    monkeypatch.setattr(training_loop, "summed_nll", short_of_memory)
+    fails = False
+    longest = max(len(example.input_ids) for example in made.plan.train_examples)
+    assert made._largest_batch_fits() and tried == [(2, longest)]
+    assert all(value.grad is None for value in made.model.parameters())
+    fails = True
+    assert not made._largest_batch_fits()
+    monkeypatch.setattr(made, "_probe_step", lambda: None)
+    with pytest.raises(MicroBatchTooLarge):
+        made.run()
+    assert made.state.global_step == 0
 
 
 def test_a_cpu_and_a_setting_of_ones_own_choose_nothing(chosen: Any) -> None:

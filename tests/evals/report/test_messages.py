@@ -56,6 +56,19 @@ def test_arms_that_are_not_twins_are_reported(study: Study, file: str, key: str,
     assert any(entry["code"] == "twins_differ" and entry["level"] == "serious" for entry in report["warnings"])
 
 
+@pytest.mark.parametrize(("cards", "said"), [
+    (("RTX 4090", "RTX 4090"), False), (("RTX 4090", "A100"), True), (("RTX 4090", None), False)])
+def test_arms_of_different_cards_are_not_paired_by_dropout(study: Study, cards: tuple[str | None, ...],
+                                                           said: bool) -> None:
+    for arm, card in zip(("lora", "qlora"), cards, strict=True):
+        path = study.arm_folder(arm) / "summary.json"
+        write_json(path, {**read_json(path), "device": "cuda", "device_name": card})
+    report = build_report(study)
+    assert [report["resources"][arm]["cards"] for arm in ("lora", "qlora")] == [[card] for card in cards]
+    texts = [entry["text"] for entry in report["warnings"] if entry["code"] == "cards_differ"]
+    assert bool(texts) == said and all("A100, RTX 4090" in text and "dropout" in text for text in texts)
+
+
 def test_checkpointing_in_one_arm_leaves_them_twins(study: Study) -> None:
     path = study.arm_folder("lora") / "summary.json"
     write_json(path, {**read_json(path), "gradient_checkpointing": True})
