@@ -9,6 +9,7 @@ import torch
 
 IGNORED = -100
 """Label of tokens that do not count in the loss, as in PyTorch and transformers."""
+_TOKENS = ("input_ids", "attention_mask", "position_ids")
 LENGTH = 32
 """Sequences are padded to a multiple of this many tokens."""
 
@@ -42,7 +43,7 @@ def supervised_logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[t
     with a large vocabulary. Positions are found where ``inputs`` are: on the CPU nothing waits for the model's GPU.
     """
     columns, positions, targets = (tensor.to(model.device) for tensor in supervised_columns(inputs))
-    moved = {name: value.to(model.device) for name, value in inputs.items()}
+    moved = {name: inputs[name].to(model.device) for name in _TOKENS}
     return forward_columns(model, moved, columns).logits.flatten(0, 1)[positions].float(), targets
 
 
@@ -60,8 +61,7 @@ def supervised_columns(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor
 
 def forward_columns(model: Any, inputs: Mapping[str, torch.Tensor], columns: torch.Tensor) -> Any:
     """Run the model on a batch; logits are computed for the given columns only."""
-    tokens = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")}
-    return model(**tokens, logits_to_keep=columns, use_cache=False)
+    return model(**{name: inputs[name] for name in _TOKENS}, logits_to_keep=columns, use_cache=False)
 
 
 def padded(length: int) -> int:
