@@ -61,6 +61,9 @@ class _Cuda:
         return SimpleNamespace(name=card["name"], uuid=card["uuid"], total_memory=card["mebibytes"] * 2**20,
                                major=card["capability"][0], minor=card["capability"][1])
 
+    def get_device_name(self):
+        return self._visible()[0]["name"]
+
     def get_device_capability(self, index=None):
         return tuple(self._visible()[index or 0]["capability"])
 
@@ -79,6 +82,7 @@ class _Cuda:
 
 
 cuda = _Cuda()
+backends = SimpleNamespace(mkldnn=SimpleNamespace(is_available=lambda: False))
 
 
 def randn(*shape, device):
@@ -94,7 +98,7 @@ import json
 from assistant_builder import doctor
 from assistant_builder.planning.hardware import this_machine
 machine = this_machine()
-gpu, backend, *_ = doctor._torch()
+gpu, _, backend, *_ = doctor._torch()
 print(json.dumps({"name": machine.name, "device": machine.device, "devices": machine.devices,
                   "mebibytes": machine.memory_bytes / 2**20, "free": machine.free_bytes / 2**20,
                   "bfloat16": machine.bfloat16, "doctor": gpu.value, "ok": gpu.ok, "remedy": gpu.remedy,
