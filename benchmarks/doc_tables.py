@@ -2,7 +2,7 @@
 
 The tables are written between marks: settings and base models in ``docs/configuration.md``, metrics and refusal
 recognition in ``docs/evaluation.md``, published figures in ``docs/planner.md``, models by memory in ``README.md``, the
-70B study in ``docs/capacity.md``, the terms of ``docs/glossary.md``, the tree of ``docs/architecture.md``.
+70B study in ``docs/capacity.md``, and the terms of ``docs/glossary.md``.
 Other benchmarks write their tables with :func:`write_section`.
 """
 
@@ -42,7 +42,6 @@ CAPACITY_PAGE = _ROOT / "docs" / "capacity.md"
 PLANNER_PAGE = _ROOT / "docs" / "planner.md"
 CONFIGURATION_PAGE = _ROOT / "docs" / "configuration.md"
 GLOSSARY_PAGE = _ROOT / "docs" / "glossary.md"
-ARCHITECTURE_PAGE = _ROOT / "docs" / "architecture.md"
 FLIP_RATES = (0.10, 0.15, 0.20, 0.25, 0.30)
 QUOTED_DIFFERENCE = 0.04
 """86 % against 82 %."""
@@ -162,12 +161,6 @@ def model_table() -> str:
 def glossary() -> str:
     """The terms of a report, each with a heading of its own so that search finds it."""
     return "\n\n".join(f"## {term}\n\n{text}" for term, text in GLOSSARY)
-
-
-def source_tree() -> str:
-    """The tree of ``README.md``."""
-    heading = PROJECT_README.read_text(encoding="utf-8").partition("## Source tree\n")[2]
-    return f"```\n{heading.split('```')[1].strip()}\n```"
 
 
 def metric_table() -> str:
@@ -339,7 +332,7 @@ def sections() -> dict[tuple[Path, str], str]:
             (PLANNER_PAGE, "founding"): published_table(), (PROJECT_README, "promises"): memory_table(),
             (CAPACITY_PAGE, "large"): large_model_table(), (CONFIGURATION_PAGE, "settings"): settings_tables(),
             (CONFIGURATION_PAGE, "models"): model_table(),
-            (GLOSSARY_PAGE, "terms"): glossary(), (ARCHITECTURE_PAGE, "tree"): source_tree()}
+            (GLOSSARY_PAGE, "terms"): glossary()}
 
 
 if __name__ == "__main__":

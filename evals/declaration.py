@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -204,10 +205,8 @@ def _label(pair: Pair, name: str) -> str | None:
 
 def enough_to_decline(margin: float, look: int) -> int:
     """Questions to decline from which assistants that decline the same ones are shown to be no worse."""
-    count = ENOUGH_TO_DECLINE
-    while count < _MOST_TO_DECLINE and flip_interval(0, 0, count, look_level(look))[1] > margin:
-        count += 1
-    return count
+    counts, level = range(_MOST_TO_DECLINE), look_level(look)
+    return bisect_left(counts, -margin, lo=ENOUGH_TO_DECLINE, key=lambda count: -flip_interval(0, 0, count, level)[1])
 
 
 def declare(config: StudyConfig, heldout: HeldOut, training: Sequence[Pair], look: int = 1) -> Declaration:

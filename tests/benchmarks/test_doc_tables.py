@@ -61,8 +61,8 @@ def test_a_memory_claim_holds_for_its_arms_only(claim: MemoryClaim) -> None:
 
 
 def test_the_page_about_gpus_names_the_cards_of_the_catalog() -> None:
-    told = Path(__file__).resolve().parents[2].joinpath("docs", "gpu.md").read_text(encoding="utf-8")
-    (cards,) = re.findall(r"`plan --card` knows: (.*?);", told, re.DOTALL)
+    page = Path(__file__).resolve().parents[2].joinpath("docs", "gpu.md").read_text(encoding="utf-8")
+    (cards,) = re.findall(r"`plan --card` knows: (.*?);", page, re.DOTALL)
     assert " ".join(cards.split()).split(", ") == list(CARDS)
 
 

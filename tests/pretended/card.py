@@ -43,7 +43,7 @@ BLOCK = 512
 ATTENTION = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh"}
-"""Operators that start no kernel, beside views."""
+"""Operators that start no kernel, other than views."""
 READS = {"nonzero", "masked_select", "_unique2", "equal"}
 """Operators whose result the host needs before it can go on."""
 CARD_24, CARD_80 = 25_300_000_000, 85_000_000_000

@@ -92,8 +92,9 @@ def memory_of_a_step(ledger: Ledger, _: Path) -> list[str]:
     """A step at 8B widths against its plan."""
     batch, sizes = Batch(2, 512, 512, 256, padded=True), {**cases_peaks.SIZES_8B, "num_hidden_layers": 2}
     seen = cases_peaks.traced(ledger, sizes, "qlora", batch, 256, checkpointing=False)
-    told = cases_peaks.planned(cases_peaks.NAME_8B, "qlora", batch, 256, checkpointing=False, layers=2, card="H100")
-    return [] if seen <= told <= (1 + KNOWN_ERROR) * seen else [f"planned {told}, traced {seen}"]
+    predicted = cases_peaks.planned(cases_peaks.NAME_8B, "qlora", batch, 256, checkpointing=False, layers=2,
+                                    card="H100")
+    return [] if seen <= predicted <= (1 + KNOWN_ERROR) * seen else [f"planned {predicted}, traced {seen}"]
 
 
 def hold(ledger: Ledger, _: Path) -> list[str]:

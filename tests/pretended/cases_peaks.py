@@ -33,7 +33,7 @@ SIZES_4_LAYERS = {**SIZES_8B, "num_hidden_layers": 4}
 FLOAT16_8B, NF4_8B = 16_060_000_000, 5_810_000_000
 """Bytes of the two bases."""
 PROGRAM = 1_400_000_000
-"""Memory of the program beside tensors, as measured with Unsloth; the plan assumes 0.7 GB."""
+"""Memory of the program in addition to tensors, as measured with Unsloth; the plan assumes 0.7 GB."""
 LARGEST = 4 * 14_336 * 4096
 """Bytes of the largest linear weight in float32."""
 
@@ -73,10 +73,10 @@ def test_the_planned_peak_is_the_one_of_the_step(name: str, arm: str, rows: int,
     with pretend_cuda(CARD_80) as ledger:
         sizes = {**shapes.LLAMAS[name], "num_hidden_layers": LAYERS}
         seen = traced(ledger, sizes, arm, batch, answer, checkpointing=checkpointing)
-    told = planned(name, arm, batch, answer, checkpointing=checkpointing, layers=LAYERS, card="H100")
+    predicted = planned(name, arm, batch, answer, checkpointing=checkpointing, layers=LAYERS, card="H100")
     print(f"{name} {arm} {rows}x{length} {'recomputed' if checkpointing else ''}{' padded' if padded else ''}: "
-          f"planned {told / 1e9:.2f} GB, traced {seen / 1e9:.2f} GB ({told / seen - 1:+.1%})")
-    assert told == pytest.approx(seen, rel=KNOWN_ERROR)
+          f"planned {predicted / 1e9:.2f} GB, traced {seen / 1e9:.2f} GB ({predicted / seen - 1:+.1%})")
+    assert predicted == pytest.approx(seen, rel=KNOWN_ERROR)
 
 
 @pytest.mark.parametrize("arm", list(STORAGE))
@@ -95,18 +95,18 @@ def test_both_arms_of_an_8b_train_on_24_gb(arm: str) -> None:
         held = ledger.peak
         shapes.steps(adapted, shapes.batch(1, length, answer), 2)
         peak = ledger.peak
-    told = made.methods[arm].total_bytes - PROCESS_BYTES["cuda"]
+    predicted = made.methods[arm].total_bytes - PROCESS_BYTES["cuda"]
     print(f"8B {arm}: loaded {stored / 1e9:.1f} GB, held {held / 1e9:.1f} GB, peak {peak / 1e9:.1f} GB, planned "
-          f"{told / 1e9:.1f} GB, with the program {(peak + PROGRAM) / 1e9:.1f} GB")
+          f"{predicted / 1e9:.1f} GB, with the program {(peak + PROGRAM) / 1e9:.1f} GB")
     assert stored == pytest.approx(FLOAT16_8B if arm == "lora" else NF4_8B, rel=0.02)
     assert peak + PROGRAM < 24e9
-    assert told == pytest.approx(peak, rel=KNOWN_ERROR)
+    assert predicted == pytest.approx(peak, rel=KNOWN_ERROR)
 
 
 def test_holding_merging_and_rounding_need_few_weights_more_than_the_model() -> None:
     """From loading a float16 base of 8B widths to the rounded model that is served.
 
-    What is needed beside the model does not depend on the number of layers, so that four show it.
+    What is needed in addition to the model does not depend on the number of layers, so that four show it.
     """
     needed = {}
     with pretend_cuda() as ledger:
@@ -142,7 +142,7 @@ def test_merging_a_quantized_base_and_quantizing_it_again_need_the_float16_model
         merging, wide = ledger.peak, ledger.start()
         quantize(merged, "nf4", double_quant=True, compute_dtype=torch.bfloat16)
         quantizing, after = ledger.peak, ledger.start()
-    print(f"merge of NF4: {merging - wide} bytes beside the float16 model, quantize: {quantizing - wide}")
+    print(f"merge of NF4: {merging - wide} bytes in addition to the float16 model, quantize: {quantizing - wide}")
     assert max(merging, quantizing) - wide <= 4 * LARGEST
     assert after <= before < wide
 
@@ -219,7 +219,8 @@ def test_chat_and_server_hold_both_assistants_of_an_8b_on_24_gb(tmp_path: Path) 
         shapes.answer(model, tokens, 2)
         cache = bytes_per_token(model) * (tokens + 256)
         whole = (FLOAT16_8B + NF4_8B + layers * (held - stored) + ledger.peak - held + (layers - 1) * cache)
-    print(f"chat with both: {whole / 1e9:.1f} GB, {(whole - FLOAT16_8B - NF4_8B) / 1e9:.1f} GB beside the weights")
+    print(f"chat with both: {whole / 1e9:.1f} GB, "
+          f"{(whole - FLOAT16_8B - NF4_8B) / 1e9:.1f} GB of it no weights")
     assert sizes[2] - sizes[1] < LARGEST / 100
     assert whole + PROGRAM < 24e9
 
