@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evals.compare import MOST_ITEMS, Comparison, Verdict, times_to_decide
-from evals.declaration import RIGHT_DECLINES
+
+_DECLINES = "right_decline"
+"""The metric of the questions to decline, which are counted apart."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def decide(compared: Mapping[str, Comparison], bounds: Sequence[str] = ()) -> De
         outcome = "inconclusive"
     open_ones = [component for component in components if not component.passed and not component.beyond]
     decidable = all(component.needed or component.clusters for component in open_ones)
-    declines = next((component for component in open_ones if component.metric == RIGHT_DECLINES), None)
+    declines = next((component for component in open_ones if component.metric == _DECLINES), None)
     others = [component for component in open_ones if component is not declines]
     clusters = max((component.clusters or 0 for component in others), default=0)
     needed = max((component.needed or 0 for component in others), default=0)
@@ -93,7 +95,7 @@ def _component(metric: str, result: Comparison) -> Component:
     passed, beyond = result.verdict == "no worse", low > result.margin
     times = times_to_decide(harm, low, high, result.margin)
     clusters = None if passed or beyond else result.clusters_needed
-    if metric == RIGHT_DECLINES and clusters and result.n_clusters:  # counted in questions, not in facts
+    if metric == _DECLINES and clusters and result.n_clusters:  # counted in questions, not in facts
         times, clusters = clusters / result.n_clusters, None
     elif result.n_clusters is not None:
         times = math.inf
