@@ -37,6 +37,7 @@ from assistant_builder.planning.memory_check import measured_seconds
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.decline import rule_of
 from assistant_builder.retrieval.final import answers_added
+from assistant_builder.retrieval.grounding import read_contexts
 from assistant_builder.retrieval.index import Index
 from assistant_builder.retrieval.recommend import recommended_approach
 from assistant_builder.runner import invalidation
@@ -142,7 +143,8 @@ def readers(page: Page, name: str) -> dict[str, Reader]:
         "again": lambda: corrections_asked_again(study, ""),
         "limits": lambda: (answer_limit(study), pair_limit(study), study.template_date, study.recommended),
         "ask": lambda: (rule_of(study.arm_folder("lora") / "decline.json"), reads_conversations(study),
-                        Index.load(study.retrieval_folder), recommended_approach(study), answers_added(study)),
+                        Index.load(study.retrieval_folder), recommended_approach(study), answers_added(study),
+                        read_contexts(study.retrieval_folder, "train")),
         "rest": lambda: measured_seconds(study.arm_folder("lora")),
         "serve": lambda: select_models([name], lambda _: shipped_file(None).arm), "token": lambda: site_token(study),
         "export": lambda: (require_trained(study, spec), estimated_bytes(study, spec), ExportJob(study, spec).record()),
